@@ -8,11 +8,11 @@ __all__ = ['SECRET_NAMES', 'TASKS', 'GUARD', 'ROOMS', 'MedlabError', 'InputError
            'append_jsonl', 'sha256_text', 'sha256_json', 'sha256_file', 'shipped', 'cache_folder', 'secret',
            'colab_secret', 'masked', 'seed_everything', 'Record', 'record_id', 'Source', 'write_parquet', 'arrow_type',
            'cell', 'read_parquet', 'Params', 'Profile', 'first_problem', 'nearest', 'load_profile', 'profile_path',
-           'profile_names', 'apply_override', 'checked', 'Output', 'Manifest', 'Run', 'open_run', 'project_folder',
-           'module_hash', 'imported_modules', 'direct_imports', 'module_file', 'edited_definitions',
+           'profile_names', 'apply_override', 'checked', 'Output', 'Manifest', 'Run', 'lock', 'open_run',
+           'project_folder', 'module_hash', 'imported_modules', 'direct_imports', 'module_file', 'edited_definitions',
            'without_import_style', 'Outcome', 'Step', 'gather_inputs', 'key_of', 'finished_under', 'work',
-           'collect_outputs', 'step', 'package_versions', 'git_commit', 'peak_memory_mb', 'Child', 'process_lives',
-           'free_port']
+           'collect_outputs', 'step', 'package_versions', 'git_commit', 'peak_memory_mb', 'Child', 'wait_until', 'tail',
+           'free_port', 'process_lives']
 
 # %% ../nbs/00_core.ipynb #56e64d08
 import ast
@@ -45,11 +45,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 class MedlabError(RuntimeError):
     "Something went wrong that the message explains; the command line prints it without a traceback."
 
-# %% ../nbs/00_core.ipynb #b55a7b48
+
 class InputError(MedlabError, ValueError):
     "What was given is wrong: a file, an option, a profile. The message says got, expected, what to do."
 
-# %% ../nbs/00_core.ipynb #686c1a57
+
 class MissingError(MedlabError):
     "Something is not here: an archive, a server, a key, an earlier step. The message says how to get it."
 
@@ -77,7 +77,7 @@ def atomic_path(
     finally:
         remove(temporary)
 
-# %% ../nbs/00_core.ipynb #bf6d824a
+
 def remove(path: Path) -> None:
     "Remove a file or a whole folder, if it is there."
     if path.is_dir() and not path.is_symlink():
@@ -85,7 +85,7 @@ def remove(path: Path) -> None:
     else:
         path.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #1708f700
+
 def flush_to_disk(path: Path) -> None:
     "Have the system write a file's bytes now, so that the rename that follows cannot overtake them."
     if path.is_file():
@@ -114,14 +114,14 @@ def to_json(value: Any) -> str:
     "Canonical JSON: sorted keys, two spaces, UTF-8 as it is, a newline at the end; NaN is refused."
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
-# %% ../nbs/00_core.ipynb #1f607720
+
 def write_json(path: Path | str, value: Any) -> Path:
     "Write canonical JSON so that the file is whole or not there."
     with atomic_path(path) as temporary:
         temporary.write_text(to_json(value), encoding="utf-8")
     return Path(path)
 
-# %% ../nbs/00_core.ipynb #204eb923
+
 def read_json(path: Path | str) -> Any:
     "Read a JSON file; a missing one raises `MissingError`, a broken one `InputError` with the place."
     try:
@@ -161,7 +161,7 @@ def write_jsonl(path: Path | str, rows: Iterable[dict]) -> Path:
             stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
     return Path(path)
 
-# %% ../nbs/00_core.ipynb #499cd24d
+
 def append_jsonl(path: Path | str, rows: Iterable[dict]) -> None:
     "Append to a ledger and have the disk keep it before going on; a torn line left by a killed writer is cut off first."
     path = Path(path)
@@ -179,12 +179,12 @@ def sha256_text(text: str) -> str:
     "SHA-256 of a text's UTF-8 bytes, 64 hexadecimal digits."
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
-# %% ../nbs/00_core.ipynb #c2bbf448
+
 def sha256_json(value: Any) -> str:
     "SHA-256 of a value's canonical JSON: the order of a dict's keys does not matter."
     return sha256_text(to_json(value))
 
-# %% ../nbs/00_core.ipynb #4d884d34
+
 def sha256_file(path: Path | str) -> str:
     "SHA-256 of a file's bytes, read in pieces."
     with open(path, "rb") as stream:
@@ -213,7 +213,7 @@ def cache_folder(*parts: str) -> Path:
 # %% ../nbs/00_core.ipynb #c07fd161
 SECRET_NAMES = ("HF_TOKEN", "HUGGINGFACE_TOKEN", "GROQ_API_KEY", "OPENFDA_API_KEY", "NCBI_API_KEY", "NHS_API_KEY", "MEDLAB_API_KEY")
 
-# %% ../nbs/00_core.ipynb #3a62174f
+
 def secret(
     *names: str,  # the name and its aliases, the first that is set wins
 ) -> str | None:
@@ -226,7 +226,7 @@ def secret(
             return value.strip()
     return None
 
-# %% ../nbs/00_core.ipynb #f5949055
+
 def colab_secret(name: str) -> str | None:
     "One of Colab's secrets; None outside of Colab or when the notebook was not given access."
     if "google.colab" not in sys.modules:
@@ -334,7 +334,7 @@ def arrow_type(annotation: Any) -> Any:
     allowed = {part for part in getattr(annotation, "__args__", (annotation,)) if part is not type(None)}
     return {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}.get(allowed.pop() if len(allowed) == 1 else str, pa.string())
 
-# %% ../nbs/00_core.ipynb #3bddfe2c
+
 def cell(value: Any) -> Any:
     "A field's value as it stands in its column."
     return json.dumps(value, ensure_ascii=False, sort_keys=True) if isinstance(value, (dict, list)) else value
@@ -395,7 +395,7 @@ def first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
     got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
     return f"{place}: {problem['msg']}{got}"
 
-# %% ../nbs/00_core.ipynb #1c7d1e00
+
 def nearest(name: str, known: Iterable[str]) -> str:
     "The end of an error message: what was probably meant, or what there is."
     known = sorted(known)
@@ -440,7 +440,7 @@ def profile_path(source: str) -> Path:
         raise InputError(f"profile {source!r} is unknown{nearest(source, profile_names())} (or give the path of a .yaml file)")
     return shipped("data", "profiles", f"{source}.yaml")
 
-# %% ../nbs/00_core.ipynb #9d6a7336
+
 def profile_names() -> list[str]:
     "The names of the shipped profiles."
     return sorted(path.stem for path in shipped("data", "profiles").glob("*.yaml"))
@@ -457,7 +457,7 @@ def apply_override(data: dict, override: str) -> None:
     target = data.setdefault("steps", {}).setdefault(section[0], {}) if section else data
     target[key] = yaml.safe_load(value)
 
-# %% ../nbs/00_core.ipynb #b026cec6
+
 def checked(profile: Profile) -> Profile:
     "The profile, when every section and key in it is known to a room; else `InputError`."
     for step, values in profile.steps.items():
@@ -528,15 +528,18 @@ class Run:
         except (MissingError, InputError, ValidationError, TypeError):
             return None
 
-    def lock(self, name: str = ".lock"):
-        """A lock for as long as a `with` block lasts; the same process may take it again, another one waits.
+# %% ../nbs/00_core.ipynb #f4c3909b
+def lock(self: Run, name: str = ".lock"):
+    """A lock for as long as a `with` block lasts; the same process may take it again, another one waits.
 
-        The system lets go of it when its holder dies, however it dies, so a stale lock cannot exist.
-        """
-        from filelock import FileLock
+    The system lets go of it when its holder dies, however it dies, so a stale lock cannot exist.
+    """
+    from filelock import FileLock
 
-        self.path.mkdir(parents=True, exist_ok=True)
-        return FileLock(str(self.path / name), is_singleton=True)
+    self.path.mkdir(parents=True, exist_ok=True)
+    return FileLock(str(self.path / name), is_singleton=True)
+
+Run.lock = lock
 
 # %% ../nbs/00_core.ipynb #4601188d
 def open_run(
@@ -583,7 +586,7 @@ def imported_modules(
         waiting += direct_imports(name)
     return found
 
-# %% ../nbs/00_core.ipynb #659a5fd0
+
 def direct_imports(module: str) -> list[str]:
     "The medlab modules that one module's text names in its import statements."
     names = []
@@ -595,7 +598,7 @@ def direct_imports(module: str) -> list[str]:
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return [name for name in names if name.startswith("medlab.")]
 
-# %% ../nbs/00_core.ipynb #249d9255
+
 def module_file(module: str) -> Path | None:
     "A medlab module's source file; None for a package or something that is no module."
     package = Path(importlib.util.find_spec("medlab").origin).parent
@@ -623,7 +626,7 @@ def edited_definitions(
             edited[name] = sha256_text(text)
     return edited
 
-# %% ../nbs/00_core.ipynb #7f1077f1
+
 def without_import_style(source: str) -> str:
     "Source text with `from medlab.x import` and `from .x import`, which nbdev turns into each other, written alike."
     return re.sub(r"from (medlab)?\.+", "from .", source)
@@ -776,7 +779,7 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
             continue
     return found
 
-# %% ../nbs/00_core.ipynb #84aad526
+
 @functools.cache
 def git_commit() -> str | None:
     "The commit of the clone that medlab runs from, with '+' when files differ from it; None outside of a clone."
@@ -791,7 +794,7 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
 
-# %% ../nbs/00_core.ipynb #3477a839
+
 def peak_memory_mb() -> float:
     "The most memory that this process and, taken alone, its largest ended child have held so far, MB of 10^6 bytes."
     try:
@@ -842,30 +845,6 @@ class Child:
                 stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})},
             )
 
-    def wait_until(
-        self,
-        ready: Callable[[], bool],  # True when the server answers; may raise OSError meanwhile
-        seconds: float = 60,  # how long to wait at most
-    ) -> None:
-        "Wait for the server; raises `MedlabError` with the end of its log when it dies or does not answer in time."
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise MedlabError(f"{Path(self.command[0]).name} ended with code {self.process.returncode} before it was ready; {self.tail()}")
-            try:
-                if ready():
-                    return
-            except OSError:
-                pass
-            time.sleep(0.05)
-        self.stop()
-        raise MedlabError(f"{Path(self.command[0]).name} was not ready after {seconds:.0f} s; {self.tail()}")
-
-    def tail(self) -> str:
-        "The last lines of the server's log, for an error message."
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-        return masked(f"the end of {self.log}: {' | '.join(lines) or '(empty)'}")
-
     def stop(self) -> None:
         "End the server and wait until it is gone."
         if self.process.stdin:
@@ -882,7 +861,46 @@ class Child:
     def __exit__(self, *_) -> None:
         self.stop()
 
+# %% ../nbs/00_core.ipynb #bafc73e2
+def wait_until(
+    self: Child,
+    ready: Callable[[], bool],  # True when the server answers; may raise OSError meanwhile
+    seconds: float = 60,  # how long to wait at most
+) -> None:
+    "Wait for the server; raises `MedlabError` with the end of its log when it dies or does not answer in time."
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if self.process.poll() is not None:
+            raise MedlabError(f"{Path(self.command[0]).name} ended with code {self.process.returncode} before it was ready; {self.tail()}")
+        try:
+            if ready():
+                return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    self.stop()
+    raise MedlabError(f"{Path(self.command[0]).name} was not ready after {seconds:.0f} s; {self.tail()}")
+
+Child.wait_until = wait_until
+
+
+def tail(self: Child) -> str:
+    "The last lines of the server's log, for an error message."
+    lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+    return masked(f"the end of {self.log}: {' | '.join(lines) or '(empty)'}")
+
+Child.tail = tail
+
 # %% ../nbs/00_core.ipynb #a9526a48
+def free_port() -> int:
+    "A TCP port on 127.0.0.1 that nothing listens on at this moment."
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def process_lives(pid: int) -> bool:
     "Whether a process with this id is running (one that has ended and waits to be collected is not)."
     import psutil
@@ -891,15 +909,6 @@ def process_lives(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-# %% ../nbs/00_core.ipynb #6aca240a
-def free_port() -> int:
-    "A TCP port on 127.0.0.1 that nothing listens on at this moment."
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 # %% ../nbs/00_core.ipynb #5adba65e
 ROOMS = ("core", "fetch", "collect", "preprocess", "instruct", "models", "finetune", "quantize", "deploy", "serve", "evaluate", "judge", "report", "course")

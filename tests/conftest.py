@@ -1,0 +1,58 @@
+"""What tests share: a finished smoke run, real data where it is present, and the commands as a user gives them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory):
+    "A finished run of profile smoke and its profile. Read only: copy it (`copied`) before changing anything in it."
+    from medlab.core import open_run
+    from medlab.course import import_rooms
+    from medlab.report import report
+
+    import_rooms()
+    run, profile = open_run("smoke", os.environ.get("MEDLAB_SMOKE_RUN") or tmp_path_factory.mktemp("runs") / "smoke")
+    report(run, profile)
+    return run, profile
+
+
+@pytest.fixture
+def copied(smoke_run, tmp_path):
+    "A copy of the finished smoke run that a test may change."
+    from medlab.core import Run
+
+    folder = tmp_path / "copied"
+    shutil.copytree(smoke_run[0].path, folder)
+    return Run(folder), smoke_run[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    "Real recorded data beside the project; a test that needs it is skipped where it is absent."
+    if not SHARED.is_dir():
+        pytest.skip(f"no recorded data at {SHARED}: this test checks against real answers that are not part of the project")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def medlab():
+    "Run a `medlab` command as a user would; returns the finished process."
+
+    def command(*words, timeout=600, **env):
+        return subprocess.run(
+            [sys.executable, "-m", "medlab.course", *map(str, words)],
+            capture_output=True, text=True, timeout=timeout, env={**os.environ, "COLUMNS": "150", **env},
+        )  # fmt: skip
+
+    return command

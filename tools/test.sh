@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The whole test suite, cheapest first; stops at the first part that fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+unset PYTHONDONTWRITEBYTECODE
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+part() { printf '\n== %s (%d s so far)\n' "$1" "$SECONDS"; }
+
+part "notebooks clean and valid; modules as exported; imports only to lower rooms; README as rendered"
+pytest -q tests/test_repository.py
+
+part "every notebook, cell by cell (nbdev_test), sharing one fresh run"
+MEDLAB_RUN="$scratch/lessons" nbdev_test --n_workers 2 --do_print
+
+part "pytest"
+MEDLAB_SMOKE_RUN="$scratch/lessons" pytest -q --ignore=tests/test_repository.py --durations=10
+
+part "all lessons through papermill, profile smoke"
+medlab run --profile smoke --run "$scratch/smoke"
+
+printf '\nAll parts passed in %d s.\n' "$SECONDS"
