@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from medlab.core import (
-    SECRET_NAMES, InputError, MedlabError, MissingError, atomic_path, explained_disk_errors, masked, read_json, secret, sha256_file, sha256_text, write_json,
+    SECRET_NAMES, InputError, MedlabError, MissingError, atomic_path, explained_disk_errors, flush_to_disk, masked, read_json, secret,
+    sha256_file, sha256_text, write_json,
 )
 
 # %% ../nbs/01_fetch.ipynb #692a41c6
@@ -96,7 +97,9 @@ def refusal(
     if 200 <= status < 300:
         return None
     if status in PASSING:
-        return TryAgain(f"{head}; the server is busy or ill, try again later (what was fetched so far is kept)", seconds_to_wait(headers))
+        seconds = seconds_to_wait(headers)
+        when = "later" if seconds is None else f"in {seconds:.0f} s, as it asks"
+        return TryAgain(f"{head}; the server is busy or ill, try again {when} (what was fetched so far is kept)", seconds)
     if status in ABSENT:
         return MissingError(f"{head}; check the address, and the key if this service wants one")
     if 300 <= status < 400:
@@ -437,4 +440,5 @@ def finish_download(url: str, part: Path, path: Path, sha256: str | None) -> Non
     if found != sha256:
         part.unlink()
         raise MedlabError(f"{public_address(url)}: got a file with SHA-256 {found}, expected {sha256}; it has changed, or something on the way changes it")
+    flush_to_disk(part)
     os.replace(part, path)

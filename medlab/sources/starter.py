@@ -6,13 +6,14 @@
 __all__ = ['FIELDS', 'CHOICES', 'MOST_WORDS', 'Line', 'what_is_wrong', 'read_lines', 'Starter', 'to_record', 'records']
 
 # %% ../../nbs/sources/starter.ipynb #90d810b7
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..core import TASKS, InputError, MissingError, Record, first_problem, read_jsonl, record_id, sha256_file, sha256_json, shipped
+from ..core import TASKS, InputError, MissingError, Record, first_problem, record_id, sha256_file, sha256_json, shipped
 
 # %% ../../nbs/sources/starter.ipynb #57ef2031
 #: The fields of an answer, by task, in the order in which they are written.
@@ -76,17 +77,20 @@ def read_lines(
     path: Path | str,  # <task>.jsonl
 ) -> list[Line]:  # all of them, checked
     "Read one starter file. A broken line raises `InputError` with file, line number, what is wrong and what to do."
-    path = Path(path)
-    read_jsonl(path)  # names a line that is no JSON object
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not text.strip():
+    path, lines = Path(path), []
+    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not raw.strip():
             continue
         try:
-            line = Line.model_validate_json(text)
+            row = json.loads(raw.decode("utf-8-sig"))  # some editors put a mark before the first line
+            if not isinstance(row, dict):
+                raise ValueError(f"got {type(row).__name__}")
+            line = Line(**row)
             wrong = what_is_wrong(path.stem, line)
         except ValidationError as error:
             wrong = first_problem(error, Line)
+        except ValueError as error:
+            wrong = f"expected one JSON object, {error}"
         if wrong:
             raise InputError(f"{path}, line {number}: {wrong}; mend or delete the line")
         lines.append(line)

@@ -1,0 +1,368 @@
+"Sources and the collect step: slips in the starter data, archives that are not what they say, and the real MedQuAD where it is at hand."
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from medlab.collect import CollectParams, collect, read_records, read_sources, source_fingerprints
+from medlab.core import TASKS, InputError, MissingError, load_profile, open_run, shipped
+from medlab.sources import medquad
+from medlab.sources.medquad import MedQuad, downloaded_archive
+from medlab.sources.starter import CHOICES, FIELDS, Starter, read_lines
+
+MEDQUAD = Path(__file__).parents[2] / "shared" / "data" / "MedQuAD-master.zip"
+
+
+@pytest.fixture(autouse=True)
+def no_archive_in_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("MEDLAB_MEDQUAD_ARCHIVE", raising=False)
+    monkeypatch.setenv("MEDLAB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def starter(tmp_path):
+    "A copy of the starter data that may be broken."
+    return Path(shutil.copytree(shipped("data", "starter"), tmp_path / "starter"))
+
+
+def break_line(path, number, change):
+    lines = path.read_text(encoding="utf-8").split("\n")
+    lines[number - 1] = change(lines[number - 1])
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def changed(**values):
+    return lambda text: json.dumps({**json.loads(text), **values})
+
+
+def field(name, value):
+    return lambda text: json.dumps({**json.loads(text), "fields": {**json.loads(text)["fields"], name: value}})
+
+
+# --- starter -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_data_are_enough_and_sound():
+    records = list(Starter().records())
+    counts = Counter(record.task for record in records)
+    held_out = Counter(record.task for record in records if record.split == "test")
+    assert set(counts) == set(TASKS) == set(FIELDS) and len(records) >= 160
+    assert all(counts[task] >= 20 and held_out[task] >= 8 for task in TASKS)
+    assert len({record.id for record in records}) == len(records)
+    assert all(record.may_train and record.gold and record.license and record.attribution for record in records)
+    assert len({" ".join(record.question.lower().split()) for record in records if record.task != "clinical_reasoning"}) == sum(
+        record.task != "clinical_reasoning" for record in records
+    )
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_no_choice_can_be_won_by_always_saying_the_same(part):
+    records = [record for record in Starter().records() if record.split == part]
+    for name in CHOICES:
+        words = Counter(record.gold[name] for record in records if name in record.gold)
+        assert max(words.values()) / words.total() <= 0.75, f"{name} in {part}: {dict(words)}"
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "complaint"),
+    [
+        ("triage", lambda text: text[:-9], "expected one JSON object"),
+        ("triage", lambda text: "[1]", "expected one JSON object, got list"),
+        ("triage", lambda text: text.replace('"question"', '"qestion"'), "question"),
+        ("triage", changed(split="tests"), "split"),
+        ("triage", changed(key=""), "key"),
+        ("triage", changed(options={"A": "x"}), "options belong to clinical_reasoning"),
+        ("triage", field("triage", "ugrent"), "expected one of emergency, urgent, routine, self-care"),
+        ("triage", field("reason", " "), "expected one line of text"),
+        ("triage", field("reason", "a\nb"), "expected one line of text"),
+        ("triage", field("reason", 3), "reason"),
+        ("triage", field("extra", "x"), "expected triage, reason, in this order"),
+        ("medical_qa", field("answer", "word " * 50 + "end"), "51 words"),
+        ("emergency_escalation", field("emergency", "Yes"), "expected one of yes, no"),
+        ("safety_refusal", field("decision", "refused"), "expected one of refuse, answer"),
+        ("clinical_reasoning", field("letter", "E"), "expected one of A, B, C, D"),
+        ("clinical_reasoning", changed(options=None), "options belong to clinical_reasoning"),
+        ("clinical_reasoning", changed(options={"E": "x"}), "options"),
+    ],
+)
+def test_a_broken_line_is_named_by_file_number_and_reason(starter, task, change, complaint):
+    break_line(starter / f"{task}.jsonl", 7, change)
+    with pytest.raises(InputError) as caught:
+        list(Starter(starter).records())
+    assert f"{task}.jsonl, line 7:" in str(caught.value) and complaint in str(caught.value)
+    assert "mend or delete the line" in str(caught.value)
+
+
+def test_an_answer_that_is_none_of_the_options(starter):
+    path = starter / "clinical_reasoning.jsonl"
+    break_line(path, 3, lambda text: changed(options={"A": "x", "B": "y"})(field("letter", "C")(text)))
+    with pytest.raises(InputError, match="line 3: the answer is 'C', which is none of the options A, B"):
+        read_lines(path)
+
+
+def test_a_key_used_twice_even_in_two_files(starter):
+    taken = json.loads((starter / "medical_qa.jsonl").read_text(encoding="utf-8").split("\n")[0])["key"]
+    break_line(starter / "triage.jsonl", 2, changed(key=taken))
+    with pytest.raises(InputError, match=f"triage.jsonl: the key '{taken}' is already taken in medical_qa.jsonl"):
+        list(Starter(starter).records())
+
+
+def test_a_missing_file_and_bytes_that_are_no_text(starter):
+    (starter / "triage.jsonl").write_bytes(b'\n{"key": "\xff"}\n')
+    with pytest.raises(InputError, match="triage.jsonl, line 2: expected one JSON object, .*0xff"):
+        list(Starter(starter).records())
+    (starter / "triage.jsonl").unlink()
+    with pytest.raises(MissingError, match="has no triage.jsonl"):
+        Starter(starter)
+
+
+def test_windows_line_ends_and_empty_lines_do_no_harm(starter):
+    path = starter / "triage.jsonl"
+    before = read_lines(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    assert read_lines(path) == before
+
+
+# --- MedQuAD -------------------------------------------------------------------------------------------------------------
+
+
+def page(number, answer="An answer."):
+    return (
+        f'<Document id="{number}" source="Test" url="https://example.org/{number}"><Focus>topic {number}</Focus><QAPairs><QAPair pid="1">'
+        f'<Question qid="{number}-1" qtype="information">What is {number} ?</Question><Answer>{answer}</Answer></QAPair></QAPairs></Document>'
+    )
+
+
+def make_archive(path, pages=None, root="MedQuAD-master"):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in (pages or {f"{n % 4 + 1}_Test_QA/{n:07d}.xml": page(n) for n in range(40)}).items():
+            archive.writestr(f"{root}/{name}", text)
+    return path
+
+
+def collected(path, **options):
+    return list(MedQuad(path, **options).records())
+
+
+def test_an_entity_bomb_and_a_file_stealer_are_refused(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("PRIVATE")
+    bomb = '<!DOCTYPE Document [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>' + page(1, "&b;")
+    thief = f'<!DOCTYPE Document [<!ENTITY x SYSTEM "{secret.as_uri()}">]>' + page(1, "&x;")
+    for text in (bomb, thief):
+        with pytest.raises(InputError, match="1_QA/1.xml declares a document type") as caught:
+            collected(make_archive(tmp_path / "a.zip", {"1_QA/1.xml": text}))
+        assert "PRIVATE" not in str(caught.value)
+
+
+def test_a_broken_file_names_itself(tmp_path):
+    archive = make_archive(tmp_path / "a.zip", {"1_QA/1.xml": page(1), "1_QA/2.xml": page(2)[:-30]})
+    with pytest.raises(InputError, match="1_QA/2.xml is broken XML"):
+        collected(archive)
+
+
+def test_archives_that_are_none(tmp_path):
+    good = make_archive(tmp_path / "good.zip").read_bytes()
+    for content in (b"", b"<html>Please log in</html>", good[: len(good) // 2]):
+        (tmp_path / "bad.zip").write_bytes(content)
+        for use in (lambda: MedQuad(tmp_path / "bad.zip").fingerprint(), lambda: collected(tmp_path / "bad.zip")):
+            with pytest.raises(InputError, match="bad.zip is no whole zip archive"):
+                use()
+
+
+def test_bytes_that_rotted_inside_are_noticed(tmp_path):
+    path = make_archive(tmp_path / "a.zip")
+    content = bytearray(path.read_bytes())
+    content[60:70] = b"\x00" * 10
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no whole zip"):
+        collected(path)
+
+
+def test_bombs_are_refused_by_their_table_of_contents(tmp_path, monkeypatch):
+    monkeypatch.setattr(medquad, "MOST_BYTES", 2_000_000)
+    with pytest.raises(InputError, match="would unpack to .* 3 MB"):
+        collected(make_archive(tmp_path / "a.zip", {"1_QA/1.xml": "x" * 3_000_000}))
+    monkeypatch.setattr(medquad, "MOST_FILES", 10)
+    with pytest.raises(InputError, match="40 files"):
+        collected(make_archive(tmp_path / "b.zip"))
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="1_QA/1.xml has 6 MB"):
+        collected(make_archive(tmp_path / "c.zip", {"1_QA/1.xml": "x" * 6_000_000}))
+
+
+def test_a_path_that_points_out_of_the_archive_writes_nothing(tmp_path):
+    archive = make_archive(tmp_path / "a.zip", {"../../1_QA/1.xml": page(1)})
+    assert len(collected(archive)) == 1  # read in memory, under its own name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip"]
+
+
+def test_empty_answers_come_along_and_white_space_stays(tmp_path):
+    archive = make_archive(tmp_path / "a.zip", {"1_QA/1.xml": page(1, ""), "1_QA/2.xml": page(2, "a\n\n    b <b>c</b>")})
+    assert [record.answer for record in collected(archive)] == ["", "a\n\n    b c"]
+
+
+def test_a_limit_is_spread_grows_and_does_not_depend_on_how_it_was_zipped(tmp_path):
+    one = make_archive(tmp_path / "one.zip")
+    other = make_archive(tmp_path / "two.zip", {f"{n % 4 + 1}_Test_QA/{n:07d}.xml": page(n) for n in reversed(range(40))}, root="MedQuAD-577bd37")
+    ids = [[record.id for record in collected(one, limit=limit)] for limit in (4, 12, 40, 100)]
+    assert [len(found) for found in ids] == [4, 12, 40, 40]
+    assert ids[0] == ids[1][:4] and ids[1] == ids[2][:12]
+    assert len({record.url for record in collected(one, limit=12)}) == 12
+    assert MedQuad(one).fingerprint() == MedQuad(other).fingerprint()
+    assert collected(one, limit=12) == collected(other, limit=12)
+    assert {record.id for record in collected(one)} == set(ids[2])
+
+
+def test_a_download_is_made_once_and_a_failure_remembered(tmp_path):
+    archive, asked = make_archive(tmp_path / "a.zip").read_bytes(), []
+
+    class GitHub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            if self.path.startswith("/archive"):  # GitHub sends you on to another address, and no length
+                self.send_response(302)
+                self.send_header("Location", "/codeload.zip")
+                self.end_headers()
+            else:
+                self.send_response(404 if "gone" in self.path else 200)
+                self.end_headers()
+                self.wfile.write(archive)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), GitHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    for _ in range(2):
+        with pytest.raises(MissingError, match="set MEDLAB_MEDQUAD_ARCHIVE"):
+            downloaded_archive(address=f"{base}/gone.zip", folder=tmp_path / "x")
+    assert asked == ["/gone.zip"]
+    for _ in range(2):
+        path = downloaded_archive(address=f"{base}/archive.zip", folder=tmp_path / "y")
+    assert asked[1:] == ["/archive.zip", "/codeload.zip"]
+    assert len(collected(path)) == 40
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.skipif(not MEDQUAD.exists(), reason="the MedQuAD archive is not at hand")
+def test_the_real_archive_is_read_whole():
+    records = collected(MEDQUAD)
+    assert len(records) == len({record.id for record in records}) == 47_441
+    assert sum(bool(record.answer.strip()) for record in records) == 16_407
+    assert len({record.raw_sha256 for record in records}) > 11_000
+    assert all(record.question.strip() and record.url and record.kind == "qa" for record in records)
+    few = collected(MEDQUAD, limit=1000)
+    assert len(few) == 1000 and len({record.attribution for record in few}) >= 10
+
+
+# --- the step ------------------------------------------------------------------------------------------------------------
+
+
+def test_both_sources_with_an_archive(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(make_archive(tmp_path / "a.zip")))
+    run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[starter, medquad]"])
+    manifest = collect(run, profile)
+    sources = {source.name: source for source in read_sources(run)}
+    assert manifest.notes == [] and sources["medquad"].count == 40 and sources["medquad"].license == "CC-BY-4.0"
+    assert Counter(record.source for record in read_records(run)) == {"starter": sources["starter"].count, "medquad": 40}
+    assert sources["medquad"].fingerprint in manifest.inputs.values()
+    assert collect(run, profile) == manifest
+    make_archive(tmp_path / "a.zip", {"1_QA/1.xml": page(1)})  # the archive was replaced
+    assert collect.finished(run, profile) is None
+    collect(run, profile)
+    assert read_sources(run)[1].count == 1
+
+
+def test_without_network_it_is_skipped_with_one_line_and_stays_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(medquad, "downloaded_archive", lambda offline: downloaded_archive(offline, "http://127.0.0.1:9/MedQuAD.zip"))
+    run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[starter, medquad]"])
+    manifest = collect(run, profile)
+    assert len(manifest.notes) == 1 and "\n" not in manifest.notes[0]
+    assert "medquad skipped" in manifest.notes[0] and "set MEDLAB_MEDQUAD_ARCHIVE" in manifest.notes[0]
+    assert [source.status for source in read_sources(run)] == ["collected", "skipped"]
+    assert collect(run, profile) == manifest
+    monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(make_archive(tmp_path / "a.zip")))
+    assert collect(run, profile).notes == []  # it appeared, and the step noticed by itself
+
+
+@pytest.mark.parametrize("by", ["profile", "environment"])
+def test_an_archive_that_is_named_but_absent_stops_the_run(tmp_path, monkeypatch, by):
+    absent, settings = tmp_path / "MedQuAD.zip", ["collect.sources=[starter, medquad]"]
+    if by == "profile":
+        settings.append(f"collect.medquad_archive={absent}")
+    else:
+        monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(absent))
+    run, profile = open_run("smoke", tmp_path / "run", settings)
+    with pytest.raises(InputError, match="MedQuAD.zip, named by .*, is not there"):
+        collect(run, profile)
+    assert run.manifest("collect") is None
+
+
+def test_nothing_to_collect_is_an_error_not_an_empty_table(tmp_path):
+    run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[medquad]", "collect.offline=true"])
+    with pytest.raises(MissingError, match="no source gave a record .*offline is set"):
+        collect(run, profile)
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("collect.sources=[medqad]", "did you mean 'medquad'"),
+        ("collect.sources=[]", "at least one source"),
+        ("collect.source=[starter]", "did you mean 'sources'"),
+        ("collect.medquad_limit=many", "medquad_limit"),
+    ],
+)
+def test_a_slip_in_the_profile_is_named(setting, complaint):
+    with pytest.raises(InputError, match=complaint):
+        load_profile("smoke", [setting])
+
+
+def test_equal_data_give_equal_bytes_in_two_processes(tmp_path):
+    archive = make_archive(tmp_path / "a.zip")
+    code = (
+        "import sys; from medlab.core import open_run; from medlab.collect import collect\n"
+        "run, profile = open_run('smoke', sys.argv[1], ['collect.sources=[starter, medquad]'])\n"
+        "print(sorted((name, output.sha256) for name, output in collect(run, profile).outputs.items()))"
+    )
+    both = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / name)], capture_output=True, text=True, check=True,
+            env={**os.environ, "MEDLAB_MEDQUAD_ARCHIVE": str(archive), "PYTHONHASHSEED": name},
+        ).stdout
+        for name in ("1", "2")
+    ]
+    assert both[0] == both[1] and "records.parquet" in both[0]
+
+
+def test_what_a_missing_network_is_called_does_not_change_what_later_steps_see(tmp_path, monkeypatch):
+    seen = []
+    for number, words in enumerate(("connection refused", "name not known")):
+
+        def unreachable(offline, words=words):
+            raise MissingError(words)
+
+        monkeypatch.setattr(medquad, "downloaded_archive", unreachable)
+        run, profile = open_run("smoke", tmp_path / str(number), ["collect.sources=[starter, medquad]"])
+        seen.append({name: output.content for name, output in collect(run, profile).outputs.items()})
+    assert seen[0] == seen[1]
+
+
+def test_fingerprints_say_what_is_not_here():
+    profile = load_profile("smoke", ["collect.sources=[starter, medquad]", "collect.offline=true"])
+    assert source_fingerprints(profile)["source medquad"] == "not here"
+    assert profile.params(CollectParams).medquad_limit is None
+
+
