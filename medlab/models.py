@@ -90,6 +90,7 @@ class RandomSource(BaseModel):
     heads: int = 4
     key_value_heads: int = 2
     feed_forward: int = 512
+    spread: float = 0.1  # standard deviation of the layers' weights; with less, it repeats one token for ever
 
     def available(self) -> bool:
         "Always."
@@ -450,7 +451,7 @@ def write_tokenizer(reader: Any, folder: Path) -> None:
 
 # %% ../nbs/05_models.ipynb #a3ac1605
 def write_random(source: RandomSource, folder: Path) -> None:
-    "Write a Llama of random weights (normal, standard deviation 0.02) with another model's tokenizer."
+    "Write a Llama of random weights (normal; embeddings of standard deviation 0.02) with another model's tokenizer."
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -465,8 +466,10 @@ def write_random(source: RandomSource, folder: Path) -> None:
     )
     write_json(folder / "config.json", config)
     rng = np.random.default_rng(source.seed)
-    tensors = {name: np.ones(shape, "float16") if len(shape) == 1 else (0.02 * rng.standard_normal(shape, "float32")).astype("float16")
-               for name, shape in llama_shapes(config).items()}
+    tensors = {}
+    for name, shape in llama_shapes(config).items():
+        scale = 0.02 if "embed" in name else source.spread
+        tensors[name] = np.ones(shape, "float16") if len(shape) == 1 else (scale * rng.standard_normal(shape, "float32")).astype("float16")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 # %% ../nbs/05_models.ipynb #96006ee6
