@@ -423,7 +423,7 @@ def open_weights(variant: str, run: Run, profile: Profile, batch: int) -> Engine
     if variant == "base":
         return HfEngine(base, batch=batch)
     info = read_json(run.file("finetune", "model_info.json"))
-    return HfEngine(base, adapter=run.file("finetune", "adapter"), four_bit=info["four_bit"], batch=batch)
+    return HfEngine(base, adapter=run.file("finetune", "adapter"), four_bit=info["quantization"] == "nf4", batch=batch)
 
 # %% ../nbs/10_evaluate.ipynb #4f5ee6ba
 def open_gguf(run: Run, profile: Profile) -> Engine:
@@ -470,7 +470,10 @@ def kept_batches(
 def ask_batch(engine: Engine, variant: str, batch: list[Question], sampling: Sampling) -> list[Prediction]:
     "Answer one batch; raises `MedlabError` when the engine saw another prompt than the one that was meant."
     clock = time.perf_counter()
-    completions = engine.generate([question.messages for question in batch], sampling)
+    try:
+        completions = engine.generate([question.messages for question in batch], sampling)
+    except MissingError as error:  # it was there a moment ago: that is a failure, not a machine without the engine
+        raise MedlabError(f"{variant}: the engine went away in the middle of its answers: {error}") from error
     share = (time.perf_counter() - clock) / len(batch)
     for question, completion in zip(batch, completions, strict=True):
         if completion.prompt_tokens != question.prompt_tokens:
@@ -553,7 +556,7 @@ def evaluate(run: Run, profile: Profile) -> Outcome:
         raise InputError(f"the test split of {run.path} is empty; expected held-out items; look at preprocess/quality.json for where they went")
     chat = ChatFormat.from_folder(obtain(load_spec(profile.model)))
     asked = questions(items, chat)
-    sampling = Sampling(seed=profile.seed, stop=chat.stops, context=profile.params(DeployParams).context, length=params.max_new_tokens)
+    sampling = Sampling(seed=profile.seed, context=profile.params(DeployParams).context, length=params.max_new_tokens)
     check_items_fit(asked, sampling)
     predictions, missing = ask_variants(run, profile, asked, sampling)
     folder = run.folder("evaluate")

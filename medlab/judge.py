@@ -332,7 +332,7 @@ def to_judge(run: Run, params: JudgeParams) -> list[tuple[Example, list[dict]]]:
     "The items to judge with their messages; raises `MissingError` when the variant was not run."
     given = {one.item_id: one.text for one in read_predictions(run) if one.variant == params.variant}
     if not given:
-        raise MissingError(f"there are no answers of {params.variant!r} to judge; choose another judge.variant, or see evaluate/manifest.json for why")
+        raise MissingError(f"there are no answers of {params.variant!r} to judge; evaluate/manifest.json says why, or choose another judge.variant")
     examples = [example for example in read_examples(run, "test") if example.id in given]
     return [
         (one, judge_messages(one.messages[-2]["content"], one.gold["reference"], given[one.id]))
@@ -397,7 +397,8 @@ def summary(judge: JudgeName, variant: str, judgements: list[Judgement]) -> dict
     costs = [one.cost_usd for one in judgements]
     return {
         "judge": judge.model_dump(), "calibrated": False, "judges_itself": judge.provider == "medlab", "variant": variant,
-        "asked": len(judgements), "counts": {status: counts[status] for status in STATUSES}, "usage": dict(usage), "cost_usd": None if None in costs else round(sum(costs), 6),
+        "asked": len(judgements), "counts": {status: counts[status] for status in STATUSES}, "usage": dict(usage),
+        "cost_usd": None if None in costs else round(sum(costs), 6),
         "failures": [{"item_id": one.item_id, "status": one.status, "why": one.why} for one in judgements if one.status != "scored"],
         "rows": [row.model_dump() for row in judge_rows(variant, judgements)],
     }
