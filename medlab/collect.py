@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field, field_validator
 from tqdm import tqdm
 
 from medlab.core import (
-    InputError, MissingError, Outcome, Params, Profile, Record, Run, Source, nearest, read_json, read_parquet, sha256_json, step, write_json, write_parquet,
+    InputError, MissingError, Outcome, Params, Profile, Record, Run, Source, nearest, read_json, read_parquet, sha256_json, step,
+    write_json, write_parquet,
 )
 from .sources.medquad import MedQuad
 from .sources.starter import Starter
@@ -69,7 +70,7 @@ def collect_source(
     try:
         made = source()
         fingerprint = made.fingerprint()
-        records = list(tqdm(made.records(), desc=f"collect {name}", unit=" records", leave=False))
+        records = list(tqdm(made.records(), desc=f"collect {name}", unit=" records", leave=False, delay=1))
     except MissingError as error:
         return [], SourceReport(name=name, status="skipped", count=0, license="", attribution=[], fingerprint=None, why=" ".join(str(error).split()))
     credits = sorted({record.attribution for record in records})
@@ -89,7 +90,7 @@ def check_records(
         if record.id in seen:
             raise InputError(f"source {record.source!r} gave two records with the id {record.id}; its keys must be unique, see its notebook")
         if record.source not in names:
-            raise InputError(f"a record says that it is from {record.source!r}; expected one of {', '.join(sorted(names))}, see that source's notebook")
+            raise InputError(f"a record says that it is from {record.source!r}; expected {', '.join(sorted(names))}; see that source's notebook")
         seen.add(record.id)
     if not records:
         reasons = "; ".join(f"{report.name}: {report.why or 'it is empty'}" for report in reports)

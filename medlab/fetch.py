@@ -195,7 +195,6 @@ class Fetched:
 # %% ../nbs/01_fetch.ipynb #337d33ae
 class RawStore:
     "Raw answers in a folder: `notes/<key>.json` says what was asked, `bodies/<sha256>` holds the bytes."
-
     lock = threading.Lock()  # threads share a process id, and with it the names of temporary files
 
     def __init__(self, folder: Path | str):
@@ -374,8 +373,8 @@ def receive(
     "One try at a download: go on where `part` ends, or begin it. Raises `TryAgain`, `MissingError`, `InputError`."
     from tqdm import tqdm
 
-    resume, address = resume_headers(part, tag), public_address(url)
-    with explained_network_errors(address), client.stream("GET", url, headers={"Accept-Encoding": "identity", **resume}, follow_redirects=True) as response:
+    headers, address = {"Accept-Encoding": "identity", **resume_headers(part, tag)}, public_address(url)
+    with explained_network_errors(address), client.stream("GET", url, headers=headers, follow_redirects=True) as response:
         begin = range_start(response)
         if response.status_code == 416 or (response.status_code == 206 and begin != part.stat().st_size):
             tag.unlink(missing_ok=True)
@@ -385,8 +384,8 @@ def receive(
         tag.write_text(version_tag(response.headers), encoding="utf-8")
         left = int(response.headers.get("content-length", 0))
         check_space(part.parent, left)
-        bar = tqdm(desc=part.name.removesuffix(".part"), total=begin + left if left else None, initial=begin, unit="B", unit_scale=True, disable=not progress)
-        with open(part, "ab" if begin else "wb") as stream, bar:
+        scale = {"total": begin + left if left else None, "initial": begin, "unit": "B", "unit_scale": True}
+        with open(part, "ab" if begin else "wb") as stream, tqdm(desc=part.stem, disable=not progress, **scale) as bar:
             for piece in response.iter_bytes():  # a fixed size would lose what waits to be filled up when the line drops
                 stream.write(piece)
                 bar.update(len(piece))
@@ -439,6 +438,6 @@ def finish_download(url: str, part: Path, path: Path, sha256: str | None) -> Non
     found = sha256_file(part) if sha256 else None
     if found != sha256:
         part.unlink()
-        raise MedlabError(f"{public_address(url)}: got a file with SHA-256 {found}, expected {sha256}; it has changed, or something on the way changes it")
+        raise MedlabError(f"{public_address(url)}: got a file with SHA-256 {found}, expected {sha256}; it was changed there or on its way")
     flush_to_disk(part)
     os.replace(part, path)

@@ -180,12 +180,15 @@ def test_archives_that_are_none(tmp_path):
 
 
 def test_bytes_that_rotted_inside_are_noticed(tmp_path):
-    path = make_archive(tmp_path / "a.zip")
-    content = bytearray(path.read_bytes())
-    content[60:70] = b"\x00" * 10
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="no whole zip"):
-        collected(path)
+    good = make_archive(tmp_path / "a.zip").read_bytes()
+    for place in range(0, 240, 12):  # headers and compressed bytes
+        content = bytearray(good)
+        content[place : place + 12] = bytes(byte ^ 0xFF for byte in content[place : place + 12])
+        (tmp_path / "b.zip").write_bytes(content)
+        try:
+            assert collected(tmp_path / "b.zip") == collected(tmp_path / "a.zip")  # a time stamp was hit
+        except InputError as error:
+            assert "no whole zip" in str(error)
 
 
 def test_bombs_are_refused_by_their_table_of_contents(tmp_path, monkeypatch):
@@ -236,7 +239,7 @@ def test_a_download_is_made_once_and_a_failure_remembered(tmp_path):
             else:
                 self.send_response(404 if "gone" in self.path else 200)
                 self.end_headers()
-                self.wfile.write(archive)
+                self.wfile.write(b"<html>Please log in</html>" if "hotel" in self.path else archive)
 
         def log_message(self, *_):
             pass
@@ -247,10 +250,13 @@ def test_a_download_is_made_once_and_a_failure_remembered(tmp_path):
     for _ in range(2):
         with pytest.raises(MissingError, match="set MEDLAB_MEDQUAD_ARCHIVE"):
             downloaded_archive(address=f"{base}/gone.zip", folder=tmp_path / "x")
-    assert asked == ["/gone.zip"]
+    with pytest.raises(MissingError, match="set MEDLAB_MEDQUAD_ARCHIVE"):
+        downloaded_archive(address=f"{base}/hotel.zip", folder=tmp_path / "z")
+    assert not list((tmp_path / "z").glob("*.zip"))
+    assert asked == ["/gone.zip", "/hotel.zip"]
     for _ in range(2):
         path = downloaded_archive(address=f"{base}/archive.zip", folder=tmp_path / "y")
-    assert asked[1:] == ["/archive.zip", "/codeload.zip"]
+    assert asked[2:] == ["/archive.zip", "/codeload.zip"]
     assert len(collected(path)) == 40
     server.shutdown()
     server.server_close()

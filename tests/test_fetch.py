@@ -126,7 +126,7 @@ def test_requests_keep_their_distance_over_threads(server, tmp_path):
         for thread in threads:
             thread.join()
     assert len(server.seen) == 6
-    assert server.seen[-1][0] - server.seen[0][0] >= 5 / 20 - 0.06
+    assert server.seen[-1][0] - server.seen[0][0] >= 5 / 20 - 0.1
 
 
 @pytest.mark.parametrize("header", ["1", "date"])
@@ -168,8 +168,9 @@ def test_a_dropped_connection_and_a_torn_body_are_tried_again(server, fetcher):
 
 def test_a_server_that_says_nothing_is_given_up(server, tmp_path):
     server.answers["/a"] = [lambda handler: time.sleep(1.5)]
-    with Fetcher(tmp_path / "raw", per_second=1000, timeout=0.2, attempts=2, first_wait=0.02) as fetcher, pytest.raises(MissingError, match="connection failed"):
-        fetcher.get(server.url + "/a")
+    with Fetcher(tmp_path / "raw", per_second=1000, timeout=0.2, attempts=2, first_wait=0.02) as fetcher:
+        with pytest.raises(MissingError, match="connection failed"):
+            fetcher.get(server.url + "/a")
     assert len(server.seen) == 2
 
 
@@ -243,7 +244,8 @@ def test_keys_are_sent_but_kept_nowhere(server, fetcher, tmp_path, monkeypatch, 
             fetcher.get(server.url + "/gone", {"strange_name": "fda-key-123"})
     _, path, headers = server.seen[0]
     assert "api_key=fda-key-123" in path and headers["apikey"] == "nhs-key-456"
-    everywhere = all_text(tmp_path) + str(caught.value) + "".join(record.getMessage() for record in caplog.records if record.name.startswith("medlab") or record.name == "httpx")
+    logged = "".join(record.getMessage() for record in caplog.records if record.name.partition(".")[0] in ("medlab", "httpx"))
+    everywhere = all_text(tmp_path) + str(caught.value) + logged
     assert "fda-key-123" not in everywhere and "nhs-key-456" not in everywhere
 
 
