@@ -208,10 +208,16 @@ def obtain(
         return folder
     with FileLock(str(cache_folder("models") / f".{folder.name}.lock")):
         if not whole(folder):
+            for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+                shutil.rmtree(left, ignore_errors=True)  # by a process that was killed here; the lock says that it is gone
             with atomic_path(folder) as temporary:
                 temporary.mkdir()
                 started = time.perf_counter()
-                WRITERS[source.kind](source, temporary)
+                try:
+                    WRITERS[source.kind](source, temporary)
+                except MissingError as error:
+                    others = "".join(f"; or: {other.how()}" for other in spec.sources if not other.available())
+                    raise MissingError(f"model {spec.name!r}: {error}{others}") from None
                 checked_folder(temporary)
                 seal(spec, source, temporary)
             print(f"model {spec.name}: made from {source.kind} in {time.perf_counter() - started:.0f} s, kept in {folder}", file=sys.stderr)
@@ -230,7 +236,7 @@ def checked_folder(folder: Path) -> Path:
 # %% ../nbs/05_models.ipynb #f5666792
 def seal(spec: ModelSpec, source: AnySource, folder: Path) -> None:
     "Write down, last, what the folder holds and where it came from."
-    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "medlab.json"}
     write_json(folder / "medlab.json", {"model": spec.name, "source": source.model_dump(), "license": spec.license, "files": files})
 
 # %% ../nbs/05_models.ipynb #63374618
@@ -491,6 +497,8 @@ def hub_token() -> str | None:
 # %% ../nbs/05_models.ipynb #ecda6df1
 def write_from_hub(source: HubSource, folder: Path) -> None:
     "Fetch a model at its pinned commit from the hub: safetensors and JSON only, never code, never pickles."
+    import httpx
+
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -502,7 +510,7 @@ def write_from_hub(source: HubSource, folder: Path) -> None:
         )
     except GatedRepoError:
         raise MissingError(f"{source.repo} asks you to accept its licence: do so on its page on the hub, then set HF_TOKEN") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         raise MissingError(f"{source.repo} could not be fetched from the hub ({type(error).__name__}); {source.how()}") from None
     for path in Path(snapshot).iterdir():
         if path.is_file():
@@ -558,7 +566,8 @@ class Pieces:
     before_system: str
     after_system: str  # up to the first user's words
     before_user: str  # what stands before the first user's words when there is no system message
-    after_user: str  # up to where the assistant begins
+    after_user: str  # up to where the assistant's answer is to begin
+    before_assistant: str  # what it puts between that and an answer of an earlier turn: nothing, or a space
     after_assistant: str  # up to the next user's words
 
 # %% ../nbs/05_models.ipynb #f8fac4b7
@@ -695,8 +704,10 @@ def take_apart(chat: ChatFormat) -> Pieces:
     before_system, after_system, after_user = said("S", "U")
     before_user, end = said("U")
     long = said("S", "U", "A", "U2", "A2", "U3")
-    pieces = Pieces(before_system, after_system, before_user, after_user, long[3])
-    if end != after_user or long != [before_system, after_system, after_user, long[3], after_user, long[3], after_user]:
+    before_assistant, after_assistant = long[2].removeprefix(after_user), long[3]
+    pieces = Pieces(before_system, after_system, before_user, after_user, before_assistant, after_assistant)
+    answered = after_user + before_assistant
+    if end != after_user or long != [before_system, after_system, answered, after_assistant, answered, after_assistant, after_user]:
         raise InputError(f"the chat template writes turns differently by their place; this model family is not supported: {chat.template[:80]!r}")
     return pieces
 
@@ -726,12 +737,12 @@ def go_template(self: ChatFormat) -> str:
     "The same chat template in Go's language, for Ollama's TEMPLATE; a beginning-of-text token is left to the server, which adds it itself."
     pieces = self.pieces
     begin_system, begin_user = (self.without_bos(text) for text in (pieces.before_system, pieces.before_user))
-    for text in (begin_system, begin_user, pieces.after_system, pieces.after_user, pieces.after_assistant):
+    for text in (begin_system, begin_user, pieces.after_system, pieces.after_user, pieces.before_assistant, pieces.after_assistant):
         if "{{" in text or '"""' in text:
             raise InputError(f"the chat template writes {text!r}, which cannot stand in a Modelfile; this model family is not supported")
     return (
         '{{- range $index, $message := .Messages }}{{ if eq $message.Role "system" }}' + begin_system + "{{ $message.Content }}" + pieces.after_system
-        + '{{ else if eq $message.Role "assistant" }}{{ $message.Content }}' + pieces.after_assistant
+        + '{{ else if eq $message.Role "assistant" }}' + pieces.before_assistant + "{{ $message.Content }}" + pieces.after_assistant
         + "{{ else }}{{ if eq $index 0 }}" + begin_user + "{{ end }}{{ $message.Content }}" + pieces.after_user + "{{ end }}{{ end }}"
     )
 

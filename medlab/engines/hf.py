@@ -26,6 +26,9 @@ def quiet() -> Iterator[None]:
     "Leave out the notices that transformers and bitsandbytes print on a machine without GPU; errors still come through."
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import transformers.utils.logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     loggers = [logging.getLogger(name) for name in ("bitsandbytes", "transformers", "peft", "kernels")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
