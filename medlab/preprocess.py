@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FLATTENED_TABLE', 'REASONS', 'BANDS', 'ROWS', 'LONG', 'fixed_characters', 'tidy', 'mended_question', 'text_key',
-           'words_of', 'trimmed_answer', 'clean', 'fault', 'fault_of_answer', 'is_heading', 'shingles', 'jaccard',
-           'near_pairs', 'told', 'Link', 'same_links', 'question_key', 'near_links', 'authored_answer', 'connected',
-           'throw', 'split_of', 'PreprocessParams', 'SplitRecord', 'Rejected', 'Division', 'divide', 'without_faults',
-           'repeated', 'fixed_split', 'side', 'may_be_in', 'LeakageError', 'check_leakage', 'account', 'preprocess']
+           'words_of', 'trimmed_answer', 'shared_subject', 'clean', 'missing_part', 'fault', 'fault_of_answer',
+           'is_heading', 'shingles', 'jaccard', 'near_pairs', 'told', 'Link', 'same_links', 'question_key',
+           'near_links', 'authored_answer', 'connected', 'throw', 'split_of', 'PreprocessParams', 'SplitRecord',
+           'Rejected', 'Division', 'divide', 'without_faults', 'check_ids', 'repeated', 'fixed_split', 'side',
+           'may_be_in', 'LeakageError', 'check_leakage', 'account', 'preprocess']
 
 # %% ../nbs/03_preprocess.ipynb #d4f43566
 import functools
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
+from tqdm import tqdm
 
 from .collect import collect
 from .core import InputError, MedlabError, Outcome, Params, Profile, Record, Run, read_parquet, sha256_text, step, write_json, write_parquet
@@ -33,7 +35,8 @@ def fixed_characters(text: str) -> str:
 
 # %% ../nbs/03_preprocess.ipynb #fc253c87
 def tidy(text: str) -> str:
-    "One space between words and one line a paragraph or list item; three spaces or more are a lost line break."
+    "One space between words and sentences, one line a paragraph or list item; three spaces or more are a lost line break."
+    text = re.sub(r"(?<=[a-z][a-z][.!?])(?=[A-Z][a-z]+ )", " ", text)
     lines = re.split(r"\s*\n\s*|[^\S\n]{3,}", text.strip())
     return "\n".join(line for line in (" ".join(line.split()) for line in lines) if line)
 
@@ -62,14 +65,18 @@ FLATTENED_TABLE = re.compile(r"(The Human Phenotype Ontology provides|Signs and 
 
 # %% ../nbs/03_preprocess.ipynb #da99da5a
 def trimmed_answer(question: str, answer: str) -> str:
-    "An answer without the question at its beginning, without its 'Key Points' heading and without flattened tables."
+    "An answer without the question at its beginning, without a heading like 'Key Points' and without flattened tables."
+    answer = re.sub(r"^(Key Points\n|Summary ?: ?)", "", answer)
     head = re.match(r"[^.!?\n]{3,200}\?\s*", answer)
-    if head and len(head[0]) < len(answer):
-        asked = set(words_of(question))
-        repeated = [word in asked for word in words_of(head[0])]
-        if sum(repeated) >= 0.5 * len(repeated):
-            answer = answer[head.end():]
-    return FLATTENED_TABLE.split(answer)[0].strip().removeprefix("Key Points\n").strip()
+    if head and len(head[0]) < len(answer) and shared_subject(head[0], question):
+        answer = answer[head.end():]
+    return FLATTENED_TABLE.split(answer)[0].strip()
+
+
+def shared_subject(one: str, other: str) -> bool:
+    "Whether two questions ask about the same thing: they share a long word, or half of all words."
+    common = set(words_of(one)) & set(words_of(other))
+    return any(len(word) > 4 for word in common) or len(common) >= 0.5 * len(set(words_of(one)))
 
 # %% ../nbs/03_preprocess.ipynb #159c6438
 def clean(record: Record) -> Record:
@@ -101,21 +108,26 @@ REASONS = {
 }
 
 # %% ../nbs/03_preprocess.ipynb #50fd07d6
+def missing_part(record: Record) -> str | None:
+    "What a record lacks altogether, as a key of `REASONS`."
+    if record.kind not in ("qa", "mcq", "case", "dialog"):
+        return None if words_of(record.text or record.answer or "") else "no_text"
+    if not (record.question or "").strip():
+        return "no_question"
+    return None if (record.answer or "").strip() else "no_answer"
+
+# %% ../nbs/03_preprocess.ipynb #33485293
 def fault(
     record: Record,  # a cleaned one
     min_answer_words: int = 3,
-) -> str | None:  # a key of REASONS
+) -> str | None:  # a key of `REASONS`
     "What makes a record useless, or None."
-    if record.kind not in ("qa", "mcq", "case", "dialog"):
-        return None if words_of(record.text or record.answer or "") else "no_text"
-    question, answer = record.question or "", record.answer or ""
-    if not question.strip():
-        return "no_question"
-    if not answer.strip():
-        return "no_answer"
-    if not re.search(r"[^\W\d_]{2}", question):
+    missing = missing_part(record)
+    if missing or not record.question:
+        return missing
+    if not re.search(r"[^\W\d_]{2}", record.question):
         return "broken_question"
-    return None if record.task else fault_of_answer(question, answer, min_answer_words)
+    return None if record.task else fault_of_answer(record.question, record.answer or "", min_answer_words)
 
 # %% ../nbs/03_preprocess.ipynb #52491d9e
 def fault_of_answer(question: str, answer: str, min_answer_words: int) -> str | None:
@@ -167,7 +179,8 @@ def near_pairs(
     known = [text for text in texts if words_of(text)]
     places = [place for place, text in enumerate(texts) if words_of(text)]
     hashes = []
-    for start in range(0, len(known), 1000):  # a thousand at a time: shingles take far more memory than hashes
+    # a thousand at a time: shingles take far more memory than hashes
+    for start in tqdm(range(0, len(known), 1000), "near duplicates", unit="k texts", leave=False, delay=3):
         hashes += RMinHash.from_token_sets([sorted(shingles(text, width)) for text in known[start : start + 1000]], BANDS * ROWS, 42)
     index = RMinHashLSH(threshold, BANDS * ROWS, BANDS)
     index.insert_many(hashes)
@@ -316,6 +329,7 @@ def divide(
     does not depend on the order of the records.
     """
     sound, rejected = without_faults(records, params.min_answer_words)
+    check_ids([*sound, *rejected])
     sound.sort(key=lambda record: (["test", "validation", "train", None].index(record.split), record.id))
     links = same_links(sound) + near_links(sound, params.near_duplicate_threshold)
     repeats = repeated(links)
@@ -340,16 +354,24 @@ def divide(
 def without_faults(records: Iterable[Record], min_answer_words: int = 3) -> tuple[list[Record], list[Rejected]]:
     "Cleaned records, and those with a fault."
     sound, rejected = [], []
-    for record in records:
-        cleaned = clean(record)
-        reason = fault(cleaned, min_answer_words)
-        if reason == "no_answer" and (record.answer or "").strip():
-            reason = "only_a_table"
+    for record in tqdm(records, "clean", unit=" records", leave=False, delay=3):
+        cleaned = record
+        reason = missing_part(record)
+        if not reason:
+            cleaned = clean(record)
+            reason = "only_a_table" if missing_part(cleaned) == "no_answer" else fault(cleaned, min_answer_words)
         if reason:
             rejected.append(Rejected(**cleaned.model_dump(), reason=reason))
         else:
             sound.append(cleaned)
     return sound, rejected
+
+# %% ../nbs/03_preprocess.ipynb #16b23fc3
+def check_ids(records: Sequence[Record]) -> None:
+    "Raise `InputError` when two records have one id: nothing could be traced to its origin any more."
+    name, count = Counter(record.id for record in records).most_common(1)[0] if records else ("", 0)
+    if count > 1:
+        raise InputError(f"{count} records have the id {name}; expected one, a source must give each of its records a key of its own")
 
 # %% ../nbs/03_preprocess.ipynb #2c07bbb3
 def repeated(links: Iterable[Link]) -> dict[int, tuple[str, int]]:
@@ -431,7 +453,7 @@ def preprocess(run: Run, profile: Profile) -> Outcome | None:
     for seen, kept_back in (("train", "test"), ("train", "validation"), ("validation", "test")):
         check_leakage(splits[seen], splits[kept_back], (seen, kept_back))
     if not splits["train"]:
-        raise InputError(f"nothing is left to train on: {account(division)['rejected']} of {len(records)} records; collect more, or look at the sources")
+        raise InputError(f"nothing is left to train on: {account(division)['rejected']} of {len(records)} records; collect more (`collect.sources`)")
     folder = run.folder("preprocess")
     for name, rows in splits.items():
         write_parquet(folder / f"{name or 'retrieval'}.parquet", rows, SplitRecord)
