@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'CHOICES', 'METRICS', 'COMPARED', 'REMEMBERING', 'Prediction', 'choice_in', 'without_labels',
-           'rouge_scorer', 'rouge_l', 'marks', 'wilson', 'bootstrap_mean', 'mcnemar', 'MetricRow', 'wanted_rows',
-           'measured_row', 'rounded', 'not_run', 'by_variant', 'all_marks', 'score', 'Comparison', 'compare', 'paired',
-           'parrots', 'agreement', 'EvaluateParams', 'choose_items', 'Question', 'questions', 'batched', 'open_variant',
-           'open_weights', 'open_gguf', 'open_served', 'served_model', 'kept_batches', 'ask_batch', 'answer_all',
-           'check_items_fit', 'ask_variants', 'reproducible', 'evaluate', 'metrics', 'read_predictions']
+           'rouge_scorer', 'rouge_l', 'marks', 'wilson', 'bootstrap_mean', 'mcnemar', 'newcombe', 'MetricRow',
+           'wanted_rows', 'measured_row', 'rounded', 'not_run', 'by_variant', 'all_marks', 'score', 'Comparison',
+           'compare', 'paired', 'parrots', 'agreement', 'EvaluateParams', 'choose_items', 'Question', 'questions',
+           'batched', 'open_variant', 'open_weights', 'open_gguf', 'open_served', 'served_model', 'kept_batches',
+           'ask_batch', 'answer_all', 'check_items_fit', 'ask_variants', 'reproducible', 'evaluate', 'metrics',
+           'read_predictions']
 
 # %% ../nbs/10_evaluate.ipynb #a4b47efc
 import functools
@@ -60,7 +61,7 @@ CHOICES = {
     "emergency_escalation": ("emergency", "escalation_accuracy"),
 }
 
-# %% ../nbs/10_evaluate.ipynb #59271524
+
 def choice_in(
     task: str,
     text: str,  # a model's answer
@@ -122,17 +123,18 @@ def wilson(
 def bootstrap_mean(
     values: Iterable[float],  # one per item, each between 0 and 1 (or -1 and 1 for differences)
     seed: int,
-    bounds: tuple[float, float] = (0.0, 1.0),  # what a mean could be at all: the interval of a single item
+    bounds: tuple[float, float] = (0.0, 1.0),  # what a value could be at all
     resamples: int = 2000,
 ) -> tuple[float, float]:
-    "Percentile bootstrap interval of a mean over items, 95 % (Efron 1979). One item alone says nothing: it gives `bounds`."
+    "Percentile bootstrap interval of a mean over items, 95 % (Efron 1979); where all values are equal, what Wilson leaves open."
     import numpy
 
     values = numpy.asarray(list(values), dtype=float)
     if len(values) == 0:
         raise InputError("got no values; expected at least one; report the row as not run instead")
-    if len(values) == 1:
-        return bounds
+    if values.min() == values.max():
+        unseen = wilson(0, len(values))[1]
+        return tuple(float(values[0] + (bound - values[0]) * unseen) for bound in bounds)
     drawn = numpy.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     low, high = numpy.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
@@ -146,6 +148,24 @@ def mcnemar(
     from scipy.stats import binomtest
 
     return float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else 1.0
+
+# %% ../nbs/10_evaluate.ipynb #99e54e92
+def newcombe(
+    both: int,  # items that both get right
+    better: int,  # only the variant
+    worse: int,  # only the base
+    neither: int,
+) -> tuple[float, float]:  # low and high of the difference, -1 to 1
+    "Interval of the difference of two rates on the same items, 95 % (Newcombe 1998, paired, method 10)."
+    n = both + better + worse + neither
+    mine, other = (both + better) / n, (both + worse) / n
+    (low, high), (other_low, other_high) = wilson(both + better, n), wilson(both + worse, n)
+    spread = ((both + better) * (worse + neither) * (both + worse) * (better + neither)) ** 0.5
+    together = both * neither - better * worse  # how much the two succeed on the same items
+    phi = (max(together - n / 2, 0) if together > 0 else together) / spread if spread else 0.0
+    down, up = (mine - low, other_high - other), (high - mine, other - other_low)
+    reach = [max(0.0, a * a - 2 * phi * a * b + b * b) ** 0.5 for a, b in (down, up)]
+    return max(-1.0, mine - other - reach[0]), min(1.0, mine - other + reach[1])
 
 # %% ../nbs/10_evaluate.ipynb #c389f049
 class MetricRow(BaseModel):
@@ -173,7 +193,7 @@ METRICS = {
     "finished": (TASKS, True),
 }
 
-# %% ../nbs/10_evaluate.ipynb #39dc0b0d
+
 def wanted_rows() -> list[tuple[str, str, tuple[str, ...]]]:
     "Every (metric, task, tasks whose items count) that a full evaluation reports for a variant, in the report's order."
     wanted = []
@@ -271,7 +291,7 @@ class Comparison(BaseModel):
     better: int  # items on which the variant has the higher mark
     worse: int
     difference: float | None  # mean of the paired differences
-    low: float | None  # 95 % interval, bootstrap over items
+    low: float | None  # 95 % interval: Newcombe for rates, bootstrap over items for ROUGE-L
     high: float | None
     p_value: float | None  # exact McNemar, for rates
     status: Literal["measured", "not comparable"]
@@ -309,7 +329,11 @@ def paired(metric: str, task: str, variant: str, against: str, pairs: list[tuple
     if metric.endswith("_accuracy") and readable < floor * len(pairs):
         why = f"a choice of {against} could be read on {readable:.0f} of {len(pairs)} items (floor {floor:.0%}): the gap would measure form"
         return Comparison(**row, **empty, status="not comparable", why=why)
-    low, high = bootstrap_mean(differences, seed, bounds=(-1.0, 1.0))
+    if metric == "rouge_l":
+        low, high = bootstrap_mean(differences, seed, bounds=(-1.0, 1.0))
+    else:
+        both = sum(mine[metric] == other[metric] == 1.0 for mine, other in pairs)
+        low, high = newcombe(both, better, worse, len(pairs) - both - better - worse)
     ends = rounded(difference=sum(differences) / len(pairs), low=low, high=high)
     return Comparison(**row, **ends, p_value=None if metric == "rouge_l" else round(mcnemar(better, worse), 6), status="measured")
 

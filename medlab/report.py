@@ -214,7 +214,7 @@ def new_figure(theme: str, height: float, rows: int = 1, columns: int = 1) -> tu
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for one in axes:
         one.set_facecolor("none")
-        one.tick_params(colors=colours["ink"], labelsize=11, length=0)
+        one.tick_params(colors=colours["ink"], labelsize=11, length=0, pad=6)
         one.grid(axis="x", color=colours["grid"], linewidth=0.8)
         one.set_axisbelow(True)
         for side, spine in one.spines.items():
@@ -231,9 +231,10 @@ def label(axes: Any, theme: str, title: str = "", x: str = "", y: str = "") -> N
     axes.set_ylabel(y, color=colours["muted"], fontsize=11)
 
 # %% ../nbs/12_report.ipynb #2dca6034
-def running_mean(values: list[float], width: int) -> list[float]:
-    "Mean of each value and up to `width - 1` values before it."
-    return [sum(values[max(0, end - width) : end]) / len(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)]
+def running_mean(values: list[float], reach: int) -> list[float]:
+    "Mean of each value and its neighbours, up to `reach` on each side."
+    windows = [values[max(0, place - reach) : place + reach + 1] for place in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
 
 # %% ../nbs/12_report.ipynb #71700e10
 def draw_loss(curve: list[dict], theme: str) -> Any:
@@ -241,7 +242,7 @@ def draw_loss(curve: list[dict], theme: str) -> Any:
     figure, (axes,) = new_figure(theme, height=2.8)
     steps, losses = [one["step"] for one in curve], [one["loss"] for one in curve]
     axes.plot(steps, losses, "o", markersize=3, alpha=0.4, color=THEMES[theme]["tuned"])
-    axes.plot(steps, running_mean(losses, max(1, len(losses) // 10)), linewidth=2.2, color=THEMES[theme]["tuned"])
+    axes.plot(steps, running_mean(losses, max(1, len(losses) // 20)), linewidth=2.2, color=THEMES[theme]["tuned"])
     axes.grid(axis="y", color=THEMES[theme]["grid"], linewidth=0.8)
     label(axes, theme, x="optimiser step", y="loss on answer tokens")
     return figure
@@ -478,17 +479,16 @@ COMPARISONS = """
 {% macro comparisons(found) %}
 <div class="wide"><table>
 <thead><tr><th>metric</th><th>variant</th><th>n</th><th>difference</th><th>better / worse</th><th>p (McNemar)</th></tr></thead><tbody>
-{% for one in found %}
-<tr><th>{{ names[one.metric][0] }}</th><td>{{ one.variant }}</td><td>{{ one.n }}</td>
-{% if one.status == "measured" %}
+{% for one in found if one.status == "measured" %}
+<tr><th>{{ short[one.metric] }}</th><td>{{ one.variant }}</td><td>{{ one.n }}</td>
 <td>{{ "%+.2f" | format(one.difference) }} ({{ "%+.2f" | format(one.low) }} to {{ "%+.2f" | format(one.high) }})</td>
 <td>{{ one.better }} / {{ one.worse }}</td>
 <td>{{ "–" if one.p_value is none else "< 0.001" if one.p_value < 0.001 else "%.3f" | format(one.p_value) }}</td></tr>
-{% else %}
-<td class="text" colspan="3">not comparable: {{ one.why }}</td></tr>
-{% endif %}
 {% endfor %}
 </tbody></table></div>
+{% for metric, same in found | rejectattr("status", "equalto", "measured") | groupby("metric") %}
+<p class="quiet"><strong>{{ short[metric] }}</strong>, {{ same | map(attribute="variant") | join(", ") }}: not comparable, {{ same[0].why }}.</p>
+{% endfor %}
 {% endmacro %}
 """
 
@@ -627,7 +627,7 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
     return page.render(
         style=COLOURS + LAYOUT + NUMBERS, run_name=run.name, model=results["model"], profile=results["profile"]["name"], seed=results["seed"],
         command=results["command"], headline=headline(results["rows"]), truncated=results["truncated"], rows=results["rows"],
-        parrots=results["parrots"], names=WORDS, variants=VARIANTS, variant_words=list(VARIANT_WORDS.items()), tasks=TASKS,
+        parrots=results["parrots"], names=WORDS, short=SHORT, variants=VARIANTS, variant_words=list(VARIANT_WORDS.items()), tasks=TASKS,
         shown_bars=SHOWN_BARS, compared=main, judge_words=judge_words(judged), failures=judged["failures"][:5],
         figures=[one | {f"{theme}_uri": data_uri(folder / one[theme]) for theme in THEMES} for one in figures],
         sources=data_facts(run), training=training_facts(run), notes=sorted(results["notes"].items()), times=time_facts(results),
