@@ -137,7 +137,10 @@ def read_jsonl(
     torn_end: Literal["raise", "drop"] = "raise",  # "drop" for a ledger whose writer may have been killed
 ) -> list[dict]:  # one dict a line; empty lines are passed over
     "Read JSON lines; a line that is not a JSON object raises `InputError` with file, line number and what to do."
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error}; expected JSON lines, save it as UTF-8") from None
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -820,7 +823,6 @@ def watch():
     try: child.wait(5)
     except subprocess.TimeoutExpired: pass
     end(getattr(signal, "SIGKILL", signal.SIGTERM))
-signal.signal(signal.SIGINT, signal.SIG_IGN)
 threading.Thread(target=watch, daemon=True).start()
 code = child.wait()
 end(getattr(signal, "SIGKILL", signal.SIGTERM))
@@ -843,6 +845,7 @@ class Child:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", GUARD, *map(str, command)],
                 stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})},
+                start_new_session=True,  # whoever ends our group must not end the guard before it has done its work
             )
 
     def stop(self) -> None:
