@@ -10,12 +10,13 @@ __all__ = ['AnySource', 'LAYOUT', 'MODEL_FILES', 'LLAMA_PARTS', 'GGUF_SIZES', 'W
            'write_from_wheel', 'write_weights', 'write_tokenizer', 'write_random', 'llama_shapes', 'hub_token',
            'write_from_hub', 'checked_conversation', 'compiled_template', 'Pieces', 'ChatFormat', 'rendered',
            'prompt_text', 'without_control', 'encode', 'decode', 'prompt_ids', 'training_ids', 'take_apart',
-           'control_tokens', 'end_of_turn', 'stops', 'go_template', 'without_bos', 'check_same_prompt', 'Sampling',
-           'check_room', 'cut_at_stop', 'Completion', 'Engine']
+           'control_tokens', 'end_of_turn', 'stops', 'go_template', 'without_bos', 'check_same_prompt',
+           'engine_threads', 'Sampling', 'check_room', 'cut_at_stop', 'Completion', 'Engine']
 
 # %% ../nbs/05_models.ipynb #e690b880
 import json
 import math
+import os
 import re
 import shutil
 import struct
@@ -775,6 +776,19 @@ def check_same_prompt(
     )
 
 # %% ../nbs/05_models.ipynb #1638dda1
+def engine_threads() -> int:
+    """How many threads an engine on llama.cpp computes with: one fewer than there are cores.
+
+    Its threads wait for one another in a busy loop. When another program wants a core too, all of them wait for the one that lost it:
+    measured on 2 cores under load, two threads were ten times slower than one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - 1)
+
+# %% ../nbs/05_models.ipynb #f8ca2078
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# %% ../nbs/05_models.ipynb #b893e085
 class Sampling(BaseModel):
     "How the next token is chosen and when to stop: every value stated, because engines' defaults differ."
 
@@ -794,7 +808,8 @@ class Sampling(BaseModel):
         "As `options` of Ollama's API."
         return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p, "typical_p": 1.0,
                 "repeat_penalty": self.repeat_penalty, "repeat_last_n": 64, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-                "seed": self.seed, "stop": self.stop, "num_ctx": self.context, "num_predict": self.length}
+                "seed": self.seed, "stop": self.stop, "num_ctx": self.context, "num_predict": self.length,
+                "num_thread": engine_threads()}
 
     def for_llama_cpp(self) -> dict:
         "As the body of llama.cpp's /completion."

@@ -62,6 +62,7 @@ def load_model(
 ) -> Any:  # the model, in evaluation mode
     "Load a causal language model from safetensors; remote code is never run. Raises `InputError` for a folder that holds no model."
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     folder = checked_folder(Path(folder))
@@ -71,7 +72,7 @@ def load_model(
                 folder, dtype=getattr(torch, dtype), quantization_config=nf4() if four_bit else None, use_safetensors=True, trust_remote_code=False,
                 local_files_only=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{folder} cannot be loaded: {first_line(error)}; remove it and run the step that writes it again") from None
         return (with_adapter(model, Path(adapter)) if adapter else model).eval()
 
@@ -84,12 +85,13 @@ def first_line(error: Exception) -> str:
 def with_adapter(model: Any, adapter: Path) -> Any:
     "Put a LoRA adapter on a model; raises `MissingError` when there is none, `InputError` when it does not fit."
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     if not (adapter / "adapter_config.json").is_file():
         raise MissingError(f"{adapter} holds no adapter (adapter_config.json); run `medlab finetune`")
     try:
         return PeftModel.from_pretrained(model, str(adapter))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"{adapter} does not fit the model: {first_line(error)}; run `medlab finetune` again") from None
 
 # %% ../../nbs/engines/hf.ipynb #7d2a9856

@@ -8,7 +8,6 @@ __all__ = ['SERVER', 'PROBE', 'serve_gguf', 'LlamaCppEngine', 'address', 'call',
 
 # %% ../../nbs/engines/llama_cpp.ipynb #f7e2ab8f
 import importlib.util
-import os
 import re
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 
 from ..core import Child, InputError, MedlabError, MissingError
-from ..models import ChatFormat, Completion, Sampling, check_gguf, check_room, cut_at_stop
+from ..models import ChatFormat, Completion, Sampling, check_gguf, check_room, cut_at_stop, engine_threads
 
 # %% ../../nbs/engines/llama_cpp.ipynb #e7f2869e
 #: What the child process runs: the server, with its address on a line of its own.
@@ -27,7 +26,7 @@ SERVER = "from medlab.engines.llama_cpp import serve_gguf; import sys; serve_ggu
 def serve_gguf(
     path: str,
     context: int,  # tokens of prompt and answer, for each slot
-    threads: int,  # 0: one a core
+    threads: int,
     slots: int = 1,  # conversations at a time
 ) -> None:
     "Serve a GGUF on a free port of 127.0.0.1 until the process is ended. Meant for a process of its own."
@@ -38,7 +37,7 @@ def serve_gguf(
     params = xllamacpp.CommonParams()
     params.model.path, params.port, params.hostnames = path, 0, ["127.0.0.1"]
     params.n_ctx, params.n_parallel, params.ctx_shift = context * slots, slots, False
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or os.cpu_count() or 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.warmup, params.fit_params, params.offline, params.ui = False, False, True, False
     params.enable_chat_template = False  # prompts come as token ids; ours is the only template
     server = xllamacpp.Server(params)
@@ -62,7 +61,7 @@ class LlamaCppEngine:
         chat: ChatFormat,
         context: int = 2048,  # tokens of prompt and answer, at most
         log: Path | str | None = None,  # where the server's output goes; None: a temporary file
-        threads: int = 0,  # 0: one a core
+        threads: int = 0,  # 0: `engine_threads()`, one fewer than cores
         timeout: float = 600,  # seconds for one answer, at most
     ):
         import httpx
@@ -72,7 +71,7 @@ class LlamaCppEngine:
         check_gguf(gguf)
         self.chat, self.context = chat, context
         log = log or Path(tempfile.mkdtemp(prefix="medlab-llama-")) / "server.log"
-        self.server = Child([sys.executable, "-c", SERVER, str(gguf), str(context), str(threads)], log)
+        self.server = Child([sys.executable, "-c", SERVER, str(gguf), str(context), str(threads or engine_threads())], log)
         try:
             self.server.wait_until(lambda: self.address() is not None, 120)
             self.client = httpx.Client(base_url=self.address(), timeout=httpx.Timeout(timeout, connect=10), trust_env=False)

