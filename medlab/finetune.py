@@ -398,7 +398,7 @@ def train(
         trainer.pad_id = pad_id
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return model, training_log(trainer.state, chosen, notes, watch.truncated)
+    return model, training_log(trainer.state, chosen, notes, watch.truncated, done)
 
 # %% ../nbs/06_finetune.ipynb #06f54371
 def kept_method(
@@ -418,6 +418,7 @@ def training_log(
     method: dict[str, str],
     notes: list[str],
     truncated: bool,
+    resumed_at: int = 0,  # the step after which this process took over
 ) -> dict:
     "The loss curves and the speed of a training, ready for JSON. Losses are nats per answer token, tokens are real ones, not padding."
     names = ("step", "loss", "learning_rate", "grad_norm", "tokens", "seconds", "tokens_per_second")
@@ -427,7 +428,7 @@ def training_log(
         "steps": steps,
         "validation": [{"step": entry["step"], "loss": entry["eval_loss"]} for entry in state.log_history if "eval_loss" in entry],
         "tokens": tokens, "seconds": round(seconds, 1), "tokens_per_second": round(tokens / seconds, 1),
-        "method": method, "notes": notes, "truncated": truncated,
+        "method": method, "notes": notes, "truncated": truncated, "resumed_at": resumed_at,
     }
 
 # %% ../nbs/06_finetune.ipynb #54085d01

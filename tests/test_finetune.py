@@ -1,0 +1,158 @@
+"""Training: what is learnt, the same bytes twice, `kill -9`, and errors that say what to do."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from medlab.core import InputError, MedlabError, load_profile, read_json, remove, sha256_file, write_jsonl
+from medlab.finetune import FinetuneParams, choose_method, encode_examples, finetune, last_checkpoint, read_rows, save_adapter, train
+from medlab.instruct import read_examples
+from medlab.models import ChatFormat, load_spec, obtain
+
+PROMPT_WORDS = ("careful medical assistant", "<|im_start|>", "Reply with exactly")
+
+
+@pytest.fixture(scope="module")
+def base():
+    return obtain(load_spec("tiny-random"))
+
+
+@pytest.fixture(scope="module")
+def chat(base):
+    return ChatFormat.from_folder(base)
+
+
+@pytest.fixture(scope="module")
+def rows(smoke_run, chat):
+    return encode_examples(read_examples(smoke_run[0], "train")[:12], chat, 320)[0]
+
+
+def test_only_the_answer_and_its_end_are_learnt(smoke_run, chat):
+    "Decode the labels of every training example: the assistant's words, the end of its turn, and nothing of the prompt."
+    for example in read_examples(smoke_run[0], "train"):
+        ids, labels = chat.training_ids(example.messages)
+        learnt = [label for label in labels if label != -100]
+        assert chat.decode(learnt, keep_control=True) == example.messages[-1]["content"] + chat.end_of_turn
+        assert labels[: len(ids) - len(learnt)] == [-100] * (len(ids) - len(learnt)), "learnt tokens are not one piece at the end"
+        assert ids[: len(ids) - len(learnt)] == chat.prompt_ids(example.messages[:-1]), "trained on another prompt than is used later"
+        assert not any(words in chat.decode(learnt, keep_control=True) for words in PROMPT_WORDS)
+
+
+def test_finished_step(smoke_run):
+    run, _ = smoke_run
+    manifest, info, log = run.manifest("finetune"), *(read_json(run.file("finetune", name)) for name in ("model_info.json", "training_log.json"))
+    params = FinetuneParams(**manifest.params)
+    assert [entry["step"] for entry in log["steps"]] == list(range(1, params.steps + 1))
+    assert all(entry["tokens_per_second"] > 0 and entry["tokens"] > 0 for entry in log["steps"])
+    assert log["validation"][0]["step"] == 0 and log["validation"][-1]["step"] == params.steps
+    assert info["scaling"] == params.alpha / params.rank**0.5 and info["base_model"] == "tiny-random"
+    assert not (run.path / "finetune" / "checkpoints").exists()
+
+
+def test_the_adapter_names_no_machine(smoke_run):
+    run, _ = smoke_run
+    folder = run.file("finetune", "adapter")
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    config = read_json(folder / "adapter_config.json")
+    assert config["base_model_name_or_path"] == "tiny-random" and config["use_rslora"] is True
+    assert config["target_modules"] == sorted(config["target_modules"]) and len(config["target_modules"]) == 7
+    for path in (folder / "adapter_config.json", run.file("finetune", "model_info.json")):
+        assert "/" not in path.read_text().replace("</", "").replace('"/"', ""), f"{path.name} holds a path"
+
+
+def test_tensorboard_has_the_curves(smoke_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, _ = smoke_run
+    events = EventAccumulator(str(run.path / "finetune" / "tensorboard")).Reload()
+    steps = [event.step for event in events.Scalars("train/loss")]
+    assert steps == [entry["step"] for entry in read_json(run.file("finetune", "training_log.json"))["steps"]]
+    assert {"train/learning_rate", "train/tokens_per_second", "eval/loss"} <= set(events.Tags()["scalars"])
+
+
+def test_same_seed_same_bytes(base, rows, tmp_path):
+    "Twice with one seed, once with another; dropout is on, so that chance has a hand in it."
+    params, digests = FinetuneParams(steps=3, checkpoint_every=3, warmup=1), []
+    for name, seed in (("first", 7), ("second", 7), ("other", 8)):
+        model, _ = train(base, rows, [], params, seed, tmp_path / name)
+        save_adapter(model, tmp_path / name / "adapter", "tiny-random")
+        digests.append([sha256_file(path) for path in sorted((tmp_path / name / "adapter").iterdir())])
+    assert digests[0] == digests[1]
+    assert digests[0][1] != digests[2][1]
+
+
+def test_kill_minus_nine(copied, smoke_run):
+    "Killed between two checkpoints, with half a checkpoint lying about, and called again: byte for byte what an undisturbed run gives."
+    run, profile = copied
+    remove(run.path / "finetune")
+    code = f"from medlab.core import open_run; from medlab.finetune import finetune; finetune(*open_run('smoke', {str(run.path)!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoints = run.path / "finetune" / "checkpoints"
+    while not (checkpoints / "checkpoint-4" / "whole").exists():
+        assert process.poll() is None, "training ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert run.manifest("finetune") is None and not (run.path / "finetune" / "adapter").exists()
+    torn = checkpoints / "checkpoint-6"
+    torn.mkdir(exist_ok=True)
+    (torn / "trainer_state.json").write_text('{"global_st')
+    (torn / "whole").unlink(missing_ok=True)
+    assert last_checkpoint(checkpoints).name == "checkpoint-4"
+
+    finetune(run, profile)
+    undisturbed, _ = smoke_run
+    assert read_json(run.file("finetune", "training_log.json"))["resumed_at"] == 4
+    for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "model_info.json"):
+        assert sha256_file(run.file("finetune", name)) == sha256_file(undisturbed.file("finetune", name)), name
+
+
+def test_a_loss_that_is_no_number_stops_the_training(base, rows, tmp_path):
+    with pytest.raises(MedlabError, match="lower finetune.learning_rate"):
+        train(base, rows, [], FinetuneParams(steps=6, checkpoint_every=1, warmup=0, learning_rate=1e30), 7, tmp_path)
+    checkpoint = last_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is None or int(checkpoint.name.rpartition("-")[2]) < 3, "a checkpoint was written after the loss broke"
+
+
+def test_long_examples_are_left_out_whole(smoke_run, chat):
+    run, _ = smoke_run
+    examples = read_examples(run, "train")
+    lengths = sorted(len(chat.training_ids(example.messages)[0]) for example in examples)
+    limit = lengths[len(lengths) // 2]
+    rows, validation, notes = read_rows(run, chat, FinetuneParams(max_length=limit))
+    assert len(rows) == sum(length <= limit for length in lengths)
+    assert notes == [f"{len(examples) - len(rows)} of {len(examples)} training examples are longer than {limit} tokens and were left out"]
+    assert all(ids[-1] == chat.eos_id and len(ids) <= limit for ids, _ in rows + validation), "an answer was cut"
+
+
+def test_nothing_to_train_on(copied, chat):
+    run, _ = copied
+    with pytest.raises(InputError, match="raise finetune.max_length"):
+        read_rows(run, chat, FinetuneParams(max_length=16))
+    write_jsonl(run.file("instruct", "train.jsonl"), [])
+    with pytest.raises(InputError, match="no training examples"):
+        read_rows(run, chat, FinetuneParams())
+
+
+def test_without_bitsandbytes_plain_lora_and_one_note(monkeypatch, base, rows, tmp_path):
+    import medlab.finetune
+
+    find_spec = medlab.finetune.find_spec
+    monkeypatch.setattr(medlab.finetune, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
+    chosen, notes = choose_method(FinetuneParams())
+    assert chosen["quantization"] == "none" and len(notes) == 1 and "pip install bitsandbytes" in notes[0]
+    _, log = train(base, rows, [], FinetuneParams(steps=1, dropout=0.0), 7, tmp_path)
+    assert log["method"]["quantization"] == "none" and log["notes"] == notes
+
+
+def test_the_time_cap_marks_the_run_as_truncated(base, rows, tmp_path):
+    _, log = train(base, rows, [], FinetuneParams(steps=50, max_seconds=0.01, four_bit=False), 7, tmp_path)
+    assert log["truncated"] and len(log["steps"]) == 1
+
+
+def test_a_misspelt_parameter_is_an_error():
+    with pytest.raises(InputError, match="did you mean 'learning_rate'"):
+        load_profile("smoke", ["finetune.learning_rte=0.1"])

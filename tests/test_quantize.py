@@ -1,0 +1,170 @@
+"""The model file: made of the right weights, the same bytes everywhere, and refused when it is broken."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medlab.core import InputError, MedlabError, MissingError, read_json, remove, sha256_file
+from medlab.engines.hf import load_model
+from medlab.finetune import FinetuneParams, add_lora, load_base, save_adapter
+from medlab.models import ChatFormat, load_spec, obtain
+from medlab.quantize import CHECK, check_space, find_quantizer, merge, model_file, open_gguf, quantize, quantize_gguf, speak, staged
+
+
+@pytest.fixture(scope="module")
+def base():
+    return obtain(load_spec("tiny-random"))
+
+
+def test_finished_step(smoke_run, base):
+    run, _ = smoke_run
+    check, chat = read_json(run.file("quantize", "check.json")), ChatFormat.from_folder(base)
+    assert model_file(run).name == "model-q4_k_m.gguf"
+    assert check["header"]["pre_tokenizer"] == "smollm" and check["header"]["eos_token_id"] == chat.eos_id
+    assert {"q4_k", "q6_k"} <= set(check["header"]["tensors"])
+    assert check["bytes"]["model-q4_k_m.gguf"] < 0.6 * check["bytes"]["model-f16.gguf"]
+    assert check["answer"]["prompt_tokens"] == len(chat.prompt_ids(CHECK)) and check["answer"]["completion_tokens"] >= 1
+    assert 0 < check["weight_error"]["mean"] <= check["weight_error"]["worst"] < 0.15
+    remains = [path.name for path in (run.path / "quantize").iterdir() if path.name.startswith(".") and path.name != ".begun"]
+    assert remains == []
+
+
+def test_no_trace_of_this_machine_in_the_files(smoke_run):
+    run, _ = smoke_run
+    for name in ("model-f16.gguf", "model-q4_k_m.gguf", "merged/config.json", "check.json"):
+        content = run.file("quantize", name).read_bytes()
+        for trace in (str(run.path), str(Path.home()), str(run.path.parent)):
+            assert trace.encode() not in content, f"{name} holds {trace!r}"
+
+
+def test_merged_computes_what_the_adapter_on_the_16_bit_base_computes(smoke_run, base):
+    import torch
+
+    run, _ = smoke_run
+    ids, logits = torch.tensor([ChatFormat.from_folder(base).prompt_ids(CHECK)]), []
+    for folder, adapter in ((run.file("quantize", "merged"), None), (base, run.file("finetune", "adapter")), (base, None)):
+        with torch.no_grad():
+            logits.append(load_model(folder, adapter)(ids).logits)
+    assert (logits[0] - logits[1]).abs().max() < 0.02 < (logits[0] - logits[2]).abs().max()
+
+
+def test_an_adapter_that_does_nothing_leaves_the_16_bit_base(base, tmp_path):
+    "LoRA begins with B = 0. Merged into a 4-bit base the weights would differ; merged into the 16-bit one they are the base's own."
+    import torch
+    from safetensors.torch import load_file
+
+    save_adapter(add_lora(load_base(base), FinetuneParams()), tmp_path / "adapter", "tiny-random")
+    merge(base, tmp_path / "adapter", tmp_path / "merged")
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "merged"))
+    assert before.keys() == after.keys()
+    assert all(after[name].dtype == torch.float16 and torch.equal(weight, after[name]) for name, weight in before.items())
+
+
+def test_an_adapter_for_another_model_is_refused(smoke_run, base, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(smoke_run[0].file("finetune", "adapter"), tmp_path / "adapter")
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    narrower = {name: weight[:, :128].contiguous() if "lora_A" in name else weight for name, weight in weights.items()}
+    save_file(narrower, tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="does not fit the model"):
+        merge(base, tmp_path / "adapter", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_kill_minus_nine(copied, smoke_run):
+    "Killed as soon as the 16-bit GGUF is there; called again it keeps that file and ends with the same bytes, in a folder of another name."
+    run, profile = copied
+    remove(run.path / "quantize")
+    code = f"from medlab.core import open_run; from medlab.quantize import quantize; quantize(*open_run('smoke', {str(run.path)!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    full = run.path / "quantize" / "model-f16.gguf"
+    while not full.exists():
+        assert process.poll() is None, "the step ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert run.manifest("quantize") is None
+    written = full.stat().st_mtime_ns
+    (run.path / "quantize" / ".model-q4_k_m.gguf.1.tmp").write_bytes(b"remains")
+
+    manifest = quantize(run, profile)
+    assert full.stat().st_mtime_ns == written
+    assert {name: output.sha256 for name, output in manifest.outputs.items()} == {
+        name: output.sha256 for name, output in smoke_run[0].manifest("quantize").outputs.items()
+    }
+    assert not list((run.path / "quantize").glob(".*.tmp"))
+
+
+def test_unreadable_ggufs(smoke_run, base, tmp_path):
+    chat, whole = ChatFormat.from_folder(base), model_file(smoke_run[0]).read_bytes()
+    for name, content, says in (
+        ("short", whole[: len(whole) // 2], "cut short"), ("header", whole[:1000], "damaged"), ("zeros", bytes(4096), "not a GGUF"), ("empty", b"", "not a GGUF"),
+    ):  # fmt: skip
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(content)
+        for use in (open_gguf, lambda path: quantize_gguf(path, tmp_path / "out.gguf", "q4_k_m"), lambda path: speak(path, chat, 4, tmp_path / "log")):
+            with pytest.raises(InputError, match=says):
+                use(path)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_damaged_file_of_an_earlier_attempt_is_named(copied):
+    run, profile = copied
+    (run.path / "quantize" / "manifest.json").unlink()
+    run.file("quantize", "model-q4_k_m.gguf").unlink()
+    full = run.file("quantize", "model-f16.gguf")
+    full.write_bytes(full.read_bytes()[:100_000])
+    with pytest.raises(InputError, match=r"model-f16\.gguf .*remove it"):
+        quantize(run, profile)
+
+
+def test_a_full_disk_is_said_before_the_work(monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000_000))
+    with pytest.raises(MedlabError, match="10 MB free, expected 779 MB"):
+        check_space(tmp_path, 270_000_000)
+
+
+def test_no_quantizer(monkeypatch):
+    from importlib import metadata
+
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setenv("PATH", "")
+    assert find_quantizer().name.startswith("llama-quantize")  # the one inside the package
+    monkeypatch.setattr(metadata, "files", absent)
+    with pytest.raises(MissingError, match="pip install ik-llama-cpp-python"):
+        find_quantizer()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in program is a shell script")
+def test_a_quantizer_that_fails_leaves_nothing(monkeypatch, smoke_run, tmp_path):
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho half > $2; echo 'out of cheese' >&2; exit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    assert find_quantizer() == program
+    with pytest.raises(MedlabError, match="code 3.*out of cheese"):
+        quantize_gguf(smoke_run[0].file("quantize", "model-f16.gguf"), tmp_path / "out.gguf", "q4_k_m")
+    assert [path.name for path in tmp_path.iterdir() if "gguf" in path.name] == []
+
+
+def test_a_folder_without_hard_links_is_copied(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise OSError(1, "not here")
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    monkeypatch.setattr(os, "link", refuse)
+    with staged(tmp_path / "model", "name") as folder:
+        assert (folder.name, (folder / "config.json").read_text()) == ("name", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
