@@ -1,0 +1,223 @@
+"""The runner and the command line as a user meets them: repeat, change, kill, break."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from medlab.core import ROOMS, Run, read_json
+
+STEPS = [room for room in ROOMS if room not in ("core", "fetch", "models", "course")]
+
+
+def lines_of(output):
+    "Lesson name to what its line says."
+    return dict(re.findall(r"^\s+(\d\d_\w+)\s+(.*?)\s*$", output, re.M))
+
+
+@pytest.fixture(scope="module")
+def course(medlab, tmp_path_factory):
+    "All lessons through papermill, profile smoke: the run folder and what was printed."
+    folder = tmp_path_factory.mktemp("course") / "smoke"
+    done = medlab("run", "--profile", "smoke", "--run", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Run(folder), done.stdout
+
+
+def test_every_lesson_runs_and_the_report_is_named(course):
+    run, printed = course
+    said = lines_of(printed)
+    assert [name[3:] for name in said] == list(ROOMS)
+    assert all(text.endswith(" s") for text in said.values())
+    assert f"Report: {run.path}/report/report.html" in printed
+    assert (run.path / "report" / "report.html").stat().st_size > 10_000
+    assert all((run.path / "notebooks" / f"{name}.ipynb").exists() for name in said)
+
+
+def test_given_again_every_lesson_is_unchanged(course, medlab):
+    again = medlab("run", "--profile", "smoke", "--run", course[0].path)
+    assert again.returncode == 0, again.stderr
+    assert set(lines_of(again.stdout).values()) == {"unchanged"}
+
+
+def test_a_changed_parameter_of_evaluate_runs_it_and_later_steps_only(course, medlab, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(course[0].path, folder)
+    # the copy's name is part of the deployed model's, so let it settle first
+    assert medlab("run", "--profile", "smoke", "--run", folder).returncode == 0
+    changed = medlab("run", "--profile", "smoke", "--run", folder, "-p", "evaluate.max_new_tokens=6")
+    assert changed.returncode == 0, changed.stderr
+    ran = [name[3:] for name, text in lines_of(changed.stdout).items() if text != "unchanged"]
+    assert ran == ["evaluate", "judge", "report"]
+
+
+def test_two_runs_with_one_seed_are_the_same(course, smoke_run):
+    one, other = course[0], smoke_run[0]
+    for place in ("instruct/train.jsonl", "finetune/adapter/adapter_model.safetensors", "quantize/model-q4_k_m.gguf"):
+        assert (one.path / place).read_bytes() == (other.path / place).read_bytes(), place
+    first, second = (read_json(run.path / "report" / "results.json") for run in (one, other))
+    assert first["rows"] == second["rows"]
+    assert first["inputs"] == second["inputs"]
+
+
+def processes_in(folder):
+    "Processes whose command line names a folder."
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(folder) in word for word in process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    pytest.fail(f"did not happen within {seconds} s")
+
+
+KILLED_IN = {
+    # step: (what is changed so that it works for a while, what shows that it is in the middle)
+    "finetune": (["finetune.steps=40", "finetune.checkpoint_every=5"], "checkpoints/checkpoint-*/adapter_model.safetensors"),
+    "quantize": ([], "merged/*.safetensors"),
+    "evaluate": (["evaluate.max_new_tokens=24"], "*.jsonl"),
+}
+
+
+@pytest.mark.parametrize("step", KILLED_IN)
+def test_killed_in_the_middle_it_goes_on_and_ends_the_same(step, copied, medlab, tmp_path):
+    overrides, evidence = KILLED_IN[step]
+    run = copied[0]
+    words = ["run", "--profile", "smoke", "--run", run.path, "--only", step, *(f"-p{override}" for override in overrides)]
+    shutil.rmtree(run.path / step)
+
+    process = subprocess.Popen([sys.executable, "-m", "medlab.course", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for(lambda: process.poll() is not None or list((run.path / step).glob(evidence)))
+    assert process.poll() is None, f"it ended before it could be killed: {process.stdout.read().decode()}"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run.path / step / "manifest.json").exists()
+    wait_for(lambda: not processes_in(run.path), 30)  # neither a kernel nor a server is left
+
+    begun = {path: path.stat().st_mtime_ns for path in (run.path / step).glob(evidence)}
+    again = medlab(*words)
+    assert again.returncode == 0, again.stdout + again.stderr
+    killed = run.manifest(step)
+    assert any(path.exists() and path.stat().st_mtime_ns == when for path, when in begun.items()) or step != "quantize"
+
+    whole = Run(tmp_path / "whole")
+    shutil.copytree(run.path, whole.path)
+    shutil.rmtree(whole.path / step)
+    assert medlab(*["run", "--profile", "smoke", "--run", whole.path, "--only", step, *(f"-p{override}" for override in overrides)]).returncode == 0
+    contents = [{name: output.content for name, output in manifest.outputs.items()} for manifest in (killed, whole.manifest(step))]
+    assert contents[0] == contents[1]
+
+
+def test_only_one_runner_works_in_a_folder_and_a_killed_one_holds_nothing(medlab, tmp_path):
+    run = Run(tmp_path / "held")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"import time\nfrom medlab.core import Run\nfrom medlab.course import only_one_runner\n"
+         f"with only_one_runner(Run({str(run.path)!r})):\n    print('held', flush=True)\n    time.sleep(600)"],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout.readline() == b"held\n"
+    refused = medlab("run", "--profile", "smoke", "--run", run.path, "--only", "core")
+    assert refused.returncode == 1 and "another `medlab run` works in" in refused.stderr
+    holder.kill()
+    holder.wait()
+    assert medlab("run", "--profile", "smoke", "--run", run.path, "--only", "core").returncode == 0
+
+
+def test_a_failing_cell_is_said_in_two_lines_and_its_notebook_kept(medlab, tmp_path):
+    profile = tmp_path / "broken.yaml"
+    profile.write_text("seed: 1\nmodel: tiny-random\nsteps: {collect: {sources: [medquad], medquad_archive: /no/such/archive.zip}}\n")
+    failed = medlab("run", "--profile", profile, "--run", tmp_path / "run", "--only", "collect")
+    assert failed.returncode == 1
+    assert "02_collect.ipynb, cell" in failed.stderr and "/no/such/archive.zip" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    copy = re.search(r"executed notebook: (.*)", failed.stderr).group(1)
+    assert "archive.zip" in Path(copy).read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--profile", "smok"], "did you mean 'smoke'?"),
+        (["run", "--profile", "/no/such.yaml"], "there is no such file"),
+        (["run", "-p", "evaluate.itms_per_task=1"], "did you mean 'items_per_task'?"),
+        (["run", "-p", "evaluat.items_per_task=1"], "did you mean 'evaluate'?"),
+        (["run", "-p", "evaluate.items_per_task=many"], "items_per_task"),
+        (["run", "--only", "evalute"], "did you mean 'evaluate'?"),
+        (["run", "--from", "judge", "--to", "collect"], "swap the two"),
+        (["run", "judge"], "without --only"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_runs(words, said, medlab, tmp_path):
+    refused = medlab(*words[:1], "--run", tmp_path / "run", *words[1:])
+    assert refused.returncode == 1
+    assert said in refused.stderr and "Traceback" not in refused.stderr
+    assert not (tmp_path / "run" / "notebooks").exists()
+
+
+@pytest.mark.parametrize("text", ["seed: [", "- a\n- b\n", "seed: many\n", "steps: 3\n", "sed: 1\n"])
+def test_a_broken_profile_is_one_clear_error(text, medlab, tmp_path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(text)
+    refused = medlab("run", "--profile", profile, "--run", tmp_path / "run")
+    assert refused.returncode == 1
+    assert "mine.yaml" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_full_disk_is_one_clear_error_and_the_next_try_succeeds(tmp_path):
+    "In a mount namespace of its own, with a disk of 64 kB."
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here: a small disk cannot be made without them")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = f"{sys.executable} -m medlab.course collect --profile smoke --run {disk}/run"
+    script = f"mount -t tmpfs -o size=64k tmpfs {disk} && {{ {command}; echo code $?; mount -o remount,size=64m {disk} && {command} && ls {disk}/run/collect; }}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
+    assert "the disk is full" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert "code 1" in done.stdout and "manifest.json" in done.stdout
+
+
+def test_step_commands_explain_themselves(medlab):
+    for step in STEPS:
+        page = medlab(step, "--help")
+        assert page.returncode == 0, page.stderr
+        assert "--profile" in page.stdout and "--run" in page.stdout, step
+        assert step == "serve" or "Parameters" in page.stdout, step
+
+
+def test_step_command_uses_the_runs_own_profile(copied, medlab):
+    run, profile = copied
+    done = medlab("preprocess", "--run", run.path)
+    assert done.returncode == 0, done.stderr
+    assert "preprocess: unchanged" in done.stdout
+
+
+def test_installed_elsewhere_it_finds_what_it_ships(tmp_path):
+    "A wheel, unpacked away from the clone: profiles, lessons and starter data are in it."
+    root = Path(__file__).parent.parent
+    build = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(root)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert build.returncode == 0, build.stderr
+    wheel = next(tmp_path.glob("medlab-*.whl"))
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    script = "import medlab.course as c, medlab.core as k; print(k.__file__); print([l.name for l in c.lessons()]); print(k.load_profile('cpu').model, k.shipped('data', 'starter', 'triage.jsonl'))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count(str(tmp_path / "site")) == 2 and "06_finetune" in found.stdout
+    assert json.loads((tmp_path / "site" / "medlab" / "nbs" / "06_finetune.ipynb").read_text())["nbformat"] == 4
