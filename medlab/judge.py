@@ -210,7 +210,7 @@ def explained(error: Exception, place: Place) -> MedlabError:
     if error.status_code in (401, 403):
         return JudgeGone(f"the judge refused the key ({error.status_code}); check GROQ_API_KEY: {said}")
     if error.status_code == 404 or error_code(error) in ("model_decommissioned", "model_not_found"):
-        return JudgeGone(f"the judge {place.model!r} is not offered any more or never was; set judge.model to another one: {said}")
+        return JudgeGone(f"the judge {place.model!r} is not offered at {place.base_url} (any more); set judge.model to another one: {said}")
     if error.status_code in (408, 409, 429) or error.status_code >= 500:
         return TryAgain(f"the judge answered {error.status_code}; try again later: {said}", seconds_to_wait(error.response.headers))
     return MedlabError(f"the judge refused this request ({error.status_code}): {said}")
@@ -240,20 +240,24 @@ def ask_once(client: Any, place: Place, messages: list[dict], params: JudgeParam
             failed = (error.body or {}).get("error", {}).get("failed_generation") or ""
             return Reply(str(failed), "stop", False, {})
         raise explained(error, place) from None
-    except groq.GroqError as error:
+    except (groq.GroqError, ValueError) as error:  # ValueError: the client passes on what is not JSON
         raise explained(error, place) from None
     return read_reply(answer)
 
 # %% ../nbs/11_judge.ipynb #11c2717b
 def read_reply(answer: Any) -> Reply:
     "What matters of a chat completion; one without a choice raises `MedlabError`."
-    if not getattr(answer, "choices", None):
-        raise MedlabError("the judge's reply holds no choice; expected a chat completion; is the address one of an OpenAI-style server?")
-    choice = answer.choices[0]
-    usage = {name: int(getattr(answer.usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")} if answer.usage else {}
-    refused = bool(getattr(choice.message, "refusal", None)) or choice.finish_reason == "content_filter"
-    text = choice.message.content or getattr(choice.message, "refusal", None) or ""
-    return Reply(text, choice.finish_reason or "", refused, usage)
+    choices = getattr(answer, "choices", None)
+    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    if message is None:
+        raise MedlabError("the judge's reply holds no message; expected a chat completion; is GROQ_BASE_URL an OpenAI-style server?")
+    counts = {name: getattr(answer.usage, name, None) for name in ("prompt_tokens", "completion_tokens")} if answer.usage else {}
+    refusal, finish_reason = getattr(message, "refusal", None), choices[0].finish_reason or ""
+    text = message.content or refusal or ""
+    return Reply(
+        text if isinstance(text, str) else json.dumps(text), finish_reason, bool(refusal) or finish_reason == "content_filter",
+        {name: count for name, count in counts.items() if isinstance(count, int)},
+    )
 
 # %% ../nbs/11_judge.ipynb #4fea18fe
 class Judge:
