@@ -34,7 +34,7 @@ class DeployParams(Params):
     step = "deploy"
     engine: Literal["auto", "ollama", "llama_cpp"] = "auto"  # auto: Ollama where there is one, else the embedded llama.cpp
     context: int = Field(2048, ge=256)  # tokens of prompt and answer together
-    length: int = Field(128, ge=1)  # tokens of an answer, where the request does not say
+    length: int = Field(64, ge=1)  # tokens of an answer, where the request does not say
 
 # %% ../nbs/08_deploy.ipynb #6460d923
 def model_parameters(
@@ -193,8 +193,7 @@ def put(
     server: OllamaServer,
     this: Deployed,
 ) -> None:
-    "Create (or replace) the model on an Ollama server, after a look at the file."
-    check_vocabulary(this.gguf, this.chat)
+    "Create (or replace) the model on an Ollama server."
     server.create(this.model, this.gguf, this.chat.go_template(), model_parameters(this.chat, this.sampling))
 
 # %% ../nbs/08_deploy.ipynb #45f6a762
@@ -203,12 +202,13 @@ def running(
     run: Run,
     this: Deployed,
     place: Any,  # an `OllamaPlace`, or None for the embedded llama.cpp
-    renew: bool = False,  # create the model even where the server has it
+    renew: bool = False,  # look at the file, and create the model even where the server has it
 ) -> Iterator[Engine]:
     "The deployed model, ready to answer for as long as the block lasts."
     logs = run.folder("logs")
-    if place is None:
+    if renew:
         check_vocabulary(this.gguf, this.chat)
+    if place is None:
         with LlamaCppEngine(this.gguf, this.chat, this.sampling.context, logs / "llama_cpp.log") as engine:
             yield engine
         return

@@ -1,0 +1,224 @@
+"""Deploying on a real Ollama and on the embedded llama.cpp: the same prompts, the right choice between them, nothing left running."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from medlab.core import InputError, MedlabError, MissingError, Run, free_port, load_profile, read_json, write_json
+from medlab.deploy import (
+    CONVERSATIONS, DeployParams, check_parity, check_vocabulary, deploy, deployed, model_name, model_parameters, open_deployment, planned,
+)
+from medlab.engines.ollama_server import OllamaEngine, OllamaServer, find_ollama
+
+HELLO = [{"role": "user", "content": "What is aspirin?"}]
+
+
+@pytest.fixture(scope="module")
+def this(smoke_run):
+    "What deploying the smoke run's model means."
+    return planned(smoke_run[0], DeployParams(), "ollama 0")
+
+
+@pytest.fixture(scope="module")
+def ollama(tmp_path_factory):
+    "A real Ollama server with a store of its own."
+    place = find_ollama()
+    if place is None:
+        pytest.skip("no Ollama here: `make ollama` builds one")
+    from medlab.engines.ollama_server import OllamaPlace
+
+    binary = place.binary or shutil.which("ollama")
+    folder = tmp_path_factory.mktemp("ollama")
+    with OllamaServer(OllamaPlace(binary=binary) if binary else place, folder / "models", folder / "ollama.log") as server:
+        yield server
+
+
+@pytest.fixture
+def no_ollama(monkeypatch, tmp_path):
+    "An environment in which no Ollama can be found."
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("MEDLAB_CACHE", str(tmp_path / "cache"))
+
+
+def parity(server, this, template):
+    server.create("medlab-test-parity", this.gguf, template, model_parameters(this.chat, this.sampling))
+    with OllamaEngine(server.host, "medlab-test-parity", this.chat) as engine:
+        return check_parity(engine, this.chat)
+
+
+def test_ollama_renders_what_chatformat_renders(ollama, this):
+    rows = parity(ollama, this, this.chat.go_template())
+    assert [row["tokens"] for row in rows] == [len(this.chat.prompt_ids(messages)) for messages in CONVERSATIONS.values()]
+
+
+@pytest.mark.parametrize(
+    "pattern, instead",
+    [
+        (r"assistant\n(\{\{ end \}\}\{\{ end \}\})$", r"assistant\1"),  # a line break lost at the end
+        (r"You are a helpful", "You are an unhelpful"),  # another default system message
+        (r"\{\{ if eq \$index 0 \}\}.*?\{\{ end \}\}", ""),  # none at all
+        (r"<\|im_end\|>", "<|im_end|> "),  # a space
+        (r"\{\{ else if eq \$message\.Role \"assistant\" \}\}\{\{ \$message\.Content \}\}", '{{ else if eq $message.Role "assistant" }}'),
+        (r"^", "<|im_start|>"),  # two beginnings
+        (r".*", "{{ .Prompt }}"),  # the one that Ollama takes when it knows none
+    ],
+)
+def test_a_broken_template_fails_parity(ollama, this, pattern, instead):
+    broken = re.sub(pattern, instead, this.chat.go_template(), count=1, flags=re.S)
+    assert broken != this.chat.go_template()
+    with pytest.raises(MedlabError, match="writes another prompt"):
+        parity(ollama, this, broken)
+
+
+def test_the_modelfile_makes_the_same_model_by_hand(ollama, smoke_run, this):
+    binary = shutil.which("ollama") or find_ollama().binary
+    if binary is None:
+        pytest.skip("an Ollama server answers, but its program is not here")
+    command = [binary, "create", "medlab-test-by-hand", "-f", smoke_run[0].file("deploy", "Modelfile")]
+    made = subprocess.run(command, env={**os.environ, "OLLAMA_HOST": ollama.host}, capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stderr
+    by_hand = ollama.client().show("medlab-test-by-hand")
+    parity(ollama, this, this.chat.go_template())
+    by_us = ollama.client().show("medlab-test-parity")
+    assert by_hand.template == by_us.template == this.chat.go_template()
+    assert sorted(by_hand.parameters.split("\n")) == sorted(by_us.parameters.split("\n"))
+    assert this.weights in by_hand.modelfile
+
+
+def test_what_is_sent_is_looked_at_first(this, tmp_path):
+    whole, four = this.gguf.read_bytes(), b"\x04" + bytes(7)  # a text's length stands before it
+    broken = {
+        "no GGUF": bytes(1000), "no tensors": b"GGUF" + bytes(200), "cut short": whole[:-1000], "cut|damaged": whole[:5000],
+        "vocabulary": whole.replace(b"user", b"usre", 1), "kind": whole.replace(four + b"gpt2", four + b"bert", 1),
+    }
+    for what, content in broken.items():
+        path = tmp_path / "broken.gguf"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="GGUF" if what == "no GGUF" else what) as caught:
+            check_vocabulary(path, this.chat)
+        assert "again" in str(caught.value)
+
+
+def test_weights_of_zeros_are_refused(this, tmp_path):
+    from medlab.models import read_gguf
+
+    path = tmp_path / "zeros.gguf"
+    shutil.copyfile(this.gguf, path)
+    tensor = next(tensor for tensor in read_gguf(path).tensors if tensor.name == "token_embd.weight")
+    with open(path, "r+b") as stream:
+        stream.seek(int(tensor.data_offset))
+        stream.write(bytes(int(tensor.n_bytes)))
+    with pytest.raises(InputError, match="only zeros"):
+        check_vocabulary(path, this.chat)
+
+
+def test_without_ollama_llama_cpp_stands_in_and_says_so(copied, no_ollama, monkeypatch):
+    run, profile = copied
+    before = run.manifest("deploy")
+    manifest = deploy(run, profile)
+    assert len(manifest.notes) == 1 and "make ollama" in manifest.notes[0] and "\n" not in manifest.notes[0]
+    assert deployed(run).engine == read_json(run.file("deploy", "deployment.json"))["engine"] == "llama_cpp"
+    with open_deployment(run, profile) as engine:
+        answer = engine.generate([HELLO], deployed(run).sampling.model_copy(update={"length": 4}))[0]
+    assert answer.prompt_tokens == len(deployed(run).chat.prompt_ids(HELLO))
+    assert deploy(run, profile) == manifest  # still current
+    monkeypatch.undo()  # Ollama is back, where there was one
+    if any("make ollama" in note for note in before.notes):
+        pytest.skip("no Ollama here: `make ollama` builds one")
+    assert deploy.finished(run, profile) is None
+    again = deploy(run, profile)
+    assert again.notes == [] and deployed(run).engine == "ollama"
+    assert {name: output.content for name, output in again.outputs.items()} == {name: output.content for name, output in before.outputs.items()}
+
+
+def test_ollama_that_went_away(copied, no_ollama):
+    run, profile = copied
+    if deployed(run).engine != "ollama":
+        pytest.skip("no Ollama here: `make ollama` builds one")
+    assert deploy.finished(run, profile) is None
+    with pytest.raises(MissingError, match="medlab deploy"), open_deployment(run, profile):
+        pass
+
+
+def test_who_insists_on_ollama_is_told(copied, no_ollama):
+    run, _ = copied
+    with pytest.raises(MissingError, match="make ollama"):
+        deploy(run, load_profile("smoke", ["deploy.engine=ollama"]))
+
+
+def test_an_answering_server_is_used_and_its_model_checked(copied, ollama, monkeypatch):
+    run, profile = copied
+    shutil.rmtree(run.path / "deploy")
+    monkeypatch.setenv("OLLAMA_HOST", ollama.host.removeprefix("http://"))
+    assert deploy(run, profile).notes == []
+    name = model_name(run.name)
+    assert ollama.has(name) and not (run.path / "deploy" / "ollama").exists()
+    ollama.delete(name)
+    sampling = deployed(run).sampling.model_copy(update={"length": 2})
+    with open_deployment(run, profile) as engine:  # puts it back
+        first = engine.generate([HELLO], sampling)[0]
+    ollama.create(name, deployed(run).gguf, "{{ .Prompt }}", {})  # somebody else's model under our name
+    with open_deployment(run, profile) as engine:
+        assert engine.generate([HELLO], sampling)[0].text == first.text
+    assert ollama.has(name)  # a server that is not ours keeps the model and goes on
+    ollama.delete(name)
+
+
+def test_a_deployment_of_older_weights_is_refused(copied):
+    run, profile = copied
+    manifest = read_json(run.file("quantize", "manifest.json"))
+    manifest["outputs"]["model-q4_k_m.gguf"]["sha256"] = "0" * 64
+    write_json(run.file("quantize", "manifest.json"), manifest)
+    with pytest.raises(MissingError, match="another model"), open_deployment(run, profile):
+        pass
+
+
+def test_equal_weights_give_equal_records_whatever_the_run_is_called(copied, smoke_run):
+    run, profile = copied
+    other = Run(run.path.with_name("other name"))
+    run.path.rename(other.path)
+    shutil.rmtree(other.path / "deploy")
+    before, after = smoke_run[0].manifest("deploy"), deploy(other, profile)
+    assert {name: output.content for name, output in after.outputs.items()} == {name: output.content for name, output in before.outputs.items()}
+    assert deployed(other).model != deployed(smoke_run[0]).model
+    assert str(other.path) not in "".join((other.path / "deploy" / name).read_text() for name in after.outputs)
+
+
+def test_names_are_ones_that_ollama_takes():
+    names = [model_name(name) for name in ("smoke", "My Run", "my-run", "my run", "über", "…", "a" * 200, "-x", "x.")]
+    assert len(set(names)) == len(names) and names[0] == "medlab-smoke"
+    assert all(re.fullmatch(r"medlab-[a-z0-9][a-z0-9._-]{0,72}", name) for name in names)
+
+
+def test_an_answer_must_leave_room_for_a_question(smoke_run):
+    with pytest.raises(InputError, match="deploy.length=256"):
+        planned(smoke_run[0], DeployParams(context=256, length=256), "ollama 0")
+    with pytest.raises(InputError, match="did you mean 'context'"):
+        load_profile("smoke", ["deploy.contxt=512"])
+
+
+PARENT = """
+import sys
+from medlab.core import Run, load_profile
+from medlab.deploy import open_deployment
+with open_deployment(Run(sys.argv[1]), load_profile("smoke")) as engine:
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_user_leaves_no_server(copied):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, copied[0].path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline().strip() == "open"
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert family or os.environ.get("OLLAMA_HOST")
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert not [process for process in psutil.wait_procs(family, timeout=20)[1] if process.status() != psutil.STATUS_ZOMBIE]
