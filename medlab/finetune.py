@@ -36,7 +36,7 @@ class FinetuneParams(Params):
     step = "finetune"
     steps: int = Field(8, ge=1)  # optimiser steps
     batch: int = Field(4, ge=1)  # examples a step
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
     warmup: int = Field(2, ge=0)  # steps over which the learning rate rises; after that it falls along a cosine
     rank: int = Field(16, ge=1)  # of LoRA's matrices
     alpha: int = Field(32, ge=1)  # LoRA's strength; with rsLoRA the update is scaled by alpha / sqrt(rank)
@@ -199,7 +199,8 @@ def add_lora(
     params: FinetuneParams,
 ) -> Any:  # a peft model whose only trainable weights are LoRA's, in float32
     "Put rank-stabilised LoRA beside all linear layers. Sources: LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732)."
-    from peft import LoraConfig, get_peft_model
+    with quiet():
+        from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=params.rank, lora_alpha=params.alpha, lora_dropout=params.dropout, use_rslora=True, target_modules=list(TARGETS), task_type="CAUSAL_LM"
