@@ -77,7 +77,7 @@ def execute(
     try:
         papermill.execute_notebook(
             str(notebook), str(output), parameters, kernel_name="python3", cwd=str(folder), progress_bar=False,
-            extra_arguments=["--log-level=ERROR"],
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
         raise MedlabError(
