@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'WORDS', 'VARIANT_WORDS', 'THEMES', 'MAIN', 'SHORT', 'COLOURS', 'LAYOUT', 'NUMBERS', 'BARS', 'TABLES',
-           'COMPARISONS', 'HEAD', 'MEASURED', 'ORIGIN', 'TEMPLATES', 'SHOWN_BARS', 'CARD', 'shown', 'command_of',
-           'hardware', 'processor', 'said_by', 'graphics', 'hashes', 'timings', 'build_results', 'reproducible',
-           'find_row', 'headline', 'new_figure', 'label', 'running_mean', 'draw_loss', 'draw_interval', 'scale',
-           'draw_variants', 'last_run', 'draw_tasks', 'save', 'loss_words', 'rows_words', 'make_figures', 'data_uri',
-           'page_maker', 'judge_words', 'data_facts', 'training_facts', 'time_facts', 'render_html', 'render_card',
-           'ReportParams', 'report']
+           'COMPARISONS', 'HEAD', 'MEASURED', 'ORIGIN', 'TEMPLATES', 'SHOWN_BARS', 'CARD', 'CARD_ORIGIN', 'shown',
+           'command_of', 'hardware', 'processor', 'said_by', 'graphics', 'hashes', 'timings', 'build_results',
+           'reproducible', 'find_row', 'headline', 'new_figure', 'label', 'running_mean', 'draw_loss', 'draw_interval',
+           'scale', 'draw_variants', 'last_run', 'draw_tasks', 'save', 'loss_words', 'rows_words', 'make_figures',
+           'data_uri', 'page_maker', 'judge_words', 'data_facts', 'training_facts', 'time_facts', 'render_html',
+           'render_card', 'ReportParams', 'report']
 
 # %% ../nbs/12_report.ipynb #50156abb
 import base64
@@ -193,9 +193,9 @@ def headline(rows: list[dict]) -> str:
     if "base" not in found or tuned is None:
         return "The base and a tuned variant were not both run, so nothing can be said about what training changed."
     base = found["base"]
-    apart = "apart" if tuned["low"] > base["high"] or tuned["high"] < base["low"] else "overlapping, so no difference is shown"
+    apart = "do not overlap" if tuned["low"] > base["high"] or tuned["high"] < base["low"] else "overlap, so no difference is shown"
     return (f"Of {base['n']} held-out questions, the base model answered {shown(base)} in the asked format and the "
-            f"{tuned['variant']} model {shown(tuned)}; the 95 % intervals are {apart}.")
+            f"{tuned['variant']} model {shown(tuned)}; the 95 % intervals {apart}.")
 
 # %% ../nbs/12_report.ipynb #ef383843
 #: Colours of a theme (Okabe and Ito 2008 for the data).
@@ -669,6 +669,11 @@ Values with 95 % intervals (Wilson for rates, bootstrap over questions for ROUGE
 - *{{ name }}*: {{ words }}
 {% endfor %}
 
+"""
+
+# %% ../nbs/12_report.ipynb #d2e59e1c
+CARD_ORIGIN = """
+
 ## What it was made of
 
 {% for name, fact in sources + training %}
@@ -685,10 +690,10 @@ Values with 95 % intervals (Wilson for rates, bootstrap over questions for ROUGE
 {% endfor %}{% endfor %}
 """
 
-# %% ../nbs/12_report.ipynb #d2e59e1c
+# %% ../nbs/12_report.ipynb #067939ae
 def render_card(run: Run, results: dict) -> str:
     "MODEL_CARD.md from results only; values are escaped for Markdown's HTML as on the page."
-    card = page_maker({"card": CARD.replace("\\\n", "")}).get_template("card")
+    card = page_maker({"card": (CARD + CARD_ORIGIN).replace("\\\n", "")}).get_template("card")
     text = card.render(
         license=load_spec(results["model"]).license, model=results["model"], run_name=run.name, command=results["command"],
         seed=results["seed"], headline=headline(results["rows"]), rows=results["rows"], names=WORDS, variants=VARIANTS, main=MAIN,
