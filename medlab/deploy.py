@@ -42,7 +42,8 @@ def model_parameters(
     sampling: Sampling,
 ) -> dict[str, Any]:  # as in a Modelfile; `stop` is a list
     "Every setting of a model on Ollama, so that somebody who talks to it directly gets the same answers as our API gives."
-    return {**sampling.for_ollama(), "stop": [*chat.stops, *sampling.stop]}
+    settings = {name: value for name, value in sampling.for_ollama().items() if name != "num_thread"}  # of this machine, not of the model
+    return {**settings, "stop": [*chat.stops, *sampling.stop]}
 
 # %% ../nbs/08_deploy.ipynb #534cf44c
 def modelfile(
