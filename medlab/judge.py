@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .core import TASKS, InputError, MedlabError, MissingError, Outcome, Params, Profile, Run
-from .core import append_jsonl, masked, read_json, read_jsonl, secret, sha256_json, sha256_text, step, write_json
+from .core import append_jsonl, masked, read_jsonl, secret, sha256_json, sha256_text, step, write_json
 from .evaluate import MetricRow, evaluate, not_run, read_predictions, rounded, served_model, wilson
 from .fetch import TryAgain, retrying, seconds_to_wait
 from .instruct import Example, read_examples

@@ -262,7 +262,7 @@ def test_without_a_key_the_deployed_model_judges_and_nothing_is_claimed(smoke_ru
     run, _ = smoke_run
     found = read_json(run.file("judge", "judge.json"))
     assert sum(found["counts"].values()) == found["asked"] == 2 and found["calibrated"] is False
-    assert found["judges_itself"] and run.name not in json.dumps(found)
+    assert found["judges_itself"] and f"medlab-{run.name}" not in json.dumps(found)
     assert {row["status"] for row in found["rows"]} == {"uncalibrated"} and found["rows"][1]["value"] is None
     for row in read_jsonl(run.path / "judge" / "ledger.jsonl"):
         assert Judgement(**row).status in STATUSES
