@@ -10,7 +10,6 @@ __all__ = ['RUBRIC', 'INSTRUCTIONS', 'STATUSES', 'SCHEMA', 'HOSTED', 'UNCALIBRAT
            'judge_rows', 'summary', 'judge_inputs', 'judge']
 
 # %% ../nbs/11_judge.ipynb #ec1e843e
-import functools
 import json
 import re
 import time
