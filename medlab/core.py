@@ -590,6 +590,7 @@ def imported_modules(
     return found
 
 
+@functools.cache
 def direct_imports(module: str) -> list[str]:
     "The medlab modules that one module's text names in its import statements."
     names = []
@@ -655,19 +656,25 @@ class Step:
     def __repr__(self) -> str:
         return f"Step({self.name!r})"
 
-    def __call__(self, run: Run, profile: Profile) -> Manifest:
+    def __call__(self, run: Run, profile: Profile, looked_at: dict[str, Manifest] | None = None) -> Manifest:
         "Do the step, and before it every step it needs, unless they are done already."
+        looked_at = {} if looked_at is None else looked_at  # several steps may need the same one
         with run.lock():
             for need in self.needs:
-                need(run, profile)
+                if need.name not in looked_at:
+                    looked_at[need.name] = need(run, profile, looked_at)
             inputs = self.gather_inputs(run, profile)
             key = self.key_of(profile, inputs)
             return self.finished_under(run, key) or self.work(run, profile, inputs, key)
 
-    def finished(self, run: Run, profile: Profile) -> Manifest | None:
+    def finished(self, run: Run, profile: Profile, looked_at: dict[str, Manifest | None] | None = None) -> Manifest | None:
         "The manifest when this step and all it needs are done and unchanged, else None; starts nothing."
-        if not all(need.finished(run, profile) for need in self.needs):
-            return None
+        looked_at = {} if looked_at is None else looked_at
+        for need in self.needs:
+            if need.name not in looked_at:
+                looked_at[need.name] = need.finished(run, profile, looked_at)
+            if looked_at[need.name] is None:
+                return None
         try:
             return self.finished_under(run, self.key_of(profile, self.gather_inputs(run, profile)))
         except MedlabError:

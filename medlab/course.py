@@ -27,7 +27,6 @@ from medlab.core import (
     InputError,
     Manifest,
     MedlabError,
-    MissingError,
     Params,
     Profile,
     ROOMS,

@@ -14,6 +14,10 @@ SHARED = ROOT.parent / "shared" / "data"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than 20 s; runs by default, leave it out with -m 'not slow'")
+
+
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
     "A finished run of profile smoke and its profile. Read only: copy it (`copied`) before changing anything in it."
