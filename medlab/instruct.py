@@ -11,8 +11,8 @@ __all__ = ['LETTERS', 'LEVELS', 'FORMATS', 'REQUESTS', 'MARKS', 'EMPHASIS', 'OPE
 
 # %% ../nbs/04_instruct.ipynb #fcff0b1e
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 

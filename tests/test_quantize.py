@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medlab.core import InputError, MedlabError, MissingError, read_json, remove, sha256_file
+from medlab.core import InputError, MedlabError, MissingError, read_json, remove
 from medlab.engines.hf import load_model
 from medlab.finetune import FinetuneParams, add_lora, load_base, save_adapter
 from medlab.models import ChatFormat, load_spec, obtain
