@@ -24,28 +24,27 @@ from ..models import ChatFormat, Completion, Sampling, check_room, checked_folde
 @contextmanager
 def quiet() -> Iterator[None]:
     "Leave out the notices that transformers and bitsandbytes print on a machine without GPU; errors still come through."
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import transformers.utils.logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "transformers", "peft", "kernels")]
+    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "transformers", "peft")]
     levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers.utils.logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
             yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
 
 # %% ../../nbs/engines/hf.ipynb #64866393
 def nf4() -> Any:
     "How medlab loads a model in 4 bit: NormalFloat4 with doubly quantized constants (QLoRA, arXiv 2305.14314), computing in 32 bit."
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingError("bitsandbytes is not installed, so nothing can be loaded in 4 bit: pip install bitsandbytes, or set finetune.four_bit=false")
+        raise MissingError("bitsandbytes is not installed, so nothing loads in 4 bit: pip install bitsandbytes, or set finetune.four_bit=false")
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -61,12 +60,12 @@ def load_model(
     dtype: str = "float32",  # of weights (where not 4 bit) and of computing; 16 bit is slow on most CPUs
 ) -> Any:  # the model, in evaluation mode
     "Load a causal language model from safetensors; remote code is never run. Raises `InputError` for a folder that holds no model."
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
     folder = checked_folder(Path(folder))
     with quiet():
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM
+
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), quantization_config=nf4() if four_bit else None, use_safetensors=True, trust_remote_code=False,
@@ -84,13 +83,14 @@ def first_line(error: Exception) -> str:
 # %% ../../nbs/engines/hf.ipynb #75743ba6
 def with_adapter(model: Any, adapter: Path) -> Any:
     "Put a LoRA adapter on a model; raises `MissingError` when there is none, `InputError` when it does not fit."
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
     if not (adapter / "adapter_config.json").is_file():
         raise MissingError(f"{adapter} holds no adapter (adapter_config.json); run `medlab finetune`")
+    with quiet():
+        from peft import PeftModel
+        from safetensors import SafetensorError
     try:
-        return PeftModel.from_pretrained(model, str(adapter))
+        with quiet():
+            return PeftModel.from_pretrained(model, str(adapter))
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"{adapter} does not fit the model: {first_line(error)}; run `medlab finetune` again") from None
 

@@ -75,7 +75,8 @@ def post(self: OpenAiEngine, path: str, body: dict) -> dict:
     except httpx.ConnectError:
         raise MissingError(f"nothing answers at {self.base_url}; start the server (`medlab serve`) or mend the address") from None
     except httpx.TimeoutException:
-        raise MedlabError(f"{self.base_url} did not answer within {self.client.timeout.read:.0f} s; ask for fewer tokens or a longer timeout") from None
+        seconds = self.client.timeout.read
+        raise MedlabError(f"{self.base_url} did not answer within {seconds:.0f} s; ask for fewer tokens or a longer timeout") from None
     except httpx.TransportError as error:
         raise MedlabError(f"{self.base_url} broke off in the middle of its answer ({type(error).__name__}); look at the server's log") from None
     if reply.status_code != 200:
@@ -83,7 +84,8 @@ def post(self: OpenAiEngine, path: str, body: dict) -> dict:
     try:
         return json.loads(reply.text)
     except json.JSONDecodeError:
-        raise MedlabError(f"{self.base_url} answered something that is not JSON: {masked(reply.text[:200])!r}; is it an OpenAI-compatible server?") from None
+        said = masked(reply.text[:200])
+        raise MedlabError(f"{self.base_url} answered something that is not JSON: {said!r}; is it an OpenAI-compatible server?") from None
 
 OpenAiEngine.post = post
 
@@ -109,7 +111,9 @@ def whole_answer(reply: Any, seconds: float, base_url: str) -> Completion:
     except (KeyError, IndexError, TypeError):
         raise MedlabError(f"{base_url} answered without choices: {masked(json.dumps(reply)[:200])}") from None
     if reason not in ("stop", "length") or not isinstance(text, str):
-        raise MedlabError(f"{base_url} gave a torn answer: finish_reason {reason!r}, expected 'stop' or 'length'; the model behind it may have died, ask again")
+        raise MedlabError(
+            f"{base_url} gave a torn answer: finish_reason {reason!r}, expected 'stop' or 'length'; the model behind it may have died, ask again"
+        )
     if "prompt_tokens" not in usage or "completion_tokens" not in usage:
         raise MedlabError(f"{base_url} did not count its tokens (usage); expected prompt_tokens and completion_tokens")
     return Completion(text, usage["prompt_tokens"], usage["completion_tokens"], seconds, reason)
