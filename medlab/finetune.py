@@ -67,7 +67,7 @@ def encode_examples(
         else:
             rows.append((ids, labels))
     if not rows:
-        why = f"all {len(too_long)} are longer than max_length={max_length} tokens; raise finetune.max_length" if too_long else "there are none; look at instruct/"
+        why = f"all {len(too_long)} are longer than {max_length} tokens; raise finetune.max_length" if too_long else "there are none; look at instruct/"
         raise InputError(f"no training examples: expected at least one, {why}")
     return rows, too_long
 
@@ -165,7 +165,7 @@ def choose_method(
     quantization, notes = ("nf4" if params.four_bit else "none"), []
     if params.four_bit and find_spec("bitsandbytes") is None:
         quantization = "none"
-        notes.append("bitsandbytes is not installed: trained plain LoRA on the 16-bit base instead of 4-bit QLoRA; pip install bitsandbytes where it has a wheel")
+        notes.append("bitsandbytes is not installed: plain LoRA on the 16-bit base instead of 4-bit QLoRA; pip install bitsandbytes where it has a wheel")
     compute = params.compute if params.compute != "auto" else "bfloat16" if bfloat16_is_fast() else "float32"
     return {"quantization": quantization, "compute": compute}, notes
 
@@ -457,7 +457,8 @@ def read_rows(
 ) -> tuple[list[Row], list[Row], list[str]]:  # training rows, validation rows, notes
     "The run's training and validation examples as token ids; what is too long is left out with a note."
     rows, too_long = encode_examples(read_examples(run, "train"), chat, params.max_length)
-    notes = [f"{len(too_long)} of {len(rows) + len(too_long)} training examples are longer than {params.max_length} tokens and were left out"] if too_long else []
+    total = len(rows) + len(too_long)
+    notes = [f"{len(too_long)} of {total} training examples are longer than {params.max_length} tokens and were left out"] if too_long else []
     held_out = read_examples(run, "validation")
     share = max(1, len(held_out) // max(1, params.validation))  # spread over the file, which is ordered by source and task
     fitting = [row for example in held_out[::share] if len((row := chat.training_ids(example.messages))[0]) <= params.max_length]
@@ -498,8 +499,8 @@ def finetune(run: Run, profile: Profile) -> Outcome:
         model, log = train(base, rows, validation, params, profile.seed, folder)
         save_adapter(model, folder / "adapter", spec.name)
         write_json(folder / "training_log.json", log)
-        left_out = len(read_examples(run, "train")) - len(rows)
-        write_json(folder / "model_info.json", model_info(profile, params, model, log, {"train": len(rows), "left_out": left_out, "validation": len(validation)}))
+        used = {"train": len(rows), "left_out": len(read_examples(run, "train")) - len(rows), "validation": len(validation)}
+        write_json(folder / "model_info.json", model_info(profile, params, model, log, used))
     remove(folder / "checkpoints")
     log = read_json(folder / "training_log.json")
     return Outcome(notes=notes + log["notes"], truncated=log["truncated"])

@@ -24,8 +24,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from medlab.core import (
-    Child, InputError, MedlabError, MissingError, Outcome, Params, Profile, Run, atomic_path, flush_to_disk, read_json, remove, sha256_file, sha256_text, step,
-    write_json,
+    Child, InputError, MedlabError, MissingError, Outcome, Params, Profile, Run, atomic_path, flush_to_disk, read_json, remove, sha256_file,
+    sha256_text, step, write_json,
 )
 from .engines.hf import load_model
 from .engines.llama_cpp import LlamaCppEngine
@@ -230,7 +230,7 @@ def check_header(
     }
     for name, value in expected.items():
         if (found := got[name] if name in got else said(name)) != value:
-            raise MedlabError(f"the GGUF's {name} is {str(found)[:60]!r}, expected {str(value)[:60]!r}; it would load and answer nonsense, quantize again")
+            raise MedlabError(f"the GGUF's {name} is {str(found)[:60]!r}, expected {str(value)[:60]!r}; it would answer nonsense, quantize again")
     return {
         "architecture": said("general.architecture"), "name": said("general.name"), "tokenizer": said("tokenizer.ggml.model"),
         "pre_tokenizer": said("tokenizer.ggml.pre"), "vocabulary": got["number of tokens"], "eos_token_id": said("tokenizer.ggml.eos_token_id"),

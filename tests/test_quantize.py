@@ -105,7 +105,8 @@ def test_kill_minus_nine(copied, smoke_run):
 def test_unreadable_ggufs(smoke_run, base, tmp_path):
     chat, whole = ChatFormat.from_folder(base), model_file(smoke_run[0]).read_bytes()
     for name, content, says in (
-        ("short", whole[: len(whole) // 2], "cut short"), ("header", whole[:1000], "damaged"), ("zeros", bytes(4096), "not a GGUF"), ("empty", b"", "not a GGUF"),
+        ("short", whole[: len(whole) // 2], "cut short"), ("header", whole[:1000], "damaged"),
+        ("zeros", bytes(4096), "not a GGUF"), ("empty", b"", "not a GGUF"),
     ):  # fmt: skip
         path = tmp_path / f"{name}.gguf"
         path.write_bytes(content)
