@@ -72,7 +72,7 @@ def ollama(server, chat):
 
 
 def conversations():
-    for text in [*HARD_TEXTS, *medical_texts(15)]:
+    for text in [*HARD_TEXTS, *medical_texts(8)]:
         yield user(text)
         yield user(text, "Be brief.")
         yield [*user("Hello", ""), {"role": "assistant", "content": text}, *user(text)]
@@ -99,7 +99,7 @@ def test_ollama_renders_the_same_prompt(ollama, chat):
 
 def test_ollama_counts_the_same_tokens(ollama, chat):
     one = Sampling(length=1)
-    for messages in list(conversations())[::3]:
+    for messages in list(conversations())[::7]:
         if len(chat.prompt_ids(messages)) < 1000:
             answer, = ollama.generate([messages], one)  # raises when the count differs
             assert answer.prompt_tokens == len(chat.prompt_ids(messages))
@@ -151,7 +151,7 @@ def test_answers_come_in_order_and_alike(hf, llama, ollama):
     for engine in (hf, llama, ollama):
         together = engine.generate(QUESTIONS, SHORT)
         assert [a.text for a in engine.generate(QUESTIONS[::-1], SHORT)][::-1] == [a.text for a in together], engine.name
-        assert [engine.generate([q], SHORT)[0].text for q in QUESTIONS[:3]] == [a.text for a in together[:3]], engine.name
+        assert [engine.generate([q], SHORT)[0].text for q in QUESTIONS[:2]] == [a.text for a in together[:2]], engine.name
         assert all(a.finish_reason in ("stop", "length") and 0 < a.completion_tokens <= 12 and a.seconds > 0 for a in together)
         assert [a.prompt_tokens for a in together] == [len(hf.chat.prompt_ids(q)) for q in QUESTIONS]
 
@@ -189,6 +189,7 @@ def test_sampling_is_seeded(llama, hf):
 # transformers
 
 
+@pytest.mark.slow
 def test_four_bit(smollm):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed, so nothing can be loaded in 4 bit")
     with HfEngine(smollm, four_bit=True) as engine:
