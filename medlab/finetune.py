@@ -67,7 +67,7 @@ def encode_examples(
         else:
             rows.append((ids, labels))
     if not rows:
-        why = f"all {len(too_long)} are longer than {max_length} tokens; raise finetune.max_length" if too_long else "there are none; look at instruct/"
+        why = f"all {len(too_long)} are longer than {max_length} tokens; raise finetune.max_length" if too_long else "there are none in instruct/"
         raise InputError(f"no training examples: expected at least one, {why}")
     return rows, too_long
 
@@ -165,7 +165,7 @@ def choose_method(
     quantization, notes = ("nf4" if params.four_bit else "none"), []
     if params.four_bit and find_spec("bitsandbytes") is None:
         quantization = "none"
-        notes.append("bitsandbytes is not installed: plain LoRA on the 16-bit base instead of 4-bit QLoRA; pip install bitsandbytes where it has a wheel")
+        notes.append("bitsandbytes is not installed: plain LoRA on the 16-bit base, not 4-bit QLoRA; pip install bitsandbytes where it has a wheel")
     compute = params.compute if params.compute != "auto" else "bfloat16" if bfloat16_is_fast() else "float32"
     return {"quantization": quantization, "compute": compute}, notes
 

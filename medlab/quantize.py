@@ -231,12 +231,13 @@ def check_header(
     for name, value in expected.items():
         if (found := got[name] if name in got else said(name)) != value:
             raise MedlabError(f"the GGUF's {name} is {str(found)[:60]!r}, expected {str(value)[:60]!r}; it would answer nonsense, quantize again")
+    size, weights = (sum(int(getattr(tensor, name)) for tensor in reader.tensors) for name in ("n_bytes", "n_elements"))
     return {
         "architecture": said("general.architecture"), "name": said("general.name"), "tokenizer": said("tokenizer.ggml.model"),
         "pre_tokenizer": said("tokenizer.ggml.pre"), "vocabulary": got["number of tokens"], "eos_token_id": said("tokenizer.ggml.eos_token_id"),
         "chat_template_sha256": sha256_text(said("tokenizer.chat_template")),
         "tensors": dict(sorted(Counter(tensor.tensor_type.name.lower() for tensor in reader.tensors).items())),
-        "bits_per_weight": round(8 * sum(int(tensor.n_bytes) for tensor in reader.tensors) / sum(int(tensor.n_elements) for tensor in reader.tensors), 3),
+        "bits_per_weight": round(8 * size / weights, 3),
     }
 
 # %% ../nbs/07_quantize.ipynb #990eb26e
@@ -275,7 +276,7 @@ def speak(
     "Load a GGUF in the embedded llama.cpp and have it answer; raises `InputError` when it cannot be loaded."
     with LlamaCppEngine(path, chat, log=log) as engine:
         answer = engine.generate([CHECK], Sampling(length=tokens))[0]
-    return {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens, "finish_reason": answer.finish_reason, "text": answer.text}
+    return {name: getattr(answer, name) for name in ("prompt_tokens", "completion_tokens", "finish_reason", "text")}
 
 # %% ../nbs/07_quantize.ipynb #7c018672
 @step(

@@ -110,7 +110,7 @@ def test_unreadable_ggufs(smoke_run, base, tmp_path):
     ):  # fmt: skip
         path = tmp_path / f"{name}.gguf"
         path.write_bytes(content)
-        for use in (open_gguf, lambda path: quantize_gguf(path, tmp_path / "out.gguf", "q4_k_m"), lambda path: speak(path, chat, 4, tmp_path / "log")):
+        for use in (open_gguf, lambda p: quantize_gguf(p, tmp_path / "out.gguf", "q4_k_m"), lambda p: speak(p, chat, 4, tmp_path / "log")):
             with pytest.raises(InputError, match=says):
                 use(path)
     assert not (tmp_path / "out.gguf").exists()
