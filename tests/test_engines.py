@@ -273,15 +273,25 @@ def test_llama_cpp_too_slow(gguf, chat):
 
 @pytest.mark.parametrize("what", ["llama", "ollama"])
 def test_servers_die_with_their_parent(what, tmp_path, gguf, request):
+    begin = f"from medlab.engines.llama_cpp import *\ne = LlamaCppEngine({str(gguf)!r}, chat)\nchild = e.server"
     if what == "ollama":
         place = request.getfixturevalue("binary")
-        begin = (f"from medlab.engines.ollama_server import *\ns = OllamaServer(OllamaPlace(binary=__import__('pathlib').Path({str(place.binary)!r})), {str(tmp_path / 'm')!r})\n"
-                 f"s.create('m', {str(gguf)!r}, chat.go_template(), {{}})\nOllamaEngine(s.host, 'm', chat).generate([[dict(role='user', content='hi')]], Sampling(length=1))\n"
-                 "child = s.child")
-    else:
-        begin = f"from medlab.engines.llama_cpp import *\ne = LlamaCppEngine({str(gguf)!r}, chat)\nchild = e.server"
-    code = ("from medlab.models import *\nchat = ChatFormat.from_folder(obtain(load_spec('smollm2-135m-instruct')))\n" + begin +
-            "\nimport psutil, time\nprint([p.pid for p in psutil.Process(child.process.pid).children(recursive=True)], flush=True)\ntime.sleep(600)")
+        begin = f"""
+from pathlib import Path
+from medlab.engines.ollama_server import *
+s = OllamaServer(OllamaPlace(binary=Path({str(place.binary)!r})), {str(tmp_path / "m")!r})
+s.create('m', {str(gguf)!r}, chat.go_template(), {{}})
+OllamaEngine(s.host, 'm', chat).generate([[dict(role='user', content='hi')]], Sampling(length=1))
+child = s.child
+"""
+    code = f"""
+import psutil, time
+from medlab.models import *
+chat = ChatFormat.from_folder(obtain(load_spec('smollm2-135m-instruct')))
+{begin}
+print([p.pid for p in psutil.Process(child.process.pid).children(recursive=True)], flush=True)
+time.sleep(600)
+"""
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     pids = json.loads(parent.stdout.readline())
     assert len(pids) == (2 if what == "ollama" else 1)  # Ollama's runner is a process of its own
@@ -297,7 +307,8 @@ def test_servers_die_with_their_parent(what, tmp_path, gguf, request):
 
 
 @pytest.mark.parametrize("given, url", [
-    ("", "http://127.0.0.1:11434"), ("0.0.0.0", "http://127.0.0.1:11434"), ("127.0.0.1:11555", "http://127.0.0.1:11555"), (":11555", "http://127.0.0.1:11555"),
+    ("", "http://127.0.0.1:11434"), ("0.0.0.0", "http://127.0.0.1:11434"),
+    ("127.0.0.1:11555", "http://127.0.0.1:11555"), (":11555", "http://127.0.0.1:11555"),
     ("http://box:80/", "http://box:80"), ("https://models.example.org", "https://models.example.org:443"), ("box", "http://box:11434"),
 ])
 def test_ollama_host_is_read_as_ollama_reads_it(given, url):
@@ -377,7 +388,8 @@ def test_openai_against_a_real_server(server, ollama):
             OpenAiEngine(server.host + "/v1/", "nothing").generate(QUESTIONS[:1], SHORT)
 
 
-GOOD = {"choices": [{"message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+GOOD = {"choices": [{"message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
 
 
 @pytest.fixture

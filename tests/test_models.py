@@ -25,9 +25,12 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 #: Texts on which tokenizers differ: fractions, units, odd spaces, several scripts, code, long numbers, emoji with joiners.
 HARD_TEXTS = [
     "Take 1½ tablets (250 mg)  twice a day.", "T ≥ 38.5 °C for > 3 days", "don't, can't, we'll, it's, I'm, you've, he'd", "a\n\n\n b\t\tc   d \n",
-    "HbA1c 7.2 % (55 mmol/mol); eGFR 45 mL/min/1.73 m²", "naïve café Ménière’s “quoted” – dash — em…", "αβγ-globulin µg ÷ × ± √", "你好,医生。我头疼三天了",
-    "مرحبا طبيب", "👩‍⚕️🩺💊 🤒", "1234567890 12,345.67 00012", "x" * 200, " leading and trailing ", "\u00a0non\u00a0breaking\u200bzero\u2009thin", "é vs e\u0301",
-    "<b>not html</b> & {{ .System }} {% if %}", 'C:\\dose\\"quoted"', "http://example.org/a?b=c&d=e#f", "A.\nB.\r\nC.", "[INST] x [/INST] ### Instruction:", "",
+    "HbA1c 7.2 % (55 mmol/mol); eGFR 45 mL/min/1.73 m²", "naïve café Ménière’s “quoted” – dash — em…",
+    "αβγ-globulin µg ÷ × ± √", "你好,医生。我头疼三天了",
+    "مرحبا طبيب", "👩‍⚕️🩺💊 🤒", "1234567890 12,345.67 00012", "x" * 200, " leading and trailing ",
+    "\u00a0non\u00a0breaking\u200bzero\u2009thin", "é vs e\u0301",
+    "<b>not html</b> & {{ .System }} {% if %}", 'C:\\dose\\"quoted"', "http://example.org/a?b=c&d=e#f", "A.\nB.\r\nC.",
+    "[INST] x [/INST] ### Instruction:", "",
 ]
 
 
@@ -360,17 +363,19 @@ def test_a_difference_is_shown_where_it_is(chat):
 
 # other families, by templates of the same form; their own tokenizers come with a later model
 
-FAMILIES = {
-    "llama3": ("<|begin_of_text|>", "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>{% endfor %}"
-               "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}", "<|eot_id|>"),
-    "zephyr": ("<s>", "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}", "</s>"),
-    "gemma": ("<bos>", "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}{% set rest = messages[1:] %}{% else %}"
-              "{% set first = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}<start_of_turn>{{ 'model' if m.role == 'assistant' else 'user' }}\n"
-              "{% if loop.first %}{{ first }}{% endif %}{{ m.content }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}",
-              "<end_of_turn>"),
-    "mistral": ("<s>", "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}{% set rest = messages[1:] %}{% else %}"
-                "{% set first = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}{% if m.role == 'user' %}[INST] "
-                "{% if loop.first %}{{ first }}{% endif %}{{ m.content }}[/INST]{% else %} {{ m.content }}</s>{% endif %}{% endfor %}", "</s>"),
+GENERATE = "{% if add_generation_prompt %}"
+FOLDED = (  # the system message goes into the first user's turn
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}{% set rest = messages[1:] %}"
+    "{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}"
+)
+FAMILIES = {  # beginning of text, template, end of turn
+    "llama3": ("<|begin_of_text|>", "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>"
+               "{% endfor %}" + GENERATE + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}", "<|eot_id|>"),
+    "zephyr": ("<s>", "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}" + GENERATE + "<|assistant|>\n{% endif %}", "</s>"),
+    "gemma": ("<bos>", FOLDED + "<start_of_turn>{{ 'model' if m.role == 'assistant' else 'user' }}\n{% if loop.first %}{{ first }}{% endif %}"
+              "{{ m.content }}<end_of_turn>\n{% endfor %}" + GENERATE + "<start_of_turn>model\n{% endif %}", "<end_of_turn>"),
+    "mistral": ("<s>", FOLDED + "{% if m.role == 'user' %}[INST] {% if loop.first %}{{ first }}{% endif %}{{ m.content }}[/INST]"
+                "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}", "</s>"),
 }
 
 
