@@ -369,8 +369,8 @@ FOLDED = (  # the system message goes into the first user's turn
     "{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}"
 )
 FAMILIES = {  # beginning of text, template, end of turn
-    "llama3": ("<|begin_of_text|>", "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>"
-               "{% endfor %}" + GENERATE + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}", "<|eot_id|>"),
+    "llama3": ("<|begin_of_text|>", "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+               "{{ m.content }}<|eot_id|>{% endfor %}" + GENERATE + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}", "<|eot_id|>"),
     "zephyr": ("<s>", "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}" + GENERATE + "<|assistant|>\n{% endif %}", "</s>"),
     "gemma": ("<bos>", FOLDED + "<start_of_turn>{{ 'model' if m.role == 'assistant' else 'user' }}\n{% if loop.first %}{{ first }}{% endif %}"
               "{{ m.content }}<end_of_turn>\n{% endfor %}" + GENERATE + "<start_of_turn>model\n{% endif %}", "<end_of_turn>"),
