@@ -497,7 +497,7 @@ class Manifest(BaseModel):
     commit: str | None  # medlab's own git commit, where it is a clone
     started_at: str
     seconds: float
-    peak_memory_mb: float
+    peak_memory_mb: float  # of the largest process
 
 # %% ../nbs/00_core.ipynb #7dd7f849
 class Run:
@@ -806,7 +806,10 @@ def git_commit() -> str | None:
 
 
 def peak_memory_mb() -> float:
-    "The most memory that this process and, taken alone, its largest ended child have held so far, MB of 10^6 bytes."
+    """The most memory that one process held so far, this one or an ended child, in MB of 10^6 bytes.
+
+    Not a sum: a child is counted with its parent's memory at the moment of the fork, so a sum would count that twice.
+    """
     try:
         import resource
     except ImportError:  # Windows
@@ -814,7 +817,7 @@ def peak_memory_mb() -> float:
 
         return psutil.Process().memory_info().peak_wset / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
-    return sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit / 1e6
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit / 1e6
 
 # %% ../nbs/00_core.ipynb #0ad6d316
 #: Run by a second Python: starts the command and ends its process group when standard input ends, which is our death.

@@ -823,8 +823,7 @@ class Sampling(BaseModel):
 
     def for_openai(self) -> dict:
         "As the body of /v1/chat/completions: the names that every such server knows."
-        body = {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "max_tokens": self.length}
-        return {**body, "stop": self.stop} if self.stop else body
+        return {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "max_tokens": self.length, **({"stop": self.stop} if self.stop else {})}
 
     def for_transformers(self) -> dict:
         "As arguments of `generate`."

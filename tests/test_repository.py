@@ -82,7 +82,7 @@ def test_modules_are_what_the_notebooks_export(tmp_path):
     shutil.copy(ROOT / "settings.ini", tmp_path)
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     (tmp_path / "medlab").mkdir()
-    subprocess.run([sys.executable, "-c", "from nbdev.export import nbdev_export; nbdev_export()"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"], cwd=tmp_path, check=True)
     exported = {path.relative_to(tmp_path): path.read_text() for path in (tmp_path / "medlab").rglob("*.py")}
     committed = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "medlab").rglob("*.py")}
     assert sorted(exported) == sorted(committed)
