@@ -86,12 +86,9 @@ class LlamaCppEngine:
             self.server.wait_until(lambda: self.address() is not None, 120)
             self.client = httpx.Client(base_url=self.address(), timeout=httpx.Timeout(timeout, connect=10), trust_env=False)
             self.check_tokenizer()
-        except MedlabError as error:
+        except BaseException as error:
             self.server.stop()
-            raise load_error(gguf, self.server.log, error) from None
-        except BaseException:
-            self.server.stop()
-            raise
+            raise (load_error(gguf, self.server.log, error) if isinstance(error, MedlabError) else error) from None
 
     def __enter__(self) -> "LlamaCppEngine":
         return self
