@@ -118,7 +118,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(step, copied, medlab,
     whole = Run(tmp_path / "whole")
     shutil.copytree(run.path, whole.path)
     shutil.rmtree(whole.path / step)
-    assert medlab(*["run", "--profile", "smoke", "--run", whole.path, "--only", step, *(f"-p{override}" for override in overrides)]).returncode == 0
+    assert medlab(step, "--run", whole.path).returncode == 0  # with the run's own profile
     contents = [{name: output.content for name, output in manifest.outputs.items()} for manifest in (killed, whole.manifest(step))]
     assert contents[0] == contents[1]
 
@@ -216,8 +216,12 @@ def test_installed_elsewhere_it_finds_what_it_ships(tmp_path):
     assert build.returncode == 0, build.stderr
     wheel = next(tmp_path.glob("medlab-*.whl"))
     shutil.unpack_archive(wheel, tmp_path / "site", "zip")
-    script = "import medlab.course as c, medlab.core as k; print(k.__file__); print([l.name for l in c.lessons()]); print(k.load_profile('cpu').model, k.shipped('data', 'starter', 'triage.jsonl'))"
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
+    script = (
+        "import medlab.course as c, medlab.core as k; print(k.__file__); print([lesson.name for lesson in c.lessons()]); "
+        "print(k.load_profile('cpu').model, k.shipped('data', 'starter', 'triage.jsonl'))"
+    )
+    elsewhere = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=elsewhere)
     assert found.returncode == 0, found.stderr
     assert found.stdout.count(str(tmp_path / "site")) == 2 and "06_finetune" in found.stdout
     assert json.loads((tmp_path / "site" / "medlab" / "nbs" / "06_finetune.ipynb").read_text())["nbformat"] == 4
