@@ -7,12 +7,12 @@ __all__ = ['SECRET_NAMES', 'TASKS', 'GUARD', 'ROOMS', 'MedlabError', 'InputError
            'flush_to_disk', 'explained_disk_errors', 'to_json', 'write_json', 'read_json', 'read_jsonl', 'write_jsonl',
            'append_jsonl', 'sha256_text', 'sha256_json', 'sha256_file', 'shipped', 'cache_folder', 'secret',
            'colab_secret', 'masked', 'seed_everything', 'Record', 'record_id', 'Source', 'write_parquet', 'arrow_type',
-           'cell', 'read_parquet', 'Params', 'Profile', 'first_problem', 'nearest', 'load_profile', 'profile_path',
-           'profile_names', 'apply_override', 'checked', 'Output', 'Manifest', 'Run', 'lock', 'open_run',
-           'project_folder', 'module_hash', 'imported_modules', 'direct_imports', 'module_file', 'edited_definitions',
-           'without_import_style', 'Outcome', 'Step', 'gather_inputs', 'key_of', 'finished_under', 'work',
-           'collect_outputs', 'step', 'package_versions', 'git_commit', 'peak_memory_mb', 'Child', 'wait_until', 'tail',
-           'free_port', 'process_lives']
+           'cell', 'read_parquet', 'Params', 'Profile', 'first_problem', 'nearest', 'read_yaml', 'load_profile',
+           'profile_path', 'profile_names', 'apply_override', 'checked', 'Output', 'Manifest', 'Run', 'lock',
+           'open_run', 'project_folder', 'module_hash', 'imported_modules', 'direct_imports', 'module_file',
+           'edited_definitions', 'without_import_style', 'Outcome', 'Step', 'gather_inputs', 'key_of', 'finished_under',
+           'work', 'collect_outputs', 'step', 'package_versions', 'git_commit', 'peak_memory_mb', 'Child', 'wait_until',
+           'tail', 'free_port', 'process_lives']
 
 # %% ../nbs/00_core.ipynb #56e64d08
 import ast
@@ -406,6 +406,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else f"; expected one of: {', '.join(known)}"
 
 # %% ../nbs/00_core.ipynb #ab0cda5c
+def read_yaml(
+    path: Path | str,
+    expected: str,  # for the error: what the file should be
+) -> dict:
+    "Read a YAML mapping; anything else raises `InputError` that says what came and what was expected."
+    import yaml
+
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}; expected {expected}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected {expected}, got {type(data).__name__}")
+    return data
+
+
 def load_profile(
     source: str | Path,  # a shipped profile's name or the path of a YAML file
     overrides: Iterable[str] = (),  # such as "evaluate.items=16" or "seed=7"
@@ -415,15 +431,8 @@ def load_profile(
     Raises `InputError` for a file that is no profile, an unknown name, section or key. Sections are checked against the
     rooms imported so far; the command line imports them all.
     """
-    import yaml
-
     path = profile_path(str(source))
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}; expected a profile like data/profiles/cpu.yaml") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a mapping like data/profiles/cpu.yaml, got {type(data).__name__}")
+    data = read_yaml(path, "a profile like data/profiles/cpu.yaml")
     for override in overrides:
         apply_override(data, override)
     try:

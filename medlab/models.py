@@ -31,13 +31,13 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medlab.core import (
-    InputError, MedlabError, MissingError, atomic_path, cache_folder, first_problem, nearest, read_json, secret, sha256_file,
+    InputError, MedlabError, MissingError, atomic_path, cache_folder, first_problem, nearest, read_json, read_yaml, secret, sha256_file,
     sha256_json, shipped, write_json,
 )
 
 # PyTorch's threads wait for one another in a busy loop, unless this is set when it is loaded: under load, 4 to 7 seconds for
 # what took 23 to 42
-os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # %% ../nbs/05_models.ipynb #211c5691
 class WheelSource(BaseModel):
@@ -160,15 +160,8 @@ def load_spec(
     source: str | Path,  # a shipped spec's name or the path of a YAML file
 ) -> ModelSpec:
     "Read a model spec; raises `InputError` for an unknown name, a file that is no spec, an unknown key or a wrong type."
-    import yaml
-
     path = spec_path(str(source))
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}; expected a spec like data/models/tiny-random.yaml") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a mapping like data/models/tiny-random.yaml, got {type(data).__name__}")
+    data = read_yaml(path, "a spec like data/models/tiny-random.yaml")
     try:
         return ModelSpec(**{"name": path.stem, **data})
     except ValidationError as error:
