@@ -4,18 +4,14 @@
 
 # %% auto #0
 __all__ = ['Row', 'NF4_LEVELS', 'TARGETS', 'SEAL', 'FinetuneParams', 'encode_examples', 'plan_batches', 'padded_share', 'collate',
-           'quiet', 'bfloat16_is_fast', 'choose_method', 'load_base', 'add_lora', 'answer_loss', 'trainer_class',
-           'check_finite', 'seal_checkpoint', 'last_checkpoint', 'watcher', 'tensorboard_callback',
-           'training_arguments', 'train', 'kept_method', 'training_log', 'save_adapter', 'read_rows', 'model_info',
-           'finetune']
+           'bfloat16_is_fast', 'choose_method', 'load_base', 'add_lora', 'answer_loss', 'trainer_class', 'check_finite',
+           'seal_checkpoint', 'last_checkpoint', 'watcher', 'tensorboard_callback', 'training_arguments', 'train',
+           'kept_method', 'training_log', 'save_adapter', 'read_rows', 'model_info', 'finetune']
 
 # %% ../nbs/06_finetune.ipynb #4dafc24c
-import logging
 import math
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +21,7 @@ from pydantic import Field
 from medlab.core import (
     InputError, MedlabError, Outcome, Params, Profile, Run, atomic_path, flush_to_disk, read_json, remove, step, write_json,
 )
-from .engines.hf import nf4
+from .engines.hf import nf4, quiet
 from .instruct import Example, instruct, read_examples
 from .models import ChatFormat, load_spec, obtain
 
@@ -119,25 +115,6 @@ def collate(
         "labels": torch.tensor([([-100] * (longest - len(labels)) + labels)[-keep:] for _, labels in rows]),
         "logits_to_keep": keep,
     }
-
-# %% ../nbs/06_finetune.ipynb #f622d497
-@contextmanager
-def quiet() -> Iterator[None]:
-    "Keep transformers and bitsandbytes from printing bars and hints that are not for the learner; errors come through."
-    from transformers.utils import logging as transformers_logging
-
-    level, bitsandbytes_log = transformers_logging.get_verbosity(), logging.getLogger("bitsandbytes")
-    bars, before = transformers_logging.is_progress_bar_enabled(), bitsandbytes_log.level
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    bitsandbytes_log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        bitsandbytes_log.setLevel(before)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 # %% ../nbs/06_finetune.ipynb #0e7c395b
 #: NF4's sixteen levels. Source: Dettmers et al., QLoRA (arXiv 2305.14314), appendix E.

@@ -29,7 +29,8 @@ from medlab.core import (
 )
 from .engines.hf import load_model
 from .engines.llama_cpp import LlamaCppEngine
-from .finetune import finetune, quiet
+from .engines.hf import quiet
+from .finetune import finetune
 from .instruct import build_messages
 from .models import ChatFormat, Sampling, check_gguf, load_spec, obtain
 
