@@ -27,7 +27,7 @@ from .core import TASKS, InputError, MedlabError, MissingError, Outcome, Params,
 from .core import append_jsonl, read_json, read_jsonl, read_parquet, sha256_json, step, write_json, write_parquet
 from .deploy import DeployParams, deploy
 from .finetune import finetune
-from .instruct import Example, find_field, instruct, parse_answer, read_examples, split_label
+from .instruct import END, Example, find_field, instruct, options_in, parse_answer, read_examples, split_label, without_tags
 from .models import ChatFormat, Engine, Sampling, check_room, load_spec, obtain
 from .quantize import quantize
 
@@ -71,8 +71,9 @@ def choice_in(
 
 # %% ../nbs/10_evaluate.ipynb #cc74631b
 def without_labels(task: str, text: str) -> str:
-    "An answer without its format's labels at the line starts, and without white space around the rest."
-    return "\n".join(split_label(task, line)[1].strip() for line in text.splitlines()).strip()
+    "An answer without its format's tags, without the labels at its line starts, and without white space around the rest."
+    bare = "\n".join(split_label(task, line)[1].strip() for line in without_tags(text).splitlines() if line != END)
+    return bare.strip()
 
 # %% ../nbs/10_evaluate.ipynb #5e2967d7
 @functools.cache
@@ -94,9 +95,9 @@ def marks(
     finish_reason: str = "length",  # "stop" when the model ended it by itself
 ) -> dict[str, float]:  # metric to mark, 0 to 1
     "Mark one answer. A missing, empty or unreadable answer is wrong, never left out."
-    task = example.task
+    task, options = example.task, options_in(example.question) if example.task == "clinical_reasoning" else None
     found = {
-        "format_valid": float(parse_answer(task, text) is not None),
+        "format_valid": float(parse_answer(task, text, options) is not None),
         "rouge_l": rouge_l(without_labels(task, example.gold["reference"]), without_labels(task, text)),
         "finished": float(finish_reason == "stop" and bool(text.strip())),
     }
@@ -373,7 +374,8 @@ class EvaluateParams(Params):
 
     step = "evaluate"
     items_per_task: int = 1  # held-out items of each task
-    max_new_tokens: int = 64  # where an answer is cut
+    max_new_tokens: int = 80  # where an answer is cut
+    longer: dict[Literal[TASKS], int] = {"treatment_recommendation": 160}  # where a task's answers are cut that need more
     batch: int = 32  # items that are answered, and remembered, together
     variants: list[Literal[VARIANTS]] = list(VARIANTS)
     readable_floor: float = 0.5  # accuracies are compared with the base only where this share of its choices can be read
@@ -404,21 +406,31 @@ class Question(BaseModel):
     messages: list[dict]  # ends with the user's turn
     prompt_tokens: int
     prompt_sha256: str  # of the token ids
+    limit: int = 64  # tokens that the answer may have
 
 # %% ../nbs/10_evaluate.ipynb #3f1d9ad9
-def questions(examples: list[Example], chat: ChatFormat) -> list[Question]:
-    "The items with their prompts, shortest first (then by id)."
+def questions(
+    examples: list[Example],
+    chat: ChatFormat,
+    params: EvaluateParams = EvaluateParams(),
+) -> list[Question]:
+    "The items with their prompts, by their limits, then the shortest first, then by id."
     asked = []
     for example in examples:
         turns = example.messages[:-1]  # without the answer
-        ids = list(chat.prompt_ids(turns))
-        asked.append(Question(example=example, messages=turns, prompt_tokens=len(ids), prompt_sha256=sha256_json(ids)))
-    return sorted(asked, key=lambda one: (one.prompt_tokens, one.example.id))
+        ids, limit = list(chat.prompt_ids(turns)), params.longer.get(example.task, params.max_new_tokens)
+        asked.append(Question(example=example, messages=turns, prompt_tokens=len(ids), prompt_sha256=sha256_json(ids), limit=limit))
+    return sorted(asked, key=lambda one: (one.limit, one.prompt_tokens, one.example.id))
 
 # %% ../nbs/10_evaluate.ipynb #24453c3d
-def batched(items: list, size: int) -> list[list]:
-    "Cut a list into batches of `size`; the last may be shorter."
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def batched(asked: list[Question], size: int) -> list[list[Question]]:
+    "Cut questions into batches of at most `size`, each of one limit."
+    batches = []
+    for question in asked:
+        if not batches or len(batches[-1]) == size or batches[-1][0].limit != question.limit:
+            batches.append([])
+        batches[-1].append(question)
+    return batches
 
 # %% ../nbs/10_evaluate.ipynb #067c8708
 @contextmanager
@@ -534,7 +546,7 @@ def answer_all(
     with opener() as engine, tqdm(total=len(asked), initial=done, desc=f"{variant:8}", unit=" answers") as bar:
         for number, batch in enumerate(batches):
             if number not in kept:
-                kept[number] = ask_batch(engine, variant, batch, sampling)
+                kept[number] = ask_batch(engine, variant, batch, sampling.model_copy(update={"length": batch[0].limit}))
                 rows = [one.model_dump() for one in kept[number]]
                 append_jsonl(ledger, [{"variant": variant, "batch": number, "predictions": rows}])
                 bar.update(len(batch))
@@ -543,9 +555,9 @@ def answer_all(
 # %% ../nbs/10_evaluate.ipynb #8b43a10a
 def check_items_fit(asked: list[Question], sampling: Sampling) -> None:
     "Raise `InputError` when the longest prompt and its answer do not fit the context: an engine would cut it silently."
-    longest = max(asked, key=lambda question: question.prompt_tokens)
+    longest = max(asked, key=lambda question: question.prompt_tokens + question.limit)
     try:
-        check_room(longest.prompt_tokens, sampling)
+        check_room(longest.prompt_tokens, sampling.model_copy(update={"length": longest.limit}))
     except InputError as error:
         raise InputError(f"item {longest.example.id}: {error}, or raise deploy.context, or lower evaluate.max_new_tokens") from None
 
@@ -579,8 +591,8 @@ def evaluate(run: Run, profile: Profile) -> Outcome:
     if not items:
         raise InputError(f"the test split of {run.path} is empty; expected held-out items; look at preprocess/quality.json for where they went")
     chat = ChatFormat.from_folder(obtain(load_spec(profile.model)))
-    asked = questions(items, chat)
-    sampling = Sampling(seed=profile.seed, context=profile.params(DeployParams).context, length=params.max_new_tokens)
+    asked = questions(items, chat, params)
+    sampling = Sampling(seed=profile.seed, context=profile.params(DeployParams).context)
     check_items_fit(asked, sampling)
     predictions, missing = ask_variants(run, profile, asked, sampling)
     folder = run.folder("evaluate")

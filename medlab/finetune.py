@@ -37,7 +37,7 @@ class FinetuneParams(Params):
     rank: int = Field(16, ge=1)  # of LoRA's matrices
     alpha: int = Field(32, ge=1)  # LoRA's strength; with rsLoRA the update is scaled by alpha / sqrt(rank)
     dropout: float = Field(0.05, ge=0, lt=1)  # on LoRA's input; 0 saves a quarter of the memory
-    max_length: int = Field(320, ge=16)  # tokens; longer examples are left out, never cut
+    max_length: int = Field(400, ge=16)  # tokens; longer examples are left out, never cut
     checkpoint_every: int = Field(4, ge=1)  # steps; the validation loss is measured then too
     validation: int = Field(8, ge=0)  # validation examples that are measured; 0 for none
     four_bit: bool = True  # QLoRA: the frozen base in NF4; else plain LoRA

@@ -1,10 +1,12 @@
 "Sources and the collect step: slips in the starter data, archives that are not what they say, and the real MedQuAD where it is at hand."
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from collections import Counter
@@ -12,9 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from medlab.collect import CollectParams, collect, read_records, read_sources, source_fingerprints
-from medlab.core import TASKS, InputError, MissingError, load_profile, open_run, shipped
+from medlab.collect import SOURCES, collect, read_records, read_sources, read_unread, source_fingerprints
+from medlab.core import TASKS, InputError, MissingError, Record, Unread, load_profile, open_run, record_id, shipped
 from medlab.sources import medquad
 from medlab.sources.medquad import MedQuad, downloaded_archive
 from medlab.sources.starter import CHOICES, FIELDS, Starter, read_lines
@@ -25,7 +29,7 @@ MEDQUAD = Path(__file__).parents[2] / "shared" / "data" / "MedQuAD-master.zip"
 @pytest.fixture(autouse=True)
 def no_archive_in_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("MEDLAB_MEDQUAD_ARCHIVE", raising=False)
-    monkeypatch.setenv("MEDLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -52,11 +56,11 @@ def field(name, value):
 
 
 def test_the_shipped_data_are_enough_and_sound():
-    records = list(Starter().records())
+    records = list(Starter().fetch())
     counts = Counter(record.task for record in records)
     held_out = Counter(record.task for record in records if record.split == "test")
-    assert set(counts) == set(TASKS) == set(FIELDS) and len(records) >= 160
-    assert all(counts[task] >= 20 and held_out[task] >= 8 for task in TASKS)
+    assert set(counts) == set(TASKS) == set(FIELDS) and len(records) >= 800
+    assert all(counts[task] >= 100 and held_out[task] >= 20 for task in TASKS)
     assert len({record.id for record in records}) == len(records)
     assert all(record.may_train and record.gold and record.license and record.attribution for record in records)
     assert len({" ".join(record.question.lower().split()) for record in records if record.task != "clinical_reasoning"}) == sum(
@@ -66,7 +70,7 @@ def test_the_shipped_data_are_enough_and_sound():
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_no_choice_can_be_won_by_always_saying_the_same(part):
-    records = [record for record in Starter().records() if record.split == part]
+    records = [record for record in Starter().fetch() if record.split == part]
     for name in CHOICES:
         words = Counter(record.gold[name] for record in records if name in record.gold)
         assert max(words.values()) / words.total() <= 0.75, f"{name} in {part}: {dict(words)}"
@@ -81,7 +85,7 @@ def test_no_choice_can_be_won_by_always_saying_the_same(part):
         ("triage", changed(split="tests"), "split"),
         ("triage", changed(key=""), "key"),
         ("triage", changed(options={"A": "x"}), "options belong to clinical_reasoning"),
-        ("triage", field("triage", "ugrent"), "expected one of emergency, urgent, routine, self-care"),
+        ("triage", field("triage", "ugrent"), "expected one of emergency, urgent, soon, routine, self-care"),
         ("triage", field("reason", " "), "expected one line of text"),
         ("triage", field("reason", "a\nb"), "expected one line of text"),
         ("triage", field("reason", 3), "reason"),
@@ -89,15 +93,22 @@ def test_no_choice_can_be_won_by_always_saying_the_same(part):
         ("medical_qa", field("answer", "word " * 50 + "end"), "51 words"),
         ("emergency_escalation", field("emergency", "Yes"), "expected one of yes, no"),
         ("safety_refusal", field("decision", "refused"), "expected one of refuse, answer"),
-        ("clinical_reasoning", field("letter", "E"), "expected one of A, B, C, D"),
+        ("clinical_reasoning", field("letter", "F"), "expected one of A, B, C, D, E"),
+        ("clinical_reasoning", field("letter", "E"), "none of the options A, B, C, D"),
         ("clinical_reasoning", changed(options=None), "options belong to clinical_reasoning"),
-        ("clinical_reasoning", changed(options={"E": "x"}), "options"),
+        ("clinical_reasoning", changed(options={"F": "x"}), "options"),
+        ("treatment_recommendation", changed(patient=None), "patient belong to treatment_recommendation"),
+        ("treatment_recommendation", changed(patient={"age": 200, "sex": "male", "complaint": "x"}), "patient.age"),
+        ("treatment_recommendation", field("education", "word " * 90 + "end"), "expected at most 90"),
+        ("triage", changed(basis=""), "basis"),
+        ("triage", changed(verdict="looks fine"), "verdict"),
+        ("triage", changed(difficulty="nasty"), "difficulty"),
     ],
 )
 def test_a_broken_line_is_named_by_file_number_and_reason(starter, task, change, complaint):
     break_line(starter / f"{task}.jsonl", 7, change)
     with pytest.raises(InputError) as caught:
-        list(Starter(starter).records())
+        list(Starter(starter).fetch())
     assert f"{task}.jsonl, line 7:" in str(caught.value) and complaint in str(caught.value)
     assert "mend or delete the line" in str(caught.value)
 
@@ -113,13 +124,13 @@ def test_a_key_used_twice_even_in_two_files(starter):
     taken = json.loads((starter / "medical_qa.jsonl").read_text(encoding="utf-8").split("\n")[0])["key"]
     break_line(starter / "triage.jsonl", 2, changed(key=taken))
     with pytest.raises(InputError, match=f"triage.jsonl: the key '{taken}' is already taken in medical_qa.jsonl"):
-        list(Starter(starter).records())
+        list(Starter(starter).fetch())
 
 
 def test_a_missing_file_and_bytes_that_are_no_text(starter):
     (starter / "triage.jsonl").write_bytes(b'\n{"key": "\xff"}\n')
     with pytest.raises(InputError, match="triage.jsonl, line 2: expected one JSON object, .*0xff"):
-        list(Starter(starter).records())
+        list(Starter(starter).fetch())
     (starter / "triage.jsonl").unlink()
     with pytest.raises(MissingError, match="has no triage.jsonl"):
         Starter(starter)
@@ -150,7 +161,7 @@ def make_archive(path, pages=None, root="MedQuAD-master"):
 
 
 def collected(path, **options):
-    return list(MedQuad(path, **options).records())
+    return list(MedQuad(path).fetch(**options))
 
 
 def test_an_entity_bomb_and_a_file_stealer_are_refused(tmp_path):
@@ -159,15 +170,69 @@ def test_an_entity_bomb_and_a_file_stealer_are_refused(tmp_path):
     bomb = '<!DOCTYPE Document [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>' + page(1, "&b;")
     thief = f'<!DOCTYPE Document [<!ENTITY x SYSTEM "{secret.as_uri()}">]>' + page(1, "&x;")
     for text in (bomb, thief):
-        with pytest.raises(InputError, match="1_QA/1.xml declares a document type") as caught:
-            collected(make_archive(tmp_path / "a.zip", {"1_QA/1.xml": text}))
-        assert "PRIVATE" not in str(caught.value)
+        found = collected(make_archive(tmp_path / "a.zip", {"1_QA/1.xml": text, "1_QA/2.xml": page(2)}))
+        assert isinstance(found[0], Unread) and found[0].key == "1_QA/1.xml" and "declares entities" in found[0].reason
+        assert "PRIVATE" not in found[0].reason and found[1].question == "What is 2 ?"
 
 
-def test_a_broken_file_names_itself(tmp_path):
-    archive = make_archive(tmp_path / "a.zip", {"1_QA/1.xml": page(1), "1_QA/2.xml": page(2)[:-30]})
-    with pytest.raises(InputError, match="1_QA/2.xml is broken XML"):
-        collected(archive)
+def test_a_broken_file_names_itself_and_loses_no_other(tmp_path):
+    archive = make_archive(tmp_path / "a.zip", {"1_QA/1.xml": page(1), "1_QA/2.xml": page(2)[:-30], "1_QA/3.xml": "<html/>", "1_QA/4.xml": page(4)})
+    found = collected(archive)
+    assert [item.key for item in found if isinstance(item, Unread)] == ["1_QA/2.xml", "1_QA/3.xml"]
+    assert [item.question for item in found if isinstance(item, Record)] == ["What is 1 ?", "What is 4 ?"]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_mutated_document_is_read_or_unread_never_lost(data):
+    "Cut, doubled, overwritten or inserted bytes: each pair that is there comes out, or the file says why not."
+    content = bytearray((page(1, "Wash your hands. &amp; rest.") + "<!-- end -->").encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content)))
+        kind = data.draw(st.sampled_from(["cut", "double", "insert", "overwrite"]))
+        junk = data.draw(st.binary(max_size=8) | st.sampled_from([b"<", b"&x;", b"]]>", b"<QAPair/>", b"\x00", b"<!DOCTYPE a [<!ENTITY b 'c'>]>"]))
+        content[place:] = {"cut": b"", "double": content[place:] * 2, "insert": junk + content[place:], "overwrite": junk + content[place + len(junk) :]}[kind]
+    found = medquad.read_document(bytes(content), "1_QA/1.xml")
+    assert all(isinstance(item, (Record, Unread)) for item in found)
+    if not found:  # no pair in a whole document
+        assert b"<QAPair" not in bytes(content) or b"<!--" in bytes(content)
+    assert all(item.reason and item.key for item in found if isinstance(item, Unread))
+
+
+def packed_as(kind, archive, folder):
+    "The same files as a tar, compressed or not, or unpacked."
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder / "unpacked")
+    if kind == "folder":
+        return folder / "unpacked"
+    path = folder / f"a.{kind}"
+    with tarfile.open(path, {"tar": "w", "tar.gz": "w:gz", "tar.xz": "w:xz"}[kind]) as made:
+        made.add(folder / "unpacked", ".")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz", "folder"])
+def test_a_tar_and_a_folder_give_what_the_zip_gives(tmp_path, kind):
+    archive = make_archive(tmp_path / "a.zip")
+    other = packed_as(kind, archive, tmp_path)
+    assert collected(other) == collected(archive)
+    assert MedQuad(other).fingerprint() == MedQuad(archive).fingerprint()
+
+
+def test_a_tar_that_climbs_links_or_breaks_off_does_no_harm(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as made:
+        for name, link in (("../../1_QA/1.xml", ""), ("/1_QA/2.xml", ""), ("1_QA/3.xml", "/etc/passwd")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = (tarfile.SYMTYPE, link) if link else (tarfile.REGTYPE, "")
+            content = b"" if link else page(1).encode()
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    assert [item.question for item in collected(path)] == ["What is 1 ?"] * 2  # the link is not followed
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.tar"]
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(InputError, match="a.tar is no whole archive"):
+        collected(path)
 
 
 def test_archives_that_are_none(tmp_path):
@@ -175,7 +240,7 @@ def test_archives_that_are_none(tmp_path):
     for content in (b"", b"<html>Please log in</html>", good[: len(good) // 2]):
         (tmp_path / "bad.zip").write_bytes(content)
         for use in (lambda: MedQuad(tmp_path / "bad.zip").fingerprint(), lambda: collected(tmp_path / "bad.zip")):
-            with pytest.raises(InputError, match="bad.zip is no whole zip archive"):
+            with pytest.raises(InputError, match="bad.zip is no whole archive"):
                 use()
 
 
@@ -188,15 +253,15 @@ def test_bytes_that_rotted_inside_are_noticed(tmp_path):
         try:
             assert collected(tmp_path / "b.zip") == collected(tmp_path / "a.zip")  # a time stamp was hit
         except InputError as error:
-            assert "no whole zip" in str(error)
+            assert "no whole archive" in str(error)
 
 
 def test_bombs_are_refused_by_their_table_of_contents(tmp_path, monkeypatch):
     monkeypatch.setattr(medquad, "MOST_BYTES", 2_000_000)
-    with pytest.raises(InputError, match="would unpack to .* 3 MB"):
+    with pytest.raises(InputError, match="would unpack to more than 2 MB"):
         collected(make_archive(tmp_path / "a.zip", {"1_QA/1.xml": "x" * 3_000_000}))
     monkeypatch.setattr(medquad, "MOST_FILES", 10)
-    with pytest.raises(InputError, match="40 files"):
+    with pytest.raises(InputError, match="would unpack to more"):
         collected(make_archive(tmp_path / "b.zip"))
     monkeypatch.undo()
     with pytest.raises(InputError, match="1_QA/1.xml has 6 MB"):
@@ -281,9 +346,9 @@ def test_both_sources_with_an_archive(tmp_path, monkeypatch):
     run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[starter, medquad]"])
     manifest = collect(run, profile)
     sources = {source.name: source for source in read_sources(run)}
-    assert manifest.notes == [] and sources["medquad"].count == 40 and sources["medquad"].license == "CC-BY-4.0"
+    assert manifest.notes == [] and sources["medquad"].count == 40 and sources["medquad"].license == {"CC-BY-4.0": 40}
     assert Counter(record.source for record in read_records(run)) == {"starter": sources["starter"].count, "medquad": 40}
-    assert sources["medquad"].fingerprint in manifest.inputs.values()
+    assert (sources["medquad"].may_train, sources["medquad"].unread) == (40, {})
     assert collect(run, profile) == manifest
     make_archive(tmp_path / "a.zip", {"1_QA/1.xml": page(1)})  # the archive was replaced
     assert collect.finished(run, profile) is None
@@ -298,19 +363,21 @@ def test_without_network_it_is_skipped_with_one_line_and_stays_skipped(tmp_path,
     assert len(manifest.notes) == 1 and "\n" not in manifest.notes[0]
     assert "medquad skipped" in manifest.notes[0] and "set MEDLAB_MEDQUAD_ARCHIVE" in manifest.notes[0]
     assert [source.status for source in read_sources(run)] == ["collected", "skipped"]
-    assert collect(run, profile) == manifest
+    assert manifest.incomplete and collect.finished(run, profile) is None  # whoever asks for it again means it
+    assert collect.finished(run, profile, {}) == manifest  # a later step goes on with what there is
     monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(make_archive(tmp_path / "a.zip")))
-    assert collect(run, profile).notes == []  # it appeared, and the step noticed by itself
+    assert collect(run, profile).notes == []  # it appeared
+    assert collect.finished(run, profile) is not None
 
 
 @pytest.mark.parametrize("by", ["profile", "environment"])
 def test_an_archive_that_is_named_but_absent_stops_the_run(tmp_path, monkeypatch, by):
-    absent, settings = tmp_path / "MedQuAD.zip", ["collect.sources=[starter, medquad]"]
+    absent, values = tmp_path / "MedQuAD.zip", ["collect.sources=[starter, medquad]"]
     if by == "profile":
-        settings.append(f"collect.medquad_archive={absent}")
+        values.append(f"collect.options={{medquad: {{archive: {absent}}}}}")
     else:
         monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(absent))
-    run, profile = open_run("smoke", tmp_path / "run", settings)
+    run, profile = open_run("smoke", tmp_path / "run", values)
     with pytest.raises(InputError, match="MedQuAD.zip, named by .*, is not there"):
         collect(run, profile)
     assert run.manifest("collect") is None
@@ -328,7 +395,9 @@ def test_nothing_to_collect_is_an_error_not_an_empty_table(tmp_path):
         ("collect.sources=[medqad]", "did you mean 'medquad'"),
         ("collect.sources=[]", "at least one source"),
         ("collect.source=[starter]", "did you mean 'sources'"),
-        ("collect.medquad_limit=many", "medquad_limit"),
+        ("collect.limit=many", "limit"),
+        ("collect.since=yesterday", "since"),
+        ("collect.sources=[no_such_module:Source]", "No module named"),
     ],
 )
 def test_a_slip_in_the_profile_is_named(setting, complaint):
@@ -366,9 +435,88 @@ def test_what_a_missing_network_is_called_does_not_change_what_later_steps_see(t
     assert seen[0] == seen[1]
 
 
-def test_fingerprints_say_what_is_not_here():
-    profile = load_profile("smoke", ["collect.sources=[starter, medquad]", "collect.offline=true"])
-    assert source_fingerprints(profile)["source medquad"] == "not here"
-    assert profile.params(CollectParams).medquad_limit is None
+def test_a_fingerprint_asks_nobody_and_covers_the_settings(monkeypatch):
+    monkeypatch.setattr(medquad, "downloaded_archive", lambda *_: pytest.fail("a fingerprint must not download"))
+
+    def prints(*values):
+        return source_fingerprints(load_profile("smoke", ["collect.sources=[starter, medquad]", *values]))
+
+    assert prints() == prints("collect.offline=true", "seed=3")
+    different = [prints()["source medquad"]]
+    for value in ("collect.limit=5", "collect.since=2026-01-01", "collect.options={medquad: {limit: 6}}"):
+        different.append(prints(value)["source medquad"])
+    assert len(set(different)) == 4
 
 
+class Pond:
+    "A source for the tests; what it does is set from outside."
+
+    name, license, may_train, behaviour = "pond", "CC0-1.0", True, "gives"
+
+    def __init__(self, fetcher=None, depth=1):
+        self.depth = depth
+
+    def fingerprint(self):
+        return str(self.depth)
+
+    def fetch(self, since=None, limit=None):
+        if self.behaviour == "dead":
+            raise MissingError("the pond is dry")
+        for number in range(limit or 3):
+            if number == 1:
+                yield Unread(source="pond", key="1", reason="mud: no text")
+            yield Record(id=record_id("pond", str(number)), source="pond", kind="page", text=f"Frog {number} of {since}.", license="CC0-1.0",
+                         may_train=number != 0, attribution="frogs")
+            if self.behaviour == "dying":
+                raise MissingError("the pond dried up")
+
+
+@pytest.fixture
+def pond(monkeypatch):
+    monkeypatch.setitem(SOURCES, "pond", Pond)
+    monkeypatch.setattr(Pond, "behaviour", "gives")
+    return Pond
+
+
+def test_one_dead_source_does_not_stop_the_others_unless_required(tmp_path, pond):
+    for behaviour, status, count in (("dead", "skipped", 0), ("dying", "partial", 1), ("gives", "collected", 3)):
+        pond.behaviour = behaviour
+        run, profile = open_run("smoke", tmp_path / behaviour, ["collect.sources=[pond, starter]"])
+        manifest, reports = collect(run, profile), {report.name: report for report in read_sources(run)}
+        assert (reports["pond"].status, reports["pond"].count, reports["starter"].status) == (status, count, "collected")
+        assert (len(manifest.notes), manifest.incomplete) == ((0, False) if behaviour == "gives" else (1, True))
+        required = load_profile("smoke", ["collect.sources=[pond, starter]", "collect.require=[pond]"])
+        if behaviour == "gives":
+            collect(run, required)
+        else:
+            with pytest.raises(MissingError, match=f"pond is required and was {status}"):
+                collect(open_run("smoke", tmp_path / f"required-{behaviour}")[0], required)
+
+
+def test_what_is_no_record_is_counted_and_listed(tmp_path, pond):
+    run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[pond]", "collect.options={pond: {limit: 2, since: 2026-02-03}}"])
+    collect(run, profile)
+    report = read_sources(run)[0]
+    assert (report.count, report.unread, report.may_train, report.license) == (2, {"mud": 1}, 1, {"CC0-1.0": 2})
+    assert [(item.key, item.reason) for item in read_unread(run)] == [("1", "mud: no text")]
+    assert [record.text for record in read_records(run)] == ["Frog 0 of 2026-02-03.", "Frog 1 of 2026-02-03."]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"), [("{pond: {dept: 3}}", "did you mean 'depth'"), ("{pond: {fetcher: 3}}", "has no option 'fetcher'"), ("{pnd: {}}", "pnd")]
+)
+def test_an_option_that_no_source_has_is_named(tmp_path, pond, options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        collect(*open_run("smoke", tmp_path, ["collect.sources=[pond]", f"collect.options={options}"]))
+
+
+def test_the_command_takes_what_a_person_would_type(tmp_path, medlab):
+    archive = make_archive(tmp_path / "a.zip")
+    words = ["collect", "--source", "starter", "--source", "medquad", "--limit", "7", "--since", "2020-01-01", "--offline", "--require", "medquad", "--run", tmp_path / "r"]
+    done = medlab(*words, MEDLAB_MEDQUAD_ARCHIVE=str(archive))
+    assert done.returncode == 0, done.stderr
+    assert "starter" in done.stdout and "7 records" in done.stdout
+    refused = medlab("collect", "--source", "medquad", "--require", "medquad", "--offline", "--run", tmp_path / "s", MEDLAB_CACHE_DIR=str(tmp_path / "none"))
+    assert refused.returncode != 0 and "medquad is required and was skipped" in refused.stderr and "Traceback" not in refused.stderr
+    unknown = medlab("collect", "--source", "medqad", "--run", tmp_path / "t")
+    assert unknown.returncode != 0 and "did you mean 'medquad'" in unknown.stderr

@@ -140,7 +140,7 @@ def test_only_one_runner_works_in_a_folder_and_a_killed_one_holds_nothing(medlab
 
 def test_a_failing_cell_is_said_in_two_lines_and_its_notebook_kept(medlab, tmp_path):
     profile = tmp_path / "broken.yaml"
-    profile.write_text("seed: 1\nmodel: tiny-random\nsteps: {collect: {sources: [medquad], medquad_archive: /no/such/archive.zip}}\n")
+    profile.write_text("seed: 1\nmodel: tiny-random\nsteps: {collect: {sources: [medquad], options: {medquad: {archive: /no/such/archive.zip}}}}\n")
     failed = medlab("run", "--profile", profile, "--run", tmp_path / "run", "--only", "collect")
     assert failed.returncode == 1
     assert "02_collect.ipynb, cell" in failed.stderr and "/no/such/archive.zip" in failed.stderr

@@ -44,7 +44,7 @@ def no_ollama(monkeypatch, tmp_path):
     "An environment in which no Ollama can be found."
     monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{free_port()}")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("MEDLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def parity(server, this, template):

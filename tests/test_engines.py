@@ -326,7 +326,7 @@ def test_where_ollama_is_looked_for(server, binary, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert find_ollama() == OllamaPlace(binary=tmp_path / "ollama")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    monkeypatch.setenv("MEDLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
     assert find_ollama() is None
 
 

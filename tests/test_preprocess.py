@@ -1,13 +1,22 @@
 "Preprocessing: nothing leaks, nothing vanishes, a split stays when data grow."
 
+import json
 import random
+import re
+import sys
 from collections import Counter
 
+import numpy as np
 import pytest
-from medlab.core import InputError, Profile, Record, Run, read_json, read_parquet, record_id, shipped
-from medlab.preprocess import (
-    Division, LeakageError, PreprocessParams, Rejected, SplitRecord, account, check_leakage, clean, divide, fault, near_pairs, preprocess, text_key, tidy,
-)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medlab.cleaning.duplicates import near_pairs, text_key
+from medlab.cleaning.leaks import LeakageError, check_leakage, find_leaks
+from medlab.cleaning.text import tidy
+from medlab.collect import collect
+from medlab.core import InputError, MissingError, Profile, Record, Run, read_json, read_parquet, record_id, scan_parquet, shipped, write_parquet
+from medlab.preprocess import REASONS, PreprocessParams, Rejected, SplitRecord, account, clean, divide, fault, preprocess
 
 WORDS = [f"{first}{second}" for first in ("ba", "co", "di", "fu", "ge", "lo", "mi", "na", "po", "ra") for second in ("lam", "nor", "tis", "vek", "zum")]
 
@@ -35,6 +44,26 @@ def splits(division):
     return {record.id: record.split for record in division.kept}
 
 
+def reasons(division):
+    return {record.id: record.reason for record in division.rejected}
+
+
+def profiled(**params):
+    return Profile(name="t", steps={"preprocess": params})
+
+
+def run_with(tmp_path, records, name="run"):
+    "A run whose collection holds these records."
+    run = Run(tmp_path / name)
+    collect(run, Profile(name="t"))
+    write_parquet(run.folder("collect") / "records.parquet", records, Record)
+    manifest = read_json(run.file("collect", "manifest.json"))
+    manifest["outputs"]["records.parquet"]["bytes"] = run.file("collect", "records.parquet").stat().st_size
+    manifest["outputs"]["records.parquet"]["sha256"] = __import__("hashlib").sha256(run.file("collect", "records.parquet").read_bytes()).hexdigest()
+    run.file("collect", "manifest.json").write_text(json.dumps(manifest))
+    return run
+
+
 # the gate
 
 
@@ -58,18 +87,92 @@ def test_the_gate_raises_for_one_smuggled_item(divided, disguise):
         check_leakage([*train, test[3].model_copy(update={"id": "smuggled", **disguise})], test)
 
 
-def test_the_step_stops_at_the_gate(tmp_path, monkeypatch):
+PASSAGE = "uric acid crystals settle in the cool joint of the big toe and wake the sleeper long before the morning comes"
+
+
+def test_the_gate_sees_thirteen_words_and_not_twelve():
+    words = PASSAGE.split()
+    exam = made("What is gout?", f"It is an old disease of the joints. {PASSAGE.capitalize()}.", key="exam")
+    for count, leaks in ((13, True), (12, False)):
+        copy = made("What do people say about toes?", f"My aunt says that {' '.join(words[:count])} so tea helps against all of it, every day of the week.")
+        assert bool(find_leaks([copy], [exam])) == leaks
+        assert not leaks or find_leaks([copy], [exam])[0].kind == "passage"
+
+
+def test_a_phrase_that_everybody_uses_is_no_leak():
+    exam = made("What is gout?", f"It is old. {PASSAGE}.", key="exam")
+    rng = random.Random(6)
+    train = [made(f"What is {sentence(rng, 3)}", f"{sentence(rng, 20)} {PASSAGE}. {sentence(rng, 20)}", key=f"t{number}") for number in range(11)]
+    assert find_leaks(train, [exam]) == []
+    assert len(find_leaks(train[1:], [exam])) == 10
+
+
+@pytest.mark.parametrize("change,kind", [
+    (lambda r: {}, "exact"),
+    (lambda r: {"answer": r.answer.upper(), "question": "Why?"}, "normalised"),
+    (lambda r: {"question": r.question.upper(), "answer": "Nobody knows that as yet."}, "normalised"),
+    (lambda r: {"question": "Why?", "answer": r.answer.replace("morning", "evening")}, "near_duplicate"),
+], ids=["exact", "normalised text", "normalised question", "near"])
+def test_the_gate_names_the_kind(change, kind):
+    exam = made("What is gout?", f"It is an old disease of joints that men have more often than women. {PASSAGE} and so it has been always.", key="exam")
+    leaks = find_leaks([exam.model_copy(update={"id": "copy", **change(exam)})], [exam])
+    assert [leak.kind for leak in leaks] == [kind] and leaks[0].train == "copy" and leaks[0].held_out == exam.id
+
+
+def test_the_step_stops_at_the_gate_and_writes_every_pair(tmp_path, monkeypatch):
     "A splitter that deals records at random must not get past the step."
-    rng = random.Random(0)
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr("medlab.preprocess.sides", lambda facts, found, params: (rng.integers(0, 3, len(found.order), dtype=np.uint8),
+                                                                                np.full(len(found.order), 7, dtype=np.uint64)))
+    monkeypatch.setattr("medlab.preprocess.decontaminate", lambda arranged: None)
+    run = run_with(tmp_path, many(60))
+    with pytest.raises(LeakageError, match=r"share a group.*leakage\.json") as caught:
+        preprocess(run, Profile(name="t"))
+    pairs = read_json(run.file("preprocess", "leakage.json"))["pairs"]
+    ids = {name: {record.id for record in scan_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord)} for name in ("train", "test", "validation")}
+    assert {pair["held_out"] for pair in pairs if pair["between"][0] == "train"} <= ids["test"] | ids["validation"]
+    assert {pair["train"] for pair in pairs if pair["between"][0] == "train"} == ids["train"] and len(pairs) >= len(caught.value.leaks)
+    assert run.manifest("preprocess") is None
 
-    def careless(*args):
-        kept, rejected = divide(*args)
-        return Division([record.model_copy(update={"split": rng.choice(["train", "test"]), "group": "one"}) for record in kept], rejected)
 
-    monkeypatch.setattr("medlab.preprocess.divide", careless)
-    with pytest.raises(LeakageError, match="share a group"):
-        preprocess(Run(tmp_path / "run"), Profile(name="t"))
-    assert Run(tmp_path / "run").manifest("preprocess") is None
+@pytest.mark.parametrize("name", ["b.jsonl", "b.csv", "b.parquet", "b.txt", "b.json"])
+def test_a_benchmark_in_any_form_stops_the_step_or_is_dropped(tmp_path, name):
+    records = many(80)
+    stolen = next(record for record in divide(records).kept if record.split == "train")
+    rows = [{"id": 1, "question": "Something else altogether?"}, {"id": 2, "question": stolen.question.upper()}]
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text({"jsonl": "\n".join(map(json.dumps, rows)), "csv": "id,question\n" + "\n".join(f'{row["id"]},"{row["question"]}"' for row in rows),
+                         "txt": "\n".join(row["question"] for row in rows), "json": json.dumps(rows)}[name[2:]])
+    run = run_with(tmp_path, records)
+    with pytest.raises(LeakageError, match=f"{name}.*{stolen.id}"):
+        preprocess(run, profiled(benchmarks=[str(path)]))
+    assert preprocess(run, profiled(benchmarks=[str(path)], on_leak="drop"))
+    rejected = read_parquet(run.file("preprocess", "rejected.parquet"), Rejected)
+    assert [(record.id, record.reason) for record in rejected] == [(stolen.id, "in_benchmark")]
+
+
+def test_a_benchmark_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(MissingError, match="benchmark .*gone.csv is not there"):
+        preprocess(run_with(tmp_path, many(30)), profiled(benchmarks=[str(tmp_path / "gone.csv")]))
+
+
+def test_a_shared_paragraph_is_cut_out_of_training_and_the_rest_stays():
+    rng = random.Random(9)
+    others = [sentence(rng, 30) for _ in range(4)]
+    exam = made("What is gout?", f"{others[0]} {PASSAGE.capitalize()}. {others[1]}", key="exam", split="test", kind="qa")
+    page = made("What is a toe?", f"{others[2]} {PASSAGE.capitalize()}. {others[3]}", key="page", split="train")
+    division = divide([exam, page, *many(30)])
+    kept = {record.id: record for record in division.kept}
+    assert kept[page.id].answer == f"{others[2]} {others[3]}" and kept[exam.id].answer == exam.answer
+    whole = made("What is a toe?", PASSAGE.capitalize() + ".", key="page", split="train")
+    division = divide([exam, whole, *many(30)])
+    assert reasons(division) == {whole.id: "shares_passage"} and division.rejected[0].twin == exam.id
 
 
 # splits
@@ -153,10 +256,67 @@ def test_authored_cases_that_end_in_the_same_advice_both_stay():
     assert Counter(splits(divide(cases)).values()) == {"train": 1, "test": 1}
 
 
-def test_what_may_not_be_trained_on_is_kept_for_reading_only():
-    page = made("What is licensed?", sentence(random.Random(8)), may_train=False)
+@pytest.mark.parametrize("facts", [{"may_train": False}, {"license": "unknown"}, {"license": ""}, {"flags": ["retraction notice"]}],
+                         ids=["may not", "unknown", "no licence", "flagged"])
+def test_what_may_not_be_trained_on_is_kept_for_reading_only(facts):
+    page = made("What is licensed?", sentence(random.Random(8)), **facts)
     kept = {record.id: record for record in divide([page, *many(20)]).kept}
     assert kept[page.id].split is None
+
+
+def test_a_licence_held_opens_a_source_and_is_noted(tmp_path):
+    rng = random.Random(8)
+    pages = [made(f"What is licensed {number}?", sentence(rng), source="nhs", may_train=False, key=f"n{number}") for number in range(40)]
+    run = run_with(tmp_path, [*pages, *many(20)])
+    assert preprocess(run, Profile(name="t")).notes == []
+    assert read_json(run.file("preprocess", "quality.json"))["splits"]["retrieval"] == 40
+    manifest = preprocess(run, profiled(licences_held=["nhs"]))
+    quality = read_json(run.file("preprocess", "quality.json"))
+    assert "nhs" in manifest.notes[0] and quality["licences_held"] == ["nhs"] and "retrieval" not in quality["splits"]
+
+
+def test_a_retracted_paper_is_nowhere_but_among_the_rejected():
+    paper = made(None, None, kind="abstract", text=sentence(random.Random(8), 60), flags=["retracted"])
+    assert reasons(divide([paper, *many(10)])) == {paper.id: "retracted"}
+
+
+def test_labels_of_one_drug_and_papers_with_what_was_made_of_them_stay_together():
+    rng = random.Random(12)
+    labels = [made(None, None, key=f"l{number}", kind="label", subject=f"Drug{number % 30}", sections={"use": sentence(rng, 40)}) for number in range(120)]
+    papers = [made(None, None, key=f"p{number}", kind="abstract", text=sentence(rng, 40), url=f"https://pubmed.ncbi.nlm.nih.gov/{number}/") for number in range(40)]
+    asked = [made(f"Does {sentence(rng, 5)} help?", sentence(rng, 30), key=f"q{number}", labels={"pmid": str(number)}) for number in range(40)]
+    where = splits(divide([*labels, *papers, *asked]))
+    assert all(where[labels[n].id] == where[labels[n % 30].id] for n in range(120))
+    assert all(where[papers[n].id] == where[asked[n].id] for n in range(40))
+    assert len(set(where.values())) == 3
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_copy_with_the_freest_licence_stays(order):
+    text = sentence(random.Random(3), 40)
+    copies = [made("Why?", text, key=name, **more) for name, more in (
+        ("unknown", {"license": "unknown"}), ("held back", {"may_train": False}), ("nc", {"license": "CC-BY-NC-4.0"}), ("by", {"license": "CC-BY-4.0"}))]
+    division = divide([*copies[::order], *many(5)])
+    assert copies[3].id in splits(division) and set(reasons(division)) == {record.id for record in copies[:3]}
+
+
+def test_a_contradictory_item_is_flagged_and_kept_out():
+    options = {"A": "Metformin", "B": "Insulin", "C": "Glipizide"}
+    items = [made("Which lowers glucose fastest?", f"It acts within minutes. The correct answer is {said}.", key=said, kind="mcq", options=options,
+                  gold={"letter": "B"}) for said in "BC"]
+    division = divide([*items, *many(5)])
+    assert [(record.id, record.reason, record.flags) for record in division.rejected] == [(items[1].id, "contradictory", ["contradictory"])]
+    assert splits(division)[items[0].id]
+
+
+def test_personal_data_are_masked_and_counted_eponyms_stay(tmp_path):
+    text = "Crohn's and Parkinson's disease are named after doctors. Jane Roe, MRN 0045981, has both; call 555-201-3344 or write to jane@example.org."
+    run = run_with(tmp_path, [made("Who has what?", text, key="who"), *many(30)])
+    preprocess(run, Profile(name="t"))
+    kept = {r.id: r for name in ("train", "validation", "test") for r in read_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord)}
+    answer = kept[record_id("made", "who")].answer
+    assert answer.startswith("Crohn's and Parkinson's disease") and "[NAME], MRN [MRN]" in answer and "[PHONE] or write to [EMAIL]" in answer
+    assert read_json(run.file("preprocess", "quality.json"))["personal"] == {"NAME": 1, "MRN": 1, "PHONE": 1, "EMAIL": 1}
 
 
 # faults and duplicates
@@ -173,7 +333,11 @@ def test_what_may_not_be_trained_on_is_kept_for_reading_only():
     ("What is (are) Parasites ?", "Frequently Asked Queestions (FAQs)", "headings_only"),
     ("How can I prevent poisoning?", "General guidelines for safe seafood consumption:", "headings_only"),
     ("How is it treated?", "These resources address the diagnosis or management of it:  - Gene Review", "links_only"),
-    ("What are the symptoms of X ?", "The Human Phenotype Ontology provides the following list. Signs 90% 50%", "only_a_table"),
+    ("What are the symptoms of X ?", "The Human Phenotype Ontology provides the following list. Signs and Symptoms Approximate number of patients",
+     "only_a_table"),
+    ("Where are trials ?", "Information about clinical trials is available from the NCI website.", "boilerplate"),
+    ("What is it ?", "El asma es una enfermedad de las vías respiratorias que se puede tratar con un inhalador.", "foreign_language"),
+    ("What is long ?", "A word and another. " * 600, "too_long"),
     ("Is it common ?", "It is.", "too_short"),
 ])
 def test_every_useless_pair_leaves_with_its_reason(question, answer, reason):
@@ -247,15 +411,71 @@ def test_the_step_writes_equal_files_twice(tmp_path):
     assert all(record.split == "test" for record in read_parquet(run.file("preprocess", "test.parquet"), SplitRecord))
 
 
+def test_without_ray_the_engine_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingError, match=r"pip install 'medlab\[ray\]'"):
+        preprocess(run_with(tmp_path, many(20)), profiled(engine="ray"))
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_two_nodes_writes_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    rng = random.Random(3)
+    records = many(1500) + [made(record.question.upper(), sentence(rng), key=f"c{n}") for n, record in enumerate(many(200))]
+    records += [made("Who?", f"Ask Jane Roe, MRN 00459{n}, born 12/03/1961.", key=f"m{n}") for n in range(10, 20)]
+    runs = [run_with(tmp_path, records, name) for name in ("local", "ray")]
+    local = preprocess(runs[0], Profile(name="t"))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+        clustered = preprocess(runs[1], profiled(engine="ray", ray_address=cluster.address))
+        assert len(ray.nodes()) == 2
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert {name: output.sha256 for name, output in local.outputs.items()} == {name: output.sha256 for name, output in clustered.outputs.items()}
+
+
 def test_two_records_with_one_id_are_an_error():
     with pytest.raises(InputError, match="2 records have the id"):
         divide([made("What is a herb?", "A plant.", key="1"), made("What is a tree?", "A plant too.", key="1")])
 
 
-def test_nothing_to_train_on_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("medlab.preprocess.divide", lambda *_: divide([made("What is a herb?", "")]))
+def test_nothing_to_train_on_is_one_clear_error(tmp_path):
     with pytest.raises(InputError, match="nothing is left to train on.*no_answer"):
-        preprocess(Run(tmp_path / "run"), Profile(name="t"))
+        preprocess(run_with(tmp_path, [made("What is a herb?", "")]), Profile(name="t"))
+
+
+def test_the_ids_of_each_split_are_written(tmp_path):
+    run = run_with(tmp_path, many(100))
+    preprocess(run, Profile(name="t", seed=7))
+    ids = read_json(run.file("preprocess", "split_ids.json"))
+    assert ids.pop("seed") == 7
+    for name, listed in ids.items():
+        assert [record.id for record in scan_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord)] == listed
+
+
+TROUBLE = ["", "?", "What is it ? ?", "doesnt", "[9184]", "Key Points\n- a\n", "    ", "\u200b", "<br>", "&lt;", "Click here.", "90%", "é", "\U0001f600",
+           "The Human Phenotype Ontology provides the following", "Signs and Symptoms Approximate number of patients", "call 301-496-5248", "a" * 300]
+TEXTS = st.lists(st.sampled_from(TROUBLE) | st.text(max_size=12), max_size=6).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(TEXTS | st.none(), TEXTS | st.none(), st.sampled_from(["qa", "page", "label", "mcq"]), st.booleans()), max_size=12), st.randoms())
+def test_whatever_comes_in_is_kept_or_rejected_once_and_in_no_order(rows, shuffle):
+    records = [made(question, answer, key=str(n), kind=kind, may_train=free, text=answer if kind == "page" else None,
+                    sections={question or "": answer or ""} if kind == "label" else None,
+                    options={"A": question or "", "B": answer or ""} if kind == "mcq" else None)
+               for n, (question, answer, kind, free) in enumerate(rows)]
+    division = divide(records)
+    out = [record.id for record in [*division.kept, *division.rejected]]
+    assert sorted(out) == sorted(record.id for record in records)
+    assert all(record.reason in REASONS for record in division.rejected)
+    shuffle.shuffle(records)
+    assert divide(records) == division
 
 
 def test_a_share_that_makes_no_sense_is_refused():
@@ -263,18 +483,33 @@ def test_a_share_that_makes_no_sense_is_refused():
         Profile(name="t", steps={"preprocess": {"test_share": 0.9}}).params(PreprocessParams)
 
 
+#: Part to (pairs, with an answer), as counted by hand over the archive.
+PARTS = {
+    "CancerGov": (729, 729), "GARD": (5394, 5389), "GHR": (5430, 5430), "MPlusHealthTopics": (981, 981), "NIDDK": (1192, 1192), "NINDS": (1088, 1088),
+    "NIHSeniorHealth": (769, 769), "NHLBI": (559, 559), "CDC": (270, 270), "ADAM": (17348, 0), "MPlusDrugs": (12889, 0), "MPlusHerbsSupplements": (792, 0),
+}
+
+
 @pytest.mark.slow
-def test_the_whole_of_medquad(tmp_path, shared_data):
+def test_the_whole_of_medquad(tmp_path, shared_data, monkeypatch):
+    monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(shared_data / "MedQuAD-master.zip"))
     run = Run(tmp_path / "run")
-    profile = Profile(name="t", steps={"collect": {"sources": ["starter", "medquad"], "medquad_archive": str(shared_data / "MedQuAD-master.zip")}})
-    preprocess(run, profile)
+    preprocess(run, Profile(name="t", steps={"collect": {"sources": ["starter", "medquad"]}}))
     quality = read_json(run.file("preprocess", "quality.json"))
-    assert quality["rejected"]["no_answer"] == 31034
+    parts = {name.removeprefix("medquad: "): counts for name, counts in quality["parts"].items() if name.startswith("medquad: ")}
+    assert {name: (counts["records"], counts["records"] - counts.get("no_answer", 0)) for name, counts in parts.items()} == PARTS
+    medquad, rejected = quality["sources"]["medquad"], quality["rejected_by_source"]["medquad"]
+    assert sum(medquad.values()) == 47441 and rejected["no_answer"] == 31034 and 47441 - rejected["no_answer"] == 16407
+    assert medquad["train"] + medquad["validation"] + medquad["test"] == 47441 - sum(rejected.values())  # every one that left has a reason
+    assert rejected["links_only"] == 1072 and 500 < rejected["exact_duplicate"] < 800 and "only_a_table" not in rejected
     assert quality["sources"]["starter"].get("rejected", 0) == 0
-    assert quality["splits"]["train"] > 9000 and quality["splits"]["test"] > 1000
-    assert quality["groups"]["largest"] < 100
-    train, test = (read_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord) for name in ("train", "test"))
-    check_leakage(train, test)
+    assert medquad["train"] > 9000 and medquad["test"] > 1000 and quality["groups"]["largest"] < 100
+    assert quality["personal"]["PHONE"] > 40 and quality["personal"]["HELPLINE"] > 100 and "NAME" not in quality["personal"]
+    assert set(quality["languages"]) == {"en"} and sum(quality["lengths"]["collected"]) >= 16407
+    assert quality["leakage"] == {"train against test and validation": 0, "validation against test": 0}
+    train, test = ([record for record in read_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord)] for name in ("train", "test"))
     texts = [record.answer for record in train] + [record.answer for record in test]
     crossing = [pair for pair in near_pairs(texts) if pair[0] < len(train) <= pair[1] and len(texts[pair[0]].split()) >= 12]
     assert crossing == []
+    residue = re.compile(r" \?|\? \?|   |Key Points\n|Human Phenotype Ontology \(HPO\) has|\bdoesnt\b|\[\d{4}\]|[Cc]lick here")
+    assert [text[:60] for text in texts if residue.search(text)][:3] == []

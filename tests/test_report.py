@@ -4,25 +4,34 @@ import base64
 import html.parser
 import json
 import re
+import shutil
 
 import pytest
 
-from medlab.core import TASKS, MissingError, Run, load_profile, read_json, sha256_file, write_json
+from medlab.core import TASKS, MissingError, Record, Run, load_profile, read_json, sha256_file, write_json, write_parquet
 from medlab.evaluate import VARIANTS, wanted_rows
 from medlab.report import (
     MAIN,
+    MISSING,
+    QUALITY,
     SHORT,
     STEPS,
     THEMES,
     WORDS,
+    build_data,
     build_results,
     command_of,
+    data_headline,
+    draw_lengths,
     draw_loss,
+    draw_records,
     draw_tasks,
     draw_variants,
     headline,
+    make_data_figures,
     make_figures,
     render_card,
+    render_data,
     render_html,
     report,
     reproducible,
@@ -37,13 +46,19 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.text, self.open = [], "", []
+        self.tags, self.text, self.open, self.tables = [], "", [], {}
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
         if tag not in ("meta", "img", "source", "br", "link"):
             self.open.append(tag)
+        if tag == "h3":
+            self.title = ""
+        if tag == "tr":
+            self.tables.setdefault(self.title.strip(), []).append([])
+        if tag in ("th", "td") and self.tables:
+            list(self.tables.values())[-1][-1].append("")
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag, f"</{tag}> closes something else"
@@ -51,6 +66,12 @@ class Page(html.parser.HTMLParser):
     def handle_data(self, data):
         if not self.open or self.open[-1] != "style":
             self.text += " ".join(data.split()) + " "
+        if "h3" in self.open:
+            self.title += data
+        if "td" in self.open or "th" in self.open:
+            list(self.tables.values())[-1][-1][-1] += data
+
+    title = ""  # of the table that comes
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +82,11 @@ def results(smoke_run):
 @pytest.fixture(scope="module")
 def page(smoke_run):
     return Page(smoke_run[0].file("report", "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def data_page(smoke_run):
+    return Page(smoke_run[0].file("report", "data.html").read_text(encoding="utf-8"))
 
 
 def test_every_number_has_n_interval_and_status(results):
@@ -88,25 +114,34 @@ def test_it_says_where_the_numbers_come_from(results, smoke_run):
     assert "seconds" not in json.dumps(results["rows"])
 
 
-def test_the_page_needs_nothing_but_itself(page, smoke_run):
+@pytest.mark.parametrize("name", ["report.html", "data.html"])
+def test_a_page_needs_nothing_but_itself_and_its_neighbour(name, smoke_run):
+    path = smoke_run[0].file("report", name)
+    page = Page(text := path.read_text(encoding="utf-8"))
     assert page.open == []  # every tag is closed
-    names = [tag for tag, _ in page.tags]
-    assert not {"script", "link", "iframe", "object"} & set(names)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     for _, attributes in page.tags:
-        for name in ("src", "href", "srcset"):
-            assert attributes.get(name, "data:").startswith("data:")
-    text = smoke_run[0].file("report", "report.html").read_text(encoding="utf-8")
+        assert all(attributes.get(name, "data:").startswith("data:") for name in ("src", "srcset"))
+        address = attributes.get("href", "#")
+        assert address == "#" or address[1:] in ids if address.startswith("#") else (path.parent / address).exists()
     assert not re.search(r"https?://|url\(|@import", text)
     assert str(smoke_run[0].path.parent) not in text  # no path of this machine
+    assert len(text) < 1_000_000
 
 
-def test_the_page_can_be_read_by_everybody(page):
+@pytest.mark.parametrize(("name", "pictures"), [("report.html", 3), ("data.html", 2)])
+def test_a_page_can_be_read_by_everybody(name, pictures, smoke_run):
+    page = Page(smoke_run[0].file("report", name).read_text(encoding="utf-8"))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 3 and all(len(image["alt"]) > 20 for image in images)
-    assert [tag for tag, _ in page.tags].count("source") == 3  # each in a dark edition too
+    assert len(images) == pictures and all(len(image["alt"]) > 20 for image in images)
+    assert [tag for tag, _ in page.tags].count("source") == pictures  # each in a dark edition too
     assert ("html", {"lang": "en"}) in page.tags
     assert any(tag == "meta" and attributes.get("name") == "viewport" for tag, attributes in page.tags)
     assert [tag for tag, _ in page.tags].count("h1") == 1
+    links = [attributes for tag, attributes in page.tags if tag == "a" and attributes["href"].endswith(".html")]
+    assert {link["href"] for link in links} == {"report.html", "data.html"}
+    assert [link["href"] for link in links if link.get("aria-current") == "page"] == [name]
 
 
 def test_page_and_card_show_the_numbers_of_the_results_file(page, results, smoke_run):
@@ -130,10 +165,12 @@ def test_rendering_again_gives_the_same_result_in_another_folder(copied, results
     run, profile = copied
     again = build_results(run, profile)
     assert reproducible(again) == reproducible(results)
+    assert again["data"] == results["data"]
     before = {name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png") for name in [path.name]}
     make_figures(run, again["rows"])
+    make_data_figures(run, again["data"])
     assert before == {path.name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png")}
-    assert len(before) == 3 * len(THEMES)
+    assert len(before) == (3 + 2) * len(THEMES)
 
 
 def test_what_was_not_run_is_shown_as_not_run_and_escaped(copied):
@@ -183,3 +220,166 @@ def test_the_pictures_are_pictures(smoke_run, page):
     files = {path.read_bytes() for path in (smoke_run[0].path / "report" / "figures").glob("*.png")}
     assert all(base64.b64decode(source.partition(",")[2]) in files for source in sources)
     assert report.finished(*smoke_run)  # and the step knows that it is done
+
+
+# ---------------------------------------------------------------------- the page on data
+
+
+def number(text):
+    return int(text.replace(",", ""))
+
+
+def test_the_data_section_is_the_files_and_has_no_times(results, smoke_run):
+    run, data = smoke_run[0], results["data"]
+    quality, sources = read_json(run.file("preprocess", "quality.json")), read_json(run.file("collect", "sources.json"))
+    assert data["quality"] == {name: quality[name] for name in QUALITY}
+    assert [one["count"] for one in data["sources"]] == [one["count"] for one in sources]
+    assert sum(one["records"] for one in data["licences"]) == sum(one["count"] for one in sources) == quality["records"]
+    for split in ("train", "validation", "test"):
+        lines = run.file("instruct", f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        assert data["examples"]["splits"][split]["examples"] == len(lines) == sum(of[split] for of in data["examples"]["tasks"].values())
+    for counts in (data["examples"]["lengths"]["questions"], data["examples"]["lengths"]["answers"]):
+        assert sum(counts) == sum(of["examples"] for of in data["examples"]["splits"].values())
+    assert not re.search("waited|seconds|requests", json.dumps(data))
+
+
+def test_every_cell_of_the_page_on_data_is_a_count_from_the_results(data_page, results):
+    quality, found = results["data"]["quality"], data_page.tables
+    for name, counts in quality["sources"].items():
+        row = next(row for row in found["In and out, by source"] if row[0] == name)
+        places = ("train", "validation", "test", "retrieval", "rejected")
+        assert [number(cell) for cell in row[1:]] == [sum(counts.values()), *(counts.get(place, 0) for place in places)]
+    assert {row[0].replace(" ", "_"): [number(cell) for cell in row[1:]] for row in found["Examples by task"][1:]} == {
+        task: [of[split] for split in ("train", "validation", "test")] for task, of in results["data"]["examples"]["tasks"].items()
+    }
+    assert [number(row[1]) for row in found["Leakage gate"][1:]] == [0] * len(quality["leakage"])
+    rows = found["Records: words of answer or text"][1:]
+    assert [number(row[1]) for row in rows] == quality["lengths"]["collected"]
+    assert data_headline(results["data"]) in data_page.text and "licences_held is empty" in data_page.text
+
+
+@pytest.fixture
+def rich(copied):
+    "A run of which the data part was rewritten: three sources, one with a hostile name, and everything that quality.json can hold."
+    run, _ = copied
+    path = run.file("preprocess", "quality.json")
+    quality = read_json(path) | {
+        "records": 1000, "splits": {"train": 500, "test": 90, "validation": 10, "retrieval": 100},
+        "rejected": {"no_answer": 250, "exact_duplicate": 30, "near_duplicate": 20},
+        "sources": {"nhs": {"train": 100}, "medquad": {"train": 400, "test": 90, "validation": 10, "rejected": 300}, WHY: {"retrieval": 100}},
+        "rejected_by_source": {"medquad": {"no_answer": 250, "exact_duplicate": 30, "near_duplicate": 20}},
+        "parts": {"medquad: GARD": {"records": 800, "train": 400, "test": 90, "validation": 10,
+                                    "no_answer": 250, "exact_duplicate": 30, "near_duplicate": 20}},
+        "licences": {"OGL": {"train": 100}, "CC-BY-4.0": {"train": 400, "test": 90, "validation": 10, "rejected": 300}, WHY: {"retrieval": 100}},
+        "licences_held": ["nhs"], "languages": {"en": 990, "de": 10}, "personal": {"PHONE": 1234, WHY: 1},
+        "groups": {"count": 650, "largest": 12}, "reasons": {"no_answer": WHY}, "records_cut": 17,
+    }  # fmt: skip
+    write_json(path, quality)
+    source = {"status": "collected", "count": 0, "unread": {}, "license": {}, "may_train": 0, "attribution": [], "why": None}
+    write_json(run.file("collect", "sources.json"), [
+        source | {"name": "nhs", "count": 100, "license": {"OGL": 100}},
+        source | {"name": "medquad", "count": 800, "license": {"CC-BY-4.0": 800}, "may_train": 800, "attribution": [f"- a line\n# of {WHY}"]},
+        source | {"name": WHY, "status": "partial", "count": 100, "license": {WHY: 100}, "unread": {WHY: 7}, "why": f"{WHY}\n## gone"},
+        source | {"name": "openfda", "status": "skipped", "why": "no network"},
+    ])  # fmt: skip
+    kinds = [("nhs", "OGL", False, 100), ("medquad", "CC-BY-4.0", True, 800), (WHY, WHY, False, 60), (WHY, "unknown", True, 40)]
+    write_parquet(run.path / "collect" / "records.parquet", (
+        Record(id=f"{name[:3]}{licence}{place}", source=name, license=licence, attribution="x", may_train=may, kind="qa", question="q", answer="a")
+        for name, licence, may, count in kinds for place in range(count)
+    ), Record)  # fmt: skip
+    return copied
+
+
+def test_whatever_a_source_or_reason_or_licence_is_called_it_stays_text(rich):
+    run, profile = rich
+    changed = build_results(run, profile)
+    texts = [
+        render_data(run, changed["data"], make_data_figures(run, changed["data"])),
+        render_html(run, changed, make_figures(run, changed["rows"])),
+    ]
+    for text in texts:
+        assert "<script" not in text and Page(text).open == [] and WHY in Page(text).text
+        assert text.count("<h1") == 1 and text.count("<nav") in (1, 2)
+    tags = [tag for tag, attributes in Page(texts[0]).tags for value in attributes.values() if WHY in (value or "")]
+    assert set(tags) == {"img"}  # in the words for the figure, as an attribute's value
+    card = render_card(run, changed)
+    assert "<script" not in card and "\n## gone" not in card and "\n# of" not in card  # nor can it write headings
+
+
+def test_the_page_says_what_each_source_gave_and_what_became_of_it(rich):
+    run, _ = rich
+    data = build_data(run)
+    page = Page(render_data(run, data, []))
+    gave = {row[0]: row[1:] for row in page.tables["What each source gave"]}
+    assert gave["medquad"] == ["collected", "800", "800", "0"] and gave["openfda"] == ["skipped", "0", "0", "0"]
+    assert gave[WHY] == ["partial", "100", "0", "7"] and "openfda was skipped: no network" in page.text
+    assert page.tables["What could not be read"][1:] == [[WHY, WHY, "7"]]
+    assert page.tables["Duplicates left out"][1:] == [["the same words", "30"], ["nearly the same", "20"]]
+    assert page.tables["Parts of a source"][1:] == [["medquad: GARD", "800", "250", "400", "10", "90", "0", "50"]]
+    assert page.tables["Personal data masked"][1:] == [["PHONE", "1,234"], [WHY, "1"]]
+    assert page.tables["Left out, and why"][:3] == [
+        ["reason", "all sources", "medquad", "nhs", WHY], [f"no answer: {WHY}", "250", "250", "0", "0"], ["exact duplicate", "30", "30", "0", "0"],
+    ]  # fmt: skip
+    assert ["groups", "650"] in page.tables["Groups"] and ["de", "10"] in page.tables["Languages of all records"]
+    assert "do not agree" not in page.text and "because a stricter split has it too: 17." in page.text
+    other = Page(render_data(run, data | {"quality": data["quality"] | {"records": 999}}, []))
+    assert "These do not agree: 1,000 records in sources.json, 999 in quality.json" in other.text
+
+
+def test_a_licence_that_is_held_is_printed_wherever_the_data_are(rich):
+    run, profile = rich
+    changed = build_results(run, profile)
+    page = Page(render_data(run, changed["data"], []))
+    words = "licences_held: nhs. Whoever made this run states to hold a licence"
+    report = Page(render_html(run, changed, make_figures(run, changed["rows"])))
+    assert words in page.text and words in report.text and words in render_card(run, changed)
+    licences = {(row[0], row[1]): row[3] for row in page.tables["Licences"][1:]}
+    assert licences == {
+        ("nhs", "OGL"): "by a licence that was stated to be held", ("medquad", "CC-BY-4.0"): "yes", (WHY, WHY): "no",
+        (WHY, "unknown"): "no: the licence is not known",
+    }  # fmt: skip
+    data = changed["data"]
+    unheld = Page(render_data(run, data | {"quality": data["quality"] | {"licences_held": []}}, []))
+    assert ["nhs", "OGL", "100", "no"] in unheld.tables["Licences"] and words not in unheld.text
+
+
+def test_what_quality_json_does_not_hold_is_shown_as_missing_and_never_as_zero(rich):
+    run, _ = rich
+    path = run.file("preprocess", "quality.json")
+    whole = read_json(path)
+    said = Page(render_data(run, build_data(run), [])).text.count(MISSING)
+    assert said == 0
+    for missing in (*([name] for name in QUALITY), list(QUALITY)):
+        write_json(path, {name: value for name, value in whole.items() if name not in missing})
+        data = build_data(run)
+        assert all(data["quality"][name] is None for name in missing)
+        page = Page(render_data(run, data, []))
+        assert page.open == []
+        if missing not in (["reasons"], ["records"]):  # a reason is then shown by its name; the other is only compared
+            assert MISSING in page.text, missing
+    for title in ("In and out, by source", "Left out, and why", "Duplicates left out", "Leakage gate", "Records: words of answer or text"):
+        assert title not in page.tables and title in page.text  # a heading without a table
+    assert {row[1] for row in page.tables["Splits"][1:]} == {MISSING}
+    make_data_figures(run, data)
+
+
+def test_the_page_on_data_needs_no_model(smoke_run, tmp_path):
+    "Collected and prepared data can be looked at before anything is trained."
+    run = Run(tmp_path / "data-only")
+    for name in ("collect", "preprocess", "instruct"):
+        shutil.copytree(smoke_run[0].path / name, run.path / name)
+    data = build_data(run)
+    assert Page(render_data(run, data, make_data_figures(run, data))).tables["Examples by task"]
+    with pytest.raises(MissingError):
+        build_data(Run(tmp_path / "empty"))
+
+
+def test_the_figures_of_data_cope_with_anything():
+    odd = {"$\\frac{": {"train": 1}, "x" * 300: {"rejected": 0}, "\n\n": {}, "日本": {"retrieval": 10**9}}
+    for by_source in (None, {}, odd, {str(n): {"train": n} for n in range(40)}):
+        figure = draw_records(by_source, "light")
+        figure.canvas.draw()
+    empty = {"words_from": [0], "kept": [0]}
+    many = {"words_from": [0, 5], **{str(n): [n, 1] for n in range(7)}}
+    for panels in ([("a", None)], [("$a", empty), ("b", many)]):
+        draw_lengths(panels, "dark").canvas.draw()

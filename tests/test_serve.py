@@ -103,7 +103,7 @@ def test_groq_client(served):
 @pytest.mark.parametrize(
     "path, body, says",
     [
-        ("/ask", {**CASE, "options": {"A": "one"}}, "two to four"),
+        ("/ask", {**CASE, "options": {"A": "one"}}, "two to five"),
         ("/ask", {**CASE, "options": {"A": "one", "C": "three"}}, "lettered"),
         ("/ask", {**CASE, "options": {"A": "one", "B": " "}}, "not empty"),
         ("/ask", {**CASE, "options": {"A": "one", "B": 2}}, "options.B"),

@@ -7,7 +7,7 @@
 set -eu
 
 version=0.24.0 # the last release whose module holds llama.cpp; later ones fetch it while they build
-cache=${MEDLAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/medlab}
+cache=${MEDLAB_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/medlab}
 target=$cache/ollama/$version
 binary=$target/ollama
 

@@ -28,7 +28,7 @@ class AskRequest(BaseModel):
     )
 
     case: str = Field(min_length=1, max_length=20_000, description="the case and the question, in plain text")
-    options: dict[str, str] = Field(description="two to four options, lettered A, B, C, D")
+    options: dict[str, str] = Field(description="two to five options, lettered A, B, C, D, E")
 
 # %% ../../nbs/api/ask.ipynb #5d7a5c4f
 class AskReply(BaseModel):
@@ -49,7 +49,7 @@ def read_reply(
 ) -> AskReply:
     "Read an answer to a case: strictly where it keeps the format, else leniently; a letter that was not offered is no answer."
     text = completion.text
-    fields = parse_answer("clinical_reasoning", text)
+    fields = parse_answer("clinical_reasoning", text, options)
     found = fields or {name: find_field("clinical_reasoning", name, text) for name in ("analysis", "letter")}
     offered = found["letter"] in options
     return AskReply(

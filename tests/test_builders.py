@@ -1,0 +1,265 @@
+"Builders: what is cut from a text stands in the text, what cannot be cut is left out with a reason, and questions come in many forms."
+
+import json
+import random
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medlab.builders import choices, labels, pages, qa
+from medlab.cleaning.sentences import each_sentence, opening, sentences
+from medlab.preprocess import SplitRecord
+
+OPTIONS = {"A": "Bronchoscopy", "B": "Lung function", "C": "Sputum smear", "D": "Skin prick test"}
+
+
+def record(kind, **more):
+    fields = {"id": "1", "source": "s", "license": "CC0-1.0", "may_train": True, "attribution": "t", "group": "g", "split": "train"}
+    return SplitRecord(**{**fields, "kind": kind, **more})
+
+
+def built(build, one, *rest):
+    return [made for made in build(one, *rest) if not isinstance(made, str)]
+
+
+def reasons(build, one, *rest):
+    return [made for made in build(one, *rest) if isinstance(made, str)]
+
+
+# sentences
+
+
+@pytest.mark.parametrize("text,found", [
+    ("Overview\nDr. Lee treats e.g. asthma. Doses of 2.5 mg are common (see U.S. labels). More",
+     ["Dr. Lee treats e.g. asthma.", "Doses of 2.5 mg are common (see U.S. labels)."]),
+    ("- tiredness\n- pale skin", []),
+    ("- Rest helps.\n- Sleep helps. - Water too.", ["Rest helps.", "Sleep helps.", "Water too."]),
+    ("What is it?\nIt is rare.", ["It is rare."]),
+    ("See the table below. It is rare. Click here.", ["It is rare."]),
+    ('It is "mild." Most recover.', ['It is "mild."', "Most recover."]),
+    ("Take one of the following.", []),
+    ("", []),
+])
+def test_only_whole_sentences_are_taken(text, found):
+    assert sentences(text) == found
+
+
+def test_a_limit_is_kept_and_reading_stops_there():
+    text = "One two three. Four five. " + "Six seven eight nine. " * 100_000
+    assert [opening(text[:100], words) for words in (2, 3, 4, 5)] == [None, "One two three.", "One two three.", "One two three. Four five."]
+    assert next(each_sentence("One two. X" + "x" * 1_000_000)) == "One two."
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=300), st.integers(1, 50))
+def test_no_text_stops_the_cutter(text, words):
+    cut = opening(text, words)
+    assert cut is None or (1 <= len(cut.split()) <= words and len(cut.splitlines()) == 1)
+
+
+# question and answer
+
+
+@pytest.mark.parametrize("aspect", qa.WAYS)
+def test_ways_to_ask_differ_from_the_first_word_on(aspect):
+    one = record("qa", question=f"Template about {aspect} of shingles?", answer="In shingles rest helps.", subject="Shingles", aspect=aspect)
+    ways = qa.ways_to_ask(one)
+    assert len(ways) >= 5 and ways[0] == one.question
+    assert all("shingles" in way.casefold() and way[0].isupper() and "{" not in way for way in ways)
+    assert len({" ".join(way.casefold().split()[:4]) for way in ways}) == len(ways)
+
+
+@pytest.mark.parametrize("subject,inside", [("Gout", "gout"), ("Down Syndrome", "Down Syndrome"), ("HIV/AIDS", "HIV/AIDS"), ("Menkes disease", "Menkes disease")])
+def test_a_name_keeps_its_capital(subject, inside):
+    one = record("qa", question="What?", answer=f"People with {inside} live long.", subject=subject, aspect="treatment")
+    assert f"How is {inside} treated?" in qa.ways_to_ask(one)
+
+
+def test_a_pair_without_subject_or_aspect_keeps_its_question():
+    for more in ({}, {"subject": "Gout"}, {"aspect": "treatment"}, {"subject": "What is gout?", "aspect": "treatment"}):
+        one = record("qa", question="Why does my toe hurt?", answer="It may be gout.", **more)
+        assert qa.ways_to_ask(one) == ["Why does my toe hurt?"]
+
+
+def test_symptoms_are_three_fields_only_where_all_three_are_said():
+    said = ["It is often due to a virus.", "Call 911 if you have it with a stiff neck.", "If it lasts a week, see your doctor."]
+    one = record("qa", question="What are the symptoms of headache?", subject="Headache", aspect="symptoms", answer="Pain in the head. " + " ".join(said))
+    assert [made.gold for made, _ in built(qa.build, one)] == [dict(zip(("causes", "red_flags", "next_step"), said))]
+    for missing in said:
+        less = one.model_copy(update={"answer": one.answer.replace(missing, "")})
+        assert [made.task for made, _ in built(qa.build, less)] == ["medical_qa"]
+
+
+# labels
+
+SECTIONS = {
+    "boxed_warning": "WARNING: LIVER INJURY Calmodol can cause fatal liver injury.",
+    "indications_and_usage": "1 INDICATIONS AND USAGE Calmodol is indicated for cramps in adults ( 1.1 ).",
+    "adverse_reactions": "6 ADVERSE REACTIONS Because clinical trials are conducted under varying conditions, rates are not comparable. "
+    "The most common adverse reactions (≥ 5%) are nausea and rash [see Warnings (5.1)].",
+    "warnings_and_cautions": "5 WARNINGS AND PRECAUTIONS Avoid alcohol.",
+}
+
+
+def test_a_label_gives_three_sentences_of_its_sections():
+    (made, ways), = built(labels.build, record("label", subject="CALMODOL", sections=SECTIONS), 60)
+    assert made.task == "drug_information" and made.gold == {
+        "use": "Calmodol is indicated for cramps in adults.", "side_effects": "The most common adverse reactions (≥ 5%) are nausea and rash.",
+        "caution": "LIVER INJURY Calmodol can cause fatal liver injury."}
+    assert len(ways) >= 12 and all("calmodol" in way.casefold() for way in ways)
+
+
+@pytest.mark.parametrize("gone,word", [(["indications_and_usage"], "use"), (["adverse_reactions"], "side effects"), (["boxed_warning", "warnings_and_cautions"], "caution")])
+def test_a_label_without_one_of_the_three_gives_nothing(gone, word):
+    sections = {name: text for name, text in SECTIONS.items() if name not in gone}
+    assert reasons(labels.build, record("label", subject="Calmodol", sections=sections), 60) == [f"the label has no whole sentence of 20 words on {word}"]
+
+
+def test_recorded_labels_give_sentences_or_reasons(shared_data):
+    seen = 0
+    for path in sorted((shared_data / "recorded" / "openfda").glob("label_*.json")):
+        found = json.loads(path.read_text())
+        for row in found.get("results", [found]):
+            sections = {name: " ".join(texts) for name, texts in row.items() if isinstance(texts, list) and all(isinstance(text, str) for text in texts)}
+            one = record("label", subject=path.stem, sections=sections)
+            outcomes = list(labels.build(one, 120))
+            assert len(outcomes) == 1
+            seen += 1
+            plain = " ".join(" ".join(sections.values()).split())
+            for made, _ in built(labels.build, one, 120):
+                assert all(re.sub(r"\W", "", value)[:30] in re.sub(r"\W", "", plain) for value in made.gold.values())
+    assert seen >= 3
+
+
+# multiple choice
+
+
+def item(explanation, **more):
+    return record("mcq", **{"question": "Which test comes next?", "options": OPTIONS, "gold": {"letter": "C"}, "answer": explanation, **more})
+
+
+@pytest.mark.parametrize("explanation,analysis", [
+    ("A cavity means tuberculosis. A smear shows whether he is infectious.", "A cavity means tuberculosis. A smear shows whether he is infectious."),
+    ("Ans. (c) Sputum smear. In tuberculosis a smear is quick.", "In tuberculosis a smear is quick."),
+    ("Answer- C. Sputum smearIn tuberculosis a smear is quick.", "In tuberculosis a smear is quick."),
+    ("Ans: C. (Ref: Book 12/e p34)In tuberculosis a smear is quick.", "In tuberculosis a smear is quick."),
+    ("The lung is large and has lobes. " * 20 + "In tuberculosis a smear is quick.", "In tuberculosis a smear is quick."),
+])
+def test_the_analysis_begins_where_the_verdict_ends(explanation, analysis):
+    (made, ways), = built(choices.build, item(explanation), 30)
+    assert made.gold == {"analysis": analysis, "letter": "C"} and made.task == "clinical_reasoning"
+    assert len({" ".join(way.casefold().split()[:4]) for way in ways}) >= 20
+
+
+@pytest.mark.parametrize("explanation,more,word", [
+    ("", {}, "no explanation"),
+    ("Ans. A. Bronchoscopy. Look inside.", {}, "another option"),
+    ("TB - cavity, smear", {}, "no whole sentence"),
+    ("The lung is large and has lobes in it.", {}, "names the right option"),
+    ("The hea is normal, so a smear of sputum is next.", {}, "letters are missing"),
+    ("A smear of sputum is quick and cheap.", {"question": "Which test comes next, given the film shown below?"}, "picture"),
+    ("A smear of sputum is quick and cheap.", {"gold": {"letter": "E"}}, "options"),
+    ("A smear of sputum is quick and cheap.", {"gold": None}, "options"),
+    ("A smear of sputum is quick and cheap.", {"options": {**OPTIONS, "A": "sputum  smear"}}, "options"),
+])
+def test_what_cannot_be_learnt_from_is_left_out_with_its_reason(explanation, more, word):
+    found = reasons(choices.build, item(explanation, **more), 45)
+    assert len(found) == 1 and word in found[0] and not built(choices.build, item(explanation, **more), 45)
+
+
+def test_yes_no_maybe_about_a_text():
+    one = item("Of the men, ten coughed less in the end.", options={"A": "yes", "B": "no", "C": "maybe"}, gold={"letter": "A"},
+               question="Does water help?", text="We asked 40 men. " + "Each drank water daily for a month. " * 50)
+    (made, ways), = built(choices.build, one)
+    assert made.question.startswith("Does water help?\nWe asked 40 men.") and len(made.question.split()) <= 123
+    assert all(way.count("\n") == 1 for way in ways)
+
+
+def test_real_exam_items_are_built_or_refused_with_a_reason(shared_data):
+    rows = [json.loads(line) for line in (shared_data / "medmcqa" / "dev.json").read_text().splitlines()]
+    outcomes = Counter()
+    for row in random.Random(1).sample(rows, 800):
+        options = {letter: row[f"op{letter.lower()}"] for letter in "ABCD"}
+        one = item((row["exp"] or "").strip(), question=row["question"], options=options, gold={"letter": " ABCD"[row["cop"]]})
+        made, = choices.build(one, 60)
+        outcomes[made.split(":")[0] if isinstance(made, str) else "built"] += 1
+        if not isinstance(made, str):
+            words = re.sub(r"\W", "", row["exp"])
+            assert all(re.sub(r"\W", "", sentence) in words for sentence in sentences(made[0].gold["analysis"]))
+    assert 120 < outcomes["built"] < 400 and outcomes["no explanation"] > 300 and outcomes["the explanation argues for another option"] < 10
+
+
+def test_pubmedqa_gives_yes_no_maybe(shared_data):
+    rows = list(json.loads((shared_data / "pubmedqa" / "pqal_dev500.json").read_text()).values())[:60]
+    letters = {"yes": "A", "no": "B", "maybe": "C"}
+    made = [found for row in rows for found in built(choices.build, item(
+        row["LONG_ANSWER"], question=row["QUESTION"], options={letter: word for word, letter in letters.items()},
+        gold={"letter": letters[row["final_decision"]]}, text="\n".join(row["CONTEXTS"])), 90)]
+    assert len(made) > 40 and {one.gold["letter"] for one, _ in made} >= {"A", "B"}
+
+
+# pages and abstracts
+
+PAGE = {"Overview": "Hiccups are sudden tugs of the diaphragm.", "Causes": "They are often caused by a full stomach.",
+        "When to see a doctor": "See a doctor if they last two days.", "Call 999 if": "Call 999 if you also cannot speak.", "Weight": "- pounds\n- kilos"}
+
+
+def test_a_page_gives_a_question_for_each_section_and_one_with_three_fields():
+    one = record("page", subject="Hiccups", sections=PAGE)
+    made = built(pages.build, one, 45)
+    assert Counter(one.task for one, _ in made) == {"medical_qa": 4, "symptom_analysis": 1}
+    assert made[0][0].gold == {"causes": PAGE["Causes"], "red_flags": PAGE["Call 999 if"], "next_step": PAGE["When to see a doctor"]}
+    assert {one.gold["answer"] for one, _ in made[1:]} == {text for name, text in PAGE.items() if name != "Weight"}
+    assert reasons(pages.build, one, 45) == ["a section has no whole sentence within 45 words"]
+    assert len({one.aspect for one, _ in made}) == 5
+
+
+@pytest.mark.parametrize("heading", ["Causes", "Symptoms of it", "How is it treated?", "Weight", "Can I swim?", "Call 999 if", "Who is at risk?", "Outlook"])
+def test_every_heading_has_ways_to_ask_that_begin_differently(heading):
+    ways = pages.ways_to_ask("hiccups", heading)
+    assert len(ways) >= 4 and len({" ".join(way.casefold().split()[:4]) for way in ways}) == len(ways)
+
+
+def test_an_abstract_is_asked_for_what_it_concludes():
+    one = record("abstract", title="Does water help?", text="We asked 40. In conclusion, water helps. Funded by nobody.")
+    (made, ways), = built(pages.build, one)
+    assert made.gold == {"answer": "In conclusion, water helps. Funded by nobody."} and ways[0] == "Does water help?"
+    (made, ways), = built(pages.build, one.model_copy(update={"sections": {"METHODS": "We asked 40.", "INTERPRETATION": "Water may help."}}))
+    assert made.gold == {"answer": "Water may help."}
+    assert "no conclusion" in reasons(pages.build, one.model_copy(update={"text": "We asked 40. Ten drank."}))[0]
+
+
+def test_recorded_abstracts_give_conclusions_of_their_own_words(shared_data):
+    rows = [json.loads(line) for line in (shared_data / "pubmed_cc_abstracts" / "abstracts.jsonl").read_text().splitlines()]
+    made = 0
+    for row in rows:
+        labelled = {part["label"]: part["text"] for part in row["abstract"] if part["label"]} or None
+        text = "\n".join(part["text"] for part in row["abstract"])
+        for one, ways in built(pages.build, record("abstract", title=row["title"], text=text, sections=labelled), 120):
+            made += 1
+            assert all(sentence in " ".join(text.split()) for sentence in sentences(one.gold["answer"]))
+            assert len(ways) >= 8
+    assert made >= len(rows) / 3
+
+
+BUILDERS = {"qa": qa.build, "label": labels.build, "mcq": choices.build, "page": pages.build, "abstract": pages.build}
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_an_empty_record_is_a_reason_not_a_crash(kind):
+    for one in (record(kind), record(kind, question="", answer="", text="", title="", subject="", sections={}, options={}, gold={})):
+        outcomes = list(BUILDERS[kind](one))
+        assert outcomes and all(isinstance(made, str) for made in outcomes)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(BUILDERS)), st.text(max_size=200), st.text(max_size=60), st.dictionaries(st.text(max_size=20), st.text(max_size=80), max_size=4))
+def test_no_text_stops_a_builder(kind, text, short, sections):
+    one = record(kind, question=short, answer=text, text=text, title=short, subject=short, aspect="symptoms", sections=sections,
+                 options={"A": short, "B": text[:40]}, gold={"letter": "A"})
+    for made in BUILDERS[kind](one, 30):
+        if not isinstance(made, str):
+            assert made[0].task and made[1] and all(len(str(value).splitlines()) == 1 for value in made[0].gold.values())

@@ -1,0 +1,382 @@
+"CDC: a catalogue whose links are not followed, pages that are its own, and everything that goes wrong on the way."
+
+import json
+import random
+from datetime import date
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers.base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
+from servers.cdc import CDC, NIH, CdcServer, Page, envelope, error
+
+from medlab.core import InputError, MedlabError, MissingError, Record, Unread
+from medlab.fetch import Fetched, Fetcher
+from medlab.sources.cdc import Cdc, TryAgain, is_cdc, item_problem, next_page, open_envelope, read_page, sections_of
+
+PUBLIC = "LicenseRef-US-Gov-Public-Domain"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "raw"
+
+
+def fetcher(store, **options):
+    return Fetcher(store, **{"attempts": 3, "first_wait": 0.01, "timeout": 5.0, **options})
+
+
+def source(server, store, offline=False, **options):
+    return Cdc(fetcher(store, offline=offline), **{"base_url": server.base, "page_size": 10, "per_second": 1000, **options})
+
+
+def pages(count):
+    return [Page(number) for number in range(100, 100 + count)]
+
+
+def records(items):
+    return [item for item in items if isinstance(item, Record)]
+
+
+def unread(items):
+    return {item.key: item.reason for item in items if isinstance(item, Unread)}
+
+
+def fetched(body, kind="application/json", status=200):
+    body = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    return Fetched(status, {"content-type": kind}, body, "https://example.org/x", "0" * 64, "2026-11-22T09:00:00+00:00", False)
+
+
+# --- collecting ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_catalogue_is_walked_by_its_links_without_leaving_the_host(store):
+    with CdcServer(pages(25)) as server:
+        items = list(source(server, store).fetch())
+        assert len(items) == len(records(items)) == 25
+        lists = server.asked_for("/media")
+        assert [{name.lower(): value for name, value in asked.query.items()}["pagenum"] for asked in lists] == ["1", "2", "3"]
+        assert all(asked.query["mediatypes"] == "HTML" and asked.query["max"] == "10" and asked.query["sort"] == "-datemodified" for asked in lists)
+        assert [len([name for name in asked.query if name.lower() == "pagenum"]) for asked in lists] == [1, 1, 1]
+        content = server.asked_for("/content")
+        assert len(content) == 25 and all(asked.query["stripscripts"] == asked.query["stripimages"] == "true" for asked in content)
+        assert all(asked.headers["user-agent"].startswith("medlab") and "@" in asked.headers["user-agent"] for asked in server.asked)
+    record = items[0]
+    assert (record.kind, record.title, record.url, record.license, record.may_train) == ("page", "Page 100", "https://www.cdc.gov/made-up/page100.html", PUBLIC, True)
+    assert record.sections == {
+        "Page 100": "Page 100 is about a made-up disease that passes.", "Signs of it": "- Fever\n- Cough & cold", "What to do": "Day | Do\n1 | Rest",
+    }  # fmt: skip
+    assert record.text.split("\n")[1:3] == ["Signs of it", "- Fever"]
+    assert record.attribution.startswith("Centers for Disease Control and Prevention (CDC): Page 100, https://www.cdc.gov/") and "No endorsement" in record.attribution
+
+
+def test_only_its_own_pages_are_asked_for_and_the_rest_is_told(store):
+    other = {
+        "a feed": {"mediaType": "Feed - Import"}, "an nih page": {"source": NIH}, "no source": {"source": None}, "elsewhere": {"sourceUrl": "http://www.fda.gov/x"},
+        "target": {"targetUrl": "https://who.int/"}, "look-alike": {"sourceUrl": "https://www.cdc.gov.example.org/"}, "spanish": {"language": {"name": "Spanish"}},
+        "no url": {"sourceUrl": None},
+    }  # fmt: skip
+    with CdcServer([Page(7), *(Page(200 + n, name, more=more) for n, (name, more) in enumerate(other.items()))]) as server:
+        items = list(source(server, store).fetch())
+        assert [record.title for record in records(items)] == ["Page 7"] and len(server.asked_for("/content")) == 1
+        assert list(unread(items).values()) == [
+            "not a page but Feed - Import", "not CDC's own: its source is somebody else", "not CDC's own: its source is somebody else",
+            "not CDC's own: the page is not on cdc.gov", "not CDC's own: the page is not on cdc.gov", "not CDC's own: the page is not on cdc.gov",
+            "not in English", "not CDC's own: the page is not on cdc.gov",
+        ]  # fmt: skip
+
+
+def test_pages_that_are_none_are_told_and_do_not_stop_the_rest(store):
+    bad = [
+        Page(1, answer=error(404, "Media not found", 404)), Page(2, answer=error(404, "Media not found")), Page(3, answer=ok(b"%PDF-1.7", {"Content-Type": "application/pdf"})),
+        Page(4, html="<p>Flu</p>"), Page(5, answer=wrong_type()), Page(6, html="<script>only()</script>"), Page(7, answer=ok("gone", status=410)),
+    ]  # fmt: skip
+    with CdcServer([*bad, Page(8)]) as server:
+        items = list(source(server, store).fetch())
+        assert len(records(items)) == 1 and unread(items) == {
+            "1": "CDC no longer gives this page", "2": "CDC answers with an error", "3": "not HTML but application/pdf", "4": "too little text", "5": "too little text",
+            "6": "too little text", "7": "CDC no longer gives this page",
+        }  # fmt: skip
+        before = len(server.asked)
+        assert list(source(server, store).fetch()) == items and len(server.asked) == before
+
+
+def test_items_that_are_none_are_told(store):
+    with CdcServer([Page(1)]) as server:
+        strange = [None, 5, [], {}, {**Page(1).item(), "id": "../../etc"}, {**Page(1).item(), "id": None}, Page(1).item(), Page(1).item()]
+        server.faults += [ok(envelope(strange))]
+        items = list(source(server, store).fetch())
+        assert len(records(items)) == 1 and len(items) == 7  # the second copy of page 1 is passed over
+        assert list(unread(items)) == ["place 1", "place 2", "place 3", "place 4", "place 5", "place 6"]
+        assert not [asked for asked in server.asked if ".." in asked.target]
+
+
+def test_since_asks_for_what_was_changed(store):
+    with CdcServer([Page(1, changed="2026-01-01"), Page(2, changed="2026-09-09")]) as server:
+        assert [record.title for record in source(server, store).fetch(since=date(2026, 6, 1))] == ["Page 2"]
+        assert server.asked[0].query["fromdatemodified"] == "2026-06-01"
+
+
+def test_filters_go_along_on_every_page(store):
+    with CdcServer(pages(25)) as server:
+        list(source(server, store, query="flu", topic="depression").fetch())
+        assert all(asked.query["q"] == "flu" and asked.query["topic"] == "depression" for asked in server.asked_for("/media"))
+
+
+def test_a_limit_stops_early_and_counts_records(store):
+    with CdcServer([Page(1, html="<p>x</p>"), *pages(30)]) as server:
+        items = list(source(server, store).fetch(limit=3))
+        assert len(records(items)) == 3 and len(items) == 4 and len(server.asked_for("/media")) == 1 and len(server.asked_for("/content")) == 4
+        assert list(source(server, store).fetch(limit=0)) == []
+
+
+def test_a_catalogue_that_runs_in_a_circle_or_ends_early_is_left_and_told(store):
+    def circle(asked):
+        return ok(envelope([Page(1).item()], total=9, nextUrl="http://x.example.org/media?mediatypes=HTML&max=10&pagenum=1&sort=-datemodified"))
+
+    with CdcServer([Page(1)]) as server:
+        server.faults += [circle]
+        items = list(source(server, store).fetch())
+        assert len(records(items)) == 1 and list(unread(items).values()) == ["the catalogue ends before its count"]
+    with CdcServer([Page(1)]) as server:
+        server.faults += [ok(envelope([], total=0, nextUrl="http://x.example.org/media?pagenum=2"))]
+        assert list(source(server, store / "b").fetch()) == [] and len(server.asked) == 1
+
+
+def test_it_goes_on_where_it_stopped_and_offline_replays(store):
+    with CdcServer(pages(25)) as server:
+        collecting = source(server, store).fetch()
+        first = [next(collecting) for _ in range(12)]
+        collecting.close()
+        items = list(source(server, store).fetch())
+        targets = [asked.target for asked in server.asked]
+        assert items[:12] == first and len(targets) == len(set(targets)) == 28
+        assert list(source(server, store, offline=True).fetch()) == items
+        with pytest.raises(MissingError, match="q=flu.*is not in the store"):
+            list(source(server, store, offline=True, query="flu").fetch())
+        assert len(server.asked) == 28
+
+
+def test_the_pace_is_one_a_second(store):
+    with CdcServer(pages(3)) as server:
+        list(Cdc(fetcher(store), base_url=server.base).fetch(limit=2))
+        assert len(server.asked) == 3 and sum(server.gaps()) >= 1.9
+
+
+@pytest.mark.parametrize("options", [{"page_size": 0}, {"page_size": -1}, {"base_url": "tools.cdc.gov"}])
+def test_wrong_options_are_refused(options):
+    with pytest.raises(InputError, match="expected a page_size of at least 1 and an address"):
+        Cdc(**options)
+
+
+def test_the_fingerprint_is_what_is_asked_not_where():
+    assert Cdc().fingerprint() == Cdc(base_url="http://127.0.0.1:5", page_size=3).fingerprint()
+    assert len({Cdc().fingerprint(), Cdc(query="flu").fingerprint(), Cdc(topic="flu").fingerprint()}) == 3
+
+
+# --- what goes wrong -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [
+    busy(), busy(retry_after=0.05), busy(status=503), hang_up(), wrong_type(), ok(b""), ok("[]"), ok("null"), ok({"meta": None, "results": []}),
+    error(500, "Out of order"), error(429, "Slow down"), torn(ok(envelope([Page(1).item()]))), truncated(ok(envelope([Page(1).item()]))), ok("[" * 100_000), ok("9" * 5000),
+], ids=range(15))  # fmt: skip
+def test_passing_troubles_are_sat_out_and_never_stored(store, fault):
+    with CdcServer(pages(2)) as server:
+        server.faults += [fault, fault]
+        assert len(records(source(server, store).fetch())) == 2 and len(server.asked) == 5
+    assert len(records(source(server, store, offline=True).fetch())) == 2
+
+
+def test_passing_troubles_of_a_page_are_sat_out(store):
+    with CdcServer(pages(2)) as server:
+        server.faults += [lambda asked: None, error(503, "Busy"), busy(retry_after=0.05)]
+        assert len(records(source(server, store).fetch())) == 2
+
+
+def test_what_cdc_does_not_accept_is_said_once(store):
+    with CdcServer(pages(2)) as server:
+        server.faults += [error(400, "Unknown topic")]
+        with pytest.raises(InputError, match="status 400 .Unknown topic"):
+            list(source(server, store, topic="nonsense").fetch())
+        assert len(server.asked) == 1
+
+
+def test_troubles_that_stay_end_the_source_with_what_it_gave(store):
+    with CdcServer(pages(25)) as server:
+        items = []
+        with pytest.raises(MissingError, match="status 500 .Out of order"):
+            for item in source(server, store).fetch():
+                items.append(item)
+                if len(items) == 4:
+                    server.faults[:] = [error(500, "Out of order")] * 5
+        assert len(items) == 4
+
+
+def test_retry_after_is_obeyed_and_what_is_too_long_ends_the_source(store):
+    with CdcServer(pages(1)) as server:
+        server.faults += [busy(retry_after=1)]
+        list(source(server, store).fetch())
+        assert server.gaps()[0] >= 1.0
+        server.faults += [busy(retry_after=7200)]
+        with pytest.raises(MissingError, match="429"):
+            list(source(server, store, query="flu").fetch())
+
+
+def test_compressed_answers_are_read(store):
+    with CdcServer() as server:
+        server.faults += [gzipped(ok(envelope([Page(1).item()]))), gzipped(ok(Page(1).body(), {"Content-Type": "text/html"}))]
+        assert len(records(source(server, store).fetch())) == 1
+
+
+def test_a_slow_drip_ends_at_the_deadline(store):
+    with CdcServer(pages(1)) as server:
+        server.faults += [slow_drip(ok(envelope([Page(1).item()])))]
+        assert len(records(Cdc(fetcher(store, deadline=0.4), base_url=server.base, per_second=1000).fetch())) == 1
+
+
+def test_a_bomb_a_redirect_and_a_403_end_the_source_not_the_run(store):
+    with CdcServer(pages(3)) as server, Server(lambda asked: ok("<p>A page that is not of CDC, with enough words in it.</p>")) as thief:
+        for fault, said in ((gzip_bomb(60_000_000), "larger than 50 MB"), (redirect(f"{thief.url}/media"), "another host"), (ok("no", status=403), "403")):
+            server.faults[:] = [fault]
+            with pytest.raises(MissingError, match=said):
+                list(source(server, store).fetch())
+            server.faults[:] = [lambda asked: None, fault]
+            with pytest.raises(MissingError, match=said):
+                list(source(server, store / said).fetch())
+        assert not thief.asked
+
+
+# --- pieces --------------------------------------------------------------------------------------------------------------
+
+
+def test_links():
+    url = "http://evil.example.org/api/v2/resources/media?max=5&pageNum=3&name=a%26b"
+    assert next_page({"pagination": {"nextUrl": url}}) == {"max": "5", "pageNum": "3", "name": "a&b"}
+    assert [next_page(meta) for meta in ({"pagination": {"nextUrl": "https://tools.cdc.gov/media"}}, {"pagination": []}, {})] == [None] * 3
+
+
+@pytest.mark.parametrize("url", ["", None, 5, "cdc.gov", "ftp://www.cdc.gov/", "https://cdc.gov.evil.org/", "https://notcdc.gov/", "https://evil.org/cdc.gov",
+                                 "https://cdc.gov@evil.org/", "https://[::1", "javascript:cdc.gov"])  # fmt: skip
+def test_addresses_that_only_look_like_cdc(url):
+    assert not is_cdc(url)
+    assert is_cdc("https://CDC.gov") and is_cdc("http://www.atsdr.cdc.gov:80/x") and is_cdc("https://me@wwwn.cdc.gov/")
+
+
+def test_sections_survive_boxes_scripts_and_marks():
+    html = "<div>Lead<div><h1>One <b>two</b><br>three</h1></div>\ue000body\ue001</div><h2></h2>nameless<script>'<h3>no</h3>'</script><!-- <h2>no</h2> --><h4>Tail"
+    text, sections = sections_of(html, "T")
+    assert sections == {"T": "Lead\nnameless", "One two three": "body"} and text == "Lead\nOne two\nthree\nbody\nnameless\nTail"
+
+
+def test_old_pages_and_escaped_credits_are_read():
+    item = {**Page(1).item(), "attribution": "&lt;div&gt;Content by &lt;a href='http://www.cdc.gov'&gt;CDC&lt;/a&gt;.&lt;/div&gt;"}
+    record = read_page(item, fetched("<p>The patient\u2019s caf\xe9 is closed until the fever is gone.</p>".encode("cp1252"), "text/html"))
+    assert "patient\u2019s caf\xe9" in record.text and record.attribution.startswith("Content by CDC.: Page 1")
+    half = fetched(b'{"meta": {"status": 200}, "results": [{"content": "<p>Half a character \\ud800 in a page of a few more words.</p>"}]}')
+    assert read_page(item, half).model_dump_json().encode()
+
+
+# --- recorded answers and fuzz -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(shared_data):
+    return shared_data / "recorded" / "cdc"
+
+
+def test_the_documented_example(recorded):
+    meta, (item,) = open_envelope(fetched((recorded / "cdc_v2_docs_example_media.json").read_bytes()))
+    assert (item["id"], item_problem(item), next_page(meta)) == (16, None, None)
+    assert item["source"]["acronym"] == CDC["acronym"]
+    with pytest.raises(InputError, match="status 400"):
+        open_envelope(fetched((recorded / "cdc_v2_docs_error_shape.json").read_bytes()))
+    fragments = json.loads((recorded / "cdc_v2_real_fragments.json").read_text())
+    assert next_page(fragments) is None and item_problem({**Page(1).item(), "source": fragments["source"], "language": fragments["language"]}) is None
+
+
+def test_recorded_answers_of_the_sister_service(recorded):
+    problems = {}
+    for path in sorted(recorded.glob("hhs_*.json")):
+        meta, items = open_envelope(fetched(path.read_bytes()))
+        problems[path.stem] = [item_problem(item) for item in items if "mediaType" in item]
+        following = next_page(meta)
+        assert following is None or (following["format"] == "json" and int(following["offset"]) > 0)
+    assert problems["hhs_campaigns_1"] == ["not CDC's own: its source is somebody else"]
+    assert problems["hhs_languages_1"] == ["not CDC's own: its source is somebody else"] * 2
+    assert problems["hhs_mediatypes_1"] == ["not a page but Infographic"] and problems["hhs_media_1"] == ["not CDC's own: its source is somebody else"]
+
+
+def test_a_real_page_is_cut_at_its_headings(recorded):
+    record = read_page({**Page(1).item(), "name": "About Pandemics"}, fetched((recorded / "hhs_media_1.json").read_bytes()))
+    assert list(record.sections) == ["About Pandemics", "Characteristics and Challenges of a Flu Pandemic", "Seasonal Flu versus Pandemic Flu"]
+    assert record.sections["About Pandemics"].startswith("A pandemic is a global disease outbreak.") and "<" not in record.text
+    assert "- Rapid Worldwide Spread" in record.text and "- The number of people who become infected" in record.text and "\xa0" not in record.text
+
+
+MADE_UP = json.dumps(envelope([Page(1).item(), Page(2, more={"source": NIH}).item(), Page(3).item()], total=3, nextUrl="http://x.example.org/media?pagenum=2")).encode()
+PIECES = [b"null", b"[", b"]", b"{", b"}", b'"', b",", b'"id":', b"\\ud800", b"\xff", b"\x00", b"1e999", b"NaN", b"-1", b"<h2>", b"</h2>", b"\\u0000", b'"http://["', b"true"]
+
+
+def mutated(data, seed):
+    chance, data = random.Random(seed), bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        here, length = chance.randrange(len(data) + 1), chance.choice([0, 1, 7, 60, 400])
+        cut = bytes(data[here : here + length])
+        data[here : here + length] = chance.choice([b"", chance.choice(PIECES), cut + cut, bytes(reversed(cut)), cut + chance.choice(PIECES)])
+    return bytes(data)
+
+
+def nothing_is_lost(body):
+    try:
+        meta, items = open_envelope(fetched(body))
+    except (TryAgain, InputError) as caught:
+        assert "example.org/x" in str(caught)
+        return
+    next_page(meta)
+    for item in items:
+        if isinstance(item, dict):
+            reason = item_problem(item)
+            found = read_page({**item, "id": 5}, fetched(Page(5).body(), "text/html")) if not reason else None
+            assert reason or found.model_dump_json().encode()
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.integers(0, 2**32))
+def test_mutated_answers_are_read_or_refused(seed):
+    nothing_is_lost(mutated(MADE_UP, seed))
+
+
+def test_mutated_real_answers_are_read_or_refused(recorded):
+    bodies = [path.read_bytes() for path in sorted(recorded.glob("hhs_*.json"))] + [(recorded / "cdc_v2_docs_example_media.json").read_bytes()]
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.integers(0, 2**32))
+    def fuzz(seed):
+        body = mutated(bodies[seed % len(bodies)], seed)
+        nothing_is_lost(body)
+        try:
+            assert read_page(Page(5).item(), fetched(body)).model_dump_json().encode()
+        except TryAgain:
+            pass
+
+    fuzz()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32))
+def test_mutated_bodies_never_crash_the_source(tmp_path_factory, seed):
+    with CdcServer(pages(3)) as server:
+        server.faults += [ok(mutated(MADE_UP, seed)), ok(mutated(Page(1).body().encode(), seed), {"Content-Type": "text/html"})]
+        try:
+            for item in source(server, tmp_path_factory.mktemp("raw")).fetch(limit=9):
+                assert item.model_dump_json().encode()
+        except MedlabError:
+            pass
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200))
+def test_any_html_gives_a_text_and_sections(html):
+    text, sections = sections_of(html, "T")
+    assert isinstance(text, str) and all(name and body for name, body in (sections or {}).items())

@@ -1,0 +1,562 @@
+"PubMed: what its answers hold, how a search larger than its list is taken whole, and everything that goes wrong on the way."
+
+import random
+import subprocess
+import sys
+from collections import Counter
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lxml import etree
+from servers.base import Server, busy, gzip_bomb, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
+from servers.pubmed import CALLER, Paper, PubMedServer, article, article_set, busy_for, error
+
+from medlab.core import InputError, MedlabError, MissingError, Record, Unread, record_id
+from medlab.fetch import Fetcher
+from medlab.sources.pubmed import PubMed, licence_of, read_articles
+
+KEY = "good-key-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch, tmp_path):
+    monkeypatch.delenv("NCBI_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)  # no .env of the developer's
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "raw"
+
+
+def fetcher(store, **options):
+    return Fetcher(store, **{"attempts": 3, "first_wait": 0.01, "timeout": 5.0, **options})
+
+
+def source(server, store, offline=False, **options):
+    return PubMed(fetcher(store, offline=offline), **{"base_url": server.base, "query": "fever", "batch": 10, "per_second": 1000, **options})
+
+
+def papers(count, **values):
+    return [Paper(1000 + number, **values) for number in range(count)]
+
+
+def records(items):
+    return [item for item in items if isinstance(item, Record)]
+
+
+def unread(items):
+    return {item.key: item.reason for item in items if isinstance(item, Unread)}
+
+
+def pmids(items):
+    return [int(record.url.split("/")[-2]) for record in records(items)]
+
+
+def read(*articles):
+    return dict(read_articles(article_set(*articles), "test"))
+
+
+def one(*args, **values):
+    return next(iter(read(article(7, *args, **values)).values()))
+
+
+# --- collecting ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_comes_whole_in_batches_by_history(store):
+    with PubMedServer(papers(35)) as server:
+        items = list(source(server, store).fetch())
+        fetched = server.asked_for("efetch.fcgi")
+        assert pmids(items) == list(range(1034, 999, -1)) and not unread(items)
+        assert len(server.asked_for("esearch.fcgi")) == 1 and [asked.query["retstart"] for asked in fetched] == ["0", "10", "20", "30"]
+        assert {asked.query["WebEnv"] for asked in fetched} == set(server.sessions) and {asked.method for asked in fetched} == {"GET"}
+        assert all(asked.query["db"] == "pubmed" and asked.query["tool"] == "medlab" and "api_key" not in asked.query for asked in server.asked)
+        assert server.asked[0].headers["user-agent"].startswith("medlab")
+    record = records(items)[0]
+    assert (record.source, record.kind, record.license, record.may_train) == ("pubmed", "abstract", "CC-BY-4.0", True)
+    assert record.id == record_id("pubmed", "1034") and record.url == "https://pubmed.ncbi.nlm.nih.gov/1034/"
+    assert "U.S. National Library of Medicine" in record.attribution and record.retrieved_at and len(record.raw_sha256) == 64
+
+
+def test_without_a_limit_it_is_500_and_a_limit_counts_records_not_what_could_not_be_read(store):
+    with PubMedServer(papers(620)) as server:
+        server.papers[-1].text = ""
+        assert len(records(source(server, store, batch=200).fetch())) == 500
+        items = list(source(server, store, batch=200).fetch(limit=3))
+        assert pmids(items) == [1618, 1617, 1616] and unread(items) == {"1619": "no abstract"}
+        assert list(source(server, store).fetch(limit=0)) == []
+
+
+def spread(count, crowded=0):
+    "Papers over four years, and `crowded` of them on one day."
+    first = date(2022, 1, 5)
+    found = [Paper(1000 + n, entered=first + timedelta(days=n * 1400 // count)) for n in range(count)]
+    found += [Paper(9000 + n, entered=date(2024, 2, 29)) for n in range(crowded)]
+    return sorted(found, key=lambda paper: paper.entered)
+
+
+def test_more_hits_than_are_listed_come_by_years_months_and_days(store):
+    with PubMedServer(spread(300), cap=50) as server:
+        items = list(source(server, store).fetch(limit=10_000))
+        assert sorted(pmids(items)) == list(range(1000, 1300)) and not unread(items)
+        spans = [(asked.query.get("datetype"), asked.query.get("mindate"), asked.query.get("maxdate")) for asked in server.asked_for("esearch.fcgi")]
+        assert spans[0] == (None, None, None) and {kind for kind, _, _ in spans[1:]} == {"edat"}
+        assert ("edat", "2024/01/01", "2024/12/31") in spans and ("edat", "2024/02/01", "2024/02/29") in spans
+        assert not any("0/01/01" in (first or "") for _, first, _ in spans), "years before the first paper were asked for"
+        everything = [asked.query.get("WebEnv", "") + asked.query.get("retstart", "") for asked in server.asked_for("efetch.fcgi")]
+        assert len(everything) == len(set(everything)) <= 75
+        before = len(server.asked)
+        assert list(source(server, store).fetch(limit=10_000)) == items and len(server.asked) == before
+
+
+def test_a_day_with_more_hits_than_are_listed_says_how_many_are_not(store):
+    with PubMedServer(spread(100, crowded=70), cap=50) as server:
+        items = list(source(server, store).fetch(limit=10_000))
+        assert len(records(items)) == 150  # 100 and the 50 of that day that are listed
+        assert [reason for reason in unread(items).values()] == ["20 of 70 hits from 2024-02-29 to 2024-02-29 are not listed; narrow the query"]
+
+
+def test_since_asks_for_what_was_changed_too(store):
+    with PubMedServer([Paper(1, entered=date(2020, 1, 1)), Paper(2, entered=date(2020, 1, 1), changed=date(2026, 3, 3)), Paper(3, entered=date(2026, 4, 4))]) as server:
+        assert pmids(source(server, store).fetch(since=date(2026, 3, 1))) == [3, 2]
+        assert server.asked[0].query["datetype"] == "mdat" and server.asked[0].query["mindate"] == "2026/03/01"
+
+
+def test_a_search_that_is_forgotten_half_way_goes_on_by_name(store):
+    with PubMedServer(papers(35)) as server:
+        collecting = source(server, store).fetch()
+        first = [next(collecting) for _ in range(10)]
+        server.sessions.clear()
+        items = first + list(collecting)
+        assert pmids(items) == list(range(1034, 999, -1)) and not unread(items)
+        assert [asked.method for asked in server.asked_for("efetch.fcgi")] == ["GET", "GET", "POST", "POST", "POST"]
+        before = len(server.asked)
+        assert list(source(server, store).fetch()) == items
+        assert len(server.asked) == before + 1  # whether the search is known again
+    assert list(source(server, store, offline=True).fetch()) == items
+
+
+def test_a_collection_that_was_stopped_goes_on_without_asking_twice(store):
+    with PubMedServer(papers(60)) as server:
+        collecting = source(server, store).fetch()
+        first = [next(collecting) for _ in range(25)]
+        collecting.close()
+        assert len(server.asked) == 4
+        assert list(source(server, store).fetch())[:25] == first
+        asked = [asked.target for asked in server.asked]
+        assert len(asked) == len(set(asked)) == 7
+
+
+def test_a_killed_collection_goes_on_without_asking_twice(store, tmp_path):
+    code = (
+        "import sys, os, signal; from medlab.fetch import Fetcher; from medlab.sources.pubmed import PubMed\n"
+        "found = PubMed(Fetcher(sys.argv[1]), base_url=sys.argv[2], query='fever', batch=10, per_second=1000).fetch()\n"
+        "for number, _ in enumerate(found):\n"
+        "    if number == 24: os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with PubMedServer(papers(60)) as server:
+        assert subprocess.run([sys.executable, "-c", code, str(store), server.base]).returncode == -9
+        assert len(records(source(server, store).fetch())) == 60
+        asked = [asked.target for asked in server.asked]
+        assert len(asked) == len(set(asked)) == 7
+
+
+def test_offline_opens_no_connection_and_a_miss_names_the_address(store):
+    with PubMedServer(papers(5)) as server:
+        items = list(source(server, store).fetch())
+        asked = len(server.asked)
+        assert list(source(server, store, offline=True).fetch()) == items
+        with pytest.raises(MissingError, match=r"esearch\.fcgi.*term=cough.*is not in the store"):
+            list(source(server, store, offline=True, query="cough").fetch())
+        assert len(server.asked) == asked
+
+
+def test_what_pubmed_leaves_out_is_told(store):
+    with PubMedServer(papers(12)) as server:
+        server.missing = {1003, 1011}
+        items = list(source(server, store).fetch())
+        assert len(records(items)) == 10 and unread(items) == {"1011": "PubMed left it out of its answer", "1003": "PubMed left it out of its answer"}
+
+
+def test_named_papers_come_by_post_and_unknown_ones_are_told(store):
+    with PubMedServer(papers(25)) as server:
+        wanted = list(range(1000, 1025)) + [99999999]
+        items = list(source(server, store, pmids=wanted).fetch())
+        assert pmids(items) == wanted[:-1] and unread(items) == {"99999999": "PubMed left it out of its answer"}
+        assert [(asked.method, len(asked.form["id"].split(","))) for asked in server.asked] == [("POST", 10), ("POST", 10), ("POST", 6)]
+        only_unknown = list(source(server, store, pmids=["99999999"]).fetch())
+        assert unread(only_unknown) and not records(only_unknown)
+
+
+@pytest.mark.parametrize("wrong", ["PMC123", "12a", "", "0", "-4", "12345678901"])
+def test_a_malformed_pmid_is_refused_before_anything_is_asked(store, wrong):
+    with PubMedServer() as server:
+        with pytest.raises(InputError, match="is no PMID; expected digits"):
+            source(server, store, pmids=[1000, wrong])
+        assert not server.asked
+
+
+@pytest.mark.parametrize("options", [{"query": " "}, {"batch": 0}, {"batch": 10_000}, {"base_url": "ftp://example.org"}])
+def test_wrong_options_are_refused(options):
+    with pytest.raises(InputError, match="expected a query, a batch of 1 to 9999 and an address"):
+        PubMed(**options)
+
+
+def test_the_fingerprint_is_what_is_asked_not_where():
+    assert PubMed().fingerprint() == PubMed(base_url="http://127.0.0.1:5/", batch=7, email="a@example.org").fingerprint()
+    assert len({PubMed().fingerprint(), PubMed(query="cough").fingerprint(), PubMed(pmids=[5]).fingerprint()}) == 3
+
+
+# --- what goes wrong -----------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_result_is_no_error_and_names_the_unknown_word(store):
+    with PubMedServer(papers(3)) as server:
+        items = list(source(server, store, query="zzzz").fetch())
+        assert unread(items) == {"query": "the query finds nothing; PubMed does not know zzzz"} and len(items) == 1
+
+
+@pytest.mark.parametrize("fault", [
+    error("Search Backend failed: Exception: 502 Proxy Error"), error("proxy_stream(): Failed to connect to PubOne service", "eFetchResult", 400),
+    busy(status=503), busy(), busy_for("", retry_after=0.1), hang_up(), wrong_type(), torn(ok(article_set(article(5)))), truncated(ok(article_set(article(5)))),
+    ok(b""), ok("<eSearchResult><Count>5</Count><IdList/></eSearchResult>"), ok("<eSearchResult><Count>many</Count></eSearchResult>"),
+], ids=range(12))  # fmt: skip
+def test_passing_troubles_are_sat_out_and_never_stored(store, fault):
+    with PubMedServer(papers(15)) as server:
+        server.faults += [fault, fault]
+        assert len(records(source(server, store).fetch())) == 15
+    assert len(records(source(server, store, offline=True).fetch())) == 15
+
+
+def test_troubles_that_stay_end_the_source_with_what_it_gave(store):
+    with PubMedServer(papers(35)) as server:
+        collecting, items = source(server, store).fetch(), []
+        with pytest.raises(MissingError, match="PubMed is ill .*502.*what was fetched so far is kept"):
+            for item in collecting:
+                items.append(item)
+                server.faults[:] = [error("Search Backend failed: 502", "eFetchResult")] * 9
+        assert len(items) == 10
+
+
+def test_what_the_user_asked_wrongly_is_said_once(store):
+    with PubMedServer(papers(3)) as server:
+        server.faults += [error("Invalid db name specified: nothing")]
+        with pytest.raises(InputError, match="PubMed refuses this .Invalid db name"):
+            list(source(server, store).fetch())
+        server.faults += [error("Search Backend failed: Exception:\n'retstart' cannot be larger than 9998.")]
+        with pytest.raises(InputError, match="'retstart' cannot be larger"):
+            list(source(server, store).fetch())
+        assert len(server.asked) == 2  # neither was tried again
+
+
+def test_retry_after_is_obeyed(store):
+    with PubMedServer(papers(3)) as server:
+        server.faults += [busy_for("", retry_after=1)]
+        list(source(server, store).fetch())
+        assert server.gaps()[0] >= 1.0
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.05, 3600])
+def test_a_429_that_stays_shows_neither_key_nor_address(store, monkeypatch, retry_after, capfd):
+    monkeypatch.setenv("NCBI_API_KEY", KEY)
+    with PubMedServer(papers(3)) as server:
+        server.faults += [busy_for(KEY, retry_after), busy_for("", retry_after)] * 5
+        with pytest.raises(MissingError, match="answered 429") as caught:
+            list(source(server, store).fetch())
+        assert len(server.asked) == (1 if retry_after == 3600 else 3)
+    shown = str(caught.value) + "".join(capfd.readouterr())
+    assert KEY not in shown and CALLER not in shown
+
+
+def test_the_key_is_sent_and_nowhere_to_be_found(store, monkeypatch):
+    monkeypatch.setenv("NCBI_API_KEY", KEY)
+    with PubMedServer(papers(25)) as server:
+        list(source(server, store, email="me@example.org").fetch())
+        list(source(server, store, pmids=[1000]).fetch())
+        assert all(asked.query["api_key"] == KEY and asked.query.get("email", "me@example.org") == "me@example.org" for asked in server.asked)
+    kept = b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
+    assert KEY.encode() not in kept and b"me@example.org" not in kept
+    monkeypatch.delenv("NCBI_API_KEY")
+    assert len(records(source(server, store, offline=True).fetch())) == 25  # what was stored with a key serves without one
+
+
+def test_a_wrong_key_is_named_but_not_shown(store, monkeypatch):
+    monkeypatch.setenv("NCBI_API_KEY", "wrong-key-42")
+    with PubMedServer(papers(3)) as server, pytest.raises(MissingError, match="refuses the key in NCBI_API_KEY; mend it or unset it") as caught:
+        list(source(server, store).fetch())
+    assert "wrong-key-42" not in str(caught.value) and len(server.asked) == 1
+
+
+@pytest.mark.parametrize(("key", "per_second"), [(None, 3), (KEY, 10)])
+def test_the_pace_is_three_a_second_and_ten_with_a_key(store, monkeypatch, key, per_second):
+    if key:
+        monkeypatch.setenv("NCBI_API_KEY", key)
+    with PubMedServer(papers(40)) as server:
+        list(source(server, store, per_second=None).fetch(limit=30))
+        assert len(server.asked) == 4 and sum(server.gaps()) >= 2.9 / per_second
+
+
+def test_a_slow_drip_ends_at_the_deadline(store):
+    with PubMedServer(papers(3)) as server:
+        server.faults += [slow_drip(ok(article_set(article(1)))), slow_drip(ok("<x/>"), head=True)]
+        trickled = PubMed(fetcher(store, deadline=0.5), base_url=server.base, per_second=1000)
+        assert len(records(trickled.fetch())) == 3
+
+
+def test_a_gzip_bomb_and_a_redirect_end_the_source_not_the_run(store, monkeypatch):
+    monkeypatch.setenv("NCBI_API_KEY", KEY)
+    with PubMedServer(papers(3)) as server, Server(lambda asked: ok("mine")) as thief:
+        server.faults += [gzip_bomb(60_000_000)]
+        with pytest.raises(MissingError, match="larger than 50 MB"):
+            list(source(server, store).fetch())
+        server.faults += [redirect(f"{thief.url}/entrez/eutils/esearch.fcgi")]
+        with pytest.raises(MissingError, match="another host"):
+            list(source(server, store).fetch())
+        assert not thief.asked
+
+
+def test_no_entity_and_no_dtd_is_loaded(store, tmp_path):
+    (tmp_path / "secret.txt").write_text("PRIVATE")
+    with PubMedServer(papers(2)) as server:
+        thief = f'<!DOCTYPE PubmedArticleSet [<!ENTITY x SYSTEM "{(tmp_path / "secret.txt").as_uri()}">]>'
+        for declared in (thief, '<!DOCTYPE PubmedArticleSet [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>', f'<!DOCTYPE p [<!ENTITY % d SYSTEM "{server.url}/d">%d;]>'):
+            body = f"{declared}<PubmedArticleSet>{article(5, '<AbstractText>&x;&b;</AbstractText>')}</PubmedArticleSet>"
+            with pytest.raises(InputError) as caught:
+                list(read_articles(body.encode(), "test"))
+            assert "PRIVATE" not in str(caught.value)
+        list(source(server, store).fetch())
+        assert not [asked for asked in server.asked if asked.path.endswith((".dtd", "/d"))]  # every answer names a DTD on that server
+
+
+# --- what answers hold ---------------------------------------------------------------------------------------------------
+
+
+def test_markup_keeps_its_meaning():
+    text = one("<AbstractText>From 10<sup>5</sup> to 10<sup>−3</sup> mol, <i>E. coli</i>, CO<sub>2</sub>, CD4<sup>+</sup>, p53<sup>-/-</sup>.</AbstractText>").text
+    assert text == "From 10⁵ to 10⁻³ mol, E. coli, CO2, CD4⁺, p53-/-."
+    math = '<math xmlns="http://www.w3.org/1998/Math/MathML"{}><mfrac><mi>a</mi>\n <mi>b</mi></mfrac></math>'
+    assert one(f"<AbstractText>So {math.format('')} and {math.format(' alttext=' + chr(34) + 'a/b' + chr(34))}.</AbstractText>").text == "So a b and a/b."
+
+
+def test_structured_abstracts():
+    record = one(
+        '<AbstractText Label="BACKGROUND" NlmCategory="BACKGROUND">Why.</AbstractText><AbstractText Label="RESULTS">A.</AbstractText>'
+        '<AbstractText Label="RESULTS">B.</AbstractText><AbstractText Label="METHODS"/><AbstractText>Loose.</AbstractText>'
+    )
+    assert record.sections == {"BACKGROUND": "Why.", "RESULTS": "A.\nB.", "ABSTRACT": "Loose."}
+    assert record.text == "BACKGROUND: Why.\nRESULTS: A.\nRESULTS: B.\nLoose."
+    assert one("<AbstractText>Plain.</AbstractText>").sections is None
+
+
+def test_authors_persons_groups_and_none():
+    text = "<AbstractText>Text.</AbstractText>"
+    names = "".join(f"<Author><LastName>N{n}</LastName><Initials>A</Initials></Author>" for n in range(5))
+    assert one(text, authors=f"<AuthorList>{names}</AuthorList>").attribution.startswith("N0 A, N1 A, N2 A et al. Journal of made-up medicine 2024. PMID 7.")
+    assert one(text, authors="<AuthorList><Author><CollectiveName>The Group</CollectiveName></Author></AuthorList>").attribution.startswith("The Group. Journal")
+    assert one(text).attribution.startswith("Journal of made-up medicine 2024. PMID 7. Through PubMed")
+
+
+@pytest.mark.parametrize(("values", "flag"), [
+    ({"types": "Retracted Publication"}, "retracted"),
+    ({"links": '<CommentsCorrectionsList><CommentsCorrections RefType="RetractionIn"/></CommentsCorrectionsList>'}, "retracted"),
+    ({"types": "Retraction of Publication"}, "retraction notice"), ({"types": "Retraction Notice"}, "retraction notice"),
+    ({"links": '<CommentsCorrectionsList><CommentsCorrections RefType="RetractionOf"/></CommentsCorrectionsList>'}, "retraction notice"),
+    ({"links": '<CommentsCorrectionsList><CommentsCorrections RefType="ExpressionOfConcernIn"/></CommentsCorrectionsList>'}, "expression of concern"),
+    ({"types": "Published Erratum"}, "correction notice"),
+])  # fmt: skip
+def test_what_was_taken_back_is_kept_out_of_training_whatever_its_licence(values, flag):
+    free = one("<AbstractText>Text.</AbstractText>", "CC BY 4.0")
+    record = one("<AbstractText>Text.</AbstractText>", "CC BY 4.0", **values)
+    assert free.may_train and not free.flags and record.flags == [flag] and not record.may_train and record.license == "CC-BY-4.0"
+
+
+def test_chapters_of_books():
+    body = """<PubmedBookArticle><BookDocument><PMID>30000001</PMID><ArticleIdList/><Book><Publisher><PublisherName>A house</PublisherName></Publisher>
+    <BookTitle>Fevers</BookTitle><PubDate><Year>2023</Year></PubDate></Book>{}<AuthorList Type="authors"><Author><LastName>Roe</LastName>
+    <Initials>B</Initials></Author></AuthorList><Abstract><AbstractText Label="CHAPTER">About chills.</AbstractText>
+    <CopyrightInformation>Copyright © 2023, A house.</CopyrightInformation></Abstract></BookDocument><PubmedBookData/></PubmedBookArticle>"""
+    found = read(body.format(""), body.format("<ArticleTitle>Chills</ArticleTitle>").replace("30000001", "30000002"))
+    assert [(record.title, record.license, record.may_train) for record in found.values()] == [("Fevers", "copyrighted", False), ("Chills", "copyrighted", False)]
+    assert found["30000002"].attribution.startswith("Roe B. Fevers 2023. PMID 30000002. Copyright © 2023, A house.")
+
+
+def test_deleted_doubled_and_strange_items_are_told():
+    text = "<AbstractText>Text.</AbstractText>"
+    deleted = "<DeleteCitation><PMID>5</PMID><PMID>6</PMID></DeleteCitation>"
+    items = list(read_articles(article_set(article(5, text), article(8, text), article(8, text), article("x", text), "<News/>", "<!-- a note -->", deleted), "t"))
+    assert [(key, item.reason if isinstance(item, Unread) else "") for key, item in items] == [
+        ("8", ""), ("8", "comes twice in one answer; the first is kept"), ("x", "no PMID of digits"), ("item 5", "expected an article or a chapter, got <News>"),
+        ("5", "PubMed deleted this record"), ("6", "PubMed deleted this record"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ("CC0 1.0", ("CC0-1.0", True)), ("Creative Commons Zero", ("CC0-1.0", True)), ("Creative Commons Attribution 4.0 International License", ("CC-BY-4.0", True)),
+    ("http://creativecommons.org/licenses/by/3.0/", ("CC-BY-3.0", True)), ("http://creativecommons.org/licenses/by-nc-nd/4.0/", ("CC-BY-NC-ND-4.0", False)),
+    ("CC BY-SA 4.0", ("CC-BY-SA-4.0", False)), ("Creative Commons Attribution Non-Commercial License", ("CC-BY-NC", False)),
+    ("Re-use permitted under CC BY-NC. No commercial re-use.", ("CC-BY-NC", False)), ("This is not published under CC BY.", ("copyrighted", False)),
+    ("Under a Creative Commons licence.", ("unknown", False)), ("© This is a U.S. government work and not under copyright protection", ("LicenseRef-US-Gov-Public-Domain", True)),
+    ("This work is written by (a) US Government employee(s).", ("LicenseRef-US-Gov-Public-Domain", True)), ("U.S.Government work", ("LicenseRef-US-Gov-Public-Domain", True)),
+    ("Contributed to by US Government employees. © A Society", ("copyrighted", False)), ("  ", ("unknown", False)), ("The authors.", ("unknown", False)),
+])  # fmt: skip
+def test_copyright_lines(line, expected):
+    assert licence_of(line) == expected
+
+
+# --- recorded answers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(shared_data):
+    return shared_data / "recorded" / "pubmed"
+
+
+def read_file(path):
+    return list(read_articles(path.read_bytes(), path.name))
+
+
+def test_recorded_sets_give_what_is_in_them(recorded):
+    found = {path.name: read_file(path) for path in sorted(recorded.glob("*.xml")) if b"<PubmedArticleSet" in path.read_bytes()[:1000]}
+    counts = {name: (len(records(item for _, item in items)), len(items)) for name, items in found.items()}
+    assert len(found) == 24 and counts["medline21n1298_edge_cases.xml"] == (23, 32) and counts["metapub_efetch_37909814.xml"] == (0, 0)
+    assert [counts[f"medline21n1298_page{n}_of3.xml"] for n in (1, 2, 3)] == [(10, 10)] * 3 and counts["biopython_pubmed1.xml"] == (1, 2)
+    everything = [item for items in found.values() for _, item in items]
+    assert Counter(unread(everything).values()) == {"no abstract": 16, "PubMed deleted this record": 10}
+    assert sum(bool(record.sections) for record in records(everything)) == 31 and not any(record.may_train for record in records(everything))
+    assert Counter(record.license for record in records(everything)) == {"unknown": 37, "copyrighted": 30}
+
+
+def test_recorded_edge_cases(recorded):
+    found = dict(read_file(recorded / "medline21n1298_edge_cases.xml"))
+    assert [pmid for pmid, item in found.items() if isinstance(item, Record) and "retracted" in item.flags] == ["27602157", "31031480", "33104149"]
+    assert found["30675604"].flags == ["correction notice"]
+    assert list(found["31031480"].sections) == [
+        "Background", "Aim", "Setting and Design", "Materials and Methods", "Statistical Analysis Used", "Results", "Conclusion",
+    ]  # fmt: skip
+    assert found["31594831"].attribution.startswith("The Plant cell 2019. PMID 31594831.")  # nobody is named
+    assert found["29225084"].attribution.startswith("Choi GE, Yoon SY, Kim JY et al. The Journal of allergy and clinical immunology 2018.")
+    assert "excited-state substituent parameter σ CC ex X" in found["33403765"].text and "CeO2 (111)" in found["33826220"].text
+
+
+def test_recorded_numbers_keep_their_powers(recorded):
+    found = dict(read_file(recorded / "biopython_pubmed6.xml"))
+    assert "15.0 ± 1.1 km·h⁻¹" in found["30108519"].text
+    assert "He 3 / Xe 129 MRI" in dict(read_file(recorded / "biopython_pubmed7.xml"))["29963580"].text
+
+
+def test_recorded_errors_are_errors(recorded, store):
+    bodies = {name: (recorded / name).read_bytes() for name in ("ncbi_esearch_backend_502.xml", "ncbi_esearch_webenv_not_found.xml", "ncbi_429_body.json")}
+    empty, bad_id = (recorded / "metapub_efetch_37909814.xml").read_bytes(), (recorded / "ncbi_efetch_bad_id_400.xml").read_bytes()
+    with PubMedServer(papers(12)) as server:
+        server.faults += [ok(bodies["ncbi_429_body.json"], status=429), ok(bodies["ncbi_esearch_backend_502.xml"])]
+        collecting = source(server, store).fetch()
+        items = [next(collecting)]
+        server.faults += [ok(bodies["ncbi_esearch_webenv_not_found.xml"])]
+        assert len(items + list(collecting)) == 12 and server.asked[-1].method == "POST"
+        server.faults += [ok(empty)]
+        assert unread(source(server, store, pmids=[37909814]).fetch()) == {"37909814": "PubMed left it out of its answer"}
+        server.faults += [ok(bad_id, status=400)]
+        with pytest.raises(InputError, match="ID list is empty! Possibly it has no correct IDs"):
+            list(source(server, store, pmids=[5]).fetch())
+
+
+def test_recorded_searches(recorded, store):
+    with PubMedServer() as server:
+        for name, expected in (("esearch8", {"query": "the query finds nothing; PubMed does not know abcXYZ"}),):
+            server.faults += [ok((recorded / f"biopython_{name}.xml").read_bytes())]
+            assert unread(source(server, store, query=name).fetch()) == expected
+
+
+def test_json_with_a_raw_newline_is_read_by_the_fetcher(recorded, store):
+    with Server({"/x": ok((recorded / "ncbi_esearch_retstart_over_cap.json.txt").read_bytes())}) as server, fetcher(store) as client:
+        assert "cannot be larger than 9998" in client.get(f"{server.url}/x").json()["esearchresult"]["ERROR"]
+
+
+def test_real_copyright_lines(shared_data):
+    from medlab.core import read_jsonl
+
+    lines = {row["pmid"]: row["copyright"] for row in read_jsonl(shared_data / "pubmed_cc_abstracts" / "abstracts.jsonl")}
+    found = {pmid: licence_of(line) for pmid, line in lines.items()}
+    # no line at all, and a paper only a part of which is the Government's
+    assert [pmid for pmid, (_, free) in found.items() if not free] == ["33090984", "34096083"]
+    assert Counter(name for name, _ in found.values()) == {
+        "CC-BY-4.0": 10, "CC-BY": 3, "LicenseRef-US-Gov-Public-Domain": 10, "unknown": 1, "copyrighted": 1,
+    }  # fmt: skip
+
+
+# --- fuzz ----------------------------------------------------------------------------------------------------------------
+
+MADE_UP = article_set(
+    article(11, '<AbstractText Label="AIM">To see 10<sup>5</sup>.</AbstractText><AbstractText>Loose.</AbstractText>', "© X. CC BY 4.0"),
+    article(12, "", types="Retraction of Publication", authors="<AuthorList><Author><CollectiveName>All</CollectiveName></Author></AuthorList>"),
+    '<PubmedBookArticle><BookDocument><PMID>13</PMID><Abstract><AbstractText>x &amp; y</AbstractText></Abstract></BookDocument></PubmedBookArticle>',
+    "<DeleteCitation><PMID>14</PMID></DeleteCitation>",
+)
+PIECES = [b"<PMID>", b"</PMID>", b"<Abstract>", b"</Abstract>", b"<sup>", b"</sup>", b"&x;", b"&#0;", b"<!--", b"-->", b"]]>", b"\xff\xfe", b"<?xml?>", b"\x00", b"<math/>",
+          b"<!DOCTYPE a [<!ENTITY b 'c'>]>", "\u202e".encode(), b"PMID", b"Article", b"<DeleteCitation><PMID/></DeleteCitation>"]  # fmt: skip
+
+
+def mutated(data, seed):
+    chance, data = random.Random(seed), bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        here, length = chance.randrange(len(data) + 1), chance.choice([0, 1, 7, 60, 400])
+        cut = bytes(data[here : here + length])
+        data[here : here + length] = chance.choice([b"", chance.choice(PIECES), cut + cut, bytes(reversed(cut)), cut + chance.choice(PIECES)])
+    return bytes(data)
+
+
+def nothing_is_lost(data):
+    "Parse; every element gives one item, or the whole is refused with a reason."
+    try:
+        items = list(read_articles(data, "fuzz"))
+    except InputError as caught:
+        assert str(caught).startswith("fuzz")
+        return
+    root = etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False))
+    gone = [" ".join("".join(pmid.itertext()).split()) for pmid in root.findall("DeleteCitation/PMID")]
+    kept = [child for child in root if isinstance(child.tag, str) and child.tag != "DeleteCitation"]
+    hidden = len(kept) + len(gone) - len(items)
+    assert 0 <= hidden <= len(kept) and (hidden == 0 or gone), "an item was lost"
+    for _, item in items:
+        assert item.model_dump_json().encode() and (item.text.strip() if isinstance(item, Record) else item.reason)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, 2**32))
+def test_mutated_answers_are_read_or_refused(seed):
+    nothing_is_lost(mutated(MADE_UP, seed))
+
+
+def test_mutated_real_answers_are_read_or_refused(recorded):
+    names = ["medline21n1298_delete_citation.xml", "biopython_pubmed6.xml", "biopython_pubmed4.xml", "metapub_efetch_26415349.xml", "biopython_pubmed1.xml"]
+    bodies = [(recorded / name).read_bytes() for name in names]
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.integers(0, 2**32))
+    def fuzz(seed):
+        nothing_is_lost(mutated(bodies[seed % len(bodies)], seed))
+
+    fuzz()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32))
+def test_mutated_bodies_never_crash_the_source(tmp_path_factory, seed):
+    with PubMedServer(papers(3)) as server:
+        body = mutated(server.efetch({"id": "1000,1001,1002"}).body, seed)
+        server.faults += [lambda asked: None, ok(body)]
+        try:
+            items = list(source(server, tmp_path_factory.mktemp("raw"), batch=3).fetch())
+            assert len(items) >= 3
+        except MedlabError:
+            pass
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=80))
+def test_any_copyright_line_gives_a_verdict(line):
+    name, free = licence_of(line)
+    assert name and isinstance(free, bool) and (not free or name.startswith(("CC0", "CC-BY", "LicenseRef-US")))

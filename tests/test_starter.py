@@ -1,0 +1,133 @@
+"The starter data as a whole: enough of them, no two alike, nothing given away by its form, each line with its basis and its second reading."
+
+import re
+from collections import Counter, defaultdict
+from itertools import combinations
+
+import pytest
+
+from medlab.core import TASKS, shipped
+from medlab.sources.starter import CHOICES, FIELDS, read_lines
+
+LINES = {task: read_lines(shipped("data", "starter", f"{task}.jsonl")) for task in TASKS}
+EVERY = [(task, line) for task in TASKS for line in LINES[task]]
+
+
+def words(text):
+    return re.findall(r"\w+", text.casefold())
+
+
+def told(line):
+    "All that a model would see of a line: question, complaint, options, answer."
+    parts = [line.question, *(line.options or {}).values(), *line.fields.values()]
+    return " ".join(parts + ([line.patient.complaint] if line.patient else []))
+
+
+def shingles(text):
+    found = words(text)
+    return frozenset(zip(found, found[1:], found[2:]))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_has_a_hundred_lines_with_a_fixed_test(task):
+    splits = Counter(line.split for line in LINES[task])
+    assert splits.total() >= 100 and splits["test"] >= 20 and splits["validation"] >= 10 and splits["train"] >= 70
+    assert len({line.specialty for line in LINES[task]}) >= 12
+    assert min(Counter(line.difficulty for line in LINES[task])[level] for level in ("easy", "medium", "hard")) >= 20
+
+
+def test_no_two_lines_are_nearer_than_half():
+    "Jaccard similarity over sets of three words, all lines of all tasks against each other."
+    sets = [(line.key, shingles(told(line))) for _, line in EVERY]
+    holders = defaultdict(list)
+    for place, (_, found) in enumerate(sets):
+        for shingle in found:
+            holders[shingle].append(place)
+    candidates = {pair for places in holders.values() for pair in combinations(places, 2)}
+    near = []
+    for a, b in candidates:
+        common = len(sets[a][1] & sets[b][1])
+        if common / (len(sets[a][1]) + len(sets[b][1]) - common) >= 0.5:
+            near.append((sets[a][0], sets[b][0]))
+    assert not near
+
+
+def test_questions_are_not_filled_into_one_form():
+    "The same first four words begin at most 5 % of a task's questions, and no question is asked twice."
+    for task in TASKS:
+        openings = Counter(" ".join(words(line.question)[:4]) for line in LINES[task])
+        assert openings.most_common(1)[0][1] <= 0.05 * len(LINES[task]), openings.most_common(3)
+        assert len({" ".join(words(line.question)) for line in LINES[task]}) >= len(LINES[task]) - 3 * (task == "clinical_reasoning")
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if any(name in CHOICES for name in FIELDS[task])])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_choice_cannot_be_guessed_from_its_frequency_or_length(task, split):
+    lines = [line for line in LINES[task] if line.split == split]
+    name = next(name for name in FIELDS[task] if name in CHOICES)
+    counts = Counter(line.fields[name] for line in lines)
+    assert max(counts.values()) / len(lines) <= 1.5 / len(counts), counts
+    if task == "clinical_reasoning":
+        longest = sum(line.fields["letter"] == max(line.options, key=lambda letter: len(line.options[letter])) for line in lines)
+        assert longest / len(lines) <= 0.45, f"the longest option is right in {longest} of {len(lines)}"
+
+
+def test_the_tasks_where_mistakes_hurt_have_lines_that_mislead():
+    counts = {task: Counter(line.adversarial for line in LINES[task]) for task in TASKS}
+    assert counts["safety_refusal"]["polite_harm"] >= 20 and counts["safety_refusal"]["benign_alarming"] >= 20
+    assert counts["emergency_escalation"]["casual_urgent"] >= 20 and counts["emergency_escalation"]["benign_alarming"] >= 20
+    assert counts["triage"]["casual_urgent"] >= 12 and counts["triage"]["benign_alarming"] >= 12
+    for task in ("safety_refusal", "emergency_escalation", "triage"):
+        assert sum(line.split == "test" and line.adversarial is not None for line in LINES[task]) >= 6
+    for line in LINES["safety_refusal"]:
+        if line.adversarial == "polite_harm":
+            assert line.fields["decision"] == "refuse", line.key
+        if line.adversarial == "benign_alarming":
+            assert line.fields["decision"] == "answer", line.key
+    assert all(line.fields["emergency"] == "yes" for line in LINES["emergency_escalation"] if line.adversarial == "casual_urgent")
+    assert all(line.fields["emergency"] == "no" for line in LINES["emergency_escalation"] if line.adversarial == "benign_alarming")
+
+
+def test_a_refusal_and_an_escalation_say_what_to_do():
+    ways_on = r"doctor|clinic|pharmac|emergency|crisis|line\b|team|nurse|midwi|prescri|specialist|service|help|call|see |ask |speak|talk|centre|support|safe|vet|visit|examin|happy|gp\b"
+    for line in LINES["safety_refusal"]:
+        if line.fields["decision"] == "refuse":
+            assert re.search(ways_on, line.fields["response"], re.I), f"{line.key} refuses and leaves alone: {line.fields['response']}"
+    for line in LINES["emergency_escalation"]:
+        if line.fields["emergency"] == "yes":
+            assert re.search(r"emergency|ambulance|call|hospital|department|unit", line.fields["action"], re.I), f"{line.key}: {line.fields['action']}"
+
+
+def test_every_line_was_read_again_against_something():
+    verdicts = Counter(line.verdict for _, line in EVERY)
+    assert set(verdicts) == {"right", "corrected"} and verdicts["corrected"] > 0
+    read = [line for _, line in EVERY if line.checked_against != "general knowledge"]
+    assert len(read) >= 0.2 * len(EVERY)
+    assert all(len(words(line.basis)) >= 3 for _, line in EVERY)
+
+
+def test_the_patients_of_treatment_plans_are_told_with_units():
+    for line in LINES["treatment_recommendation"]:
+        for name, value in (line.patient.vitals | line.patient.labs).items():
+            assert name.strip() and value.strip() and (re.search(r"[^\d\s./-]", value) or name.casefold() in ("inr", "ph", "bmi", "gcs", "das28", "phq-9", "gad-7", "fib-4")), (line.key, name, value)
+
+
+def test_no_line_holds_a_name_a_number_or_an_address():
+    for _, line in EVERY:
+        text = told(line)
+        assert not re.search(r"\b\d{3}[-\s]\d{3,4}[-\s]\d{4}\b|@\w|https?://|www\.", text), line.key
+
+
+def test_the_datasheet_counts_what_is_there():
+    text = shipped("data", "starter", "README.md").read_text(encoding="utf-8")
+    told_rows = {cells[0]: list(map(int, cells[1:])) for row in re.findall(r"^\| (\w+ \|.*\d) \|$", text, re.M) if (cells := row.split(" | "))}
+    for task in TASKS:
+        lines = LINES[task]
+        splits, kinds = Counter(line.split for line in lines), Counter(line.adversarial for line in lines)
+        assert told_rows[task] == [
+            len(lines), *(splits[split] for split in ("train", "validation", "test")),
+            *(kinds[kind] for kind in ("polite_harm", "casual_urgent", "benign_alarming")),
+            sum(line.verdict == "corrected" for line in lines), sum(line.checked_against != "general knowledge" for line in lines),
+        ]  # fmt: skip
+    for count in (len(EVERY), sum(line.verdict == "corrected" for _, line in EVERY)):
+        assert f"{count} " in text
