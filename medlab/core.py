@@ -7,11 +7,11 @@ __all__ = ['SECRET_NAMES', 'TASKS', 'ROWS_AT_ONCE', 'GUARD', 'ROOMS', 'MedlabErr
            'remove', 'flush_to_disk', 'explained_disk_errors', 'to_json', 'write_json', 'read_json', 'read_jsonl',
            'write_jsonl', 'append_jsonl', 'sha256_text', 'sha256_json', 'sha256_file', 'shipped', 'cache_folder',
            'secret', 'colab_secret', 'masked', 'seed_everything', 'Patient', 'Record', 'record_id', 'Unread', 'Source',
-           'write_parquet', 'arrow_type', 'cell', 'scan_parquet', 'read_parquet', 'Params', 'Profile', 'first_problem',
-           'nearest', 'read_yaml', 'load_profile', 'profile_path', 'profile_names', 'apply_override', 'checked',
-           'Output', 'Manifest', 'Run', 'lock', 'open_run', 'project_folder', 'module_hash', 'imported_modules',
-           'direct_imports', 'module_file', 'edited_definitions', 'without_import_style', 'Outcome', 'Step',
-           'gather_inputs', 'key_of', 'finished_under', 'work', 'collect_outputs', 'step', 'package_versions',
+           'write_parquet', 'arrow_type', 'cell', 'scan_parquet', 'is_nested', 'read_parquet', 'Params', 'Profile',
+           'first_problem', 'nearest', 'read_yaml', 'load_profile', 'profile_path', 'profile_names', 'apply_override',
+           'checked', 'Output', 'Manifest', 'Run', 'lock', 'open_run', 'project_folder', 'module_hash',
+           'imported_modules', 'direct_imports', 'module_file', 'edited_definitions', 'without_import_style', 'Outcome',
+           'Step', 'gather_inputs', 'key_of', 'finished_under', 'work', 'collect_outputs', 'step', 'package_versions',
            'git_commit', 'peak_memory_mb', 'Child', 'wait_until', 'tail', 'free_port', 'process_lives']
 
 # %% ../nbs/00_core.ipynb #56e64d08
@@ -38,7 +38,7 @@ from datetime import date, datetime, timezone
 from itertools import islice
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -389,7 +389,7 @@ def scan_parquet(path: Path | str, model: type[BaseModel]) -> Iterator:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    nested = {name for name, info in model.model_fields.items() if re.search(r"dict|list|Patient", str(info.annotation))}
+    nested = {name for name, info in model.model_fields.items() if is_nested(info.annotation)}
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(ROWS_AT_ONCE):
@@ -399,6 +399,12 @@ def scan_parquet(path: Path | str, model: type[BaseModel]) -> Iterator:
         raise MissingError(f"{path} is not there; run the step that writes it") from None
     except (pa.ArrowInvalid, ValidationError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: expected a table of {model.__name__}: {error}; remove it and run its step again") from None
+
+
+def is_nested(annotation: Any) -> bool:
+    "Whether a field holds dicts, lists or models, which stand in their column as JSON text."
+    parts = (annotation, *get_args(annotation))
+    return any(get_origin(part) in (dict, list) or (isinstance(part, type) and issubclass(part, (dict, list, BaseModel))) for part in parts)
 
 
 def read_parquet(path: Path | str, model: type[BaseModel]) -> list:

@@ -259,7 +259,7 @@ def describe_params(kind: type[Params]) -> str:
 app = typer.Typer(
     name="medlab", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="From public medical data to a deployed and honestly evaluated small language model, on a laptop.",
-    epilog="Start with: medlab run --profile smoke (3 minutes), then medlab run --profile cpu (about 12).",
+    epilog="Start with: medlab run --profile smoke (3 minutes), then medlab run --profile cpu (15 to 20).",
 )
 RunOption = Annotated[str, typer.Option("--run", help="Run folder; default runs/<profile>.", metavar="DIR")]
 ParamOption = Annotated[list[str], typer.Option("-p", help="Override a profile value, e.g. -p evaluate.items_per_task=2 (repeatable).", metavar="STEP.KEY=VALUE")]

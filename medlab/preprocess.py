@@ -518,7 +518,8 @@ def decontaminate(arranged: Arranged) -> None:
     for place, stricter in (("validation", ["test"]), ("train", ["test", "validation"])):
         held = np.concatenate([arranged.numbers(name) for name in stricter])
         table = HeldPassages(passages_at(facts, number) for number in held.tolist())
-        found = {number: table.shared(*passages_at(facts, number)) for number in arranged.numbers(place).tolist()}
+        numbers = tqdm(arranged.numbers(place).tolist(), f"passages of {place}", unit=" records", leave=False, delay=3)
+        found = {number: table.shared(*passages_at(facts, number)) for number in numbers}
         found = {number: shared for number, shared in found.items() if len(shared)}
         while drop_repeats(arranged, place, held) | cut_passages(arranged, found, table, held):
             pass

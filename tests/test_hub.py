@@ -189,3 +189,4 @@ def test_the_real_pubmedqa_rows_are_read(shared_data):
     ]  # fmt: skip
     assert len(found) == 500 and all(isinstance(item, Record) and item.text and item.answer and not item.may_train for item in found)
     assert {item.options[item.gold["letter"]] for item in found} == {"yes", "no", "maybe"}
+    assert found[0].url == f"https://pubmed.ncbi.nlm.nih.gov/{next(iter(rows))}/"  # so that it is grouped with its abstract

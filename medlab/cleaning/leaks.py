@@ -12,6 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+from tqdm import tqdm
+
 from .duplicates import candidates, hashed, overlap, runs, signatures, words_of
 from .passages import HeldPassages, telling, windows
 from ..core import MedlabError, Record
@@ -112,7 +114,7 @@ class Watch:
         self.ids, self.groups, self.known, self.leaks, self.shared = [], [], {}, [], {}
         self.places, self.signed = defaultdict(lambda: array("q")), defaultdict(lambda: [signatures([])])
         passages, waiting = [], defaultdict(list)
-        for place, view in enumerate(map(seen, items)):
+        for place, view in enumerate(tqdm(map(seen, items), "look for leaks", unit=" items", leave=False, delay=3)):
             self.ids.append(view.id)
             self.groups.append(view.group or place)
             for name, cut in view.faces.items():

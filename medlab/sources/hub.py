@@ -55,6 +55,7 @@ class DataSet(BaseModel):
     license: str = "unknown"
     may_train: bool = False
     attribution: str = ""
+    url: str = ""  # of one row, with {id} for its key; none: the data set's page
     labels: dict[str, str] = {}  # said of every record
 
 # %% ../../nbs/sources/hub.ipynb #010a5199
@@ -73,6 +74,7 @@ DATASETS = {
     "pubmedqa": DataSet(
         dataset="qiaojin/PubMedQA", revision="9001f2853fb87cab8d220904e0de81ac6973b318", config="pqa_labeled", license="MIT", may_train=False,
         attribution="PubMedQA (Jin et al., 2019), https://huggingface.co/datasets/qiaojin/PubMedQA; abstracts belong to their publishers",
+        url="https://pubmed.ncbi.nlm.nih.gov/{id}/",
         columns=Columns(id="pubid", question="question", fixed_options=["yes", "no", "maybe"], correct="final_decision", correct_is="text",
                         answer="long_answer", text="context"),
     ),
@@ -156,7 +158,7 @@ def to_record(name: str, data: DataSet, row: dict, place: int, digest: str, when
         reason = f"no column {error}" if isinstance(error, KeyError) else f"not a row of this data set: {error}"
         return Unread(source=name, key=key, reason=" ".join(reason.split())[:200], raw_sha256=digest)
     kind = "mcq" if options else "qa" if columns.question else "page"
-    url = f"https://huggingface.co/datasets/{data.dataset}" if data.dataset else None
+    url = data.url.replace("{id}", key) or (f"https://huggingface.co/datasets/{data.dataset}" if data.dataset else None)
     return Record(
         id=record_id(name, f"{data.split}:{key}"), source=name, kind=kind, options=options, gold=gold, url=url, license=data.license, labels=data.labels,
         may_train=data.may_train, attribution=data.attribution or data.path, raw_sha256=digest, retrieved_at=when, **texts,
