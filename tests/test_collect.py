@@ -230,9 +230,11 @@ def test_a_tar_that_climbs_links_or_breaks_off_does_no_harm(tmp_path):
             made.addfile(member, io.BytesIO(content))
     assert [item.question for item in collected(path)] == ["What is 1 ?"] * 2  # the link is not followed
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.tar"]
-    path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(InputError, match="a.tar is no whole archive"):
-        collected(path)
+    whole = path.read_bytes()
+    for length in (700, 1024, 2048, len(whole) - 9000):  # also between two files, where tarfile says nothing
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="a.tar is no whole archive"):
+            collected(path)
 
 
 def test_archives_that_are_none(tmp_path):

@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['ROOTS', 'ATTRIBUTION', 'MOST_BYTES', 'MOST_FILES', 'MOST_FILE_BYTES', 'COMMIT', 'ADDRESS', 'REMEMBER_SECONDS',
-           'read_document', 'text_of', 'to_record', 'MedQuad', 'Archive', 'ZipArchive', 'TarArchive', 'FolderArchive',
-           'open_archive', 'explained_archive_errors', 'named_archive', 'downloaded_archive', 'path', 'fingerprint',
-           'chosen', 'fetch']
+           'read_document', 'text_of', 'to_record', 'MedQuad', 'Archive', 'ZipArchive', 'whole_tar', 'TarArchive',
+           'FolderArchive', 'open_archive', 'explained_archive_errors', 'named_archive', 'downloaded_archive', 'path',
+           'fingerprint', 'chosen', 'fetch']
 
 # %% ../../nbs/sources/medquad.ipynb #2eb74984
+import bz2
+import gzip
 import hashlib
+import io
 import lzma
 import os
 import tarfile
@@ -129,6 +132,18 @@ class ZipArchive(Archive):
         "One file's bytes."
         return self.opened.read(self.entries[name])
 
+# %% ../../nbs/sources/medquad.ipynb #09ef80b3
+def whole_tar(path: Path) -> bytes:
+    "A tar's bytes, decompressed; `tarfile` ends in silence where a tar breaks off between two files, so its end is looked for here."
+    opener = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(path.open("rb").read(2), open)
+    with opener(path, "rb") as stream:
+        content = stream.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{path} would unpack to more than {MOST_BYTES / 1e6:.0f} MB; expected 11,274 files, 36 MB: not MedQuAD")
+    if content[-1024:].strip(b"\0"):
+        raise tarfile.ReadError("it breaks off")
+    return content
+
 
 class TarArchive(Archive):
     "A tar, compressed or not."
@@ -136,7 +151,7 @@ class TarArchive(Archive):
     def __init__(self, path: Path):
         super().__init__(path)
         self.bodies = {}
-        with tarfile.open(path, "r|*") as stream:
+        with tarfile.open(fileobj=io.BytesIO(whole_tar(path)), mode="r:") as stream:
             for member in stream:
                 if member.isfile() and (name := self.add(member.name, member.size)):
                     self.bodies[name] = stream.extractfile(member).read()
@@ -146,7 +161,7 @@ class TarArchive(Archive):
         "One file's bytes."
         return self.bodies[name]
 
-# %% ../../nbs/sources/medquad.ipynb #09ef80b3
+
 class FolderArchive(Archive):
     "A clone, or an archive that was unpacked."
 
@@ -184,6 +199,10 @@ def explained_archive_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+        raise InputError(f"{path} is no whole archive ({error}); remove it and get it again") from None
+    except OSError as error:
+        if error.errno is not None:  # the disk's own trouble; gzip and bz2 give none
+            raise
         raise InputError(f"{path} is no whole archive ({error}); remove it and get it again") from None
     except RuntimeError as error:
         if "encrypted" not in str(error):
