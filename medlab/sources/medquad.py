@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROOTS', 'ATTRIBUTION', 'MOST_BYTES', 'MOST_FILES', 'MOST_FILE_BYTES', 'COMMIT', 'ADDRESS', 'REMEMBER_SECONDS',
-           'read_document', 'text_of', 'to_record', 'MedQuad', 'Archive', 'ZipArchive', 'whole_tar', 'TarArchive',
-           'FolderArchive', 'open_archive', 'explained_archive_errors', 'named_archive', 'downloaded_archive', 'path',
+           'read_document', 'text_of', 'to_record', 'MedQuad', 'Archive', 'ZipArchive', 'FolderArchive', 'whole_tar',
+           'TarArchive', 'open_archive', 'explained_archive_errors', 'named_archive', 'downloaded_archive', 'path',
            'fingerprint', 'chosen', 'fetch']
 
 # %% ../../nbs/sources/medquad.ipynb #2eb74984
@@ -132,6 +132,21 @@ class ZipArchive(Archive):
         "One file's bytes."
         return self.opened.read(self.entries[name])
 
+
+class FolderArchive(Archive):
+    "A clone, or an archive that was unpacked."
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self.files = {}
+        for file in sorted(path.absolute().rglob("*.xml")):
+            if name := self.add(file.as_posix(), file.stat().st_size):
+                self.files[name], self.checksums[name] = file, zlib.crc32(file.read_bytes())
+
+    def read(self, name: str) -> bytes:
+        "One file's bytes."
+        return self.files[name].read_bytes()
+
 # %% ../../nbs/sources/medquad.ipynb #09ef80b3
 def whole_tar(path: Path) -> bytes:
     "A tar's bytes, decompressed; `tarfile` ends in silence where a tar breaks off between two files, so its end is looked for here."
@@ -160,21 +175,6 @@ class TarArchive(Archive):
     def read(self, name: str) -> bytes:
         "One file's bytes."
         return self.bodies[name]
-
-
-class FolderArchive(Archive):
-    "A clone, or an archive that was unpacked."
-
-    def __init__(self, path: Path):
-        super().__init__(path)
-        self.files = {}
-        for file in sorted(path.absolute().rglob("*.xml")):
-            if name := self.add(file.as_posix(), file.stat().st_size):
-                self.files[name], self.checksums[name] = file, zlib.crc32(file.read_bytes())
-
-    def read(self, name: str) -> bytes:
-        "One file's bytes."
-        return self.files[name].read_bytes()
 
 # %% ../../nbs/sources/medquad.ipynb #8a7fd835
 def open_archive(path: Path | str) -> Archive:
