@@ -58,6 +58,7 @@ def tidy(text: str) -> str:
         text = GLUED_COMMA.sub(" ", GLUED.sub(" ", text))
     lines = [" ".join(line.split()) for paragraph in text.splitlines() for line in cut_at_runs(paragraph)]
     text = "\n".join(line for line in lines if line)
+    text = LONE_MARK.sub("?", text) if " ?" in text else text  # again: what stood between was a blank of another kind
     if "-\n" in text or text.endswith("-"):
         text = LONE_BULLET.sub("\n- ", text).removeprefix("\n").removesuffix("\n-")
     return text
