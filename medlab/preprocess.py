@@ -41,7 +41,7 @@ from .cleaning.shelf import Groups, Shelf, firsts, key64
 from .cleaning.text import fixed_characters, is_heading, mended_question, mended_text, tidy, trimmed_answer, with_apostrophes, without_tags
 from .collect import collect
 from medlab.core import (
-    InputError, MedlabError, MissingError, Outcome, Params, Profile, Record, Run, cell, scan_parquet, sha256_file, sha256_text, step, write_json,
+    InputError, MedlabError, MissingError, Outcome, Params, Profile, Record, Run, is_nested, scan_parquet, sha256_file, sha256_text, step, write_json,
     write_parquet,
 )
 
@@ -749,7 +749,7 @@ def work_table(table: Any, params: dict, seed: int) -> dict[str, list]:
     return {"done": [pickle.dumps(work([Record(**row) for row in rows], PreprocessParams(**params), seed))]}
 
 #: Columns that hold JSON.
-NESTED = {name for name, info in Record.model_fields.items() if re.search(r"dict|list|Patient", str(info.annotation))}
+NESTED = {name for name, info in Record.model_fields.items() if is_nested(info.annotation)}
 
 # %% ../nbs/03_preprocess.ipynb #129b763e
 class Rows:
@@ -807,5 +807,6 @@ def preprocess(run: Run, profile: Profile) -> Outcome | None:
     write_json(folder / "split_ids.json", {"seed": profile.seed, **ids})
     quality["leakage"] = gate(folder, params)
     write_json(folder / "quality.json", quality)
-    held = [f"{name}: trained on under a licence that you hold (preprocess.licences_held)" for name in params.licences_held]
+    told = {True: "trained on under a licence that you hold", False: "named as held, but no record of it is in the training data"}
+    held = [f"{name}: {told[counted.sources[name]['train'] > 0]} (preprocess.licences_held)" for name in params.licences_held]
     return Outcome(notes=held)
