@@ -20,7 +20,6 @@ import logging
 import pickle
 import re
 import tempfile
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -41,7 +40,7 @@ from .cleaning.shelf import Groups, Shelf, firsts, key64
 from .cleaning.text import fixed_characters, is_heading, mended_question, mended_text, tidy, trimmed_answer, with_apostrophes, without_tags
 from .collect import collect
 from medlab.core import (
-    InputError, MedlabError, MissingError, Outcome, Params, Profile, Record, Run, is_nested, scan_parquet, sha256_file, sha256_text, step, write_json,
+    InputError, MissingError, Outcome, Params, Profile, Record, Run, is_nested, scan_parquet, sha256_file, sha256_text, step, write_json,
     write_parquet,
 )
 

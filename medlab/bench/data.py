@@ -10,7 +10,6 @@ __all__ = ['STAGES', 'run_measured', 'finish', 'plain_parse', 'plain_frame', 'pl
 # %% ../../nbs/bench/data.ipynb #f97a7533
 import json
 import os
-import random
 import re
 import statistics
 import subprocess
@@ -22,7 +21,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ..core import MedlabError, MissingError, Record, Unread, read_json, record_id, sha256_text, write_json
+from ..core import MedlabError, MissingError, Record, Unread, read_json, record_id, sha256_text
 from ..sources.medquad import MedQuad, named_archive
 
 # %% ../../nbs/bench/data.ipynb #80cc15fd

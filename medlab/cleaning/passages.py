@@ -7,7 +7,7 @@ __all__ = ['PASSAGE', 'MULTIPLIER', 'COMMON', 'SENTENCES', 'windows', 'HeldPassa
 
 # %% ../../nbs/cleaning/passages.ipynb #9858ae13
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 # %% ../../nbs/cleaning/passages.ipynb #86ce4f58
