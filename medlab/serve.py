@@ -21,7 +21,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -335,10 +335,9 @@ def serve_forever(
         if params.host not in ("127.0.0.1", "localhost", "::1"):
             print(f"note: everybody who reaches {params.host} may use it; there is no key and no encryption", flush=True)
 
-    try:
+    with suppress(KeyboardInterrupt):  # which does not come where the shell has Ctrl-C ignored, as for a job in the background
         run_server(run, profile, params, say)
-    except KeyboardInterrupt:
-        print("ended", flush=True)
+    print("ended", flush=True)
 
 # %% ../nbs/09_serve.ipynb #909b0645
 def promised_calls(this: Deployed) -> list[tuple[str, str, dict | None, int]]:
