@@ -319,9 +319,10 @@ def add_step_command(step: Step) -> None:
 # %% ../nbs/13_course.ipynb #f4ebe254
 def help_of(step: Step) -> str:
     "A step's help page: what it does, reads and writes, and its parameters."
-    needs = ", ".join(need.name for need in step.needs) or "nothing"
+    needs = ", ".join(need.name for need in step.needs)
+    reads = f"Reads: {needs} (made first when not done). " if needs else ""
     return (
-        f"{step.__doc__.strip()}\n\nReads: {needs} (made first when they are not done). Writes: {', '.join(step.outputs)} in "
+        f"{step.__doc__.strip()}\n\n{reads}Writes: {', '.join(step.outputs)} in "
         f"RUN/{step.name}.\n\n[bold]Parameters[/] (in a profile, or with -p):\n\n{escaped(describe_params(step.params))}"
     )
 
@@ -345,8 +346,8 @@ RequireOption = Annotated[list[str], typer.Option("--require", help="Fail when t
 @app.command("collect", help=help_of(Lesson("02_collect", Path()).step))
 def collect_command(
     source: SourceOption = None,
-    limit: Annotated[int, typer.Option("--limit", help="At most this many records of each source.", show_default=False)] = 0,
-    since: Annotated[str, typer.Option("--since", help="Only what changed since this day.", metavar="YYYY-MM-DD")] = "",
+    limit: Annotated[int | None, typer.Option("--limit", help="At most this many records of each source.", show_default=False)] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Only what changed since this day.", metavar="YYYY-MM-DD")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Answer from the store of raw answers; open no connection.")] = False,
     require: RequireOption = None,
     profile: Annotated[str, typer.Option("--profile", help="smoke, cpu, full, or a YAML file; default the run's own.")] = "",
@@ -356,7 +357,8 @@ def collect_command(
     from medlab.collect import read_sources
 
     given = {"sources": source, "limit": limit, "since": since, "offline": offline, "require": require}
-    overrides = [f"collect.{name}={json.dumps(value)}" for name, value in given.items() if value] + (override or [])
+    overrides = [f"collect.{name}={json.dumps(value)}" for name, value in given.items() if value is not None and value is not False]
+    overrides += override or []
     run_step(Lesson("02_collect", Path()).step, profile, run, overrides)
     for report in read_sources(run_and_profile(profile, run, overrides)[0]):
         unread = f", {sum(report.unread.values())} unread (see unread.jsonl)" if report.unread else ""

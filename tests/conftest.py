@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,21 @@ def copied(smoke_run, tmp_path):
     folder = tmp_path / "copied"
     shutil.copytree(smoke_run[0].path, folder)
     return Run(folder), smoke_run[1]
+
+
+@pytest.fixture
+def store(tmp_path):
+    "Where the fetchers of a test keep raw answers."
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def quick(store):
+    "Make fetchers on `store` that hardly wait; all are closed at the end."
+    from servers.collecting import quick_fetcher
+
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(quick_fetcher(store, **options))
 
 
 @pytest.fixture(scope="session")

@@ -1,50 +1,27 @@
 "CDC: a catalogue whose links are not followed, pages that are its own, and everything that goes wrong on the way."
 
 import json
-import random
 from datetime import date
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers.base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
+from servers.base import busy, ok, redirect, wrong_type
 from servers.cdc import CDC, NIH, CdcServer, Page, envelope, error
+from servers.collecting import SourceFaults, answered, mutated, quick_fetcher, records, unread
 
-from medlab.core import InputError, MedlabError, MissingError, Record, Unread
-from medlab.fetch import Fetched, Fetcher
+from medlab.core import InputError, MedlabError, MissingError
 from medlab.sources.cdc import Cdc, TryAgain, is_cdc, item_problem, next_page, open_envelope, read_page, sections_of
 
 PUBLIC = "LicenseRef-US-Gov-Public-Domain"
 
 
-@pytest.fixture
-def store(tmp_path):
-    return tmp_path / "raw"
-
-
-def fetcher(store, **options):
-    return Fetcher(store, **{"attempts": 3, "first_wait": 0.01, "timeout": 5.0, **options})
-
-
 def source(server, store, offline=False, **options):
-    return Cdc(fetcher(store, offline=offline), **{"base_url": server.base, "page_size": 10, "per_second": 1000, **options})
+    return Cdc(quick_fetcher(store, offline=offline), **{"base_url": server.base, "page_size": 10, "per_second": 1000, **options})
 
 
 def pages(count):
     return [Page(number) for number in range(100, 100 + count)]
-
-
-def records(items):
-    return [item for item in items if isinstance(item, Record)]
-
-
-def unread(items):
-    return {item.key: item.reason for item in items if isinstance(item, Unread)}
-
-
-def fetched(body, kind="application/json", status=200):
-    body = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    return Fetched(status, {"content-type": kind}, body, "https://example.org/x", "0" * 64, "2026-11-22T09:00:00+00:00", False)
 
 
 # --- collecting ----------------------------------------------------------------------------------------------------------
@@ -143,6 +120,17 @@ def test_a_catalogue_that_runs_in_a_circle_or_ends_early_is_left_and_told(store)
         assert list(source(server, store / "b").fetch()) == [] and len(server.asked) == 1
 
 
+def test_a_catalogue_that_gives_the_same_items_for_ever_is_left_and_told(store):
+    def again(asked):
+        number = int({name.lower(): value for name, value in asked.query.items()}["pagenum"])
+        return ok(envelope([Page(1).item()], total=10**9, nextUrl=f"http://x.example.org/media?pagenum={number + 1}"))
+
+    with CdcServer([Page(1)]) as server:
+        server.faults += [again, lambda asked: None] + [again] * 50
+        items = list(source(server, store).fetch())
+        assert len(records(items)) == 1 and list(unread(items).values()) == ["the catalogue ends before its count"] and len(server.asked) == 3
+
+
 def test_it_goes_on_where_it_stopped_and_offline_replays(store):
     with CdcServer(pages(25)) as server:
         collecting = source(server, store).fetch()
@@ -159,13 +147,14 @@ def test_it_goes_on_where_it_stopped_and_offline_replays(store):
 
 def test_the_pace_is_one_a_second(store):
     with CdcServer(pages(3)) as server:
-        list(Cdc(fetcher(store), base_url=server.base).fetch(limit=2))
+        list(Cdc(quick_fetcher(store), base_url=server.base).fetch(limit=2))
         assert len(server.asked) == 3 and sum(server.gaps()) >= 1.9
 
 
-@pytest.mark.parametrize("options", [{"page_size": 0}, {"page_size": -1}, {"base_url": "tools.cdc.gov"}])
+@pytest.mark.parametrize("options", [{"page_size": 0}, {"page_size": -1}, {"base_url": "tools.cdc.gov"}, {"page_size": "5"}, {"base_url": None},
+                                     {"query": 5}, {"topic": ["flu"]}])  # fmt: skip
 def test_wrong_options_are_refused(options):
-    with pytest.raises(InputError, match="expected a page_size of at least 1 and an address"):
+    with pytest.raises(InputError, match="cdc: expected"):
         Cdc(**options)
 
 
@@ -177,11 +166,18 @@ def test_the_fingerprint_is_what_is_asked_not_where():
 # --- what goes wrong -----------------------------------------------------------------------------------------------------
 
 
+class TestFaults(SourceFaults):
+    def playing(self):
+        return CdcServer(pages(3))
+
+    def source(self, server, fetcher):
+        return Cdc(fetcher, base_url=server.base, page_size=2)
+
+
 @pytest.mark.parametrize("fault", [
-    busy(), busy(retry_after=0.05), busy(status=503), hang_up(), wrong_type(), ok(b""), ok("[]"), ok("null"), ok({"meta": None, "results": []}),
-    error(500, "Out of order"), error(429, "Slow down"), torn(ok(envelope([Page(1).item()]))), truncated(ok(envelope([Page(1).item()]))), ok("[" * 100_000), ok("9" * 5000),
-], ids=range(15))  # fmt: skip
-def test_passing_troubles_are_sat_out_and_never_stored(store, fault):
+    ok("[]"), ok("null"), ok({"meta": None, "results": []}), error(500, "Out of order"), error(429, "Slow down"), ok("[" * 100_000), ok("9" * 5000), wrong_type(),
+], ids=range(8))  # fmt: skip
+def test_answers_that_are_no_catalogue_are_asked_for_again_and_never_stored(store, fault):
     with CdcServer(pages(2)) as server:
         server.faults += [fault, fault]
         assert len(records(source(server, store).fetch())) == 2 and len(server.asked) == 5
@@ -213,34 +209,9 @@ def test_troubles_that_stay_end_the_source_with_what_it_gave(store):
         assert len(items) == 4
 
 
-def test_retry_after_is_obeyed_and_what_is_too_long_ends_the_source(store):
-    with CdcServer(pages(1)) as server:
-        server.faults += [busy(retry_after=1)]
-        list(source(server, store).fetch())
-        assert server.gaps()[0] >= 1.0
-        server.faults += [busy(retry_after=7200)]
-        with pytest.raises(MissingError, match="429"):
-            list(source(server, store, query="flu").fetch())
-
-
-def test_compressed_answers_are_read(store):
-    with CdcServer() as server:
-        server.faults += [gzipped(ok(envelope([Page(1).item()]))), gzipped(ok(Page(1).body(), {"Content-Type": "text/html"}))]
-        assert len(records(source(server, store).fetch())) == 1
-
-
-def test_a_slow_drip_ends_at_the_deadline(store):
-    with CdcServer(pages(1)) as server:
-        server.faults += [slow_drip(ok(envelope([Page(1).item()])))]
-        assert len(records(Cdc(fetcher(store, deadline=0.4), base_url=server.base, per_second=1000).fetch())) == 1
-
-
-def test_a_bomb_a_redirect_and_a_403_end_the_source_not_the_run(store):
-    with CdcServer(pages(3)) as server, Server(lambda asked: ok("<p>A page that is not of CDC, with enough words in it.</p>")) as thief:
-        for fault, said in ((gzip_bomb(60_000_000), "larger than 50 MB"), (redirect(f"{thief.url}/media"), "another host"), (ok("no", status=403), "403")):
-            server.faults[:] = [fault]
-            with pytest.raises(MissingError, match=said):
-                list(source(server, store).fetch())
+def test_a_redirect_or_a_403_in_place_of_a_page_ends_the_source(store):
+    with CdcServer(pages(3)) as server, CdcServer(pages(3)) as thief:
+        for fault, said in ((redirect(f"{thief.base}media/100/content"), "another host"), (ok("no", status=403), "403")):
             server.faults[:] = [lambda asked: None, fault]
             with pytest.raises(MissingError, match=said):
                 list(source(server, store / said).fetch())
@@ -271,10 +242,39 @@ def test_sections_survive_boxes_scripts_and_marks():
 
 def test_old_pages_and_escaped_credits_are_read():
     item = {**Page(1).item(), "attribution": "&lt;div&gt;Content by &lt;a href='http://www.cdc.gov'&gt;CDC&lt;/a&gt;.&lt;/div&gt;"}
-    record = read_page(item, fetched("<p>The patient\u2019s caf\xe9 is closed until the fever is gone.</p>".encode("cp1252"), "text/html"))
+    record = read_page(item, answered("<p>The patient\u2019s caf\xe9 is closed until the fever is gone.</p>".encode("cp1252"), "text/html"))
     assert "patient\u2019s caf\xe9" in record.text and record.attribution.startswith("Content by CDC.: Page 1")
-    half = fetched(b'{"meta": {"status": 200}, "results": [{"content": "<p>Half a character \\ud800 in a page of a few more words.</p>"}]}')
+    half = answered(b'{"meta": {"status": 200}, "results": [{"content": "<p>Half a character \\ud800 in a page of a few more words.</p>"}]}')
     assert read_page(item, half).model_dump_json().encode()
+
+
+WORDS = "<p>The caf\xe9 is closed until the fever of all its guests is gone.</p>"
+
+
+@pytest.mark.parametrize(("body", "kind"), [
+    (WORDS.encode("utf-8-sig"), "text/html"), (WORDS.encode("utf-16"), "text/html"), (WORDS.encode("utf-16"), "text/html; charset=utf-16"), (WORDS.encode(), ""),
+    (WORDS.encode("cp1252"), "text/html"), (WORDS.encode("cp1252"), "text/html; charset=utf-8"), (WORDS.encode(), 'TEXT/HTML; Charset="UTF-8"'),
+    (WORDS.encode("cp1252"), "text/html; charset=nonsense"), (WORDS.encode("cp1252"), "text/html; charset=idna"),
+])  # fmt: skip
+def test_characters_whatever_the_page_promises(body, kind):
+    assert read_page(Page(1).item(), answered(body, kind)).text == "The caf\xe9 is closed until the fever of all its guests is gone."
+
+
+@pytest.mark.parametrize(("body", "charset"), [(b"<p>+2AA- one two three four five six seven eight</p>", "utf-7"), (rb"<p>\ud800 one two three four five six seven eight</p>", "unicode_escape")])
+def test_half_a_character_does_not_stop_the_writing(body, charset):
+    record = read_page(Page(1).item(), answered(body, f"text/html; charset={charset}"))
+    assert record.text.endswith("seven eight") and record.model_dump_json().encode()
+
+
+@pytest.mark.parametrize("field", ["id", "name", "mediaType", "language", "source", "attribution", "sourceUrl", "targetUrl"])
+def test_fields_of_any_kind_are_read_or_told(store, field):
+    values = [None, 5, 1.5, [], ["x"], {}, {"a": "b"}, True, "", "<b>a</b>\u2028b", "x" * 100_000]
+    with CdcServer(pages(len(values))) as server:
+        server.faults += [ok(envelope([Page(100 + n, more={field: value}).item() for n, value in enumerate(values)]))]
+        items = list(source(server, store).fetch())
+    assert len(items) == len(values) and all(item.model_dump_json().encode() for item in items)
+    for record in records(items):
+        assert not {"{", "["} & set(record.title + record.attribution) and "\u2028" not in record.title
 
 
 # --- recorded answers and fuzz -------------------------------------------------------------------------------------------
@@ -286,11 +286,11 @@ def recorded(shared_data):
 
 
 def test_the_documented_example(recorded):
-    meta, (item,) = open_envelope(fetched((recorded / "cdc_v2_docs_example_media.json").read_bytes()))
+    meta, (item,) = open_envelope(answered((recorded / "cdc_v2_docs_example_media.json").read_bytes()))
     assert (item["id"], item_problem(item), next_page(meta)) == (16, None, None)
     assert item["source"]["acronym"] == CDC["acronym"]
     with pytest.raises(InputError, match="status 400"):
-        open_envelope(fetched((recorded / "cdc_v2_docs_error_shape.json").read_bytes()))
+        open_envelope(answered((recorded / "cdc_v2_docs_error_shape.json").read_bytes()))
     fragments = json.loads((recorded / "cdc_v2_real_fragments.json").read_text())
     assert next_page(fragments) is None and item_problem({**Page(1).item(), "source": fragments["source"], "language": fragments["language"]}) is None
 
@@ -298,7 +298,7 @@ def test_the_documented_example(recorded):
 def test_recorded_answers_of_the_sister_service(recorded):
     problems = {}
     for path in sorted(recorded.glob("hhs_*.json")):
-        meta, items = open_envelope(fetched(path.read_bytes()))
+        meta, items = open_envelope(answered(path.read_bytes()))
         problems[path.stem] = [item_problem(item) for item in items if "mediaType" in item]
         following = next_page(meta)
         assert following is None or (following["format"] == "json" and int(following["offset"]) > 0)
@@ -308,7 +308,7 @@ def test_recorded_answers_of_the_sister_service(recorded):
 
 
 def test_a_real_page_is_cut_at_its_headings(recorded):
-    record = read_page({**Page(1).item(), "name": "About Pandemics"}, fetched((recorded / "hhs_media_1.json").read_bytes()))
+    record = read_page({**Page(1).item(), "name": "About Pandemics"}, answered((recorded / "hhs_media_1.json").read_bytes()))
     assert list(record.sections) == ["About Pandemics", "Characteristics and Challenges of a Flu Pandemic", "Seasonal Flu versus Pandemic Flu"]
     assert record.sections["About Pandemics"].startswith("A pandemic is a global disease outbreak.") and "<" not in record.text
     assert "- Rapid Worldwide Spread" in record.text and "- The number of people who become infected" in record.text and "\xa0" not in record.text
@@ -318,18 +318,9 @@ MADE_UP = json.dumps(envelope([Page(1).item(), Page(2, more={"source": NIH}).ite
 PIECES = [b"null", b"[", b"]", b"{", b"}", b'"', b",", b'"id":', b"\\ud800", b"\xff", b"\x00", b"1e999", b"NaN", b"-1", b"<h2>", b"</h2>", b"\\u0000", b'"http://["', b"true"]
 
 
-def mutated(data, seed):
-    chance, data = random.Random(seed), bytearray(data)
-    for _ in range(chance.randint(1, 4)):
-        here, length = chance.randrange(len(data) + 1), chance.choice([0, 1, 7, 60, 400])
-        cut = bytes(data[here : here + length])
-        data[here : here + length] = chance.choice([b"", chance.choice(PIECES), cut + cut, bytes(reversed(cut)), cut + chance.choice(PIECES)])
-    return bytes(data)
-
-
 def nothing_is_lost(body):
     try:
-        meta, items = open_envelope(fetched(body))
+        meta, items = open_envelope(answered(body))
     except (TryAgain, InputError) as caught:
         assert "example.org/x" in str(caught)
         return
@@ -337,14 +328,14 @@ def nothing_is_lost(body):
     for item in items:
         if isinstance(item, dict):
             reason = item_problem(item)
-            found = read_page({**item, "id": 5}, fetched(Page(5).body(), "text/html")) if not reason else None
+            found = read_page({**item, "id": 5}, answered(Page(5).body(), "text/html")) if not reason else None
             assert reason or found.model_dump_json().encode()
 
 
 @settings(max_examples=250, deadline=None)
 @given(st.integers(0, 2**32))
 def test_mutated_answers_are_read_or_refused(seed):
-    nothing_is_lost(mutated(MADE_UP, seed))
+    nothing_is_lost(mutated(MADE_UP, seed, PIECES))
 
 
 def test_mutated_real_answers_are_read_or_refused(recorded):
@@ -353,10 +344,10 @@ def test_mutated_real_answers_are_read_or_refused(recorded):
     @settings(max_examples=300, deadline=None)
     @given(st.integers(0, 2**32))
     def fuzz(seed):
-        body = mutated(bodies[seed % len(bodies)], seed)
+        body = mutated(bodies[seed % len(bodies)], seed, PIECES)
         nothing_is_lost(body)
         try:
-            assert read_page(Page(5).item(), fetched(body)).model_dump_json().encode()
+            assert read_page(Page(5).item(), answered(body)).model_dump_json().encode()
         except TryAgain:
             pass
 
@@ -367,7 +358,7 @@ def test_mutated_real_answers_are_read_or_refused(recorded):
 @given(st.integers(0, 2**32))
 def test_mutated_bodies_never_crash_the_source(tmp_path_factory, seed):
     with CdcServer(pages(3)) as server:
-        server.faults += [ok(mutated(MADE_UP, seed)), ok(mutated(Page(1).body().encode(), seed), {"Content-Type": "text/html"})]
+        server.faults += [ok(mutated(MADE_UP, seed, PIECES)), ok(mutated(Page(1).body().encode(), seed, PIECES), {"Content-Type": "text/html"})]
         try:
             for item in source(server, tmp_path_factory.mktemp("raw")).fetch(limit=9):
                 assert item.model_dump_json().encode()

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
+import types
 import zipfile
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,9 +18,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from servers.base import Server, gzip_bomb, redirect, wrong_type
+from servers.openfda import OpenFdaServer, labels
 
-from medlab.collect import SOURCES, collect, read_records, read_sources, read_unread, source_fingerprints
-from medlab.core import TASKS, InputError, MissingError, Record, Unread, load_profile, open_run, record_id, shipped
+from medlab.collect import SOURCES, collect, progress, read_records, read_sources, read_unread, source_fingerprints
+from medlab.core import TASKS, InputError, MissingError, Record, Run, Unread, load_profile, open_run, record_id, shipped
+from medlab.fetch import Bucket, Counts, Fetcher, host_of
 from medlab.sources import medquad
 from medlab.sources.medquad import MedQuad, downloaded_archive
 from medlab.sources.starter import CHOICES, FIELDS, Starter, read_lines
@@ -400,6 +405,15 @@ def test_nothing_to_collect_is_an_error_not_an_empty_table(tmp_path):
         ("collect.limit=many", "limit"),
         ("collect.since=yesterday", "since"),
         ("collect.sources=[no_such_module:Source]", "No module named"),
+        ("collect.limit=0", "greater than or equal to 1"),
+        ("collect.since=9999-12-31", "has not come yet"),
+        ("collect.since=2020-13-45", "month must be in 1..12; expected a value in YAML"),
+        ("collect.sources=[starter", "expected a value in YAML"),
+        ("collect.require=[medquad]", "'medquad' is required and not among the sources starter"),
+        ("collect.options={starter: {limit: 0}}", "starter: limit"),
+        ("collect.options={starter: {limit: ten}}", "starter: limit"),
+        ("collect.options={starter: {since: yesterday}}", "starter: since"),
+        ("collect.options={starter: {since: 9999-12-31}}", "starter: since.*has not come yet"),
     ],
 )
 def test_a_slip_in_the_profile_is_named(setting, complaint):
@@ -522,3 +536,109 @@ def test_the_command_takes_what_a_person_would_type(tmp_path, medlab):
     assert refused.returncode != 0 and "medquad is required and was skipped" in refused.stderr and "Traceback" not in refused.stderr
     unknown = medlab("collect", "--source", "medqad", "--run", tmp_path / "t")
     assert unknown.returncode != 0 and "did you mean 'medquad'" in unknown.stderr
+
+
+# --- a collection under attack -------------------------------------------------------------------------------------------
+
+
+def command(run, url, *more, **options):
+    options = json.dumps({"openfda": {"base_url": url, "page_size": 5, "limit": 40} | options})
+    words = ["collect", "--source", "openfda", "--source", "starter", "--run", str(run), "-p", f"collect.options={options}", *more]
+    return [sys.executable, "-m", "medlab.course", *words]
+
+
+def files_with(text, *folders):
+    return [path for folder in folders for path in folder.rglob("*") if text in path.name or (path.is_file() and text.encode() in path.read_bytes())]
+
+
+def test_a_collection_killed_again_and_again_asks_for_nothing_twice_and_leaves_nothing_behind(tmp_path):
+    env = {**os.environ, "MEDLAB_CACHE_DIR": str(tmp_path / "cache")}
+    with OpenFdaServer(labels(60)) as server:
+        for kill in range(6):
+            child = subprocess.Popen(command(tmp_path / "killed", server.url), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            before, deadline = len(server.asked), time.monotonic() + 30
+            while len(server.asked) <= before + kill % 3 and child.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            child.kill()
+            child.wait()
+        assert subprocess.run(command(tmp_path / "killed", server.url), env=env, capture_output=True).returncode == 0
+        asked = Counter(one.target for one in server.asked)
+        assert len(asked) == 8 and asked.total() <= 8 + 6  # at most the one that was on its way, each time
+        alone = subprocess.run(command(tmp_path / "undisturbed", server.url, "--offline"), env=env, capture_output=True)
+        assert alone.returncode == 0 and asked.total() == len(server.asked)
+    names = {"records.parquet", "unread.jsonl", "sources.json", "manifest.json", ".begun"}
+    assert {path.name for path in (tmp_path / "killed" / "collect").iterdir()} == names
+    for name in ("records.parquet", "unread.jsonl"):
+        assert (tmp_path / "killed" / "collect" / name).read_bytes() == (tmp_path / "undisturbed" / "collect" / name).read_bytes()
+
+
+def test_what_a_source_is_sent_instead_of_data_does_not_stop_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(Fetcher, "limit", lambda self, host, *_, **__: self.buckets.__setitem__(host_of(host), Bucket(1000)))
+    answers = {"away": redirect("https://elsewhere.example.org/"), "file": redirect("file:///etc/passwd"), "bomb": gzip_bomb(60_000_000), "page": wrong_type()}
+    for name, answer in answers.items():
+        with Server(lambda asked, answer=answer: answer) as server:
+            run, profile = open_run("smoke", tmp_path / name, ["collect.sources=[openfda, starter]", f"collect.options={{openfda: {{base_url: '{server.url}'}}}}"])
+            collect(run, profile)
+        assert [report.status for report in read_sources(run)] == ["skipped", "collected"]
+
+
+@pytest.mark.parametrize("key", ["good-key-123", "bad+key/456"])
+def test_a_key_is_in_no_file_and_in_no_line(tmp_path, key):
+    env = {**os.environ, "MEDLAB_CACHE_DIR": str(tmp_path / "cache"), "OPENFDA_API_KEY": key}
+    with OpenFdaServer(labels(60), keys=("good-key-123",)) as server:
+        done = subprocess.run(command(tmp_path / "run", server.url, limit=10), env=env, capture_output=True, text=True)
+        assert done.returncode == 0 and key == server.asked[0].query["api_key"]
+    assert ("openfda: collected" in done.stdout) == key.startswith("good")
+    assert key not in done.stdout + done.stderr and files_with(key, tmp_path) == []
+    assert all(key not in str(record.model_dump()) for record in read_records(Run(tmp_path / "run")))
+
+
+def test_offline_opens_no_socket_whatever_the_source(tmp_path):
+    names = ["starter", "openfda", "pubmed", "medlineplus", "cdc", "nhs", "medquad", "medmcqa", "pubmedqa", "medqa"]
+    code = """
+import socket, sys
+def refuse(*given, **_):
+    print("A SOCKET:", given)
+    raise SystemExit(9)
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
+from medlab.course import main
+main()
+"""
+    words = [word for name in names for word in ("--source", name)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "collect", "--offline", *words, "--run", str(tmp_path / "run")],
+        env={**os.environ, "MEDLAB_CACHE_DIR": str(tmp_path / "cache")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and "A SOCKET" not in done.stdout, done.stderr
+    reports = {report.name: report for report in read_sources(Run(tmp_path / "run"))}
+    assert list(reports) == names and {name for name, report in reports.items() if report.status == "collected"} == {"starter"}
+    assert all(report.why for name, report in reports.items() if name != "starter")
+
+
+def test_the_cache_may_stand_anywhere_and_says_where_it_cannot(tmp_path, medlab):
+    (tmp_path / "file").write_text("not a folder")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        done = medlab("collect", "--source", "starter", "--run", tmp_path / "a", MEDLAB_CACHE_DIR=str(place))
+        assert done.returncode == 1 and "cannot write to" in done.stderr and "MEDLAB_CACHE_DIR" in done.stderr and "Traceback" not in done.stderr
+    assert "cannot write to" in medlab("collect", "--run", tmp_path / "file" / "run", MEDLAB_CACHE_DIR=str(tmp_path / "c")).stderr
+    env = {**os.environ, "MEDLAB_CACHE_DIR": "a cache/\u00fcber uns", "HOME": str(tmp_path / "home")}
+    with OpenFdaServer(labels(5)) as server:
+        done = subprocess.run(command(tmp_path / "b", server.url, limit=2), env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and list((tmp_path / "a cache" / "\u00fcber uns" / "raw").glob("notes/*/*.json")), done.stderr
+    code = "import os; from medlab.core import cache_folder; print(cache_folder()); os.chdir('/'); print(cache_folder())"
+    for place, expected in (("rel", tmp_path / "rel"), ("~/mine", tmp_path / "home" / "mine")):
+        done = subprocess.run([sys.executable, "-c", code], env=env | {"MEDLAB_CACHE_DIR": place}, cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout.split() == [str(expected)] * 2
+
+
+def test_the_bar_shows_records_requests_waits_and_what_is_left(capsys):
+    fetcher = types.SimpleNamespace(counts=Counts(requests=3, from_store=4, waited=2.0))
+    slow = (time.sleep(0.4) or number for number in range(5))
+    assert list(progress("openfda", slow, 9, fetcher)) == list(range(5))
+    assert "collect openfda" in (said := capsys.readouterr().err) and "/9" in said and "3 asked, 4 stored, 2 s waited" in said
+
+
+def test_the_help_page_teaches(medlab):
+    said = " ".join(medlab("collect", "--help").stdout.split())
+    for word in ("skipped with the reason", "MEDLAB_CACHE_DIR", "medlab collect --source openfda --source pubmed --limit 200", "--require pubmed", "unread.jsonl"):
+        assert word in said

@@ -14,10 +14,12 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers.base import Server, gzip_bomb, gzipped, ok, slow_drip, torn, truncated, wrong_type
+from servers.base import Answer, Server, gzip_bomb, gzipped, ok, redirect, slow_drip, torn, truncated, wrong_type
 
 from medlab.core import InputError, MedlabError, MissingError, free_port, sha256_text
-from medlab.fetch import Bucket, Counts, Fetcher, TryAgain, check_json, download, html_text, next_hop, parse_xml, public_address, retrying
+from medlab.fetch import (
+    BadAnswer, Bucket, Counts, Fetched, Fetcher, TryAgain, check_json, download, html_text, next_hop, parse_xml, public_address, retrying, seconds_to_wait,
+)
 
 BODY = bytes(range(256)) * 4096  # 1 MB
 
@@ -259,6 +261,58 @@ def test_keys_are_sent_but_kept_nowhere(server, fetcher, tmp_path, monkeypatch, 
     assert "fda-key-123" not in everywhere and "nhs-key-456" not in everywhere
 
 
+@pytest.mark.parametrize("key", ["odd+key/1=&2", "plain-key-123"])
+def test_a_key_that_comes_back_is_kept_and_shown_nowhere(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("OPENFDA_API_KEY", key)
+    echo = {
+        "/fine": lambda asked: ok(f"{asked.query['api_key']} {asked.target}", {"X-Echo": asked.target, "Link": f"<{asked.target}>; rel=next"}),
+        "/wrong": lambda asked: ok(asked.target + " " + asked.query["api_key"], status=400),
+        "/away": lambda asked: redirect("https://away.example.org" + asked.target), "/odd": lambda asked: redirect("http://host:port" + asked.target),
+    }  # fmt: skip
+    said = []
+    with Server(lambda asked: echo[asked.path](asked)) as server, Fetcher(tmp_path, attempts=2, first_wait=0.01) as fetcher:
+        fetcher.limit(server.url, 1000)
+        fetcher.tell = said.append
+        said.append(repr(fetcher.get(server.url + "/fine", {"api_key": key})))
+        for path in ("/wrong", "/away", "/odd"):
+            with pytest.raises(MedlabError) as caught:
+                fetcher.get(server.url + path, {"api_key": key})
+            said.append(repr(caught.value))
+        assert all(asked.query["api_key"] == key for asked in server.asked) and len(server.asked) >= 4
+    from urllib.parse import quote
+
+    everywhere = all_text(tmp_path) + "".join(said)
+    assert key not in everywhere and quote(key, safe="") not in everywhere
+
+
+@pytest.mark.parametrize("key", ["two\nlines-of-key", "schl\u00fcssel-geheim"])
+def test_a_key_that_no_header_can_hold_is_not_quoted(server, fetcher, key):
+    with pytest.raises(InputError, match="odd character in a key") as caught:
+        fetcher.get(server.url + "/a", headers={"apikey": key})
+    assert "geheim" not in str(caught.value) and "lines-of" not in str(caught.value) and server.seen == []
+
+
+def test_a_bad_address_is_shown_without_its_key(fetcher):
+    for address in ("http://host:port/?api_key=hush", "ftp://me:hush@example.org/"):
+        with pytest.raises(InputError) as caught:
+            fetcher.get(address)
+        assert "hush" not in str(caught.value)
+
+
+def test_a_key_does_not_travel_in_the_open(fetcher, tmp_path):
+    for given_key in ({"params": {"api_key": "hush"}}, {"headers": {"apikey": "hush"}}):
+        with pytest.raises(InputError, match="must not go over http"):
+            fetcher.get("http://api.example.invalid/x", **given_key)
+    with pytest.raises(InputError, match="must not go over http"):
+        download("http://api.example.invalid/x?api_key=hush", tmp_path / "x", progress=False)
+
+
+def test_a_word_that_stands_where_no_key_is_needed_changes_no_address(monkeypatch):
+    for word in ("x", "none", "5"):
+        monkeypatch.setenv("GROQ_API_KEY", word)
+        assert public_address("https://x.example.org/?limit=5&sort=none") == "https://x.example.org/?limit=5&sort=none"
+
+
 def test_another_key_finds_the_same_answer(server, fetcher):
     server.answers["/a"] = [says(200)]
     fetcher.get(server.url + "/a", {"api_key": "mine"})
@@ -322,7 +376,9 @@ def test_a_key_follows_on_its_own_host(server, fetcher):
     "there, said",
     [
         ("http://api.example.org/x", "not https"), ("http://files.example.org/x", "not https"), ("https://127.0.0.1/x", "to this machine"),
-        ("file:///etc/passwd", "not https|another host|to this machine"), ("https://files.example.org/x", None), ("/x", None), ("?page=2", None),
+        ("file:///etc/passwd", "not https"), ("data:text/html,x", "not https"), ("https://127.0.0.2/x", "to this machine"), ("https://127.1/", "to this machine"),
+        ("https://2130706433/", "to this machine"), ("https://[::ffff:127.0.0.1]/", "to this machine"), ("https://localhost./", "to this machine"),
+        ("https://0.0.0.0/", "to this machine"), ("https://files.example.org/x", None), ("/x", None), ("?page=2", None),
     ],
 )  # fmt: skip
 def test_where_a_redirect_may_lead(there, said):
@@ -333,6 +389,16 @@ def test_where_a_redirect_may_lead(there, said):
         with pytest.raises(InputError, match=said):
             next_hop(here, there, keyed=False)
     assert next_hop(httpx.URL("http://api.example.org/a"), "https://api.example.org/a", keyed=True).scheme == "https"
+
+
+def test_what_a_server_does_wrong_is_no_fault_of_the_user(server, fetcher):
+    server.answers["/away"], server.answers["/file"] = [says(302, headers={"Location": "https://x.example.org/"})], [says(302, headers={"Location": "file:///x"})]
+    server.answers["/big"], fetcher.max_bytes = [says(200, b"x" * 2000)], 1000
+    for path in ("/away", "/file", "/big"):
+        with pytest.raises(MissingError) as caught:  # a collection goes on without it; an InputError alone would stop it
+            fetcher.get(server.url + path)
+        assert isinstance(caught.value, BadAnswer)
+    assert len(server.seen) == 3
 
 
 def test_a_circle_of_redirects_ends(server, fetcher):
@@ -409,6 +475,66 @@ def test_a_server_that_says_zero_again_and_again_is_given_time(server, fetcher):
     assert len(server.seen) == 6 and time.monotonic() - began > 1
 
 
+def through(server, monkeypatch):
+    "An address that is not of this machine, though it is asked through `server` as a proxy: what is promised there is kept by all programs."
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("NO_PROXY", "")
+    return "http://api.example.org"
+
+
+def test_two_programs_keep_one_pace(tmp_path, monkeypatch):
+    code = """
+import sys
+from medlab.fetch import Fetcher
+with Fetcher(sys.argv[2]) as fetcher:
+    fetcher.limit(sys.argv[1], 5)
+    for n in range(6):
+        fetcher.get(sys.argv[1] + "/a", {"n": n, "who": sys.argv[3]})
+"""
+    with Server(lambda asked: ok("fine")) as server:
+        both = [subprocess.Popen([sys.executable, "-c", code, through(server, monkeypatch), str(tmp_path), who]) for who in "ab"]
+        assert [child.wait(60) for child in both] == [0, 0]
+        assert len(server.asked) == 12 and server.asked[-1].at - server.asked[0].at >= 11 / 5 - 0.15  # each alone would need one second
+
+
+def test_what_a_server_asked_for_holds_for_the_next_program_too(tmp_path, monkeypatch):
+    with Server(lambda asked: Answer(429, b"", {"Retry-After": "3000"})) as server:
+        address = through(server, monkeypatch)
+        for said in ("answered 429", "left alone for (2999|3000) s"):
+            with Fetcher(tmp_path) as fetcher, pytest.raises(TryAgain, match=said):
+                fetcher.get(address + "/a")
+        assert len(server.asked) == 1
+
+
+def test_nothing_is_promised_to_this_machine(server, fetcher, tmp_path):
+    server.answers["/a"] = [says(200)]
+    fetcher.get(server.url + "/a")
+    assert not (tmp_path / "raw" / "pace").exists()
+
+
+@pytest.mark.parametrize("noted", ["", "no numbers", "nan nan", "1", "9e99 9e99", "{later} 0", "0 {much_later}"])
+def test_a_note_of_the_pace_that_cannot_be_believed_stops_nobody(tmp_path, noted):
+    noted = noted.format(later=time.time() + 1800, much_later=time.time() + 86400)  # the clock was put back meanwhile
+    (tmp_path / "host").write_text(noted)
+    bucket = Bucket(10, shared=tmp_path / "host")
+    assert bucket.reserve() == bucket.held() == 0
+    assert 0 < Bucket(10, shared=tmp_path / "host").reserve() <= 0.1  # and it was mended
+
+
+@pytest.mark.parametrize("asked", ["-5", "1e9", "1, 2", "soon", "", "Sun, 06 Nov 99999999999 08:49:37 GMT", "Mon, 99 Foo 2026", "\u0663"])
+def test_an_odd_wish_is_no_wish(asked):
+    assert seconds_to_wait({"Retry-After": asked}) is None
+
+
+@pytest.mark.parametrize("asked", ["99999999999999", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_that_says_never_is_not_asked_again(server, fetcher, asked):
+    server.answers["/a"] = [says(429, headers={"Retry-After": asked})]
+    for _ in range(2):
+        with pytest.raises(TryAgain):
+            fetcher.get(server.url + "/a")
+    assert len(server.seen) == 1
+
+
 def test_long_waits_are_announced_with_whom_and_how_long(server, fetcher, monkeypatch):
     lines, slept = [], []
     fetcher.tell = lines.append
@@ -472,7 +598,8 @@ def test_posts_are_kept_by_what_was_posted_without_keys(tmp_path, monkeypatch):
     with Server(lambda asked: ok(asked.form if asked.body.startswith(b"id") else asked.body)) as server, Fetcher(tmp_path) as fetcher:
         fetcher.limit(server.url, 1000)
         first = fetcher.post(server.url + "/p", {"id": "1,2", "api_key": "ncbi-key-789"}, params={"db": "x"})
-        assert first.json() == {"id": "1,2", "api_key": "ncbi-key-789"} and server.asked[0].query == {"db": "x"}
+        assert server.asked[0].form == {"id": "1,2", "api_key": "ncbi-key-789"} and server.asked[0].query == {"db": "x"}
+        assert first.json() == {"id": "1,2", "api_key": "***"}  # the server said it back
         assert fetcher.post(server.url + "/p", {"api_key": "another", "id": "1,2"}, params={"db": "x"}).from_store
         assert not fetcher.post(server.url + "/p", {"id": "1,3"}, params={"db": "x"}).from_store
         assert not fetcher.get(server.url + "/p", params={"db": "x"}).from_store
@@ -618,6 +745,72 @@ with Fetcher(sys.argv[2]) as fetcher:
     with Fetcher(tmp_path, offline=True) as offline:
         assert {offline.get(server.url + "/a", {"n": n}).text for n in range(5)} == {"the same body"}
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
+
+
+def note(**changes):
+    whole = {"method": "GET", "posted": "", "status": 200, "headers": {}, "url": "{url}", "sha256": sha256_text("x"), "retrieved_at": "2026-01-01T00:00:00+00:00"}
+    return json.dumps(whole | changes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "3", "{", '{"a": 1}', "\x00\xff", note(status="200"), note(sha256=""), note(sha256=3), note(sha256="../../../etc/passwd"), note(sha256="a\0b"),
+     note(retrieved_at="now"), note(retrieved_at="2026-01-01T00:00:00"), note(headers=["x"]), note(url="http://another.example.org/"), note(method="POST"),
+     note(extra=1), note(retrieved_at="2999-01-01T00:00:00+00:00"), note(sha256="0" * 64)],
+)  # fmt: skip
+def test_a_note_that_is_none_is_written_anew(server, fetcher, content):
+    server.answers["/a"] = [says(200, b"fine")]
+    body, place = fetcher.store.body(sha256_text("x")), fetcher.store.note(server.url + "/a")
+    for path, text in ((body, "x"), (place, content.replace("{url}", server.url + "/a"))):
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8")
+    assert fetcher.get(server.url + "/a", max_age=3600).text == "fine"
+    assert fetcher.get(server.url + "/a", max_age=3600).from_store and len(server.seen) == 1
+
+
+@pytest.mark.parametrize("what", ["note", "body"])
+def test_a_folder_where_an_answer_should_be_is_named(server, fetcher, what):
+    server.answers["/a"] = [says(200, b"fine")]
+    path = fetcher.store.note(server.url + "/a") if what == "note" else fetcher.store.body(sha256_text("fine"))
+    path.mkdir(parents=True)
+    with pytest.raises(MedlabError, match=f"cannot write to .*{path.name}"):
+        fetcher.get(server.url + "/a")
+
+
+def test_a_disk_that_is_full_is_said_and_nothing_half_is_kept(tmp_path):
+    resource = pytest.importorskip("resource")
+    code = """
+import sys
+from medlab.core import MedlabError
+from medlab.fetch import Fetcher
+with Fetcher(sys.argv[2]) as fetcher:
+    try: fetcher.get(sys.argv[1] + "/a")
+    except MedlabError as error: print(error)
+"""
+    with Server({"/a": ok("x" * 100_000)}) as server:
+        command = [sys.executable, "-c", code, server.url, str(tmp_path / "raw")]
+        small = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # noqa: E731
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=small, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    assert "grew larger than this disk or account allows" in done.stdout and done.returncode == 0, done.stderr
+    assert not [path for kind in ("notes", "bodies") for path in (tmp_path / "raw" / kind).rglob("*") if path.is_file()]
+
+
+def test_two_fetchers_in_one_process_may_share_a_store(tmp_path):
+    failed = []
+
+    def put(fetcher):
+        for n in range(100):
+            try:
+                fetcher.store.put(Fetched(200, {}, b"same", f"http://x.example.org/{n}", sha256_text("same"), "2026-01-01T00:00:00+00:00", False))
+            except OSError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=put, args=(Fetcher(tmp_path),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
 
 
 # --- texts from strangers ------------------------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import servers.hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.hub import COMMIT, HubServer
 
-from medlab.core import InputError, Record, Unread
+from medlab.core import InputError, Record, Unread, record_id
 from medlab.sources.hub import DATASETS, Columns, DataSet, Hub, to_record
 
 NAME = "openlifescienceai/medmcqa"
@@ -43,7 +44,13 @@ def repository(tmp_path):
 
 
 FETCH = """
-import json, sys
+import json, sys, time
+nap = time.sleep
+def sleep(seconds):  # the hub's client waits up to eight seconds between its tries: it says so here, and does not
+    if seconds >= 1:
+        print("slept", seconds, file=sys.stderr)
+    nap(min(seconds, 0.01))
+time.sleep = sleep
 from medlab.core import MedlabError
 from medlab.fetch import Fetcher
 from medlab.sources.hub import Hub
@@ -90,10 +97,63 @@ def test_a_hub_that_does_not_give_is_missing_not_a_crash(tmp_path, repository, f
         done = fetched(tmp_path, hub.url, HF_TOKEN="hf_secret_token")
     assert done.stdout.startswith("MissingError") and said in done.stdout and "HF_TOKEN" in done.stdout, done.stdout + done.stderr[-500:]
     assert "hf_secret_token" not in done.stdout + done.stderr and "\n" not in done.stdout.strip()
+    assert naps(done) == ([1, 2, 4, 8, 8] if fault == "broken" else [])  # what will not pass is not asked for again
+
+
+def naps(done):
+    return [float(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("slept")]
+
+
+class Faulty(servers.hub.Handler):
+    "A hub where the first requests for a file go wrong."
+
+    left, fault = 1, "busy"  # how many, and how
+
+    def answer(self, wanted=None):
+        if "resolve" in self.path and self.command == ("HEAD" if self.fault == "busy" else "GET") and Faulty.left:
+            Faulty.left -= 1
+            if self.fault == "busy":
+                return self.reply(429, b"{}", {"RateLimit": '"resolvers";r=0;t=37', "RateLimit-Policy": '"fixed window";"resolvers";q=3000;w=300'})
+            self.wfile.write({"cut": b"HTTP/1.0 200 OK\r\nContent-Length: 90000\r\n\r\nPAR1", "hang up": b""}[self.fault])
+            self.close_connection = True
+            return None
+        return super().answer(wanted)
+
+
+@pytest.mark.parametrize("fault", ["busy", "cut", "hang up"])
+def test_a_fault_that_passes_is_waited_for_as_the_hub_says(tmp_path, repository, monkeypatch, fault):
+    monkeypatch.setattr(servers.hub, "Handler", Faulty)
+    monkeypatch.setattr(Faulty, "left", 2 if fault == "busy" else 1)  # the first try of a HEAD is never waited for
+    monkeypatch.setattr(Faulty, "fault", fault)
+    with HubServer(repository, NAME) as hub:
+        done = fetched(tmp_path, hub.url)
+    assert Faulty.left == 0
+    if fault == "busy":
+        assert len(json.loads(done.stdout)) == 40 and naps(done) == [38.0]  # the `t` of RateLimit, and one second more
+    else:  # whole, or said to be missing
+        assert done.stdout.startswith("MissingError") or len(json.loads(done.stdout)) == 40, done.stdout + done.stderr[-900:]
+
+
+def test_a_script_in_a_repository_is_never_run(tmp_path, repository):
+    for file in (repository / "data").iterdir():
+        file.unlink()
+    (repository / "medmcqa.py").write_text(f"open({str(tmp_path / 'it-ran')!r}, 'w')\n")
+    with HubServer(repository, NAME) as hub:
+        done = fetched(tmp_path, hub.url)
+    assert done.stdout.startswith("MissingError") and not (tmp_path / "it-ran").exists(), done.stdout + done.stderr[-900:]
+
+
+def test_a_folder_of_the_same_name_does_not_stand_in_for_the_commit(tmp_path, repository, monkeypatch):
+    (tmp_path / NAME).mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows_like_medmcqa(3)), tmp_path / NAME / "train.parquet")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="in place of the hub's commit"):
+        Hub("medmcqa")
 
 
 def test_without_network_or_with_another_commit_it_is_missing(tmp_path, repository):
-    assert fetched(tmp_path, "http://127.0.0.1:9").stdout.startswith("MissingError openlifescienceai/medmcqa cannot be had here")
+    done = fetched(tmp_path, "http://127.0.0.1:9")
+    assert done.stdout.startswith("MissingError openlifescienceai/medmcqa cannot be had here") and naps(done) == [1, 2, 4, 8, 8]
     assert "offline is set" in fetched(tmp_path, "http://127.0.0.1:9", offline=True).stdout
     with HubServer(repository, NAME) as hub:
         assert fetched(tmp_path, hub.url, options={"revision": "0" * 40}).stdout.startswith("MissingError")
@@ -101,6 +161,7 @@ def test_without_network_or_with_another_commit_it_is_missing(tmp_path, reposito
 
 def test_limits_are_spread_and_grow(tmp_path, repository):
     path = str(repository / "data" / "train-00000-of-00001.parquet")
+    assert list(Hub("medmcqa", path=path).fetch(limit=0)) == []
     ids = [[record.id for record in Hub("medmcqa", path=path).fetch(limit=limit)] for limit in (5, 10, 40, 99)]
     assert [len(found) for found in ids] == [5, 10, 40, 40] and set(ids[0]) < set(ids[1]) < set(ids[2])
     assert ids[1] != ids[2][:10]
@@ -123,6 +184,85 @@ def test_files_of_ones_own_by_the_same_road(tmp_path, suffix):
         list(Hub("hub/mine", path=str(path), columns={"question": "question", "answer": "exp"}).fetch())
 
 
+def mine(path, content, **columns):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list(Hub("hub/mine", path=str(path), columns={"id": "id", "question": "q", "answer": "a"} | columns).fetch())
+
+
+def test_a_cell_of_a_csv_is_text_and_nothing_else(tmp_path):
+    found = mine(tmp_path / "a.csv", b"\xef\xbb\xbfid,q,a\n007,What?,None\n8,\"Two \"\"lines\"\",\nhere\",NA\n9,Short\n10,Nul\0,1e5\n")
+    assert [item.answer for item in found] == ["None", "NA", None, "1e5"] and found[1].question == 'Two "lines",\nhere'
+    assert found[0].id == record_id("hub/mine", "train:007") and found[3].question == "Nul\0"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "id,q,a\n1,What,x,\n2,Who,y,\n", "one cell more than its head"),  # pandas would move each cell to the left
+        ("a.csv", "id,q,a\n1,What,x\n2,Who,y,z\n", "line 3"),
+        ("a.csv", 'id,q,a\n1,"What,x\n2,Who,y\n', "EOF inside string"),
+        ("a.csv", "id,q,a\n1,Größe,x\n".encode("latin-1"), "utf-8"),
+        ("a.csv", "id,q,a\n1,What,x\n".encode("utf-16"), "utf-8"),
+        ("a.csv", "id;q;a\n1;What;x\n", "the table has id;q;a"),
+        ("a.csv", "", "it is empty"),
+        ("a.jsonl", "", "it is empty"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": 2, "q": "Wh\n{"id": 3, "q": "Who", "a": "y"}\n', "row 1"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n7\n"x"\n', "row 1"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": "two", "q": ["Who"], "a": 5}\n', "from number to string in row 1"),
+        ("a.jsonl", '{"id": 1, "q": ' + "[" * 3000 + "]" * 3000 + ', "a": "x"}\n', "RecursionError"),
+        ("a.jsonl", '{"id": 1, "question": "What", "a": "x"}\n', "no column 'q'"),
+        ("a.parquet", b"PAR1 and so on", "could not be read"),
+    ],
+)
+def test_a_file_with_a_fault_is_refused_and_says_where(tmp_path, name, content, said):
+    with pytest.raises(InputError, match=said):
+        mine(tmp_path / name, content)
+
+
+def test_names_of_files_are_no_patterns_and_may_be_in_capitals(tmp_path):
+    assert len(mine(tmp_path / "exam [2024]*.CSV", "id,q,a\n1,What,x\n")) == 1
+
+
+def test_a_key_that_comes_twice_is_said_and_ends_nothing(tmp_path):
+    found = mine(tmp_path / "a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n' * 2)
+    assert isinstance(found[0], Record) and isinstance(found[1], Unread) and "second time" in found[1].reason
+    assert found[0].attribution == "a.jsonl"
+
+
+def test_bytes_are_text_where_they_are_text(tmp_path):
+    rows = [{"id": b"1", "q": "Größe".encode(), "a": b"x"}, {"id": b"2", "q": b"\xff\xfe", "a": b"x"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    found = mine(tmp_path / "a.parquet", (tmp_path / "a.parquet").read_bytes())
+    assert found[0].question == "Größe" and isinstance(found[1], Unread) and "utf-8" in found[1].reason
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"A": "x", "B": None, "C": "y", "D": "z"}, "without a gap"),  # dealing out new letters would make C another option
+        ({"label": ["A", "B"], "text": ["x", "y"]}, "without a gap"), ("'abc'", "got a str"), ("{'y', 'x'}", "got a set"), ("A) x B) y", "expected a list"),
+        ("-" * 100_000 + "1", ""), ("[" * 100_000, ""), ({"A": "x"}, "two to five"), ("{'A': '\\ud800', 'B': 'x'}", "surrogates"),
+    ],
+)  # fmt: skip
+def test_options_that_leave_the_right_one_in_doubt_are_unread(options, said):
+    found = to_record("medqa", DATASETS["medqa"], {"question": "Q?", "options": options, "answer_idx": "C"}, 0, "", "")
+    assert isinstance(found, Unread) and said in found.reason and " at 0x" not in found.reason
+
+
+def test_options_may_be_written_as_json_and_a_right_one_that_is_two_is_none():
+    row = {"question": "Q?", "options": '{"A": "x", "B": "y", "C": null}', "answer_idx": "b"}
+    assert to_record("medqa", DATASETS["medqa"], row, 0, "", "").gold == {"letter": "B"}
+    data = DataSet(path="x", columns=Columns(question="q", options="o", correct="c", correct_is="text"))
+    assert "none of them" in to_record("n", data, {"q": "Q?", "o": ["yes", "Yes"], "c": "yes"}, 0, "", "").reason
+    assert "none of them" in to_record("medmcqa", DATASETS["medmcqa"], rows_like_medmcqa(1)[0] | {"cop": "9" * 400}, 0, "", "").reason
+
+
+def test_a_row_that_repeats_one_thing_is_read_in_no_time():
+    "Patterns that look back would need hours for these."
+    for row in ({"input": " " * 50_000 + "x"}, {"input": "Q:x {'A': 'a', 'B': 'b'}", "output": "<analysis></analysis>" * 20_000}):
+        assert isinstance(to_record("medical-reasoning", DATASETS["medical-reasoning"], row, 0, "", ""), Unread)
+
+
 def test_a_licence_that_says_nothing_keeps_a_table_out_of_training(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"q": "What is iron?", "a": "A metal."}\n{"q": "", "a": "x"}\n')
@@ -141,6 +281,7 @@ def test_a_licence_that_says_nothing_keeps_a_table_out_of_training(tmp_path):
         ("medmcqa", {"columns": {"question": "q", "options": ["a", "b"]}}, "without `correct`"),
         ("medmcqa", {"licence": "MIT"}, "did you mean 'license'"),
         ("medmcqa", {"trust_remote_code": True}, "unknown key 'trust_remote_code'"),
+        ("medmcqa", {"dataset": "../elsewhere"}, "expected owner/name"),
     ],
 )
 def test_wrong_settings_are_named(name, options, said):

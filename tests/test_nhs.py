@@ -17,21 +17,17 @@ from medlab.sources.nhs import Nhs, check_page, error_of, next_page, path_of, re
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
+def make(quick, monkeypatch):
     "Make a source for a server, with a fetcher that is quick."
     monkeypatch.setenv("NHS_API_KEY", "good-key-123")
-    made = []
 
     def make(server, fetcher=(), **options):
-        fetcher = Fetcher(tmp_path / "raw", **{"first_wait": 0.02, "timeout": 2, "deadline": 5, **dict(fetcher)})
-        made.append(fetcher)
+        fetcher = quick(**{"attempts": 6, **dict(fetcher)})
         source = Nhs(fetcher=fetcher, base_url=server.url + "/nhs-website-content", **options)
         fetcher.limit(server.url, 1000)
         return source
 
-    yield make
-    for fetcher in made:
-        fetcher.close()
+    return make
 
 
 @pytest.fixture
@@ -423,3 +419,25 @@ def test_a_page_nested_very_deep_does_not_break_the_reader():
     for _ in range(300):
         body = [{"text": "<p>a</p>", "hasPart": body}]
     assert isinstance(read({"mainEntityOfPage": body}), Record)
+
+
+def test_a_list_of_one_may_be_that_one():
+    "schema.org allows it, and a reader that wants lists loses the page."
+    body = page("conditions/zana")
+    assert read({"name": "Zana", "mainEntityOfPage": section("Dose", element("<p>One.</p>"))}).sections == {"Dose": "One."}
+    assert read(body | {"mainEntityOfPage": body["mainEntityOfPage"][0]}).sections["Overview"] == "Zana is made up."
+
+
+def test_a_list_that_goes_on_without_entries_ends(make):
+    def answer(asked):
+        return ok({"pagination": {"next": f"{ROOT}manifest/pages/?page={int(asked.query['page']) + 1}"}, "results": []})
+
+    with Server(answer) as server, pytest.raises(MissingError, match="goes on without entries after 1 pages"):
+        list(make(server).fetch())
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("options", [{"environment": ["sandbox"]}, {"lists": 5}, {"lists": [5]}, {"modules": "yes"}, {"base_url": 5}])
+def test_options_of_the_wrong_kind_are_named(options):
+    with pytest.raises(InputError, match="nhs: "):
+        Nhs(**options)

@@ -17,22 +17,18 @@ from medlab.sources.openfda import QUERY, OpenFda, check_answer, next_query, rea
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
+def make(quick, monkeypatch):
     "Make a source for a server, with a fetcher that is quick."
     monkeypatch.delenv("OPENFDA_API_KEY", raising=False)
     monkeypatch.setattr(OpenFda, "busy_wait", 0.05)
-    made = []
 
     def make(url, fetcher=(), **options):
-        fetcher = Fetcher(tmp_path / "raw", **{"first_wait": 0.02, "timeout": 2, "deadline": 5, **dict(fetcher)})
-        made.append(fetcher)
+        fetcher = quick(**{"attempts": 6, **dict(fetcher)})
         source = OpenFda(fetcher=fetcher, base_url=url, **options)
         fetcher.limit(url, 1000, busy=source.busy_wait)
         return source
 
-    yield make
-    for fetcher in made:
-        fetcher.close()
+    return make
 
 
 @pytest.fixture
@@ -386,3 +382,15 @@ def test_several_sources_may_share_a_fetcher_over_threads(server, make):
     for thread in threads:
         thread.join()
     assert found == [10, 10, 10]
+
+
+def test_a_sentence_that_is_listed_twice_is_said_once():
+    hot = "The syrup is hot."
+    found = read({"set_id": "x", "openfda": {"brand_name": ["A"]}, "warnings": [hot, hot], "warnings_and_cautions": [hot], "purpose": ["Cough"] * 3})
+    assert found.sections == {"purpose": "Cough", "warnings": "The syrup is hot."}
+
+
+@pytest.mark.parametrize("default_limit", ["500", 0, True, 1.5])
+def test_a_limit_that_is_no_number_is_said(default_limit):
+    with pytest.raises(InputError, match="openfda: default_limit"):
+        OpenFda(default_limit=default_limit)

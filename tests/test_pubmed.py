@@ -1,6 +1,5 @@
 "PubMed: what its answers hold, how a search larger than its list is taken whole, and everything that goes wrong on the way."
 
-import random
 import subprocess
 import sys
 from collections import Counter
@@ -10,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
-from servers.base import Server, busy, gzip_bomb, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
+from servers.base import Server, ok, wrong_type
+from servers.collecting import SourceFaults, mutated, quick_fetcher, records, unread
 from servers.pubmed import CALLER, Paper, PubMedServer, article, article_set, busy_for, error
 
 from medlab.core import InputError, MedlabError, MissingError, Record, Unread, record_id
-from medlab.fetch import Fetcher
 from medlab.sources.pubmed import PubMed, licence_of, read_articles
 
 KEY = "good-key-0123456789"
@@ -26,29 +25,12 @@ def no_key(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # no .env of the developer's
 
 
-@pytest.fixture
-def store(tmp_path):
-    return tmp_path / "raw"
-
-
-def fetcher(store, **options):
-    return Fetcher(store, **{"attempts": 3, "first_wait": 0.01, "timeout": 5.0, **options})
-
-
 def source(server, store, offline=False, **options):
-    return PubMed(fetcher(store, offline=offline), **{"base_url": server.base, "query": "fever", "batch": 10, "per_second": 1000, **options})
+    return PubMed(quick_fetcher(store, offline=offline), **{"base_url": server.base, "query": "fever", "batch": 10, "per_second": 1000, **options})
 
 
 def papers(count, **values):
     return [Paper(1000 + number, **values) for number in range(count)]
-
-
-def records(items):
-    return [item for item in items if isinstance(item, Record)]
-
-
-def unread(items):
-    return {item.key: item.reason for item in items if isinstance(item, Unread)}
 
 
 def pmids(items):
@@ -199,7 +181,21 @@ def test_a_malformed_pmid_is_refused_before_anything_is_asked(store, wrong):
         assert not server.asked
 
 
-@pytest.mark.parametrize("options", [{"query": " "}, {"batch": 0}, {"batch": 10_000}, {"base_url": "ftp://example.org"}])
+@pytest.mark.parametrize("given", ["1000, 1002", "1000 1002", ["1000", 1002, 1000], (1000, 1002)])
+def test_pmids_are_read_as_a_profile_may_write_them(store, given):
+    with PubMedServer(papers(3)) as server:
+        assert pmids(source(server, store, pmids=given).fetch()) == [1000, 1002] and len(server.asked) == 1
+    assert PubMed(pmids=1000).pmids == ["1000"] and PubMed(pmids="").pmids == []
+
+
+@pytest.mark.parametrize("options", [{"pmids": {"a": 1}}, {"pmids": 1.5}, {"pmids": [None]}, {"pmids": True}])
+def test_pmids_that_are_none_are_refused(options):
+    with pytest.raises(InputError, match="is no PMID"):
+        PubMed(**options)
+
+
+@pytest.mark.parametrize("options", [{"query": " "}, {"batch": 0}, {"batch": 10_000}, {"base_url": "ftp://example.org"},
+                                     {"query": 5}, {"query": None}, {"batch": "10"}, {"base_url": None}])  # fmt: skip
 def test_wrong_options_are_refused(options):
     with pytest.raises(InputError, match="expected a query, a batch of 1 to 9999 and an address"):
         PubMed(**options)
@@ -219,12 +215,43 @@ def test_an_empty_result_is_no_error_and_names_the_unknown_word(store):
         assert unread(items) == {"query": "the query finds nothing; PubMed does not know zzzz"} and len(items) == 1
 
 
+class TestFaults(SourceFaults):
+    key = KEY
+
+    @pytest.fixture(autouse=True)
+    def with_a_key(self, no_key, monkeypatch):
+        monkeypatch.setenv("NCBI_API_KEY", KEY)
+
+    def playing(self):
+        return PubMedServer(papers(6))
+
+    def source(self, server, fetcher):
+        return PubMed(fetcher, base_url=server.base, query="fever", batch=3)
+
+
+def test_a_search_without_a_hit_is_told_and_one_without_news_is_none(store):
+    with PubMedServer() as server:
+        assert unread(source(server, store).fetch()) == {"query": "the query finds nothing"}
+        assert list(source(server, store).fetch(since=date(2026, 3, 1))) == []
+
+
+@pytest.mark.parametrize("tag", ["PhraseNotFound", "QuotedPhraseNotFound", "FieldNotFound"])
+def test_words_that_pubmed_left_out_of_a_search_are_told(store, tag):
+    with PubMedServer(papers(3)) as server:
+        found = server.esearch({"term": "fever", "retmax": "9999"}).body.replace(b"</eSearchResult>", f"<X><{tag}>feverr</{tag}></X></eSearchResult>".encode())
+        server.faults += [ok(found)]
+        items = list(source(server, store).fetch())
+        assert len(records(items)) == 3 and unread(items) == {"query": "PubMed does not know feverr"}
+
+
 @pytest.mark.parametrize("fault", [
     error("Search Backend failed: Exception: 502 Proxy Error"), error("proxy_stream(): Failed to connect to PubOne service", "eFetchResult", 400),
-    busy(status=503), busy(), busy_for("", retry_after=0.1), hang_up(), wrong_type(), torn(ok(article_set(article(5)))), truncated(ok(article_set(article(5)))),
-    ok(b""), ok("<eSearchResult><Count>5</Count><IdList/></eSearchResult>"), ok("<eSearchResult><Count>many</Count></eSearchResult>"),
-], ids=range(12))  # fmt: skip
-def test_passing_troubles_are_sat_out_and_never_stored(store, fault):
+    busy_for("", retry_after=0.1), wrong_type(), ok(article_set(article(5))),
+    ok("<eSearchResult><Count>5</Count><IdList/></eSearchResult>"), ok("<eSearchResult><Count>many</Count></eSearchResult>"),
+    ok(f"<eSearchResult><Count>{'9' * 5000}</Count></eSearchResult>"),
+    ok("<eSearchResult><Count>1</Count><IdList><Id>0</Id></IdList><WebEnv>a</WebEnv><QueryKey>1</QueryKey></eSearchResult>"),
+], ids=range(9))  # fmt: skip
+def test_answers_that_are_no_search_are_asked_for_again_and_never_stored(store, fault):
     with PubMedServer(papers(15)) as server:
         server.faults += [fault, fault]
         assert len(records(source(server, store).fetch())) == 15
@@ -250,13 +277,6 @@ def test_what_the_user_asked_wrongly_is_said_once(store):
         with pytest.raises(InputError, match="'retstart' cannot be larger"):
             list(source(server, store).fetch())
         assert len(server.asked) == 2  # neither was tried again
-
-
-def test_retry_after_is_obeyed(store):
-    with PubMedServer(papers(3)) as server:
-        server.faults += [busy_for("", retry_after=1)]
-        list(source(server, store).fetch())
-        assert server.gaps()[0] >= 1.0
 
 
 @pytest.mark.parametrize("retry_after", [None, 0.05, 3600])
@@ -299,25 +319,6 @@ def test_the_pace_is_three_a_second_and_ten_with_a_key(store, monkeypatch, key, 
         assert len(server.asked) == 4 and sum(server.gaps()) >= 2.9 / per_second
 
 
-def test_a_slow_drip_ends_at_the_deadline(store):
-    with PubMedServer(papers(3)) as server:
-        server.faults += [slow_drip(ok(article_set(article(1)))), slow_drip(ok("<x/>"), head=True)]
-        trickled = PubMed(fetcher(store, deadline=0.5), base_url=server.base, per_second=1000)
-        assert len(records(trickled.fetch())) == 3
-
-
-def test_a_gzip_bomb_and_a_redirect_end_the_source_not_the_run(store, monkeypatch):
-    monkeypatch.setenv("NCBI_API_KEY", KEY)
-    with PubMedServer(papers(3)) as server, Server(lambda asked: ok("mine")) as thief:
-        server.faults += [gzip_bomb(60_000_000)]
-        with pytest.raises(MissingError, match="larger than 50 MB"):
-            list(source(server, store).fetch())
-        server.faults += [redirect(f"{thief.url}/entrez/eutils/esearch.fcgi")]
-        with pytest.raises(MissingError, match="another host"):
-            list(source(server, store).fetch())
-        assert not thief.asked
-
-
 def test_no_entity_and_no_dtd_is_loaded(store, tmp_path):
     (tmp_path / "secret.txt").write_text("PRIVATE")
     with PubMedServer(papers(2)) as server:
@@ -338,7 +339,49 @@ def test_markup_keeps_its_meaning():
     text = one("<AbstractText>From 10<sup>5</sup> to 10<sup>−3</sup> mol, <i>E. coli</i>, CO<sub>2</sub>, CD4<sup>+</sup>, p53<sup>-/-</sup>.</AbstractText>").text
     assert text == "From 10⁵ to 10⁻³ mol, E. coli, CO2, CD4⁺, p53-/-."
     math = '<math xmlns="http://www.w3.org/1998/Math/MathML"{}><mfrac><mi>a</mi>\n <mi>b</mi></mfrac></math>'
-    assert one(f"<AbstractText>So {math.format('')} and {math.format(' alttext=' + chr(34) + 'a/b' + chr(34))}.</AbstractText>").text == "So a b and a/b."
+    assert one(f"<AbstractText>So {math.format('')} and {math.format(' alttext=' + chr(34) + 'a/b' + chr(34))}.</AbstractText>").text == "So a/b and a/b."
+
+
+@pytest.mark.parametrize(("inner", "expected"), [
+    ("<msup><mn>10</mn><mrow><mo>-</mo><mn>5</mn></mrow></msup>", "10⁻⁵"), ("<msup><mi>x</mi><mi>a</mi></msup>", "x^a"), ("<msup><mn>10</mn><mn>5</mn></msup>", "10⁵"),
+    ("<mfrac><mn>1</mn><mn>2</mn></mfrac>", "1/2"), ("<mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow><mi>c</mi></mfrac>", "(a + b)/c"),
+    ("<semantics><mi>x</mi><annotation>\\TeX</annotation><annotation-xml><mi>x</mi></annotation-xml></semantics>", "x"), ("<!-- note --><mi>x</mi>", "x"),
+    ("<msup/>", ""), ("<mfrac><mn>1</mn></mfrac>", "1"),
+])  # fmt: skip
+def test_powers_and_fractions_of_formulas_are_kept(inner, expected):
+    text = one(f'<AbstractText>So <math xmlns="http://www.w3.org/1998/Math/MathML">{inner}</math>.</AbstractText>').text
+    assert text.replace(" .", ".") == f"So {expected}.".replace(" .", ".")
+
+
+@pytest.mark.parametrize(("sup", "expected"), [(" 5 ", "10⁵"), ("\u2009−5", "10⁻⁵"), ("<i>n</i>", "10ⁿ"), ("", "10"), ("a", "10a")])
+def test_superscripts(sup, expected):
+    assert one(f"<AbstractText>10<sup>{sup}</sup></AbstractText>").text == expected
+
+
+def test_lines_that_end_otherwise_stay_one_line():
+    record = one('<AbstractText Label="MATERIALS AND&#10;METHODS">One\u2028two\u2029three\x85four.</AbstractText>')
+    assert record.sections == {"MATERIALS AND METHODS": "One two three four."}
+
+
+@pytest.mark.parametrize("empty", ["<i/>", " <b> </b>", "<!-- none -->", "<sup></sup>", "<math/>", "\u00a0"])
+def test_an_abstract_of_markup_alone_is_none(empty):
+    assert one(f"<AbstractText>{empty}</AbstractText>").reason == "no abstract"
+
+
+@pytest.mark.parametrize(("day", "year"), [
+    ("<MedlineDate>Winter 2019</MedlineDate>", " 2019"), ("<MedlineDate>1998 Dec-1999 Jan</MedlineDate>", " 1998"), ("<MedlineDate>1975-1976</MedlineDate>", " 1975"),
+    ("<Year>19x9</Year>", ""), ("", ""),
+])  # fmt: skip
+def test_dates_as_journals_write_them(day, year):
+    body = article_set(article(7, "<AbstractText>Text.</AbstractText>")).replace(b"<Year>2024</Year>", day.encode())
+    assert dict(read_articles(body, "t"))["7"].attribution.startswith(f"Journal of made-up medicine{year}. PMID 7.")
+
+
+@pytest.mark.parametrize("pmid", ["<PMID/>", "<PMID>0</PMID>", "<PMID>PMC5</PMID>", "<PMID>١٢</PMID>", ""])
+def test_a_missing_pmid_is_told(pmid):
+    body = article_set(article(7, "<AbstractText>Text.</AbstractText>").replace('<PMID Version="1">7</PMID>', pmid))
+    ((_, item),) = read_articles(body, "t")
+    assert item.reason == "no PMID of digits" and item.url is None and item.key
 
 
 def test_structured_abstracts():
@@ -373,6 +416,16 @@ def test_what_was_taken_back_is_kept_out_of_training_whatever_its_licence(values
     assert free.may_train and not free.flags and record.flags == [flag] and not record.may_train and record.license == "CC-BY-4.0"
 
 
+@pytest.mark.parametrize(("title", "flags"), [
+    ("RETRACTED: Fever", ["retracted"]), ("[Retracted] Fever", ["retracted"]), ("WITHDRAWN: Fever", ["retracted"]), ("Retracted Article: Fever", ["retracted"]),
+    ("Retraction: Fever", ["retraction notice"]), ('Retraction notice to "Fever"', ["retraction notice"]), ("Retracted eardrums: a review", []),
+    ("Retraction of the tongue: a review", []), ("Patients withdrawn: why", []),
+])  # fmt: skip
+def test_what_was_taken_back_in_its_title_alone_is_kept_out_too(title, flags):
+    record = one("<AbstractText>Text.</AbstractText>", "CC BY 4.0", title=title)
+    assert record.flags == flags and record.may_train == (not flags)
+
+
 def test_chapters_of_books():
     body = """<PubmedBookArticle><BookDocument><PMID>30000001</PMID><ArticleIdList/><Book><Publisher><PublisherName>A house</PublisherName></Publisher>
     <BookTitle>Fevers</BookTitle><PubDate><Year>2023</Year></PubDate></Book>{}<AuthorList Type="authors"><Author><LastName>Roe</LastName>
@@ -401,6 +454,15 @@ def test_deleted_doubled_and_strange_items_are_told():
     ("Under a Creative Commons licence.", ("unknown", False)), ("© This is a U.S. government work and not under copyright protection", ("LicenseRef-US-Gov-Public-Domain", True)),
     ("This work is written by (a) US Government employee(s).", ("LicenseRef-US-Gov-Public-Domain", True)), ("U.S.Government work", ("LicenseRef-US-Gov-Public-Domain", True)),
     ("Contributed to by US Government employees. © A Society", ("copyrighted", False)), ("  ", ("unknown", False)), ("The authors.", ("unknown", False)),
+    ("This is not released under CC0.", ("unknown", False)), ("© X. CC0 applies to the data made available here.", ("copyrighted", False)),
+    ("CC BY-NC 4.0. The CC0 1.0 waiver applies to the data.", ("CC-BY-NC-4.0", False)), ("CC BY. Not for commercial use.", ("CC-BY-NC", False)),
+    ("CC BY 4.0, commercial use prohibited", ("CC-BY-NC-4.0", False)), ("CC\u2011BY\u2011NC\u2011ND", ("CC-BY-NC-ND", False)), ("CC\u2011BY 4.0", ("CC-BY-4.0", True)),
+    ("© Y. The U.S. Government retains a nonexclusive license to publish this work.", ("copyrighted", False)),
+    ("© Y. Supported by US Government funds.", ("copyrighted", False)), ("This is not a U.S. Government work.", ("unknown", False)),
+    ("Portions are US Government work. (c) ACS", ("copyrighted", False)), ("© Y. One author is a US Government employee.", ("copyrighted", False)),
+    ("Prepared by a contractor of the United States Government.", ("unknown", False)),
+    ("This is a work of the U.S. Government and is not subject to copyright protection in the United States.", ("LicenseRef-US-Gov-Public-Domain", True)),
+    ("Written by employees of a US Government contractor", ("unknown", False)),
 ])  # fmt: skip
 def test_copyright_lines(line, expected):
     assert licence_of(line) == expected
@@ -471,7 +533,7 @@ def test_recorded_searches(recorded, store):
 
 
 def test_json_with_a_raw_newline_is_read_by_the_fetcher(recorded, store):
-    with Server({"/x": ok((recorded / "ncbi_esearch_retstart_over_cap.json.txt").read_bytes())}) as server, fetcher(store) as client:
+    with Server({"/x": ok((recorded / "ncbi_esearch_retstart_over_cap.json.txt").read_bytes())}) as server, quick_fetcher(store) as client:
         assert "cannot be larger than 9998" in client.get(f"{server.url}/x").json()["esearchresult"]["ERROR"]
 
 
@@ -499,15 +561,6 @@ PIECES = [b"<PMID>", b"</PMID>", b"<Abstract>", b"</Abstract>", b"<sup>", b"</su
           b"<!DOCTYPE a [<!ENTITY b 'c'>]>", "\u202e".encode(), b"PMID", b"Article", b"<DeleteCitation><PMID/></DeleteCitation>"]  # fmt: skip
 
 
-def mutated(data, seed):
-    chance, data = random.Random(seed), bytearray(data)
-    for _ in range(chance.randint(1, 4)):
-        here, length = chance.randrange(len(data) + 1), chance.choice([0, 1, 7, 60, 400])
-        cut = bytes(data[here : here + length])
-        data[here : here + length] = chance.choice([b"", chance.choice(PIECES), cut + cut, bytes(reversed(cut)), cut + chance.choice(PIECES)])
-    return bytes(data)
-
-
 def nothing_is_lost(data):
     "Parse; every element gives one item, or the whole is refused with a reason."
     try:
@@ -527,7 +580,7 @@ def nothing_is_lost(data):
 @settings(max_examples=400, deadline=None)
 @given(st.integers(0, 2**32))
 def test_mutated_answers_are_read_or_refused(seed):
-    nothing_is_lost(mutated(MADE_UP, seed))
+    nothing_is_lost(mutated(MADE_UP, seed, PIECES))
 
 
 def test_mutated_real_answers_are_read_or_refused(recorded):
@@ -537,7 +590,7 @@ def test_mutated_real_answers_are_read_or_refused(recorded):
     @settings(max_examples=300, deadline=None)
     @given(st.integers(0, 2**32))
     def fuzz(seed):
-        nothing_is_lost(mutated(bodies[seed % len(bodies)], seed))
+        nothing_is_lost(mutated(bodies[seed % len(bodies)], seed, PIECES))
 
     fuzz()
 
@@ -546,7 +599,7 @@ def test_mutated_real_answers_are_read_or_refused(recorded):
 @given(st.integers(0, 2**32))
 def test_mutated_bodies_never_crash_the_source(tmp_path_factory, seed):
     with PubMedServer(papers(3)) as server:
-        body = mutated(server.efetch({"id": "1000,1001,1002"}).body, seed)
+        body = mutated(server.efetch({"id": "1000,1001,1002"}).body, seed, PIECES)
         server.faults += [lambda asked: None, ok(body)]
         try:
             items = list(source(server, tmp_path_factory.mktemp("raw"), batch=3).fetch())

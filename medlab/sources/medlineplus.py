@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['INSTITUTE', 'OTHERS', 'LICENSE', 'TERMS', 'ADDRESS', 'DAY', 'sections_of', 'without_credit', 'owner_problem', 'Page',
-           'read_page', 'read_document', 'inner_html', 'MedlinePlus', 'fetch', 'nothing', 'results', 'ask']
+           'read_page', 'Found', 'inner_html', 'either_dialect', 'read_document', 'MedlinePlus', 'ask', 'results',
+           'nothing', 'fetch']
 
 # %% ../../nbs/sources/medlineplus.ipynb #c1d7c106
 import re
@@ -84,6 +85,7 @@ class Page:
     count: int  # of all results, on all pages
     documents: list[Any]  # lxml elements
 
+# %% ../../nbs/sources/medlineplus.ipynb #5e216516
 def read_page(fetched: Fetched) -> Page:
     "Read an answer; raises `TryAgain` for one that is none, whatever its status."
     try:
@@ -92,11 +94,42 @@ def read_page(fetched: Fetched) -> Page:
         raise TryAgain(f"{fetched.url}: expected whole XML: {str(error).removeprefix(fetched.url)[:150]}") from None
     said = " ".join(" ".join(error.itertext()) for error in root.iter("error", "ERROR"))
     count = (root.findtext("count") or "").strip()
-    if said or root.tag != "nlmSearchResult" or not count.isdecimal():
+    if said or root.tag != "nlmSearchResult" or not re.fullmatch("[0-9]{1,9}", count):
         raise TryAgain(f"{fetched.url}: expected a <nlmSearchResult> with a count, got <{root.tag}> {masked(said)[:150]}")
     return Page(int(count), root.findall("list/document"))
 
 # %% ../../nbs/sources/medlineplus.ipynb #c0191c5f
+@dataclass(frozen=True)
+class Found:
+    "What a result says, in whichever dialect."
+
+    url: str
+    title: str
+    html: str  # the summary
+    language: str
+    organization: str  # empty where the answer names none
+
+def inner_html(element: Any) -> str:
+    "What stands in an element, as HTML: text that was escaped once, or real tags; empty for None."
+    from lxml import etree
+
+    if element is None:
+        return ""
+    return (element.text or "") + "".join(etree.tostring(child, encoding="unicode") for child in element)
+
+# %% ../../nbs/sources/medlineplus.ipynb #bff551f7
+def either_dialect(document: Any) -> Found:
+    "Read a <document>: the whole record of a topic where there is one, else the loose pieces."
+    topic = document.find("content[@name='healthTopic']/health-topic")
+    loose = {content.get("name"): inner_html(content) for content in document.findall("content")}
+    whole = topic is not None
+    title = html_text(topic.get("title") or "" if whole else loose.get("title", ""))
+    html = inner_html(topic.find("full-summary")) if whole else loose.get("FullSummary", "")
+    url = (topic.get("url") if whole else None) or document.get("url") or ""
+    language = topic.get("language") or "English" if whole else "English"
+    return Found(url, " ".join(title.split()), html, language, html_text(loose.get("organizationName", "")))
+
+# %% ../../nbs/sources/medlineplus.ipynb #b9bc3d10
 LICENSE = "LicenseRef-US-Gov-Public-Domain"  # SPDX knows no licence for what nobody owns; LicenseRef- is its way to say so
 
 def read_document(
@@ -104,31 +137,19 @@ def read_document(
     fetched: Fetched,  # the answer it stands in
 ) -> Record | Unread:
     "One result as a `Record`, or as an `Unread` that says why not."
-    topic = document.find("content[@name='healthTopic']/health-topic")
-    loose = {content.get("name"): inner_html(content) for content in document.findall("content")}
-    url = (topic.get("url") if topic is not None else None) or document.get("url") or ""
-    title = html_text(topic.get("title") or "" if topic is not None else loose.get("title", ""))
-    html = inner_html(topic.find("full-summary")) if topic is not None else loose.get("FullSummary", "")
-    sections, credit = without_credit(sections_of(html, title))
+    found = either_dialect(document)
+    title, url = found.title, found.url
+    sections, credit = without_credit(sections_of(found.html, title))
     text = "\n".join(body if heading == title else f"{heading}\n{body}" for heading, body in sections.items())
-    language = topic.get("language") or "English" if topic is not None else "English"
-    reason = owner_problem(url, html_text(loose.get("organizationName", "")), language, text)
-    reason = reason or ("no title" if not title else "no summary" if not text else None)
+    reason = owner_problem(url, found.organization, found.language, text) or ("no title" if not title else "no summary" if not text else None)
     if reason:
-        return Unread(source="medlineplus", key=url or title or "?", reason=reason, url=url or None, raw_sha256=fetched.sha256)
+        key = url or title or f"result {sha256_json(inner_html(document))[:12]}"
+        return Unread(source="medlineplus", key=key, reason=reason, url=url or None, raw_sha256=fetched.sha256)
     credit = ". ".join(filter(None, [f"MedlinePlus.gov, U.S. National Library of Medicine: {title}, {url}", credit]))
     return Record(
         id=record_id("medlineplus", url), source="medlineplus", kind="page", title=title, subject=title, text=text, sections=sections, url=url,
         license=LICENSE, may_train=True, attribution=credit, retrieved_at=fetched.retrieved_at, raw_sha256=fetched.sha256,
     )
-
-def inner_html(element: Any) -> str:
-    "What stands in an element, as HTML: text that was escaped once, or real tags."
-    from lxml import etree
-
-    if element is None:
-        return ""
-    return (element.text or "") + "".join(etree.tostring(child, encoding="unicode") for child in element)
 
 # %% ../../nbs/sources/medlineplus.ipynb #b1dbeff3
 TERMS = """
@@ -145,10 +166,10 @@ rash, safety, schizophrenia, seizures, sepsis, sexually transmitted diseases, sh
 sprains, stroke, suicide, surgery, swelling, teen health, thyroid diseases, tuberculosis, ulcer, urinary tract infections, vaccines,
 vertigo, vitamins, weight loss, wounds
 """
-ADDRESS = "https://wsearch.nlm.nih.gov/ws/query"
-DAY = 86_400.0  # seconds; NLM updates the topics daily
 
 # %% ../../nbs/sources/medlineplus.ipynb #a28f9437
+ADDRESS = "https://wsearch.nlm.nih.gov/ws/query"
+
 class MedlinePlus:
     "NLM's own health topics as a `Source`. The service does not say when a topic changed, so `since` leaves none out."
 
@@ -168,9 +189,10 @@ class MedlinePlus:
     ):
         self.fetcher, self.base_url, self.tool, self.email, self.page_size = fetcher, base_url, tool, email, page_size
         words = terms.split(",") if isinstance(terms, str) else terms
-        self.terms = list(dict.fromkeys(filter(None, (" ".join(str(word).split()) for word in words))))
-        if not self.terms or page_size < 1 or not re.match("https?://", base_url):
-            raise InputError(f"medlineplus: expected terms, a page_size of at least 1, an address; got {terms!r}, {page_size}, {base_url!r}")
+        words = words if isinstance(words, (list, tuple)) and all(isinstance(word, str) for word in words) else []
+        self.terms = list(dict.fromkeys(filter(None, (" ".join(word.split()) for word in words))))
+        if not self.terms or not isinstance(page_size, int) or page_size < 1 or not re.match("https?://", str(base_url)):
+            raise InputError(f"medlineplus: expected terms, a page_size of at least 1, an address; got {terms!r}, {page_size!r}, {base_url!r}")
         if fetcher:
             fetcher.limit(base_url, per_second)
 
@@ -178,7 +200,44 @@ class MedlinePlus:
         "A hash over the terms."
         return sha256_json({"source": "medlineplus", "terms": self.terms})
 
-# %% ../../nbs/sources/medlineplus.ipynb #091e7be7
+# %% ../../nbs/sources/medlineplus.ipynb #a33da7c5
+DAY = 86_400.0  # seconds; NLM updates the topics daily
+
+def ask(self: MedlinePlus, term: str, start: int) -> Fetched:
+    "One page of results; raises `MissingError` when it cannot be had."
+    params = {"db": "healthTopics", "term": term, "rettype": "topic", "retstart": start, "retmax": self.page_size, "tool": self.tool}
+    try:
+        return self.fetcher.get(self.base_url, {**params, **({"email": self.email} if self.email else {})}, max_age=DAY, check=read_page)
+    except InputError as error:
+        raise MissingError(str(error)) from None
+
+MedlinePlus.ask = ask
+
+# %% ../../nbs/sources/medlineplus.ipynb #c0bba58a
+def results(self: MedlinePlus, term: str) -> Iterator[tuple[Any, Fetched]]:
+    "All results for a term, page after page, each with its answer; None for results that should be there and are not."
+    start, count, before = 0, 1, None
+    while start < count:
+        fetched = self.ask(term, start)
+        page = read_page(fetched)
+        names = [document.get("url") for document in page.documents]
+        if not names or (names == before and any(names)):
+            yield None, fetched
+            return
+        yield from ((document, fetched) for document in page.documents)
+        start, count, before = start + len(names), page.count, names
+
+MedlinePlus.results = results
+
+# %% ../../nbs/sources/medlineplus.ipynb #154752fc
+def nothing(self: MedlinePlus, term: str, fetched: Fetched) -> Unread:
+    "What to say of a term whose results are missing."
+    reason = "the results end before their count" if read_page(fetched).count else "no health topic for this term"
+    return Unread(source="medlineplus", key=f"term {term}", reason=reason, url=fetched.url, raw_sha256=fetched.sha256)
+
+MedlinePlus.nothing = nothing
+
+# %% ../../nbs/sources/medlineplus.ipynb #19eef21e
 def fetch(self: MedlinePlus, since: date | None = None, limit: int | None = None) -> Iterator[Record | Unread]:
     "Yield topics, at most `limit` records; raises `MissingError` when the service cannot be had."
     seen, left = set(), limit
@@ -193,29 +252,4 @@ def fetch(self: MedlinePlus, since: date | None = None, limit: int | None = None
                 yield item
                 left = left if left is None or isinstance(item, Unread) else left - 1
 
-def nothing(self: MedlinePlus, term: str, fetched: Fetched) -> Unread:
-    "What to say of a term whose results are missing."
-    reason = "the results end before their count" if read_page(fetched).count else "no health topic for this term"
-    return Unread(source="medlineplus", key=f"term {term}", reason=reason, url=fetched.url, raw_sha256=fetched.sha256)
-
-def results(self: MedlinePlus, term: str) -> Iterator[tuple[Any, Fetched]]:
-    "All results for a term, page after page, each with its answer; None for results that should be there and are not."
-    start, count = 0, 1
-    while start < count:
-        fetched = self.ask(term, start)
-        page = read_page(fetched)
-        yield from ((document, fetched) for document in page.documents or [None])
-        start, count = start + len(page.documents), page.count if page.documents else 0
-
-MedlinePlus.fetch, MedlinePlus.nothing, MedlinePlus.results = fetch, nothing, results
-
-# %% ../../nbs/sources/medlineplus.ipynb #a33da7c5
-def ask(self: MedlinePlus, term: str, start: int) -> Fetched:
-    "One page of results; raises `MissingError` when it cannot be had."
-    params = {"db": "healthTopics", "term": term, "rettype": "topic", "retstart": start, "retmax": self.page_size, "tool": self.tool}
-    try:
-        return self.fetcher.get(self.base_url, {**params, **({"email": self.email} if self.email else {})}, max_age=DAY, check=read_page)
-    except InputError as error:  # a redirect to elsewhere, an answer without end: the server's fault, not the user's
-        raise MissingError(str(error)) from None
-
-MedlinePlus.ask = ask
+MedlinePlus.fetch = fetch

@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['ROOTS', 'ATTRIBUTION', 'MOST_BYTES', 'MOST_FILES', 'MOST_FILE_BYTES', 'COMMIT', 'ADDRESS', 'REMEMBER_SECONDS',
-           'read_document', 'text_of', 'to_record', 'MedQuad', 'Archive', 'ZipArchive', 'FolderArchive', 'whole_tar',
-           'TarArchive', 'open_archive', 'explained_archive_errors', 'named_archive', 'downloaded_archive', 'path',
-           'fingerprint', 'chosen', 'fetch']
+           'read_document', 'what_is_wrong', 'text_of', 'to_record', 'MedQuad', 'Archive', 'known_name', 'ZipArchive',
+           'FolderArchive', 'Watched', 'TarArchive', 'open_archive', 'explained_archive_errors', 'named_archive',
+           'downloaded_archive', 'path', 'fingerprint', 'chosen', 'fetch']
 
 # %% ../../nbs/sources/medquad.ipynb #2eb74984
 import bz2
 import gzip
 import hashlib
-import io
 import lzma
 import os
 import tarfile
@@ -22,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +45,31 @@ def read_document(
     if root.tag not in ROOTS:
         return [Unread(key=name, reason=f"no MedQuAD document: got <{root.tag}>, expected <Document>", **unread)]
     title = " ".join(text_of(root.find("Focus")).split()) or None
-    found = []
+    found, seen = [], set()
     for pair in root.iter("QAPair"):
-        qid = pair.find("Question").get("qid") if pair.find("Question") is not None else None
-        broken = Unread(key=f"{name}, line {pair.sourceline}", reason="a pair without <Question qid=...>", **unread)
-        found.append(to_record(pair, f"{name}:{qid}", title, root, digest) if qid else broken)
+        wrong = what_is_wrong(pair, seen)
+        key = f"{name}, line {pair.sourceline}" if wrong else f"{name}:{pair.find('Question').get('qid')}"
+        found.append(Unread(key=key, reason=wrong, **unread) if wrong else to_record(pair, key, title, root, digest))
     return found
 
 # %% ../../nbs/sources/medquad.ipynb #32641b7b
+def what_is_wrong(
+    pair: Any,  # a <QAPair>
+    seen: set[str],  # the qids of the file so far; this one is added
+) -> str | None:  # None when all is well
+    "Why a pair cannot be a record."
+    questions, answers = pair.findall("Question"), pair.findall("Answer")
+    qid = questions[0].get("qid") if questions else None
+    if not qid:
+        return "a pair without <Question qid=...>"
+    if len(questions) > 1 or len(answers) > 1:
+        return f"a pair with {len(questions)} questions and {len(answers)} answers: expected one of each"
+    if qid in seen:
+        return f"the qid {qid} comes a second time in its file"
+    seen.add(qid)
+    return None
+
+
 def text_of(element: Any) -> str:
     "All text inside of an element, markup or not; empty for an element that is not there."
     return "" if element is None else "".join(element.itertext())
@@ -90,6 +106,8 @@ class MedQuad:
         archive: Path | str | None = None,  # a zip, a tar or a folder; default: $MEDLAB_MEDQUAD_ARCHIVE, else downloaded
         fetcher: Any = None,  # says whether we are offline; the archive itself comes by `download`
     ):
+        if archive is not None and not isinstance(archive, (str, Path)):
+            raise InputError(f"medquad: archive {archive!r}: expected the path of a zip, a tar or a folder")
         self.given, self.offline = archive, bool(fetcher and fetcher.offline)
 
 # %% ../../nbs/sources/medquad.ipynb #8307c135
@@ -104,18 +122,26 @@ class Archive:
     def __init__(self, path: Path):
         self.path, self.files_seen, self.bytes_seen = path, 0, 0
         self.checksums: dict[str, int] = {}  # name to CRC-32 of the file, as a zip keeps it
+        self.left_out: dict[str, str] = {}  # name of a file that is not read, and why
 
     def add(self, full_name: str, size: int) -> str | None:
-        "Take note of a file; returns the name that we know it by, None for one that is not MedQuAD's. Raises `InputError` for absurd sizes."
-        folder, _, name = full_name.rpartition("/")
+        "Take note of a file; returns the name that we know it by, None for one not to be read. Raises `InputError` for absurd sizes."
+        known = known_name(full_name)
         self.files_seen, self.bytes_seen = self.files_seen + 1, self.bytes_seen + size
         if self.bytes_seen > MOST_BYTES or self.files_seen > MOST_FILES:
             raise InputError(f"{self.path} would unpack to more than {MOST_BYTES / 1e6:.0f} MB; expected 11,274 files, 36 MB: not MedQuAD")
-        if not name.endswith(".xml") or name.startswith(".") or "_QA" not in folder.rpartition("/")[2]:
-            return None
-        if size > MOST_FILE_BYTES:
+        if known and size > MOST_FILE_BYTES:
             raise InputError(f"{self.path}: {full_name} has {size / 1e6:.0f} MB; expected less than 0.1, this is not MedQuAD")
-        return f"{folder.rpartition('/')[2]}/{name}"
+        if known in self.checksums:
+            self.left_out[full_name] = "a second file of that name: the first one is read"
+        return known if known not in self.checksums else None
+
+
+def known_name(full_name: str) -> str | None:
+    "Folder and file of one of MedQuAD's files, `9_CDC_QA/0000001.xml`; None for any other file."
+    folder, _, name = full_name.rpartition("/")
+    part = folder.rpartition("/")[2]
+    return f"{part}/{name}" if name.endswith(".xml") and not name.startswith(".") and "_QA" in part else None
 
 # %% ../../nbs/sources/medquad.ipynb #fe8716b4
 class ZipArchive(Archive):
@@ -140,7 +166,10 @@ class FolderArchive(Archive):
         super().__init__(path)
         self.files = {}
         for file in sorted(path.absolute().rglob("*.xml")):
-            if name := self.add(file.as_posix(), file.stat().st_size):
+            if not file.is_file():  # a pipe would be waited for, and a link may lead nowhere
+                if known_name(file.as_posix()):
+                    self.left_out[file.as_posix()] = "not a file, or a link to none"
+            elif name := self.add(file.as_posix(), file.stat().st_size):
                 self.files[name], self.checksums[name] = file, zlib.crc32(file.read_bytes())
 
     def read(self, name: str) -> bytes:
@@ -148,35 +177,55 @@ class FolderArchive(Archive):
         return self.files[name].read_bytes()
 
 # %% ../../nbs/sources/medquad.ipynb #09ef80b3
-def whole_tar(path: Path) -> bytes:
-    "A tar's bytes, decompressed; `tarfile` ends in silence where a tar breaks off between two files, so its end is looked for here."
-    opener = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(path.open("rb").read(2), open)
-    with opener(path, "rb") as stream:
-        content = stream.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path} would unpack to more than {MOST_BYTES / 1e6:.0f} MB; expected 11,274 files, 36 MB: not MedQuAD")
-    if content[-1024:].strip(b"\0"):
-        raise tarfile.ReadError("it breaks off")
-    return content
+class Watched:
+    "A stream that is read through it: stops at `MOST_BYTES`, and remembers the last 1,024 bytes."
 
+    def __init__(self, stream: Any, path: Path):
+        self.stream, self.path, self.count, self.end = stream, path, 0, b""
 
+    def read(self, size: int = -1) -> bytes:
+        "The next bytes; raises `InputError` when there are absurdly many."
+        piece = self.stream.read(size)
+        self.count, self.end = self.count + len(piece), (self.end + piece)[-1024:]
+        if self.count > MOST_BYTES:
+            raise InputError(f"{self.path} would unpack to more than {MOST_BYTES / 1e6:.0f} MB; expected 11,274 files, 36 MB: not MedQuAD")
+        return piece
+
+# %% ../../nbs/sources/medquad.ipynb #8a7fd835
 class TarArchive(Archive):
     "A tar, compressed or not."
 
     def __init__(self, path: Path):
         super().__init__(path)
         self.bodies = {}
-        with tarfile.open(fileobj=io.BytesIO(whole_tar(path)), mode="r:") as stream:
-            for member in stream:
-                if member.isfile() and (name := self.add(member.name, member.size)):
-                    self.bodies[name] = stream.extractfile(member).read()
-                    self.checksums[name] = zlib.crc32(self.bodies[name])
+        with path.open("rb") as raw:
+            opener = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(raw.read(2), open)
+        with opener(path, "rb") as stream:
+            watched = Watched(stream, path)
+            with tarfile.open(fileobj=watched, mode="r|") as members:
+                for member in members:
+                    self.keep(member, members)
+            while watched.read(1_000_000):  # what stands behind the end is looked at too
+                pass
+        if watched.end.strip(b"\0"):
+            raise tarfile.ReadError("it breaks off")
+
+    def keep(self, member: tarfile.TarInfo, members: tarfile.TarFile) -> None:
+        "Keep a file, or what a hard link means. Symbolic links, devices and folders hold nothing to read."
+        target = known_name(member.linkname) if member.islnk() else None
+        if not (member.isfile() or member.islnk()) or not (name := self.add(member.name, member.size)):
+            return
+        if member.islnk() and target not in self.bodies:
+            self.left_out[member.name] = "a link to a file that is not in the archive"
+            return
+        self.bodies[name] = self.bodies[target] if member.islnk() else members.extractfile(member).read()
+        self.checksums[name] = zlib.crc32(self.bodies[name])
 
     def read(self, name: str) -> bytes:
         "One file's bytes."
         return self.bodies[name]
 
-# %% ../../nbs/sources/medquad.ipynb #8a7fd835
+# %% ../../nbs/sources/medquad.ipynb #f633302c
 def open_archive(path: Path | str) -> Archive:
     "Open what we do not trust. Raises `InputError` when it is no archive, damaged, encrypted, absurdly large, or not MedQuAD."
     path = Path(path)
@@ -188,6 +237,8 @@ def open_archive(path: Path | str) -> Archive:
                 archive = TarArchive(path) if tarfile.is_tarfile(path) else ZipArchive(path)
     except FileNotFoundError:
         raise InputError(f"{path} is not there; give the path of the MedQuAD archive") from None
+    except PermissionError:
+        raise InputError(f"{path} may not be read by you; give the path of an archive that you may read") from None
     if not archive.checksums:
         raise InputError(f"{path} holds no MedQuAD files; expected folders such as 1_CancerGov_QA with XML files in them")
     return archive
@@ -213,7 +264,7 @@ def explained_archive_errors(path: Path) -> Iterator[None]:
 COMMIT = "577bd37b96c02d1833b2c9eed2de9f96964e96cb"
 ADDRESS = f"https://github.com/abachaa/MedQuAD/archive/{COMMIT}.zip"
 
-# %% ../../nbs/sources/medquad.ipynb #e8c10a62
+
 def named_archive(given: Path | str | None) -> Path | None:
     "The archive that the caller or $MEDLAB_MEDQUAD_ARCHIVE names, None when neither does; one that is not there raises `InputError`."
     for path, who in ((given, "the profile's collect.options.medquad.archive"), (os.environ.get("MEDLAB_MEDQUAD_ARCHIVE"), "MEDLAB_MEDQUAD_ARCHIVE")):
@@ -251,14 +302,14 @@ def downloaded_archive(
         write_json(failure, {"at": time.time(), "why": str(error)})
         raise MissingError(f"MedQuAD cannot be downloaded here; {advice}") from error
 
-# %% ../../nbs/sources/medquad.ipynb #eb807e8d
+# %% ../../nbs/sources/medquad.ipynb #933d3122
 def path(self: MedQuad) -> Path:
     "Where the archive is, downloaded if need be; raises `InputError` for a named one that is absent, else `MissingError`."
     return named_archive(self.given) or downloaded_archive(self.offline)
 
 MedQuad.path = path
 
-# %% ../../nbs/sources/medquad.ipynb #933d3122
+
 def fingerprint(self: MedQuad) -> str:
     "A hash over the names and checksums of the XML files, the same for every archive of the same files; the commit when none is named."
     named = named_archive(self.given)
@@ -280,7 +331,8 @@ def fetch(self: MedQuad, since: date | None = None, limit: int | None = None) ->
     path = self.path()
     archive = open_archive(path)
     with explained_archive_errors(path):
+        left_out = [Unread(source="medquad", key=name, reason=reason) for name, reason in archive.left_out.items()]
         found = (item for name in chosen(sorted(archive.checksums), limit) for item in read_document(archive.read(name), name))
-        yield from islice(found, limit)
+        yield from islice(chain(found, left_out), limit)
 
 MedQuad.fetch = fetch

@@ -37,6 +37,7 @@ SENTENCE = 40  # letters; what has no line as long is a list of key words
 
 def lines_of(elements: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
     "The text of a list of elements as (heading of a new section or '', text), each level taken from one of its two copies."
+    elements = [elements] if isinstance(elements, dict) else elements  # schema.org lets a list of one be that one
     for element in elements if isinstance(elements, list) and depth < DEEPEST else []:
         if not isinstance(element, dict) or is_link(element):
             continue
@@ -140,16 +141,18 @@ class Nhs:
         lists: list[str] | tuple[str, ...] = (),  # such as ["conditions", "medicines"]; empty: the manifest, which is all pages
         modules: bool = False,  # ask for the checked modules of a page, where it has any
     ):
-        if environment not in ENVIRONMENTS:
+        if not isinstance(environment, str) or environment not in ENVIRONMENTS:
             raise InputError(f"nhs: environment {environment!r} is unknown{nearest(str(environment), ENVIRONMENTS)}")
-        for name in [lists] if isinstance(lists, str) else lists:
+        lists = list(lists) if isinstance(lists, (list, tuple)) else [lists]
+        for name in lists:
             if name not in LISTS:
                 raise InputError(f"nhs: list {name!r} is unknown{nearest(str(name), LISTS)}")
-        self.base_url = (base_url or ENVIRONMENTS[environment][0]).rstrip("/")
+        if not isinstance(modules, bool):
+            raise InputError(f"nhs: modules {modules!r}: expected true or false")
+        self.base_url = str(base_url or ENVIRONMENTS[environment][0]).rstrip("/")
         if not self.base_url.startswith(("https://", "http://")) or "//api.nhs.uk" in self.base_url:
             raise InputError(f"nhs: base_url {base_url!r}: expected one like {ENVIRONMENTS['production'][0]} (api.nhs.uk, version 1, is retired)")
-        self.fetcher, self.environment, self.modules = fetcher, environment, modules
-        self.lists = [lists] if isinstance(lists, str) else list(lists)
+        self.fetcher, self.environment, self.lists, self.modules = fetcher, environment, lists, modules
         if fetcher is not None:
             fetcher.limit(self.base_url, ENVIRONMENTS[environment][1])
 
@@ -249,6 +252,8 @@ def listed(self: Nhs) -> Iterator[Any]:
                 raise MissingError(f"the NHS API has no list at {fetched.url} (page {page}); is base_url right?")
             yield from entries
             page = next_page(body)
+            if page and not entries:
+                raise MissingError(f"the NHS API's list {name} goes on without entries after {len(seen)} pages; try again later")
 
 Nhs.listed = listed
 

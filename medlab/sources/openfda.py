@@ -123,7 +123,7 @@ def plain_texts(label: dict, name: str) -> list[str]:
     parts = [value] if isinstance(value, str) else value
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise ValueError(f"field {name}: expected a list of texts, got {str(value)[:60]!r}")
-    return [" ".join(part.split()) for part in parts]
+    return list(dict.fromkeys(" ".join(part.split()) for part in parts))  # a text that is listed twice is said once
 
 # %% ../../nbs/sources/openfda.ipynb #4cd17606
 def sections_of(label: dict) -> dict[str, str]:
@@ -131,7 +131,7 @@ def sections_of(label: dict) -> dict[str, str]:
     texts = texts_of(label)
     sections = {}
     for section, fields in SECTIONS.items():
-        parts = [tidied for field in fields if field in texts and re.search(r"\w", tidied := tidy(texts[field], field))]
+        parts = dict.fromkeys(tidied for field in fields if field in texts and re.search(r"\w", tidied := tidy(texts[field], field)))
         if parts:
             sections[section] = "\n".join(parts)
     return sections
@@ -225,6 +225,8 @@ class OpenFda:
             raise InputError(f"openfda: base_url {base_url!r}: expected an address that begins with https://")
         if type(page_size) is not int or not 1 <= page_size <= 1000:
             raise InputError(f"openfda: page_size {page_size!r}: expected 1 to 1000, openFDA's largest page")
+        if type(default_limit) is not int or default_limit < 1:
+            raise InputError(f"openfda: default_limit {default_limit!r}: expected a whole number of at least 1")
         self.fetcher, self.base_url, self.query, self.key = fetcher, str(base_url).rstrip("/"), query, secret("OPENFDA_API_KEY")
         self.page_size, self.default_limit = page_size, default_limit
         if fetcher is not None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..core import TASKS, InputError, MissingError, Patient, Record, first_problem, record_id, sha256_file, sha256_json, shipped
+from ..core import TASKS, InputError, MissingError, Patient, Record, first_problem, nearest, record_id, sha256_file, sha256_json, shipped
 
 # %% ../../nbs/sources/starter.ipynb #57ef2031
 #: The fields of an answer, by task, in the order in which they are written.
@@ -69,6 +69,8 @@ def what_is_wrong(
     "Check what a type cannot: the task's fields and their words, the options, the length."
     if tuple(line.fields) != FIELDS[task]:
         return f"fields {', '.join(line.fields) or '(none)'}: expected {', '.join(FIELDS[task])}, in this order"
+    if not line.question.strip():
+        return "the question is blank"
     for name, value in line.fields.items():
         if not value.strip() or value != value.strip() or "\n" in value:
             return f"field {name!r} is {value!r}: expected one line of text without white space around it"
@@ -77,6 +79,10 @@ def what_is_wrong(
     for name, owner in (("options", "clinical_reasoning"), ("patient", "treatment_recommendation")):
         if (getattr(line, name) is not None) != (task == owner):
             return f"{name} belong to {owner}, to every line of it and to no other task"
+    texts = list((line.options or {}).values())
+    unlike = {text.strip().casefold() for text in texts} - {""}
+    if texts and (sorted(line.options) != list("ABCDE"[: len(texts)]) or len(unlike) < max(2, len(texts))):
+        return f"options {', '.join(sorted(line.options))}: expected A, B and so on, two to five, none of them blank and no two alike"
     if line.options is not None and line.fields["letter"] not in line.options:
         return f"the answer is {line.fields['letter']!r}, which is none of the options {', '.join(line.options)}"
     words = sum(len(value.split()) for value in line.fields.values())
@@ -93,13 +99,14 @@ def read_lines(
             continue
         try:
             row = json.loads(raw.decode("utf-8-sig"))  # some editors put a mark before the first line
+            json.dumps(row, ensure_ascii=False).encode()  # raises for half of a character, "\\ud800", which no file can hold
             if not isinstance(row, dict):
                 raise ValueError(f"got {type(row).__name__}")
             line = Line(**row)
             wrong = what_is_wrong(path.stem, line)
         except ValidationError as error:
             wrong = first_problem(error, Line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             wrong = f"expected one JSON object, {error}"
         if wrong:
             raise InputError(f"{path}, line {number}: {wrong}; mend or delete the line")
@@ -121,6 +128,10 @@ class Starter:
         tasks: tuple[str, ...] = TASKS,  # whose files must be there
         fetcher: Any = None,  # every source is offered one; this one needs no network
     ):
+        tasks = [tasks] if isinstance(tasks, str) else tasks
+        for task in tasks:
+            if task not in TASKS:
+                raise InputError(f"starter: task {task!r} is unknown{nearest(str(task), TASKS)}")
         self.folder = Path(folder) if folder else shipped("data", "starter")
         self.paths = {task: self.folder / f"{task}.jsonl" for task in tasks}
         absent = [path.name for path in self.paths.values() if not path.is_file()]
@@ -142,7 +153,8 @@ def to_record(
     return Record(
         id=record_id("starter", line.key), source="starter", kind="mcq" if line.options else "case", question=line.question,
         answer="\n".join(f"{name}: {value}" for name, value in line.fields.items()), options=line.options, patient=line.patient, task=task,
-        gold=dict(line.fields), split=line.split, labels=labels, license=Starter.license, may_train=True, attribution=Starter.attribution, raw_sha256=digest,
+        gold=dict(line.fields), split=line.split, labels=labels, license=Starter.license, may_train=True,
+        attribution=Starter.attribution, raw_sha256=digest,
     )
 
 # %% ../../nbs/sources/starter.ipynb #9092f945

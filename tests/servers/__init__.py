@@ -1,1 +1,5 @@
-"Loopback servers that play other people's services, one file each, with made-up data; `base` is what they share."
+"Loopback servers that play other people's services, one file each, with made-up data; `base` is what they share, `collecting` what their tests share."
+
+import pytest
+
+pytest.register_assert_rewrite("servers.collecting")
