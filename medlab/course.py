@@ -7,7 +7,8 @@ __all__ = ['app', 'RunOption', 'ParamOption', 'SourceOption', 'RequireOption', '
            'Lesson', 'lessons', 'chosen', 'stamp_of', 'copy_of', 'is_unchanged', 'run_lesson', 'run_course',
            'import_rooms', 'take', 'notes_of', 'only_one_runner', 'report_line', 'shown', 'describe_params',
            'run_command', 'run_step', 'run_and_profile', 'add_step_command', 'help_of', 'escaped', 'collect_command',
-           'bench_data_command', 'serve_command', 'installer', 'setup_command', 'lessons_command', 'main']
+           'report_command', 'bench_data_command', 'serve_command', 'installer', 'setup_command', 'lessons_command',
+           'main']
 
 # %% ../nbs/13_course.ipynb #156ffc98
 import importlib
@@ -334,7 +335,7 @@ def escaped(text: str) -> str:
     return escape(text)
 
 # %% ../nbs/13_course.ipynb #48dd626f
-for _lesson in [Lesson(f"{_number:02}_{_room}", Path()) for _number, _room in enumerate(ROOMS) if _room not in ("course", "serve", "collect")]:
+for _lesson in [Lesson(f"{_number:02}_{_room}", Path()) for _number, _room in enumerate(ROOMS) if _room not in ("course", "serve", "collect", "report")]:
     if _lesson.step:
         add_step_command(_lesson.step)
 
@@ -364,6 +365,21 @@ def collect_command(
         unread = f", {sum(report.unread.values())} unread (see unread.jsonl)" if report.unread else ""
         typer.echo(f"  {report.name}: {report.status}, {report.count:,} records, {report.may_train:,} for training{unread}{f'; {report.why}' if report.why else ''}")
 
+# %% ../nbs/13_course.ipynb #b5268e1f
+@app.command("report", help=help_of(Lesson("12_report", Path()).step))
+def report_command(
+    data: Annotated[bool, typer.Option("--data", help="Only the page on the data, RUN/data.html; needs nothing after instruct.")] = False,
+    profile: Annotated[str, typer.Option("--profile", help="smoke, cpu, full, or a YAML file; default the run's own.")] = "",
+    run: RunOption = "",
+    override: ParamOption = None,
+):
+    from medlab.report import data_page, report
+
+    if data:
+        typer.echo(f"The page on the data: {shown(data_page(*run_and_profile(profile, run, override or [])))}")
+    else:
+        run_step(report, profile, run, override or [])
+
 # %% ../nbs/13_course.ipynb #937729cd
 bench_app = typer.Typer(help="Measure medlab beside what you would use instead, in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
@@ -373,18 +389,23 @@ app.add_typer(bench_app, name="bench")
 def bench_data_command(
     archive: Annotated[str, typer.Option("--archive", help="MedQuAD's archive; default $MEDLAB_MEDQUAD_ARCHIVE, else downloaded.")] = "",
     size: Annotated[list[int], typer.Option("--size", help="How many times the records, for the test of growth (repeatable).")] = [1, 4],
-    answers: Annotated[int, typer.Option("--answers", help="How many answers the duplicate finders compare.")] = 4000,
-    out: Annotated[str, typer.Option("--out", help="Write all measurements to this JSON file.", metavar="FILE")] = "",
+    answers: Annotated[int, typer.Option("--answers", help="How many answers the duplicate finders compare; 0: all, which takes datatrove minutes.")] = 4000,
+    repeats: Annotated[int, typer.Option("--repeats", help="Turns of each stage that count, after one that does not.")] = 3,
+    out: Annotated[str, typer.Option("--out", help="The results file; default runs/bench_data.json.", metavar="FILE")] = "",
 ):
-    """Records per second of reading, cleaning, finding duplicates and converting MedQuAD, beside a plain pandas script and datatrove; then
-    the whole road from the archive to train.jsonl at several sizes, with the memory that it takes.
+    """Measure the data road on MedQuAD: records per second of reading, cleaning, finding duplicates and converting, beside a plain pandas script
+    and datatrove's MinHash pipeline, by turns; then the whole road from the archive to train.jsonl at several sizes, with the memory it takes.
+
+    Each measurement is a process of its own. Let the machine idle meanwhile: what other programs use is measured too, and warned of. Needs datatrove
+    and pandas for the comparison: install medlab with its extra: bench.
+
+    Results are written after each part, with machine, versions and commit. After Ctrl-C the same command goes on where it was.
+
+    For example: medlab bench data --size 1 --size 4 --size 16 --out bench.json
     """
     from medlab.bench.data import bench_data
-    from medlab.core import write_json
 
-    found = bench_data(archive or None, size, answers, report=typer.echo)
-    if out:
-        typer.echo(f"All measurements: {write_json(out, found)}")
+    bench_data(archive or None, size, answers, repeats, report=typer.echo, out=out or None)
 
 # %% ../nbs/13_course.ipynb #7f5157a0
 @app.command("serve")

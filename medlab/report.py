@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'WORDS', 'VARIANT_WORDS', 'THEMES', 'MAIN', 'SHORT', 'WORDS_FROM', 'MISSING', 'QUALITY', 'OUTCOMES',
-           'PLACE_WORDS', 'COLOURS', 'LAYOUT', 'NUMBERS', 'BARS', 'TABLES', 'COMPARISONS', 'HEAD', 'MEASURED', 'ORIGIN',
-           'SHARED', 'DATA', 'TEMPLATES', 'SHOWN_BARS', 'CARD', 'CARD_ORIGIN', 'shown', 'command_of', 'hardware',
-           'processor', 'said_by', 'graphics', 'hashes', 'timings', 'build_results', 'reproducible', 'find_row',
-           'headline', 'new_figure', 'label', 'running_mean', 'draw_loss', 'draw_interval', 'scale', 'draw_variants',
-           'last_run', 'draw_tasks', 'save', 'loss_words', 'rows_words', 'make_figures', 'in_both', 'histogram',
-           'count_examples', 'collected_licences', 'build_data', 'in_short', 'draw_records', 'length_panels', 'spans',
-           'draw_lengths', 'make_data_figures', 'table', 'largest_first', 'by_place', 'may_train', 'held_words',
-           'source_tables', 'flow_tables', 'check_tables', 'example_tables', 'length_tables', 'data_uri', 'page_maker',
-           'data_headline', 'data_facts', 'judge_words', 'training_facts', 'time_facts', 'render_html', 'render_data',
-           'render_card', 'ReportParams', 'report']
+           'PLACE_WORDS', 'SHOWN_BARS', 'shown', 'command_of', 'hardware', 'processor', 'said_by', 'graphics', 'hashes',
+           'timings', 'build_results', 'reproducible', 'find_row', 'headline', 'new_figure', 'label', 'running_mean',
+           'draw_loss', 'draw_interval', 'scale', 'draw_variants', 'last_run', 'draw_tasks', 'save', 'loss_words',
+           'rows_words', 'make_figures', 'in_both', 'histogram', 'count_examples', 'collected_licences', 'build_data',
+           'in_short', 'draw_records', 'length_panels', 'spans', 'draw_lengths', 'make_data_figures', 'table',
+           'kind_of', 'largest_first', 'by_place', 'may_train', 'held_words', 'credit_words', 'source_tables',
+           'flow_tables', 'check_tables', 'example_tables', 'length_tables', 'data_uri', 'page_maker', 'page_parts',
+           'page_hashes', 'data_headline', 'data_facts', 'judge_words', 'training_facts', 'time_facts', 'render_html',
+           'render_data', 'data_page', 'render_card', 'ReportParams', 'report']
 
 # %% ../nbs/12_report.ipynb #50156abb
 import base64
@@ -21,6 +20,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,7 +28,8 @@ from typing import Any
 
 from .collect import collect, read_sources
 from .core import TASKS, Outcome, Params, Profile, Run
-from .core import atomic_path, git_commit, load_profile, package_versions, profile_names, read_json, sha256_json, step, write_json
+from .core import atomic_path, git_commit, load_profile, package_versions, profile_names, read_json, sha256_json, sha256_text, shipped
+from .core import step, write_json
 from .deploy import deploy
 from .evaluate import VARIANTS, evaluate, read_predictions
 from .finetune import finetune
@@ -95,7 +96,7 @@ def said_by(*command: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
 
-
+# %% ../nbs/12_report.ipynb #a1a27671
 def graphics() -> list[str]:
     "Names of NVIDIA graphics cards; empty when there are none."
     return said_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
@@ -115,7 +116,7 @@ def hashes(run: Run) -> dict[str, str]:
         found |= {f"{each.name}/{name}": output.content for name, output in manifest.outputs.items()}
     return found
 
-
+# %% ../nbs/12_report.ipynb #11eebb7f
 def timings(run: Run) -> dict[str, Any]:
     "How long things took here: seconds and memory of every step, and how fast every variant answered."
     steps = {each.name: run.manifest(each.name) for each in STEPS}
@@ -130,7 +131,7 @@ def timings(run: Run) -> dict[str, Any]:
         "variants": spoken,
     }
 
-# %% ../nbs/12_report.ipynb #11eebb7f
+# %% ../nbs/12_report.ipynb #d136a253
 def build_results(run: Run, profile: Profile) -> dict[str, Any]:
     "All that results.json holds; raises `MissingError` when a step before has not run."
     measured, judged = read_json(run.file("evaluate", "metrics.json")), read_json(run.file("judge", "judge.json"))
@@ -155,7 +156,7 @@ def build_results(run: Run, profile: Profile) -> dict[str, Any]:
         "timings": timings(run),
     }
 
-
+# %% ../nbs/12_report.ipynb #e841a33e
 def reproducible(results: dict[str, Any]) -> str:
     "A fingerprint of the half that the same seed must give again."
     return sha256_json({name: results[name] for name in ("rows", "comparisons", "parrots", "hashes")})
@@ -228,7 +229,7 @@ def new_figure(theme: str, height: float, rows: int = 1, columns: int = 1) -> tu
             spine.set_color(colours["grid"])
     return figure, axes
 
-
+# %% ../nbs/12_report.ipynb #4199016c
 def label(axes: Any, theme: str, title: str = "", x: str = "", y: str = "") -> None:
     "Title and axis names in a theme's colours."
     colours = THEMES[theme]
@@ -400,7 +401,7 @@ def collected_licences(run: Run) -> list[dict[str, Any]]:
     return [{"source": source, "license": licence, "records": counts[source, licence, True] + counts[source, licence, False],
              "may_train": counts[source, licence, True]} for source, licence in found]
 
-
+# %% ../nbs/12_report.ipynb #1d1f851a
 def build_data(run: Run) -> dict[str, Any]:
     "What results.json holds of the data, from files alone; None where they say nothing. Raises `MissingError` before `instruct` has run."
     manifest, quality = run.manifest("preprocess"), read_json(run.file("preprocess", "quality.json"))
@@ -425,7 +426,7 @@ def in_short(text: str, length: int = 20) -> str:
     line = " ".join(str(text).split())
     return line if len(line) <= length else line[: length - 1] + "…"
 
-
+# %% ../nbs/12_report.ipynb #5cbbf264
 def draw_records(by_source: dict[str, dict[str, int]] | None, theme: str) -> Any:
     "For each source the shares of its records that went each way."
     by_source, ink = by_source or {MISSING: {}}, THEMES[theme]["ink"]
@@ -453,7 +454,7 @@ def spans(edges: list[int]) -> list[str]:
     "What each bar of a histogram covers."
     return [f"{low}–{high - 1}" for low, high in zip(edges, edges[1:])] + [f"{edges[-1]} and more"]
 
-
+# %% ../nbs/12_report.ipynb #fac56a59
 def draw_lengths(panels: list[tuple[str, dict | None]], theme: str) -> Any:
     "A panel for each histogram, its series side by side."
     figure, found = new_figure(theme, height=2.7 * len(panels), rows=len(panels))
@@ -498,9 +499,17 @@ def table(
 ) -> dict[str, Any]:
     "A table as the page shows it; `rows` is None where the files say nothing, and a cell that is None says so too."
     cells = [[MISSING if one is None else f"{one:,}" if isinstance(one, int) else one for one in row] for row in rows or []]
-    return {"title": title, "head": head, "rows": cells, "words": words, "empty": MISSING if rows is None else empty, "notes": list(notes)}
+    return {"title": title, "head": head, "rows": cells, "kinds": [kind_of([row[place] for row in cells]) for place in range(len(head))],
+            "words": words, "empty": MISSING if rows is None else empty, "notes": list(notes)}
 
+# %% ../nbs/12_report.ipynb #a9b050ea
+def kind_of(column: list[str]) -> str:
+    "How a column of cells is set: numbers to the right, so that their sizes can be compared; long texts in several lines."
+    if column and all(cell == MISSING or cell.replace(",", "").isdecimal() for cell in column):
+        return "number"
+    return "text" if any(len(cell) > 30 for cell in column) else ""
 
+# %% ../nbs/12_report.ipynb #201fb77e
 def largest_first(counts: dict[str, int] | None) -> list[list] | None:
     "Rows of name and count."
     return counts if counts is None else sorted(map(list, counts.items()), key=lambda row: (-row[1], row[0]))
@@ -532,13 +541,21 @@ def held_words(held: list[str] | None) -> str:
     return f"licences_held: {', '.join(held)}. Whoever made this run states to hold a licence of their own to train on this; no file proves it."
 
 
+def credit_words(credits: list[str]) -> str:
+    "Whom to credit; what several credits begin with is said once."
+    begin = os.path.commonprefix(credits[:2]).rpartition(" ")[0] + " "
+    if len(credits) < 2 or len(begin) < 20:
+        return "; ".join(credits)
+    return begin + ", ".join(credit[len(begin) :] if credit.startswith(begin) else credit for credit in credits)
+
+# %% ../nbs/12_report.ipynb #857750c4
 def source_tables(data: dict) -> list[dict]:
     "What each source gave, what could not be read, and licences."
     sources, held = data["sources"], data["quality"]["licences_held"]
     gave = [[one["name"], one["status"], one["count"], one["may_train"], sum(one["unread"].values())] for one in sources]
     unread = [[one["name"], reason, count] for one in sources for reason, count in sorted(one["unread"].items())]
     licences = [[one["source"], one["license"] or "none given", one["records"], may_train(one, held)] for one in data["licences"]]
-    credits = [[one["name"], "; ".join(one["attribution"])] for one in sources if one["attribution"]]
+    credits = [[one["name"], credit_words(one["attribution"])] for one in sources if one["attribution"]]
     whys = [f"{one['name']} was {'left early' if one['status'] == 'partial' else one['status']}: {one['why']}" for one in sources if one["why"]]
     return [
         table("What each source gave", ["source", "status", "records", "may train", "unread"], gave, notes=whys),
@@ -634,255 +651,14 @@ def page_maker(templates: dict[str, str]) -> Any:
     return maker
 
 # %% ../nbs/12_report.ipynb #1e17bf6d
-COLOURS = """
-:root {
-  --ink: #1b1f24; --muted: #57606a; --ground: #f6f7f9; --sheet: #ffffff; --line: #d5dae0;
-  --base: #d55e00; --tuned: #0072b2; --warn: #fff4e0; color-scheme: light dark;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ink: #e8eaed; --muted: #a4acb6; --ground: #14171b; --sheet: #1d2126; --line: #363c44;
-    --base: #e69f00; --tuned: #56b4e9; --warn: #33291a;
-  }
-}
-"""
+def page_parts() -> dict[str, str]:
+    "The templates of the pages and the card, by the name under which they include each other."
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(shipped("data", "pages").iterdir()) if path.suffix in (".html", ".md")}
 
 # %% ../nbs/12_report.ipynb #19521950
-LAYOUT = """
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; }
-body {
-  margin: 0 auto; max-width: 56rem; padding: 1rem; background: var(--ground); color: var(--ink); overflow-wrap: anywhere;
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
-}
-section, header { background: var(--sheet); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem 1.2rem; margin: 0 0 1rem; }
-section.warn { background: var(--warn); }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .2rem 0; }
-h2 { font-size: 1.25rem; margin: 0 0 .4rem; }
-h3 { font-size: 1rem; margin: 1.3rem 0 0; }
-p { margin: .4rem 0 .8rem; max-width: 44rem; }
-.lead { font-size: 1.15rem; }
-.quiet { color: var(--muted); font-size: .9rem; margin: 0 0 .5rem; }
-figure { margin: 1rem 0; }
-figcaption { font-weight: 600; margin-bottom: .4rem; }
-img { display: block; width: 100%; max-width: 34rem; height: auto; }
-code { font-family: ui-monospace, monospace; font-size: .9em; }
-summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
-a { color: var(--tuned); }
-nav a { display: inline-block; padding: .3rem 0; margin-right: 1.2rem; }
-nav a[aria-current] { color: var(--ink); font-weight: 600; text-decoration: none; }
-@media (max-width: 34rem) { body { padding: .5rem; } section, header { padding: .8rem; } }
-@media print { body { background: none; } section, header { break-inside: avoid; } }
-"""
-
-# %% ../nbs/12_report.ipynb #b7dade83
-NUMBERS = """
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; overflow-wrap: normal; }
-th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
-td.text { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
-td.code { font-family: ui-monospace, monospace; font-size: .8rem; }
-thead th { color: var(--muted); font-weight: 500; }
-tbody th { white-space: normal; min-width: 6.5rem; font-weight: 600; }
-.bars { display: grid; grid-template-columns: 4.6rem 1fr 8.4rem; gap: .15rem .9rem; align-items: center; font-variant-numeric: tabular-nums; }
-.track { position: relative; height: 1.05rem; border-radius: .2rem; background: var(--ground); border: 1px solid var(--line); }
-.band, .dot, .parrot { position: absolute; top: 0; bottom: 0; }
-.band { opacity: .4; background: var(--tuned); min-width: 2px; }
-.dot { width: .7rem; margin: .13rem 0 .13rem -.35rem; border-radius: 50%; background: var(--tuned); }
-.base .band, .base .dot { background: var(--base); }
-.base .dot { border-radius: 0; transform: rotate(45deg) scale(.85); }
-.parrot { border-left: 2px dashed var(--muted); }
-@media (max-width: 34rem) { .bars { grid-template-columns: 4.2rem 1fr 7.6rem; gap: .15rem .6rem; font-size: .9rem; } }
-"""
-
-# %% ../nbs/12_report.ipynb #88aaa81b
-BARS = """
-{% macro bars(metric, task, title, words) %}
-{% set found = rows | selectattr("metric", "equalto", metric) | selectattr("task", "equalto", task) | list %}
-{% if found %}
-<h3>{{ title }}</h3>
-{% set counts = found | map(attribute="n") | select | unique | sort | list %}
-<p class="quiet">{{ words }} {% if counts %}n&nbsp;=&nbsp;{{ counts | join(" or ") }}.{% endif %}
-{% for one in parrots if one.metric == metric %}
-&#32;Always saying “{{ one.answer }}” would score {{ (100 * one.value) | round | int }} % (dashed line).{% endfor %}</p>
-<div class="bars">
-{% for row in found %}
-<span>{{ row.variant }}</span>
-<span class="track {{ 'base' if row.variant == 'base' }}" aria-hidden="true">
-{% for one in parrots if one.metric == metric %}<i class="parrot" style="left:{{ 100 * one.value }}%"></i>{% endfor %}
-{% if row.value is not none %}<i class="band" style="left:{{ 100 * row.low }}%;width:{{ 100 * (row.high - row.low) }}%"></i>
-<i class="dot" style="left:{{ 100 * row.value }}%"></i>{% endif %}</span>
-<span>{{ row | shown }}</span>
-{% endfor %}
-</div>
-{% endif %}
-{% endmacro %}
-"""
-
-# %% ../nbs/12_report.ipynb #bdb72003
-TABLES = """
-{% macro by_task(metric) %}
-<div class="wide"><table><thead><tr><th>task</th><th>n</th>{% for v in variants %}<th>{{ v }}</th>{% endfor %}</tr></thead><tbody>
-{% for task in tasks %}
-{% set found = rows | selectattr("metric", "equalto", metric) | selectattr("task", "equalto", task) | list %}
-{% if found %}
-<tr><th>{{ task | words }}</th><td>{{ found | map(attribute="n") | max }}</td>
-{% for v in variants %}<td>{% for row in found if row.variant == v %}{{ row | shown }}{% endfor %}</td>{% endfor %}</tr>
-{% endif %}
-{% endfor %}
-</tbody></table></div>
-{% endmacro %}
-{% macro pairs(items, kind="text") %}
-<div class="wide"><table><tbody>
-{% for name, value in items %}<tr><th>{{ name }}</th><td class="{{ kind }}">{{ value }}</td></tr>{% endfor %}
-</tbody></table></div>
-{% endmacro %}
-{% macro every_row() %}
-<div class="wide"><table><thead>
-<tr>{% for name in ("metric", "task", "variant", "n", "value", "status") %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
-{% for row in rows %}
-<tr><td>{{ row.metric }}</td><td>{{ row.task }}</td><td>{{ row.variant }}</td><td>{{ row.n }}</td><td>{{ row | shown }}</td>
-<td>{{ row.status }}{{ ": " ~ row.why if row.why else "" }}</td></tr>
-{% endfor %}
-</tbody></table></div>
-{% endmacro %}
-"""
-
-# %% ../nbs/12_report.ipynb #7d56277e
-COMPARISONS = """
-{% macro comparisons(found) %}
-<div class="wide"><table>
-<thead><tr><th>metric</th><th>variant</th><th>n</th><th>difference</th><th>better / worse</th><th>p (McNemar)</th></tr></thead><tbody>
-{% for one in found if one.status == "measured" %}
-<tr><th>{{ short[one.metric] }}</th><td>{{ one.variant }}</td><td>{{ one.n }}</td>
-<td>{{ "%+.2f" | format(one.difference) }} ({{ "%+.2f" | format(one.low) }} to {{ "%+.2f" | format(one.high) }})</td>
-<td>{{ one.better }} / {{ one.worse }}</td>
-<td>{{ "–" if one.p_value is none else "< 0.001" if one.p_value < 0.001 else "%.3f" | format(one.p_value) }}</td></tr>
-{% endfor %}
-</tbody></table></div>
-{% for metric, same in found | rejectattr("status", "equalto", "measured") | groupby("metric") %}
-<p class="quiet"><strong>{{ short[metric] }}</strong>, {{ same | map(attribute="variant") | join(", ") }}: not comparable, {{ same[0].why }}.</p>
-{% endfor %}
-{% endmacro %}
-"""
-
-# %% ../nbs/12_report.ipynb #6a32e07e
-HEAD = """{% from "shared" import pages %}
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>medlab report: {{ run_name }}</title><style>{{ style | safe }}</style></head><body>
-<header><p class="quiet">medlab report</p><h1>{{ run_name }}</h1>{{ pages("report.html") }}
-<p class="lead">{{ headline }}</p>
-<p class="quiet">{{ model }}, seed {{ seed }}, made by <code>{{ command }}</code>.
-Each value is followed by its 95 % interval in brackets; n is the number of questions.</p></header>
-<section class="warn"><strong>Not a medical device.</strong> A small model, trained for a course. It is wrong often and with confidence;
-nobody should act on what it says.
-{% if truncated %}<p><strong>Truncated:</strong> {{ truncated | join(", ") }} stopped at a safety limit before the end.</p>{% endif %}
-</section>
-"""
-
-# %% ../nbs/12_report.ipynb #c48c55f0
-MEASURED = """
-{% from "bars" import bars with context %}
-{% from "tables" import by_task with context %}
-{% from "comparisons" import comparisons with context %}
-{% from "shared" import picture %}
-<section><h2>What was measured</h2>
-<p class="quiet">{% for name, words in variant_words %}<strong>{{ name }}</strong>: {{ words }}{{ "; " if not loop.last else "." }}{% endfor %}</p>
-{% for why, same in rows | selectattr("status", "equalto", "not run") | groupby("why") %}
-<p class="quiet"><strong>Not run</strong>: {{ same | map(attribute="variant") | unique | join(", ") }}, {{ same | length }} numbers: {{ why }}</p>
-{% endfor %}
-{% for metric, task in shown_bars %}{{ bars(metric, task, names[metric][0], names[metric][1]) }}{% endfor %}
-</section>
-<section><h2>Task by task</h2>
-{% for metric in ("format_valid", "rouge_l") %}<h3>{{ names[metric][0] }}</h3>{{ by_task(metric) }}{% endfor %}
-</section>
-<section><h2>Against the base, item by item</h2>
-<p class="quiet">Mean difference on the same items. “Better” and “worse” count the items on which the two differ.</p>
-{{ comparisons(compared) }}</section>
-<section><h2>Figures</h2>
-{% for one in figures %}{{ picture(one) }}{% endfor %}
-</section>
-"""
-
-# %% ../nbs/12_report.ipynb #13d90d17
-ORIGIN = """
-{% from "tables" import pairs, every_row with context %}
-<section><h2>Judge</h2><p>{{ judge_words }}</p>
-{% for one in failures %}<p class="quiet">{{ one.item_id }}, {{ one.status | words }}: {{ one.why }}</p>{% endfor %}
-</section>
-<section><h2>Data</h2>{{ pairs(sources) }}
-<p>In and out by source and reason, lengths, duplicates, licences: <a href="data.html">the page on data</a>.</p></section>
-<section><h2>Training</h2>{{ pairs(training) }}</section>
-{% if notes %}
-<section><h2>Notes</h2>
-{% for name, lines in notes %}{% for line in lines %}<p><strong>{{ name }}</strong>: {{ line }}</p>{% endfor %}{% endfor %}
-</section>
-{% endif %}
-<section><h2>How long it took, on this machine</h2>
-<p class="quiet">Not part of the result: another machine, other times.</p>{{ pairs(times) }}</section>
-<section><h2>Origin</h2>{{ pairs(origin) }}
-<details><summary>Versions</summary>{{ pairs(packages) }}</details>
-<details><summary>SHA-256 of everything behind the numbers</summary>{{ pairs(hashes, "code") }}</details>
-<details><summary>All {{ rows | length }} rows</summary>{{ every_row() }}</details>
-</section>
-"""
-
-# %% ../nbs/12_report.ipynb #200a4af0
-SHARED = """
-{% macro pages(here) %}
-<nav aria-label="Pages of this report">
-{% for page, name in (("report.html", "Results"), ("data.html", "Data")) %}
-<a href="{{ page }}"{{ ' aria-current="page"' | safe if page == here }}>{{ name }}</a>
-{% endfor %}
-</nav>
-{% endmacro %}
-{% macro picture(one) %}
-<figure><figcaption>{{ one.title }}</figcaption>
-<picture><source media="(prefers-color-scheme: dark)" srcset="{{ one.dark_uri }}">
-<img src="{{ one.light_uri }}" alt="{{ one.words }}"></picture></figure>
-{% endmacro %}
-{% macro grid(one) %}
-<h3>{{ one.title }}</h3>
-{% if one.words %}<p class="quiet">{{ one.words }}</p>{% endif %}
-{% if one.rows %}
-<div class="wide" role="region" aria-label="{{ one.title }}" tabindex="0"><table>
-<thead><tr>{% for name in one.head %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead><tbody>
-{% for row in one.rows %}<tr><th scope="row">{{ row[0] }}</th>
-{% for value in row[1:] %}<td{% if value | length > 30 %} class="text"{% endif %}>{{ value }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody></table></div>
-{% else %}<p>{{ one.empty }}</p>{% endif %}
-{% for line in one.notes %}<p>{{ line }}</p>{% endfor %}
-{% endmacro %}
-"""
-
-# %% ../nbs/12_report.ipynb #4db185db
-DATA = """{% from "shared" import pages, picture, grid %}
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>medlab data: {{ run_name }}</title><style>{{ style | safe }}</style></head><body>
-<header><p class="quiet">medlab report</p><h1>{{ run_name }}: data</h1>{{ pages("data.html") }}
-<p class="lead">{{ headline }}</p>
-<p class="quiet">All numbers are from collect/sources.json, collect/records.parquet, preprocess/quality.json and the examples in instruct/.
-“Read only” may be looked up but not trained on; “left out” was rejected, with a reason.</p>
-<nav aria-label="On this page">
-{% for one in sections %}<a href="#{{ one.id }}">{{ one.title }}</a>&#32;{% endfor %}</nav></header><main>
-{% for section in sections %}
-<section id="{{ section.id }}"><h2>{{ section.title }}</h2>
-{% for one in section.figures %}{{ picture(one) }}{% endfor %}
-{% for one in section.parts %}{{ grid(one) }}{% endfor %}
-</section>
-{% endfor %}
-</main></body></html>
-"""
-
-# %% ../nbs/12_report.ipynb #c42b623b
-#: The pages' parts by the name under which they include each other.
-TEMPLATES = {
-    "bars": BARS, "tables": TABLES, "comparisons": COMPARISONS, "head": HEAD, "measured": MEASURED, "origin": ORIGIN, "shared": SHARED, "data": DATA,
-    "page": '{% include "head" %}<main>{% include "measured" %}{% include "origin" %}</main></body></html>\n',
-}
+def page_hashes(profile: Profile) -> dict[str, str]:
+    "What the step depends on besides its code: the templates."
+    return {f"pages/{name}": sha256_text(text) for name, text in page_parts().items()}
 
 # %% ../nbs/12_report.ipynb #7e640d29
 def data_headline(data: dict) -> str:
@@ -900,7 +676,7 @@ def data_facts(data: dict) -> list[tuple[str, str]]:
     facts, quality = [], data["quality"]
     for one in data["sources"]:
         licences = ", ".join(f"{count:,} under {licence or 'no licence'}" for licence, count in one["license"].items())
-        gave = "; ".join([f"{one['count']:,} records", licences, *one["attribution"][:3]]) if one["count"] else ""
+        gave = "; ".join(filter(None, [f"{one['count']:,} records", licences, credit_words(one["attribution"][:3])])) if one["count"] else ""
         why = f"{one['status']}: {one['why']}" if one["why"] else ""
         facts.append((one["name"], "; ".join(filter(None, [why, gave])) or "no records"))
     for name, key in (("splits", "splits"), ("left out", "rejected")):
@@ -933,7 +709,7 @@ def training_facts(run: Run) -> list[tuple[str, str]]:
         ("q4_k_m file", f"{size / 1e6:.1f} MB" if size else "not there"),
     ]
 
-
+# %% ../nbs/12_report.ipynb #b14bf8b1
 def time_facts(results: dict) -> list[tuple[str, str]]:
     "Times and memory in words."
     times = results["timings"]
@@ -944,7 +720,7 @@ def time_facts(results: dict) -> list[tuple[str, str]]:
     graphics = ", ".join(machine["graphics"]) or "no graphics card"
     return [("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, {graphics}"), *facts]
 
-# %% ../nbs/12_report.ipynb #b14bf8b1
+# %% ../nbs/12_report.ipynb #125edc6d
 #: What the page shows as bars, in this order.
 SHOWN_BARS = (
     MAIN[0], ("choice_found", "all"), *MAIN[1:], ("finished", "all"), ("same_text_as_merged", "all"), ("same_choice_as_merged", "all"),
@@ -957,9 +733,9 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
     folder, judged = run.folder("report"), read_json(run.file("judge", "judge.json"))
     main = [one for one in results["comparisons"] if (one["metric"], one["task"]) in MAIN]
     main.sort(key=lambda one: MAIN.index((one["metric"], one["task"])))  # stable: variants keep their order
-    page = page_maker(TEMPLATES).get_template("page")
+    page = page_maker(page_parts()).get_template("page")
     return page.render(
-        style=COLOURS + LAYOUT + NUMBERS, run_name=run.name, model=results["model"], profile=results["profile"]["name"], seed=results["seed"],
+        run_name=run.name, model=results["model"], profile=results["profile"]["name"], seed=results["seed"],
         command=results["command"], headline=headline(results["rows"]), truncated=results["truncated"], rows=results["rows"],
         parrots=results["parrots"], names=WORDS, short=SHORT, variants=VARIANTS, variant_words=list(VARIANT_WORDS.items()), tasks=TASKS,
         shown_bars=SHOWN_BARS, compared=main, judge_words=judge_words(judged), failures=judged["failures"][:5],
@@ -969,10 +745,15 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
         packages=sorted(results["packages"].items()), hashes=sorted(results["hashes"].items()),
     )
 
-# %% ../nbs/12_report.ipynb #125edc6d
-def render_data(run: Run, data: dict, figures: list[dict] = ()) -> str:  # of `build_data` and `make_data_figures`
+# %% ../nbs/12_report.ipynb #ef1452cb
+def render_data(
+    run: Run,
+    data: dict,  # of `build_data`
+    figures: Iterable[dict] = (),  # of `make_data_figures`
+    alone: Path | None = None,  # the folder of the figures, when there is no report for the page to stand beside
+) -> str:
     "The page on data, as one self-contained text; it needs no step after `instruct`."
-    folder, drawn = run.folder("report"), {}
+    folder, drawn = alone or run.folder("report"), {}
     for one in figures:
         drawn[Path(one["light"]).stem.removesuffix("-light")] = [one | {f"{theme}_uri": data_uri(folder / one[theme]) for theme in THEMES}]
     sections = [
@@ -980,70 +761,25 @@ def render_data(run: Run, data: dict, figures: list[dict] = ()) -> str:  # of `b
         ("checks", "Duplicates, personal data, leakage", check_tables, ""), ("examples", "Examples", example_tables, ""),
         ("lengths", "Lengths", length_tables, "lengths"),
     ]
-    return page_maker(TEMPLATES).get_template("data").render(
-        style=COLOURS + LAYOUT + NUMBERS, run_name=run.name, headline=data_headline(data),
+    return page_maker(page_parts()).get_template("data").render(
+        run_name=run.name, headline=data_headline(data), alone=bool(alone),
         sections=[{"id": name, "title": title, "parts": tables(data), "figures": drawn.get(figure, [])} for name, title, tables, figure in sections],
     )
 
+# %% ../nbs/12_report.ipynb #de79df6e
+def data_page(run: Run, profile: Profile) -> Path:
+    "Write the page on data alone, RUN/data.html. Collects and prepares what is not done yet; no model is needed."
+    instruct(run, profile)
+    data, path = build_data(run), run.path / "data.html"
+    with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
+        figures = make_data_figures(Run(folder), data)
+        temporary.write_text(render_data(run, data, figures, alone=Run(folder).folder("report")), encoding="utf-8")
+    return path
+
 # %% ../nbs/12_report.ipynb #73b4b89d
-CARD = """---
-language: en
-license: {{ license }}
-base_model: {{ model }}
-pipeline_tag: text-generation
-tags: [medical, medlab, lora]
----
-# {{ run_name }}
-
-{{ model }}, tuned by medlab ({{ command }}, seed {{ seed }}) to answer eight kinds of medical questions in fixed formats.
-
-**Not a medical device.** It was made for a course on building and measuring language models. It is wrong often and with
-confidence. Nobody should act on what it says, and it must not be put before patients.
-
-## What was measured
-
-{{ headline }}
-
-| metric | n | {{ variants | join(" | ") }} |
-|---|---|{% for v in variants %}---|{% endfor %}
-
-{% for metric, task in main %}
-{% set found = rows | selectattr("metric", "equalto", metric) | selectattr("task", "equalto", task) | list %}
-| {{ names[metric][0] }} | {{ found | map(attribute="n") | max if found else 0 }} |{% for v in variants %} \
-{% set row = found | selectattr("variant", "equalto", v) | first | default(none) %}{{ row | shown if row else "not run" }} |{% endfor %}
-
-{% endfor %}
-
-Values with 95 % intervals (Wilson for rates, bootstrap over questions for ROUGE-L). The questions were held out from training.
-{% for name, words in variant_words %}
-- *{{ name }}*: {{ words }}
-{% endfor %}
-
-"""
-
-# %% ../nbs/12_report.ipynb #d2e59e1c
-CARD_ORIGIN = """
-
-## What it was made of
-
-{% for name, fact in sources + training %}
-- **{{ name }}**: {{ fact }}
-{% endfor %}
-
-## Limits
-
-- This measures the course's own tasks on questions like those it was trained on. It does not measure medicine.
-- English only. No dose, diagnosis or triage of it may be trusted.
-- {{ judge }}
-{% for name, lines in notes %}{% for line in lines %}
-- {{ name }}: {{ line }}
-{% endfor %}{% endfor %}
-"""
-
-# %% ../nbs/12_report.ipynb #067939ae
 def render_card(run: Run, results: dict) -> str:
     "MODEL_CARD.md from results only; values are escaped for Markdown's HTML as on the page."
-    card = page_maker({"card": (CARD + CARD_ORIGIN).replace("\\\n", "")}).get_template("card")
+    card = page_maker(page_parts()).get_template("card")
     text = card.render(
         license=load_spec(results["model"]).license, model=results["model"], run_name=run.name, command=results["command"],
         seed=results["seed"], headline=headline(results["rows"]), rows=results["rows"], names=WORDS, variants=VARIANTS, main=MAIN,
@@ -1061,7 +797,7 @@ class ReportParams(Params):
 
 @step(
     "report", params=ReportParams, outputs=["report.html", "data.html", "results.json", "MODEL_CARD.md", "figures/*.png"], needs=STEPS,
-    packages=["matplotlib", "jinja2"],
+    inputs=page_hashes, packages=["matplotlib", "jinja2"],
 )
 def report(run: Run, profile: Profile) -> Outcome:
     "Gather the run's results and write results.json, report.html, data.html, MODEL_CARD.md and the figures."

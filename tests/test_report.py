@@ -10,6 +10,7 @@ import pytest
 
 from medlab.core import TASKS, MissingError, Record, Run, load_profile, read_json, sha256_file, write_json, write_parquet
 from medlab.evaluate import VARIANTS, wanted_rows
+from medlab.report import data_page as write_data_page
 from medlab.report import (
     MAIN,
     MISSING,
@@ -30,6 +31,7 @@ from medlab.report import (
     headline,
     make_data_figures,
     make_figures,
+    page_parts,
     render_card,
     render_data,
     render_html,
@@ -372,6 +374,40 @@ def test_the_page_on_data_needs_no_model(smoke_run, tmp_path):
     assert Page(render_data(run, data, make_data_figures(run, data))).tables["Examples by task"]
     with pytest.raises(MissingError):
         build_data(Run(tmp_path / "empty"))
+
+
+def test_the_page_on_data_can_be_had_alone_and_leads_nowhere_that_is_not_there(smoke_run, tmp_path):
+    run = Run(tmp_path / "data-only")
+    for name in ("collect", "preprocess", "instruct"):
+        shutil.copytree(smoke_run[0].path / name, run.path / name)
+    path = write_data_page(run, smoke_run[1])
+    page = Page(path.read_text(encoding="utf-8"))
+    assert path == run.path / "data.html" and page.open == [] and page.tables["Examples by task"]
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    targets = {attributes.get("id") for _, attributes in page.tags}
+    assert links and all(link.startswith("#") and link[1:] in targets for link in links)
+    assert not (run.path / "report").exists() and sum(tag == "img" for tag, _ in page.tags) == 2
+
+
+def test_numbers_stand_to_the_right_and_a_credit_is_given_once(rich):
+    run, _ = rich
+    path = run.file("collect", "sources.json")
+    sources = read_json(path)
+    sources[1]["attribution"] = [f"MedQuAD (2019), under CC BY 4.0; original text: {part}" for part in ("ADAM", "CDC")] + ["and 9 more"]
+    write_json(path, sources)
+    data = build_data(run)
+    page = Page(render_data(run, data, []))
+    assert ["medquad", "MedQuAD (2019), under CC BY 4.0; original text: ADAM, CDC, and 9 more"] in page.tables["Whom to credit"]
+    cells = [attributes.get("class") for tag, attributes in page.tags if tag == "td"]
+    assert {"number", "text", ""} == set(cells) and ".number { text-align: right; }" in page_parts()["style"]
+
+
+def test_an_edited_template_makes_the_step_work_again(smoke_run, monkeypatch):
+    run, profile = smoke_run
+    assert report.finished(run, profile)
+    parts = page_parts() | {"head": page_parts()["head"] + "<!-- edited -->"}
+    monkeypatch.setattr("medlab.report.page_parts", lambda: parts)
+    assert not report.finished(run, profile)
 
 
 def test_the_figures_of_data_cope_with_anything():
