@@ -138,6 +138,20 @@ def test_only_one_runner_works_in_a_folder_and_a_killed_one_holds_nothing(medlab
     assert medlab("run", "--profile", "smoke", "--run", run.path, "--only", "core").returncode == 0
 
 
+def test_the_page_on_the_data_needs_no_model(medlab, tmp_path):
+    done = medlab("report", "--data", "--run", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "data.html" in done.stdout and "832" in (tmp_path / "run" / "data.html").read_text()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["collect", "instruct", "preprocess"]
+
+
+@pytest.mark.parametrize(("words", "said"), [(["--limit", 0], "limit: Input should be greater"), (["--since", ""], "since: Input should be a valid date")])
+def test_an_option_of_collect_that_is_nothing_is_not_taken_for_none(words, said, medlab, tmp_path):
+    refused = medlab("collect", "--run", tmp_path / "run", *words)
+    assert refused.returncode == 1 and said in refused.stderr and "Traceback" not in refused.stderr
+    assert medlab("collect", "--run", tmp_path / "run", "--limit", 3).returncode == 0
+
+
 def test_a_failing_cell_is_said_in_two_lines_and_its_notebook_kept(medlab, tmp_path):
     profile = tmp_path / "broken.yaml"
     profile.write_text("seed: 1\nmodel: tiny-random\nsteps: {collect: {sources: [medquad], options: {medquad: {archive: /no/such/archive.zip}}}}\n")
