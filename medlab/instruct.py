@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['LETTERS', 'LEVELS', 'FORMATS', 'REQUESTS', 'TAG', 'MARKS', 'EMPHASIS', 'END', 'OPENING', 'CLOSING', 'END_OF_WORD',
-           'END_OF_LETTER', 'GERM', 'BETWEEN', 'SPLITS', 'BUILDERS', 'MOST_WAYS', 'LEADS', 'FIELDS', 'AS_TEXT', 'SAID',
-           'AnswerField', 'answer_format', 'system_prompt', 'patient_lines', 'user_prompt', 'options_in',
-           'render_answer', 'is_said', 'with_option', 'parse_tags', 'parse_lines', 'parse_answer', 'chosen_letter',
-           'without_tags', 'split_label', 'labelled_values', 'named_choices', 'find_field', 'build_messages', 'Draft',
-           'draft_of', 'wording', 'drafts_of', 'fitting', 'in_order', 'at_most', 'says', 'apart', 'opening_of', 'most',
-           'worded', 'Example', 'example_of', 'InstructParams', 'Made', 'make_examples', 'emptied', 'without_leaks',
-           'as_item', 'check_examples', 'to_row', 'from_row', 'table', 'composition', 'longest', 'origins', 'datasheet',
-           'instruct', 'read_examples']
+           'END_OF_LETTER', 'GERM', 'BETWEEN', 'SPLITS', 'BUILDERS', 'MOST_WAYS', 'LEADS', 'FIELDS', 'AS_TEXT',
+           'MOST_CREDITS', 'SAID', 'FACTORY', 'AnswerField', 'answer_format', 'system_prompt', 'patient_lines',
+           'user_prompt', 'options_in', 'render_answer', 'is_said', 'with_option', 'parse_tags', 'parse_lines',
+           'parse_answer', 'chosen_letter', 'without_tags', 'split_label', 'labelled_values', 'named_choices',
+           'find_field', 'build_messages', 'Draft', 'draft_of', 'wording', 'with_lists_told', 'drafts_of', 'fitting',
+           'in_order', 'at_most', 'says', 'apart', 'opening_of', 'most', 'worded', 'Example', 'example_of',
+           'InstructParams', 'Made', 'make_examples', 'emptied', 'without_leaks', 'as_item', 'check_examples', 'to_row',
+           'from_row', 'table', 'composition', 'longest', 'origins', 'datasheet', 'instruct', 'read_examples']
 
 # %% ../nbs/04_instruct.ipynb #fcff0b1e
 import functools
@@ -52,7 +52,7 @@ LEVELS = ("emergency", "urgent", "soon", "routine", "self-care")
 # %% ../nbs/04_instruct.ipynb #7a65f76f
 #: The eight answer formats: for each task its parts, in order.
 FORMATS: dict[str, tuple[AnswerField, ...]] = {
-    "medical_qa": (AnswerField("answer", "Answer", "one or two plain sentences"),),
+    "medical_qa": (AnswerField("answer", "Answer", "a few plain sentences"),),
     "drug_information": (
         AnswerField("use", "Use", "what it is for"), AnswerField("side_effects", "Side effects", "the common ones"),
         AnswerField("caution", "Caution", "one warning"),
@@ -73,7 +73,7 @@ FORMATS: dict[str, tuple[AnswerField, ...]] = {
         AnswerField("reason", "Reason", "one short sentence"),
     ),
     "clinical_reasoning": (
-        AnswerField("analysis", "analysis", "one or two short sentences", tag=True),
+        AnswerField("analysis", "analysis", "a few short sentences", tag=True),
         AnswerField("letter", "answer", "letter: text of the option", LETTERS, tag=True),
     ),
     "treatment_recommendation": (
@@ -392,6 +392,23 @@ def wording(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 # %% ../nbs/04_instruct.ipynb #485f4e4b
+def with_lists_told(text: str) -> str:
+    "A text in which each list stands in one sentence with the line before it, which leads to it: of each item its first sentence."
+    told, items = [], []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("- "):
+            parts = line[2:].split(" - ")
+            parts = parts if all(part[:1].islower() for part in parts) else [line[2:]]
+            items += [part if told and told[-1][-1:] in ".!?" else re.split(r"[.!?](?:\s|$)", part)[0].strip(" ;,.") for part in parts]
+            continue
+        if items and (not told or told[-1][-1:] in ".!?"):  # no line leads to them
+            told += [f"- {item}" for item in items]
+        elif items:
+            told[-1] = f"{told[-1].rstrip(': ')}: {'; '.join(filter(None, items))}.".replace(":; ", ": ")
+        told, items = [*told, line], []
+    return "\n".join(told[:-1])
+
+# %% ../nbs/04_instruct.ipynb #0f2a5c09
 def drafts_of(
     record: SplitRecord,
     max_answer_words: int = 45,  # of an answer cut from a collected text
@@ -404,6 +421,9 @@ def drafts_of(
     elif record.kind not in BUILDERS:
         yield f"no task is made from records of kind {record.kind!r}"
     else:
+        if record.kind in ("qa", "label", "page"):
+            sections = record.sections and {name: with_lists_told(text) for name, text in record.sections.items()}
+            record = record.model_copy(update={"answer": with_lists_told(record.answer or ""), "sections": sections})
         for made in BUILDERS[record.kind](record, max_answer_words):
             yield made if isinstance(made, str) else fitting(draft_of(*made))
 
@@ -472,7 +492,8 @@ def worded(
     while True:
         openings, used, chosen = Counter(), set(taken), []
         for draft in drafts:
-            for way in (*draft.ways, *(f"{lead} {draft.ways[0]}" for lead in LEADS)):
+            led = draft.authored or wording(draft.ways[0]) not in used  # "Hello." before another's question would be the same question
+            for way in (*draft.ways, *(f"{lead} {draft.ways[0]}" for lead in LEADS if led)):
                 if openings[opening_of(way)] < most(len(drafts) * 49 // 50) and wording(way) not in used:  # the gate may still take some out
                     openings[opening_of(way)] += 1
                     used.add(wording(way))
@@ -610,18 +631,20 @@ def check_examples(splits: dict[str, list[Example]]) -> None:
                                   f"expected at most {most(len(questions))}: give its builder more ways to ask")
 
 # %% ../nbs/04_instruct.ipynb #9c9963a0
-#: Columns that hold different things from task to task; in the file they are JSON text.
-AS_TEXT = ("gold", "labels")
+#: Columns that hold different things from task to task, in the file JSON text, with their names there.
+AS_TEXT = {"gold": "gold", "labels": "metadata"}
 
 
 def to_row(example: Example) -> dict:
     "An example as a line of `train.jsonl`."
-    return {name: json.dumps(value, ensure_ascii=False) if name in AS_TEXT else value for name, value in example.model_dump().items()}
+    return {AS_TEXT.get(name, name): json.dumps(value, ensure_ascii=False) if name in AS_TEXT else value
+            for name, value in example.model_dump().items()}
 
 
 def from_row(row: dict) -> Example:
     "The example that a line stands for."
-    return Example(**{name: json.loads(value) if name in AS_TEXT else value for name, value in row.items()})
+    texts = {name: json.loads(row[column]) for name, column in AS_TEXT.items()}
+    return Example(**{name: value for name, value in row.items() if name not in AS_TEXT.values()}, **texts)
 
 # %% ../nbs/04_instruct.ipynb #49f2094a
 def table(head: list[str], rows: Iterable[Iterable]) -> list[str]:
@@ -651,13 +674,23 @@ def longest(examples: list[Example]) -> int:
     return max((len(example.answer.split()) for example in examples), default=0)
 
 # %% ../nbs/04_instruct.ipynb #1ff645c1
+#: More names than this do not fit into a table's cell.
+MOST_CREDITS = 12
+
+
 def origins(made: Made, records: Iterable[Record], held: Sequence[str] = ()) -> list[str]:
-    "The sources of what is in the files, with licences and whom to name."
+    "The sources of what is in the files, with licences and whom to name: everybody."
     used = {place for examples in made.splits.values() for example in examples for place in example.record_ids}
-    sources = Counter((record.source, record.license, record.attribution, record.may_train) for record in records if record.id in used)
-    rows = [[source, count, licence, "yes" if free else "no", who] for (source, licence, who, free), count in sorted(sources.items())]
+    counts, credits = Counter(), {}
+    for one in (record for record in records if record.id in used):
+        key = one.source, one.license, one.may_train
+        counts[key] += 1
+        credits.setdefault(key, set()).add(one.attribution)
+    few = {key: names if len(names) <= MOST_CREDITS else ["each work, see below"] for key, names in credits.items()}
+    rows = [[key[0], counts[key], key[1], "yes" if key[2] else "no", "; ".join(sorted(few[key]))] for key in sorted(counts)]
     note = f"Licences that the maker of this run states to hold: {', '.join(held)}." if held else "No licence was stated to be held beyond these."
-    return [*table(["source", "records", "licence", "may train", "name as"], rows), note, ""]
+    works = [f"- {name}" for key in sorted(credits) if len(credits[key]) > MOST_CREDITS for name in sorted(credits[key])]
+    return [*table(["source", "records", "licence", "may train", "name as"], rows), note, "", *works, *([""] if works else [])]
 
 # %% ../nbs/04_instruct.ipynb #acc804f1
 #: What a datasheet says in every run, by Gebru's seven headings.
@@ -665,25 +698,34 @@ SAID = {
     "Motivation":
         "Made by medlab to teach and to test how a small language model is fine-tuned for medical questions. Nobody ordered or paid for it.",
     "Composition":
-        "Each line is a conversation of a system prompt, one question and one answer, in English. No two splits share a group (a question, a drug, a "
-        "near-duplicate cluster), a question, or an answer.",
+        "Each line is a conversation of a system prompt, one question and one answer, in English, with the answer's fields (`gold`), the records that "
+        "it was made from and what their sources say about them (`metadata`). {total} examples of {records} records; not a sample of what patients ask: "
+        "what the sources hold decides. No two splits share a group (a question, a drug, a near-duplicate cluster), a question, or an answer. Errors "
+        "to expect: sources' own errors and age, letters lost by their makers, answers that tell a part. No person is meant to be described; authored "
+        "patients are invented, and personal data in collected texts were masked by rule, which may miss some.",
     "Collection":
-        "Records were collected by medlab from the sources below, or written for medlab. Four tasks (safety_refusal, emergency_escalation, triage, "
-        "treatment_recommendation) hold authored examples only: nothing was inferred from a text by rule.",
+        "Records were collected by medlab from the sources below through their public interfaces or files, or written for medlab. No person was "
+        "asked or observed, and no ethical review was sought. When each was fetched stands with it (`retrieved_at`). {authored} examples are the bundled starter data. Four tasks (safety_refusal, emergency_escalation, "
+        "triage, treatment_recommendation) hold authored examples only: nothing was inferred from a text by rule.",
     "Preprocessing":
         "Texts were repaired, personal data masked, duplicates removed; see preprocess/quality.json for counts. Answers are whole sentences of their "
-        "sources, cut at {words} words. Questions were reworded so that no opening of four words begins more than 5 % of a task's examples in a "
-        "split (or two examples, where it has fewer than forty). The sources' raw answers are kept in medlab's store, the cleaned records in "
-        "preprocess/.",
+        "sources, cut at {words} words; a list is told in one sentence, each item by its first. Questions were reworded so that no opening of four "
+        "words begins more than 5 % of a task's examples in a split (or two examples, where it has fewer than forty). The sources' raw answers are "
+        "kept in medlab's store, the cleaned records in preprocess/.",
     "Uses":
         "Teaching and research. Not for advising patients: the answers are short, partly cut, and no clinician has reviewed them for any particular "
-        "person. Do not train on the test split, nor on a source whose licence forbids it. Frequent conditions and US and UK practice are "
-        "over-represented.",
+        "person. Do not train on the test split, nor on a source whose licence forbids it. Rare genetic conditions (MedQuAD) and US and UK practice "
+        "are over-represented. TRL, Unsloth and Axolotl (`type: chat_template`) read the files as they are. LLaMA-Factory wants an entry in its "
+        "dataset_info.json: {factory}.",
     "Distribution":
-        "The files belong to this run. Each source keeps its own licence; pass them on only with the names in the last column.",
+        "The files belong to this run. Each source keeps its own licence; pass them on only with the names in the table's column `name as`.",
     "Maintenance":
-        "Made anew by `medlab instruct` (seed {seed}); errors are mended in the source notebooks, never in these files.",
+        "Made anew by `medlab instruct` (seed {seed}); errors are mended in the source notebooks, never in these files. Report them as issues of the "
+        "medlab repository. Older versions are not kept; a run's manifest says which code and which inputs made its files.",
 }
+#: What LLaMA-Factory must be told of the file.
+FACTORY = {"medlab": {"file_name": "train.jsonl", "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": {
+    "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"}}}
 
 # %% ../nbs/04_instruct.ipynb #726c114a
 def datasheet(
@@ -694,10 +736,13 @@ def datasheet(
     held: Sequence[str] = (),  # sources under `licences_held`
 ) -> str:  # markdown
     "A datasheet after Gebru et al. 2021, with the counts of this very run."
+    examples = [example for found in made.splits.values() for example in found]
+    facts = {"words": params.max_answer_words, "seed": seed, "factory": f"`{json.dumps(FACTORY)}`", "total": len(examples),
+             "records": len({place for one in examples for place in one.record_ids}), "authored": sum(one.source == "starter" for one in examples)}
     more = {"Composition": composition(made), "Distribution": origins(made, records, held)}
     lines = ["# Datasheet", ""]
     for heading, text in SAID.items():
-        lines += [f"## {heading}", "", text.format(words=params.max_answer_words, seed=seed), "", *more.get(heading, [])]
+        lines += [f"## {heading}", "", text.format(**facts), "", *more.get(heading, [])]
     return "\n".join(lines).rstrip() + "\n"
 
 # %% ../nbs/04_instruct.ipynb #141c4388

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from collections import Counter
 
@@ -17,6 +18,7 @@ from medlab.instruct import (
     apart,
     build_messages,
     check_examples,
+    datasheet,
     draft_of,
     example_of,
     find_field,
@@ -31,6 +33,7 @@ from medlab.instruct import (
     render_answer,
     system_prompt,
     user_prompt,
+    with_lists_told,
     worded,
 )
 from medlab.preprocess import SplitRecord
@@ -122,7 +125,7 @@ TAGGED = "<analysis>Pale skin.</analysis>\n<answer>B: Iron deficiency</answer>"
     TAGGED.replace("Iron deficiency", ""),
     TAGGED.replace("Iron deficiency", "..."),
     TAGGED.replace("Pale skin.", " "),
-    TAGGED.replace("Pale skin.", "one or two short sentences"),
+    TAGGED.replace("Pale skin.", "a few short sentences"),
     TAGGED.replace("Pale skin.", "Pale <analysis>skin."),
     TAGGED.replace("analysis", "Analysis"),
     TAGGED.replace("</answer>", ""),
@@ -132,7 +135,7 @@ TAGGED = "<analysis>Pale skin.</analysis>\n<answer>B: Iron deficiency</answer>"
     "\n".join(TAGGED.splitlines()[::-1]),
     TAGGED.splitlines()[1],
     "Analysis: Pale skin.\nAnswer: B: Iron deficiency",
-    "<analysis>one or two short sentences</analysis>\n<answer>letter: text of the option</answer>",
+    "<analysis>a few short sentences</analysis>\n<answer>letter: text of the option</answer>",
     "",
 ])
 def test_the_strict_reader_refuses_a_case_that_is_not_exactly_in_its_tags(text):
@@ -527,28 +530,65 @@ def test_equal_runs_write_equal_bytes_and_caps_take_the_same_first(made, tmp_pat
     assert "more than train_per_task" in again.file("instruct", "datasheet.md").read_text()
 
 
-def test_every_training_library_can_read_it(made, tmp_path):
-    "`datasets` loads the file as it is, `messages` has the shape that TRL, Unsloth, Axolotl and LLaMA-Factory take, and a chat template renders it."
+@pytest.fixture(scope="module")
+def tables(made, tmp_path_factory):
+    "The three files together, as `datasets` reads them."
     import datasets
-    from jinja2 import Template
 
-    path = made[0].file("instruct", "train.jsonl")
-    rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path))
-    examples = read_examples(made[0], "train")
-    assert rows.num_rows == len(examples)
-    template = Template("{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}")
-    for row, example in zip(rows, examples):
-        assert [message["role"] for message in row["messages"]] == ["system", "user", "assistant"]
-        assert all(set(message) == {"role", "content"} and message["content"].strip() for message in row["messages"])
-        assert template.render(messages=row["messages"]).count("<|im_start|>") == 3
-        assert json.loads(row["gold"]) == example.gold
-    assert all(type(value).__name__ in ("Value", "List") for value in rows.features.values())  # nothing whose keys differ from task to task
+    files = {split: str(made[0].file("instruct", f"{split}.jsonl")) for split in SPLITS}
+    return datasets.load_dataset("json", data_files=files, cache_dir=str(tmp_path_factory.mktemp("hf")))
 
 
-def test_a_real_chat_template_renders_it(made):
-    from medlab.models import ChatFormat, load_spec, obtain
+@pytest.fixture(scope="module")
+def model_folder():
+    from medlab.models import load_spec, obtain
 
-    chat = ChatFormat.from_folder(obtain(load_spec("tiny-random")))
+    return obtain(load_spec("tiny-random"))
+
+
+def test_datasets_reads_the_three_splits_together(made, tables):
+    assert {split: rows.num_rows for split, rows in tables.items()} == {split: len(read_examples(made[0], split)) for split in SPLITS}
+    assert len({str(rows.features) for rows in tables.values()}) == 1
+    assert all(type(value).__name__ in ("Value", "List") for value in tables["train"].features.values())  # nothing whose keys differ from task to task
+    for row, example in zip(tables["train"], read_examples(made[0], "train")):
+        assert json.loads(row["gold"]) == example.gold and json.loads(row["metadata"]) == example.labels
+
+
+def test_trl_trains_on_it_as_it_is(tables, model_folder, tmp_path):
+    "Its own trainer makes a batch of it; a column of a name that it knows (`labels`) would end here."
+    trl = pytest.importorskip("trl")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import data_utils
+
+    rows, tokenizer = tables["train"].select(range(0, 500, 100)), AutoTokenizer.from_pretrained(model_folder)
+    assert all(data_utils.is_conversational(row) for row in rows)
+    text = data_utils.maybe_apply_chat_template(rows[0], tokenizer)["text"]
+    assert text == tokenizer.apply_chat_template(rows[0]["messages"], tokenize=False) and rows[0]["messages"][2]["content"] in text
+    config = trl.SFTConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, report_to=[], per_device_train_batch_size=5, max_length=1024)
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    batch = next(iter(trl.SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer).get_train_dataloader()))
+    read = tokenizer.batch_decode(batch["input_ids"])
+    assert all(any(row["messages"][2]["content"] in one for one in read) for row in rows)
+
+
+def test_llama_factory_and_axolotl_find_what_they_look_for(made, tables):
+    """Their rules, as their documentation states them: an optional system turn, then user and assistant by turns, every text a string (sharegpt's);
+    the column `messages` with role and content (chat_template's). The datasheet's entry for dataset_info.json names what is there."""
+    sheet = made[0].file("instruct", "datasheet.md").read_text(encoding="utf-8")
+    entry = json.loads(sheet.partition("dataset_info.json: `")[2].partition("`")[0])["medlab"]
+    assert entry["formatting"] == "sharegpt" and made[0].file("instruct", entry["file_name"]).exists()
+    column, tags = entry["columns"]["messages"], entry["tags"]
+    for row in tables["train"]:
+        turns = [turn for turn in row[column] if turn[tags["role_tag"]] != tags["system_tag"]]
+        assert len(row[column]) - len(turns) <= 1 and row[column][-len(turns):] == turns
+        assert [turn[tags["role_tag"]] for turn in turns] == [tags["user_tag"], tags["assistant_tag"]] * (len(turns) // 2) and turns
+        assert all(set(turn) == {tags["role_tag"], tags["content_tag"]} and turn[tags["content_tag"]].strip() for turn in row[column])
+
+
+def test_a_real_chat_template_renders_it(made, model_folder):
+    from medlab.models import ChatFormat
+
+    chat = ChatFormat.from_folder(model_folder)
     for task in TASKS:
         example = next(one for one in read_examples(made[0], "train") if one.task == task)
         ids, targets = chat.training_ids(example.messages)
@@ -558,7 +598,7 @@ def test_a_real_chat_template_renders_it(made):
 
 def test_a_line_is_an_example_and_nothing_else(made):
     for line in made[0].file("instruct", "train.jsonl").read_text(encoding="utf-8").splitlines():
-        assert set(json.loads(line)) == set(Example.model_fields)
+        assert set(json.loads(line)) == set(Example.model_fields) - {"labels"} | {"metadata"}
 
 
 def test_the_datasheet_tells_this_very_run(made):
@@ -569,6 +609,49 @@ def test_the_datasheet_tells_this_very_run(made):
         counts = [sum(example.task == task for example in read_examples(made[0], split)) for split in SPLITS]
         assert f"| {task} | {counts[0]} | {counts[1]} | {counts[2]} |" in sheet
     assert "| starter | 832 | CC-BY-4.0 | yes | medlab starter data |" in sheet
+    assert "832 examples of 832 records" in sheet and "832 examples are the bundled" in sheet
+
+
+def test_everybody_is_named_in_the_datasheet():
+    "Each abstract has authors of its own; a licence that asks for their names asks for all of them."
+    records = [record(id=str(n), group=str(n), subject=f"Disease {n}", question=f"What is disease {n}?", answer=f"Disease {n} is rare.", source="s" if n < 40 else "t",
+                      attribution=f"Author {n}" if n < 40 else "One team") for n in range(45)]
+    sheet = datasheet(make_examples({"train": records, "validation": [], "test": []}), records)
+    assert "| s | 40 | CC0-1.0 | yes | each work, see below |" in sheet and "| t | 5 | CC0-1.0 | yes | One team |" in sheet
+    assert all(f"- Author {n}\n" in sheet for n in range(40))
+
+
+@pytest.mark.parametrize("text,told", [
+    ("You may notice:\n- fever\n- a rash\nNot everybody has these.", "You may notice: fever; a rash.\nNot everybody has these."),
+    ("A stroke can cause\n- weakness - confusion, or trouble talking", "A stroke can cause: weakness; confusion, or trouble talking."),
+    ("Include the following:\n- Fair skin, such as:\n- Pale.\n- Red hair.", "Include the following: Fair skin, such as: Pale; Red hair."),
+    ("Tests:\n- Blood count. It is taken from a vein.\n- X-ray.", "Tests: Blood count; X-ray."),
+    ("They differ.\n- Type 1 - the rare one\n- Two", "They differ.\n- Type 1 - the rare one\n- Two"),
+    ("- alone", "- alone"), ("No list here.\nNor here.", "No list here.\nNor here."), ("", ""),
+])
+def test_a_list_is_told_with_the_line_that_leads_to_it(text, told):
+    assert with_lists_told(text) == told
+
+
+def test_an_answer_does_not_begin_after_the_list_that_it_speaks_of():
+    answer = "A person may notice one or more of the following:\n- joint pain - fatigue\nNot everyone will develop these symptoms."
+    made, = make_examples({"train": [record(answer=answer, aspect="symptoms")], "validation": [], "test": []}).splits["train"]
+    assert made.gold["answer"].startswith("A person may notice one or more of the following: joint pain; fatigue.")
+
+
+def test_a_greeting_does_not_make_a_second_question():
+    same = [record(id=str(n), group=str(n), answer=f"Anaemia is a lack of red blood cells, says page {n}.") for n in range(12)]
+    asked = [example.question for example in make_examples({"train": same, "validation": [], "test": []}).splits["train"]]
+    assert len(asked) == len({question.removeprefix(lead + " ") for question in asked for lead in LEADS if question.startswith(lead)} | {
+        question for question in asked if not question.startswith(LEADS)})
+
+
+@pytest.mark.parametrize("words", [20, 45, 90, 180])
+def test_the_prompt_promises_no_length_that_a_profile_can_break(words):
+    "The same prompt is used for every `max_answer_words`."
+    text = "Anaemia is a lack of red blood cells. " + " ".join(f"It has cause number {n}." for n in range(60))
+    made, = make_examples({"train": [record(answer=text)], "validation": [], "test": []}, InstructParams(max_answer_words=words)).splits["train"]
+    assert not re.search(r"\b(?:one|two|three|\d+)\b.*\bsentence", made.messages[0]["content"]) and len(made.gold["answer"].split()) <= words
 
 
 def test_medquad_answers_are_cut_and_starter_data_comes_first(tmp_path, shared_data):

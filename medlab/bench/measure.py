@@ -51,23 +51,24 @@ def watch_memory(pid: int, over: threading.Event, seen: list[float]) -> None:
         seen.append(memory_of(pid))
 
 # %% ../../nbs/bench/measure.ipynb #6364e18b
-def waited(process: subprocess.Popen) -> tuple[float, float]:  # MB of the largest process; seconds of processor time, of all cores
-    "Wait for a process; both are 0 where the system does not tell (Windows)."
+def waited(process: subprocess.Popen) -> float:  # seconds of processor time, of all cores
+    "Wait for a process; 0 where the system does not tell (Windows)."
     if not hasattr(os, "wait4"):
         process.wait()
-        return 0.0, 0.0
+        return 0.0
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6, usage.ru_utime + usage.ru_stime
+    return usage.ru_utime + usage.ru_stime
 
 # %% ../../nbs/bench/measure.ipynb #fff99d64
-#: What the process runs: a function, its result into a file, because libraries print what they like.
+#: What the process runs: a function, its result and its peak into a file, because libraries print what they like.
 CHILD = """
 import importlib, json, sys
 module, _, name = sys.argv[1].partition(":")
 found = getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
+from medlab.core import peak_memory_mb
 with open(sys.argv[3], "w", encoding="utf-8") as stream:
-    json.dump(found, stream)
+    json.dump({"found": found, "peak_mb": peak_memory_mb()}, stream)
 """
 
 # %% ../../nbs/bench/measure.ipynb #a1ba4636
@@ -77,8 +78,8 @@ def started(work: str, given: dict[str, Any], folder: Path) -> Child:
     return Child([sys.executable, "-c", CHILD, work, json.dumps(given), str(folder / "result.json")], folder / "said.txt", environment)
 
 # %% ../../nbs/bench/measure.ipynb #c7f9e501
-def answer_of(code: int, work: str, folder: Path) -> dict[str, Any]:
-    "What the function returned; raises `MedlabError` when the process failed."
+def answer_of(code: int, work: str, folder: Path) -> dict[str, Any]:  # found, peak_mb
+    "What the function returned and the most memory that its process or a child of it held; raises `MedlabError` when the process failed."
     said = (folder / "said.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     if code:
         raise MedlabError(f"{work} failed with code {code}: {said[-1][-400:] if said else 'it said nothing'}")
@@ -104,14 +105,14 @@ def run_measured(
         with started(work, given, Path(folder)) as child:
             threading.Thread(target=watch_memory, args=(child.process.pid, over, seen), daemon=True).start()
             try:
-                peak, cpu = waited(child.process)
+                cpu = waited(child.process)
             finally:
                 over.set()
         took = time.perf_counter() - began
         others = (system_seconds() - busy - cpu - (time.process_time() - own)) / took
-        found = answer_of(child.process.returncode, work, Path(folder))
-    measured = {"seconds": took, "cpu_seconds": cpu, "peak_mb": max(peak, *seen), "others_cores": max(0.0, others)}
-    return found | {name: round(value, 3) for name, value in measured.items()}
+        answer = answer_of(child.process.returncode, work, Path(folder))
+    measured = {"seconds": took, "cpu_seconds": cpu, "peak_mb": max(answer["peak_mb"], *seen), "others_cores": max(0.0, others)}
+    return answer["found"] | {name: round(value, 3) for name, value in measured.items()}
 
 # %% ../../nbs/bench/measure.ipynb #5af13911
 def hold(megabytes: int, seconds: float) -> dict[str, int]:
