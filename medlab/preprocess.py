@@ -33,11 +33,13 @@ from .cleaning.benchmarks import BenchmarkItem, read_benchmark
 from .cleaning.choices import contradicts
 from .cleaning.duplicates import candidates, hashed, openness, overlap, runs, signatures, text_key, words_of
 from .cleaning.language import language_of
-from .cleaning.leaks import LONG, Item, LeakageError, authored_answer, body_of, check_leakage, find_leaks, item_of, told
+from .cleaning.leaks import LONG, TURNED, Item, LeakageError, authored_answer, body_of, check_leakage, find_leaks, item_of, told
 from .cleaning.passages import HeldPassages, telling, windows, without_passages
 from .cleaning.personal import mask
 from .cleaning.shelf import Groups, Shelf, firsts, key64
-from .cleaning.text import fixed_characters, is_heading, mended_question, mended_text, tidy, trimmed_answer, with_apostrophes, without_tags
+from medlab.cleaning.text import (
+    SIGNS, fixed_characters, is_heading, mended_question, mended_text, tidy, trimmed_answer, with_apostrophes, without_tags,
+)
 from .collect import collect
 from medlab.core import (
     InputError, MissingError, Outcome, Params, Profile, Record, Run, is_nested, scan_parquet, sha256_file, sha256_text, step, write_json,
@@ -164,7 +166,7 @@ def fault_of_answer(question: str, answer: str, min_answer_words: int, max_answe
         return "links_only"
     if all(is_heading(line) for line in answer.splitlines()):
         return "headings_only"
-    words = len(answer.split())
+    words = len(answer.removeprefix(SIGNS).split())  # "Signs and symptoms: Asthma." says nothing of asthma
     return "too_short" if words < min_answer_words else "too_long" if words > max_answer_words else None
 
 # %% ../nbs/03_preprocess.ipynb #dde607aa
@@ -264,6 +266,7 @@ def facts_of(item: Examined, params: PreprocessParams, seed: int) -> dict[str, A
         "reason": 0, "trainable": trainable, "rank": rank(record, trainable), "fixed": SPLITS.index(record.split) if record.split else len(SPLITS),
         "task": key64(record.task) if record.task else 0, "said": key64(f"{record.task} {' '.join(words[0])}"), "asked": key64(asked),
         "throw": throw(seed, asked), "about": key64(about(record)) if about(record) else 0, "words": [hashed(face) for face in words],
+        "turned": key64(" ".join(sorted(words[1]))) if len(words[1]) >= TURNED else 0,
     }
 
 # %% ../nbs/03_preprocess.ipynb #db7ac57f
@@ -277,7 +280,8 @@ def shingles_of(face: str, numbers: Any) -> Any:
     return runs(numbers) if face != "asked" else runs(numbers if len(numbers) >= LONG else numbers[:0], 1)
 
 
-TYPES = {"reason": "u1", "trainable": "?", "rank": "i4", "fixed": "u1", "task": "u8", "said": "u8", "asked": "u8", "throw": "f8", "about": "u8"}
+TYPES = {"reason": "u1", "trainable": "?", "rank": "i4", "fixed": "u1", "task": "u8", "said": "u8", "asked": "u8", "throw": "f8", "about": "u8",
+         "turned": "u8"}
 
 # %% ../nbs/03_preprocess.ipynb #848adb00
 FACES = ("told", "asked", "advice")
@@ -388,7 +392,7 @@ def linked(facts: Facts, threshold: float = 0.8) -> Linked:
     "Find which sound records repeat one another and which belong together."
     order = in_order(facts)
     groups, repeats = Groups(len(order)), {}
-    for name in ("said", "asked", "about"):
+    for name in ("said", "asked", "turned", "about"):
         for position, first in enumerate(firsts(facts[name][order]).tolist()):
             if first != position:
                 groups.join(first, position)

@@ -23,12 +23,13 @@ from medlab.cleaning.text import (
     fixed_characters, mended_question, mended_text, signs_by_share, tidy, trimmed_answer, with_apostrophes, without_boilerplate, without_outline,
     without_references,
 )
-from medlab.core import InputError
+from medlab.core import InputError, Record
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ASCII = "".join(map(chr, range(32, 127)))  # ftfy reads other bytes as broken text, and the result of that again
 MESS = ["doesnt ", "[9184]", ". ", "?", " ?", " - ", "-\n", "    ", "\n", "\t", "&lt;", "Click here. ", "Key Points\n", "A", "b", "é", "\u00a0", "\u200b", "(", ")",
-        "1", "90%", "see the figure below", "Talk with your doctor about clinical trials. ", "\x00", "\ud83d\ude00", "ﬁ", "e\u0301", "<5%", "www.x.org"]
+        "1", "90%", "see the figure below", "Talk with your doctor about clinical trials. ", "Espaol\n", "\nNIH: National Eye Institute", "are - x\n- ", " .", " :", "a persons ",
+        "men.1 The", "NF2.The ", "\x00", "\ud83d\ude00", "ﬁ", "e\u0301", "<5%", "www.x.org"]
 WILD = st.lists(st.sampled_from(MESS) | st.text(alphabet=ASCII + "éü–’…", max_size=6), max_size=25).map("".join)
 
 
@@ -81,6 +82,36 @@ def test_a_long_run_of_blanks_takes_no_long_time():
 ])  # fmt: skip
 def test_residue_goes_and_medicine_stays(text, mended):
     assert mended_text(text) == mended
+
+
+@pytest.mark.parametrize("text,mended", [
+    ("Espaol\nGout hurts.\nNIH: National Institute on Aging", "Gout hurts."),
+    ("Drugs help.\nMore on: Resources for Health Professionals: Treatment\nMore on: Taeniasis", "Drugs help."),
+    ("Gout hurts.\nCenters for Disease Control and Prevention", "Gout hurts."),
+    ("Ask for help:\n- Food and Drug Administration", "Ask for help:\n- Food and Drug Administration"),
+    ("one in 4,000 babies.1 This may be low.. Most are well.2,3", "one in 4,000 babies. This may be low. Most are well."),
+    ("vitamin B12. Version.10 of fig.2 The 0.5 Most. Wait... for e.g. 1 Dose.", "vitamin B12. Version.10 of fig.2 The 0.5 Most. Wait... for e.g. 1 Dose."),
+    ("Physical exam and history : An exam , then rest .", "Physical exam and history: An exam, then rest."),
+    ("a ratio of 1 : 500, p < .05, in .5 mg", "a ratio of 1 : 500, p < .05, in .5 mg"),
+    ("in NF2.Because tumours grow. At 5 mg/kg.Then rest. (BMI).You can.", "in NF2. Because tumours grow. At 5 mg/kg. Then rest. (BMI). You can."),
+    ("pH 7.4, mRNA, e.g. CD4+T cells, U.S.A., p.Arg117His, c.665C>T, www.x.org, MayoClinic.Com links", None),
+    ("a persons risk, the bodys cells, each patients age, at a doctors office", "a person's risk, the body's cells, each patient's age, at a doctor's office"),
+    ("displaced persons, two patients died, fathers cannot, a few persons with it, a patients' group", None),
+    ("Signs are - a cough\n- a fever", "Signs are\n- a cough\n- a fever"),
+    ("- Lymph - a fluid\n- nodes", None),
+])  # fmt: skip
+def test_what_a_page_leaves_at_its_edges_goes(text, mended):
+    assert mended_text(text) == (text if mended is None else mended)
+
+
+def test_nested_lists_of_html_stay_lists():
+    text = mended_text("<ul><li>Rest<ul><li>at night</li><li>by day</li></ul></li><li>Ice</li></ul>")
+    assert [line.strip() for line in text.split("\n")] == ["- Rest", "- at night", "- by day", "- Ice"]
+
+
+def test_a_table_without_a_known_share_does_not_begin_with_also():
+    table = "The Human Phenotype Ontology provides the following. Signs and Symptoms Approximate number of patients (when available) Ataxia - Gout - Cataract -"
+    assert trimmed_answer("What are the symptoms?", table) == "Signs and symptoms: Ataxia; Gout; Cataract."
 
 
 @pytest.mark.parametrize("question,mended", [
@@ -146,6 +177,184 @@ def test_what_is_not_personal_stays(text):
     assert mask(text)[0] == text
 
 
+#: A sentence, and what must not be left of it. All invented.
+PERSONAL = [
+    ('Call 212-555-0187 after six.', '212-555-0187'),
+    ('Ring (020) 7946 0958 for the ward.', '7946'),
+    ('Her mobile is 07700 900123.', '07700'),
+    ('His mobile is 07700900123.', '07700900123'),
+    ('Ring 020 7946 0958 and ask for Ward 3.', '7946'),
+    ('Ring 02079460958 and ask for Ward 3.', '02079460958'),
+    ('Her telephone: 0161 496 0123.', '0161'),
+    ('Her number is +44 7700 900 456.', '7700'),
+    ('Call +447700900456 at once.', '447700900456'),
+    ('Call 0044 7700 900456 from abroad.', '900456'),
+    ('Call +1 (415) 555-0132 for results.', '555-0132'),
+    ('Call 415.555.0132 for results.', '555.0132'),
+    ('Call 1-415-555-0132 ext. 12.', '555-0132'),
+    ('Call (415)555-0132.', '555-0132'),
+    ('Contact number 4155550132.', '4155550132'),
+    ('Fax: 415 555 0132', '555 0132'),
+    ('Phone no. 01632 960 001', '960 001'),
+    ('telephone 01632-960001', '960001'),
+    ('Reach the son on +33 1 70 18 99 00.', '70 18'),
+    ('Cell: 415-555-0199; work: 415-555-0198.', '555-0198'),
+    ('Write to jane.roe@example.org.', 'jane.roe'),
+    ('E-mail: J_Roe99@mail.example.co.uk, please.', 'J_Roe99'),
+    ('Mail <jroe@example.com> for the letter.', 'jroe'),
+    ('Write to jane.roe (at) example.org today.', 'jane.roe'),
+    ('NHS number 943 476 5919.', '943 476'),
+    ('NHS No: 9434765919', '9434765919'),
+    ('NHS no. 943-476-5919 on the card', '943-476'),
+    ('NHS Number (943 476 5919)', '943 476'),
+    ('The wristband says 943 476 5919.', '943 476'),
+    ('The wristband says 943-476-5919.', '943-476'),
+    ('NHS#: 9434765919', '9434765919'),
+    ('MRN 0045981 came back today.', '0045981'),
+    ('MRN: 0045981', '0045981'),
+    ('MRN#0045981', '0045981'),
+    ('MRN - 0045981', '0045981'),
+    ('Medical record number 78-45-12', '78-45-12'),
+    ('Medical Record No. A1234567', 'A1234567'),
+    ('medical record # 4459812', '4459812'),
+    ('Hospital number: H123456', 'H123456'),
+    ('Hospital no 123456 on file', '123456'),
+    ('Patient ID: 00123987', '00123987'),
+    ('Patient identifier 00123987', '00123987'),
+    ('patient number is 5512034', '5512034'),
+    ('Unit number: 88 12 34 is hers; MRN = 881234', '881234'),
+    ('Chart number 99812', '99812'),
+    ('DOB: 12/03/1961', '12/03/1961'),
+    ('D.O.B. 3.4.58', '3.4.58'),
+    ('DOB 03-Apr-1958', '03-Apr-1958'),
+    ('Date of birth: 3rd April 1958', 'April 1958'),
+    ('date of birth was April 3, 1958', 'April 3'),
+    ('Date of Birth 1958-04-03', '1958-04-03'),
+    ('born on 3 April 1958 in Leeds', '3 April 1958'),
+    ('born 04/03/58', '04/03/58'),
+    ('Born on the 3rd of April 1958, she lives alone.', 'April 1958'),
+    ('Birthdate: 1958/04/03', '1958/04/03'),
+    ('b. 12/03/1961, MRN 0045981', '12/03/1961'),
+    ('Jane Roe, MRN 0045981, has asthma.', 'Jane Roe'),
+    ('Mr Roe (DOB 12/03/1961) came alone.', 'Roe'),
+    ('Patient: John Q. Public, MRN 0045981', 'Public'),
+    ('Patient name: ROE, Jane; DOB 12/03/1961', 'ROE'),
+    ('JANE ROE, MRN 0045981', 'JANE ROE'),
+    ("Name: Siobhán O'Neill, NHS number 943 476 5919", 'Siobhán'),
+    ("Mrs. O'Neill, phone 07700 900123", "O'Neill"),
+    ('Name: José García, DOB 12/03/1961', 'García'),
+    ('Mr Parkinson, MRN 0045981, has a tremor.', 'Mr Parkinson'),
+    ('Patient Anna-Maria van den Berg, date of birth 3 May 1970', 'Berg'),
+    ('Jane Roe was born on 12/03/1961.', 'Jane Roe'),
+    ("Jane Roe's NHS number is 943 476 5919.", 'Jane Roe'),
+    ('Dr Ahmed Khan can be reached on 0161 496 0123.', 'Khan'),
+    ("Ms Graves, DOB 1 May 1980, has Graves' disease.", 'Ms Graves'),
+    ('MRN 0045981: Jane Roe, 54, diabetic.', 'Jane Roe'),
+    ('The MRN of Jane Roe is 0045981.', '0045981'),
+    ('Contact Jane Roe at jane@example.org.', 'Jane Roe'),
+    ('Baby Roe, born on 12/03/2021, MRN 0045981', 'Roe'),
+    ('She can be reached on 01865 496 033 in the evening.', '496 033'),
+    ('Mobile number 07911 123456, ask for her son.', '123456'),
+    ("His daughter's phone is (312) 555-0164.", '0164'),
+    ('Text 07984123456 if the wound reddens.', '07984123456'),
+    ('Call me at 6175550143 tomorrow.', '6175550143'),
+    ("The surgery's line is 0131 496 0771.", '0771'),
+    ('Office: +1-202-555-0121, fax +1-202-555-0122.', '0122'),
+    ('Her German number is +49 30 901820.', '901820'),
+    ('Reach Tom Ferris on 07700 900 832.', '900 832'),
+    ('Send the scan to k.lund@clinic.example.', 'k.lund'),
+    ('mail: ana_maria-7@post.example.net', 'ana_maria'),
+    ('cc: peter@gp-surgery.example.uk and nurse@ward9.example', 'nurse@'),
+    ('NHS number is 450 557 7104.', '450 557'),
+    ('NHS no 4505577104', '4505577104'),
+    ('(NHS: 450-557-7104)', '7104'),
+    ('MRN 77-10-332 was scanned.', '77-10-332'),
+    ('Patient ID# 449021', '449021'),
+    ('Hospital No. RX449021 admitted last night', '449021'),
+    ('Medical record no: 003-88-120', '003-88-120'),
+    ('mrn: 5540219', '5540219'),
+    ('Chart no. 55-4021', '55-4021'),
+    ('patient identifier: QX-55120', '55120'),
+    ('DOB 7/9/1948', '7/9/1948'),
+    ('D.O.B: 07.09.48', '07.09.48'),
+    ('dob 07-09-1948', '07-09-1948'),
+    ('Date of birth - 7 September 1948', '7 September'),
+    ('She was born on September 7th, 1948.', 'September 7th'),
+    ('born: 7 Sept 1948', '7 Sept'),
+    ('Birth date 1948-09-07', '1948-09-07'),
+    ('He was born 7 Sep 1948 in York.', '7 Sep'),
+    ('Tom Ferris, MRN 5540219, was seen today.', 'Ferris'),
+    ('Mrs Okafor, date of birth 7/9/1948, fell.', 'Okafor'),
+    ('Patient name: Li Wei Chen, MRN 5540219', 'Wei'),
+    ('Dr. Priya Raman (phone 0117 496 0123) rang.', 'Raman'),
+    ('Name: Zoë Müller. DOB: 07/09/1948', 'Müller'),
+    ('Pt: Owen McBride, NHS number 450 557 7104', 'McBride'),
+    ("Miss Addison, MRN 5540219, does not have Addison's disease.", 'Miss Addison'),
+    ("Mr. Down's DOB is 7/9/1948.", 'Mr. Down'),
+    ('FERRIS, Tom (DOB 07/09/1948) attended.', 'FERRIS'),
+    ('Tom Ferris (NHS 450 557 7104) attended.', 'Ferris'),
+]
+#: Sentences of which nothing may go.
+IMPERSONAL = [
+    "Crohn's disease and ulcerative colitis differ in depth.", "Parkinson's disease begins with a tremor at rest.", 'Down syndrome is trisomy 21.',
+    "Graves' disease makes TSH fall below 0.01 mIU/L.", 'Hodgkin lymphoma, stage 2A, since 12/03/2019.',
+    "Addison's disease: sodium 128 mmol/L, potassium 5.9 mmol/L.", "Cushing's syndrome: cortisol 900 nmol/L at midnight.",
+    'Marfan syndrome affects 1 in 5,000 people.', 'Tests for Marfan syndrome: phone 1-800-862-7326.',
+    "Crohn's disease: call 1-800-932-2423 for a leaflet.", 'Parkinson disease, OMIM 168600, gene SNCA.',
+    'Hashimoto thyroiditis, TSH 12.5 mIU/L, born with it.', 'Call 999 at once.', 'Call 111 or see your GP.', 'Call 988, day or night.',
+    'Dial 112 anywhere in Europe.', 'Poison control: 1-800-222-1222.', 'Poison control: (800) 222-1222.', 'Poison Help 18002221222',
+    'Childline 0800 1111.', 'Samaritans: 116 123.', 'NHS 111 is free.', 'National Poisons Line +1 800 222 1222',
+    'NHS Pregnancy 0300 123 1021 answers', 'Quit line: 0300 123 1044.', 'Take 500 mg every 6 hours, at most 4,000 mg a day.',
+    'Amoxicillin 250 mg/5 mL, 100 mL bottle.', '5 mg/kg/day in 2 doses of 1.25 mL.', 'Sodium 135-145 mmol/L, potassium 3.5-5.0 mmol/L.',
+    'Platelets 150 000-400 000 per microlitre.', 'WBC 4,500-11,000; Hb 12.0-15.5 g/dL.', 'Blood pressure 120/80, pulse 72, SpO2 98%.',
+    'INR 2.0-3.0 on warfarin 5 mg.', 'A count of 1 200 000 copies/mL in 2019-2020.', 'HbA1c 48 mmol/mol (6.5%).',
+    'The trial NCT01234567 ran from 12/03/2015 to 01/06/2018.', 'PMID 31318145; doi:10.1001/jama.2020.1234.', 'ISBN 978-3-16-148410-0.',
+    'OMIM 123456 and 603903.', 'Lot 123-456-7890-12 was recalled.', 'NDC 0002-8215-01 is insulin.', 'NDC 50580-449-05',
+    'ICD-10 E11.9; SNOMED 44054006.', 'rs1801133 and chr1:11796321.', 'GenBank NM_005957.4:c.665C>T', 'The vaccine was licensed on 12 March 1961.',
+    'He was born with a heart defect in 1961.', 'Children born between 1957 and 1970 need one dose.', 'Babies born before 37 weeks need care.',
+    'Born in 1864, Alois Alzheimer worked in Munich.', 'What is your date of birth?', 'Dr. Harvey Cushing described it in 1912.',
+    'Patient: a 54-year-old woman with gout.', 'The patient number fell from 1,200 to 300.', 'Patient numbers rose by 12000 in 2020.',
+    'Your medical record number is on the letter.', 'Ask the NHS for your number.', 'mRNA vaccines, IgG, CD4+ T cells, pH 7.35-7.45.',
+    'Mr and Mrs are titles.', 'The e-mail may be a trick.', 'Follow @CDCgov for news.', 'Guillain-Barre syndrome: www.ninds.nih.gov.',
+    'Ages 0-4: 12.3; 5-14: 45.6; 15-24: 78.9.', 'A range of 200 300 4000 units is printed on the strips.', 'The Glasgow Coma Scale, 3 to 15.',
+    'Wilson disease: ceruloplasmin 0.1 g/L.', "Call the Crohn's and Colitis Foundation at 1-800-932-2423.",
+    'The Hodgkin Foundation, phone 1-800-222-1222.', 'In Lynch syndrome (MRN complex: MRE11, RAD50, NBS1) repair fails.',
+    'MRN complex 3 subunits: MRE11.', 'From 100.000.0000 to 200.000.0000', 'Dose 10 000 IU, then 400-800-1200 IU weekly.',
+    'Prevalence: 0.2-0.5 per 100 000, 1990-2010.', "Graves' ophthalmopathy, phone 1-888-463-6332 for a leaflet.",
+    'Down syndrome screening at 11-14 weeks.', 'The Hodgkin cell is large.', 'Addison disease: hydrocortisone 10 mg, 5 mg and 5 mg.',
+    'Cushing disease, ACTH 45.2 ng/L.', "Marfan's: aortic root 4.5-5.0 cm.", 'Bell palsy often clears within 3-6 weeks.',
+    'Tourette Syndrome begins at 5-7 years.', 'Ehlers-Danlos syndrome, OMIM 130000.', 'Huntington disease: 36-39 CAG repeats.',
+    "Raynaud's: nifedipine 30-60 mg daily.", 'Wilson Disease, MIM 277900, gene ATP7B on 13q14.3.', 'Dial 999, 112 or 911 without delay.',
+    'Call 1-800-273-8255 or 988.', 'Poison Control 1-800-222-1222 is open 24/7.', '1.800.222.1222', 'NHS 111 option 2.',
+    'The SHOUT line: text 85258.', 'Mind: 0300 123 3393.', "Alzheimer's Association: 800-272-3900.", 'Give adrenaline 0.5 mL of 1:1000.',
+    'Between 200-300 5000-unit doses were given.', 'Ferritin 15-150 µg/L; B12 200-900 ng/L.', 'CRP 5 mg/L, WBC 11.2 x 10^9/L.',
+    'Creatinine 1.2 mg/dL (106 µmol/L).', 'Glucose 126-200 mg/dL at 2 hours.', 'In 2015-2016, 39.8% of 93 300 000 adults.',
+    'Studies of 100 000, 250 000 and 1 000 000 people.', 'Trial ISRCTN12345678 and EudraCT 2011-001234-56.', 'Chromosome 7:117559590-117559600.',
+    'PMC1234567, PMID: 20301295.', 'Born in 1950 or later? One dose.', 'A baby born on day 280 is at term.', 'Date of birth is asked first.',
+    'Record numbers of patients in 2019.', 'The patient ID bracelet stays on.', 'Dr. Heimlich, Dr. Apgar and Dr. Alzheimer.',
+    'Hospital number 1 cause of delay.', 'Version 3.10.2023 of the guideline.', 'Serial 0-19-852663-6, page 1234-1240.',
+]  # fmt: skip
+
+
+def test_personal_data_go_and_nothing_else_does():
+    "Forty of each were written before the patterns saw them: then 37 of 40 were masked, and none of the others touched."
+    missed = [text for text, secret in PERSONAL if secret in mask(text)[0]]
+    harmed = [text for text in IMPERSONAL if mask(text)[0] != text]
+    assert len(PERSONAL) > 60 and len(IMPERSONAL) > 60
+    recall, precision = 1 - len(missed) / len(PERSONAL), 1 - len(harmed) / (len(harmed) + len(PERSONAL) - len(missed))
+    assert (recall, precision) == (1.0, 1.0), [*missed, *harmed]
+
+
+@pytest.mark.parametrize("text,masked", [
+    ("Mr Parkinson, MRN 0045981, has Parkinson's disease.", "Mr [NAME], MRN [MRN], has Parkinson's disease."),
+    ("Ms Graves, DOB 1 May 1980, has Graves' disease.", "Ms [NAME], DOB [DATE OF BIRTH], has Graves' disease."),
+    ("the response (+138%, p<0.001) and (+1 2 3)", "the response (+138%, p<0.001) and (+1 2 3)"),
+    ("please call 404-639-1075 to report", "please call [PHONE] to report"),
+])  # fmt: skip
+def test_a_patient_may_be_called_like_a_disease(text, masked):
+    assert mask(text)[0] == masked
+
+
 def test_helplines_are_counted_and_kept():
     assert mask("Call 1-800-222-1222 or 212-555-0187")[1] == Counter({"HELPLINE": 1, "PHONE": 1})
 
@@ -178,6 +387,43 @@ def test_the_cheap_test_misses_nothing(text):
 ])  # fmt: skip
 def test_languages(text, language):
     assert language_of(text) == language
+
+
+ENGLISH = [
+    'Staphylococcus aureus, Escherichia coli, Klebsiella pneumoniae and Pseudomonas aeruginosa.',
+    'Tinea pedis, tinea cruris, tinea corporis, tinea capitis.', 'Musculus biceps brachii, caput longum: tuberculum supraglenoidale scapulae.',
+    'Lichen planus; pityriasis rosea; psoriasis vulgaris; verruca vulgaris; molluscum contagiosum.',
+    'Hypericum perforatum, Ginkgo biloba, Panax ginseng, Echinacea purpurea, Valeriana officinalis.',
+    'Cor pulmonale secondary to chronic bronchitis.', 'Abruptio placentae, placenta praevia, vasa praevia.',
+    'Paracetamol 500 mg, ibuprofen 400 mg, codeine 30 mg, omeprazole 20 mg.', 'Nausea, vomiting, diarrhoea, constipation, dizziness, headache.',
+    'Abdominal pain, jaundice, pruritus, steatorrhoea, hepatomegaly, ascites',
+    'Osteogenesis imperfecta type II; dentinogenesis imperfecta; chondrodysplasia punctata',
+    'Giardia lamblia, Entamoeba histolytica, Cryptosporidium parvum.', 'Mutations: BRCA1, BRCA2, TP53, PTEN, STK11, CDH1, PALB2.',
+    'Pes cavus, genu valgum, genu recurvatum, hallux rigidus.', 'Amoxicilline-clavulanate, doxycycline, azithromycine.',
+    'Diabetes insipidus, lupus erythematosus, myasthenia gravis, alopecia areata.', 'Candida albicans infectio vaginalis',
+    'Vitamin B12, folic acid, ferritin, transferrin, haemoglobin', 'Febris, tussis, dyspnoea, haemoptysis; pneumonia lobaris sinistra.',
+    'Gravida 3 para 2 abortus 0 at 32 weeks.', 'Café-au-lait spots, tic douloureux, grand mal, petit mal, torsade de pointes.',
+    'Situs inversus totalis, dextrocardia, bronchiectasis, sinusitis.', 'Erythema nodosum leprosum: thalidomide, clofazimine, prednisolone.',
+    'Autosomal dominant inheritance; Hearing impairment; Cataract; Ataxia.', 'Rest, ice, compression, elevation.',
+    'Hodgkin lymphoma, nodular sclerosis, mixed cellularity, lymphocyte rich, lymphocyte depleted.',
+]  # fmt: skip
+FOREIGN = [
+    'Tome una tableta cada ocho horas con comida.', 'Nehmen Sie zweimal täglich eine Tablette nach dem Essen.',
+    'Prenez un comprimé matin et soir pendant sept jours.', 'Prenda una compressa due volte al giorno dopo i pasti.',
+    'Tome um comprimido duas vezes ao dia após as refeições.', 'Neem tweemaal per dag een tablet na het eten.',
+    'Przyjmować jedną tabletkę dwa razy dziennie po jedzeniu.', 'Принимайте по одной таблетке два раза в день.', '每日两次，每次一片，饭后服用。',
+    '1日2回、食後に1錠服用してください。', '하루 두 번 식사 후 한 알을 복용하십시오.', 'خذ قرصا واحدا مرتين يوميا بعد الطعام.', 'दिन में दो बार भोजन के बाद एक गोली लें।',
+    'Ta en tablett två gånger om dagen efter maten.', 'Tag en tablet to gange dagligt efter måltid.',
+    'Ota yksi tabletti kahdesti päivässä ruoan jälkeen.', 'Günde iki kez yemekten sonra bir tablet alın.',
+    'Uống một viên hai lần mỗi ngày sau khi ăn.', 'Minum satu tablet dua kali sehari setelah makan.',
+    'Luați un comprimat de două ori pe zi după masă.', 'Užívejte jednu tabletu dvakrát denně po jídle.',
+    'Vegyen be egy tablettát naponta kétszer étkezés után.', 'Πάρτε ένα δισκίο δύο φορές την ημέρα.', 'קח טבליה אחת פעמיים ביום.',
+]  # fmt: skip
+
+
+def test_short_lists_of_latin_names_are_english_and_short_foreign_sentences_are_not():
+    assert sum(language_of(text) != "en" for text in ENGLISH) <= 1  # "Café-au-lait spots, tic douloureux …"
+    assert sum(language_of(text) == "en" for text in FOREIGN) <= 2  # Danish and Hungarian, in seven words
 
 
 def test_no_english_explanation_is_called_foreign(answers):
@@ -271,13 +517,52 @@ def test_advice_is_not_held_against_advice_but_against_a_page():
     assert [leak.train for leak in find_leaks([case], [page])] == ["train"]
 
 
+GOUT = "What causes gout in older men?"
+CRYSTALS = "Crystals of uric acid settle in a joint, most often in the big toe, and wake the sleeper with pain that makes even a bed sheet too heavy to bear."
+STORY = "It is a story about something else that nobody has told before, about tulips and rain."
+OTHER = "What do you know about tulips?"
+DRUGS = {"A": "Colchicine", "B": "Allopurinol", "C": "Aspirin at a low dose", "D": "Warfarin"}
+WHICH = "Which drug lowers the uric acid of the blood over the long term?"
+
+
+def exam_question(question, answer, **more):
+    fields = {"source": "made", "kind": "qa", "license": "CC0-1.0", "may_train": True, "attribution": "test"}
+    return Record(**{**fields, "id": f"{question}{answer}", "question": question, "answer": answer, **more})
+
+
+@pytest.mark.parametrize("question,answer,kind", [
+    (GOUT, STORY, "exact"), (OTHER, CRYSTALS, "exact"), (GOUT.upper(), STORY, "normalised"), ("What causes: gout -- in 'older' men!", STORY, "normalised"),
+    ("Wh\u0430t c\u0430uses g\u043eut in \u043elder men?", STORY, "normalised"), ("What causes go\u200but in ol\u00adder men?", STORY, "normalised"),
+    ("What causes \uff47\uff4f\uff55\uff54 in older men?", STORY, "normalised"), ("What causes _gout_ in **older** men?", STORY, "normalised"),
+    ("Wh\u00e1t causes g\u00f6ut in older men?", STORY, "normalised"), ("In older men, what causes gout?", STORY, "near_duplicate"),
+    (OTHER, CRYSTALS.replace("bear", "carry"), "near_duplicate"), (OTHER, f"{STORY} {CRYSTALS[40:130]} so they say, and on it goes.", "passage"),
+    (OTHER, f"{STORY} {CRYSTALS[40:130]} so they say, and on it goes.".replace("o", "\u043e"), "passage"),
+], ids=["question", "answer only", "case", "marks", "Cyrillic", "invisible", "wide", "markdown", "accents", "turned round", "a word", "passage", "Cyrillic passage"])
+def test_no_disguise_gets_a_leak_past_the_gate(question, answer, kind):
+    exam = exam_question(GOUT, CRYSTALS)
+    leaks = find_leaks([exam_question(question, answer, id="smuggled")], [exam])
+    assert [(leak.kind, leak.train, leak.held_out) for leak in leaks] == [(kind, "smuggled", exam.id)]
+
+
+def test_an_item_whose_options_moved_is_the_same_item():
+    exam = exam_question(WHICH, "Allopurinol blocks xanthine oxidase.", kind="mcq", options=DRUGS)
+    moved = dict(zip("ABCD", reversed(DRUGS.values())))
+    copy = exam_question(WHICH.replace("drug", "one"), "Allopurinol blocks xanthine oxidase.", kind="mcq", options=moved)
+    assert [leak.kind for leak in find_leaks([copy], [exam])] == ["near_duplicate"]
+
+
+def test_other_words_for_other_things_are_no_leak():
+    exam = exam_question(GOUT, CRYSTALS)
+    assert find_leaks([exam_question("What causes gout in older women?", STORY), exam_question("Is gout painful?", "Yes, very much so.")], [exam]) == []
+
+
 # choices
 
 
 def test_real_explanations_agree_with_their_key(answers):
     items = [(row["exp"], "ABCD"[row["cop"] - 1], {letter.upper(): row[f"op{letter}"] for letter in "abcd"}) for row in answers]
     verdicts = sum(bool(named_letters(text)) for text, _, _ in items)
-    assert verdicts > 1000 and sum(contradicts(*item) for item in items) <= 5
+    assert verdicts > 1050 and sum(contradicts(*item) for item in items) == 0
     turned = sum(contradicts(text, "BCDA"["ABCD".index(right)], options) for text, right, options in items)
     assert turned > 0.95 * verdicts
 
@@ -285,7 +570,8 @@ def test_real_explanations_agree_with_their_key(answers):
 @pytest.mark.parametrize("explanation,letters", [
     ("<analysis>B lowers it, C does not. Therefore, the correct answer is D.</analysis>", ["D"]),
     ("Option B is incorrect. C is not correct.", []), ("A 45-year-old man. Vitamin C is correct for scurvy if low.", []),
-    ("Ans. (b) Insulin", ["B"]), ("The best answer is option C because it is fast", ["C"]),
+    ("Ans. 'd' Cori's disease", ["D"]), ("Ans. is 'c' i.e., rest", ["C"]), ("Answer- CSide effects of iodine", ["C"]), ("So the answer is D.", ["D"]),
+    ("Ans. All of them. Ans. BCG", []), ("Ans. (b) Insulin", ["B"]), ("The best answer is option C because it is fast", ["C"]),
 ])  # fmt: skip
 def test_a_verdict_is_told_from_a_mention(explanation, letters):
     assert named_letters(explanation) == letters
@@ -299,6 +585,26 @@ def test_a_benchmark_that_cannot_be_read_is_an_error(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=name):
         read_benchmark(tmp_path / name)
+
+
+@pytest.mark.parametrize("name,content", [
+    ("a.jsonl", {"Question": GOUT, "Answer": "x"}), ("a.jsonl", {"id": "1", "question": {"stem": GOUT, "choices": [{"label": "A", "text": "x"}]}}),
+    ("a.jsonl", {"conversations": [{"from": "human", "value": GOUT}, {"from": "gpt", "value": "x"}]}), ("a.jsonl", {"Q": GOUT, "A": "x", "B": "y"}),
+    ("a.json", {"version": "1", "questions": [{"body": GOUT, "ideal_answer": ["x"]}]}), ("a.jsonl", {"c1": GOUT[:-1], "c2": "7"}),
+    ("a.json", {"data": [{"paragraphs": [{"qas": [{"question": "Who are you?"}, {"question": GOUT, "answers": []}]}]}]}),
+    ("a.jsonl", {"instruction": "Answer the medical question below.", "input": GOUT, "output": "x"}), ("a.jsonl", {"frage": GOUT, "antwort": "x"}),
+    ("a.csv", f"id;question;answer\n1;{GOUT};x\n"), ("a.csv", f"{GOUT},x\nWho?,y\n"), ("a.tsv", f"n\tquery\n1\t{GOUT}\n"),
+    ("a.csv", f"\ufeffquestion,answer\n{GOUT},x\n"), ("a.jsonl", "\ufeff" + json.dumps({"question": GOUT})),
+    ("a.parquet", {"QUESTION TEXT": GOUT, "cop": 1}), ("a.parquet", {"id": 1, "question": {"stem": GOUT}}),
+])  # fmt: skip
+def test_a_benchmark_is_read_whatever_its_columns_are_called(tmp_path, name, content):
+    if name == "a.parquet":
+        pa = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist([content]), tmp_path / name)
+    else:
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    leaks = find_leaks([exam_question(GOUT, STORY)], read_benchmark(tmp_path / name))
+    assert leaks and leaks[0].held_out.startswith(name)
 
 
 @QUICK
