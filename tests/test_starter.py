@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from itertools import combinations
+from math import log
 
 import pytest
 
@@ -68,8 +69,9 @@ def test_a_choice_cannot_be_guessed_from_its_frequency_or_length(task, split):
     counts = Counter(line.fields[name] for line in lines)
     assert max(counts.values()) / len(lines) <= 1.5 / len(counts), counts
     if task == "clinical_reasoning":
-        longest = sum(line.fields["letter"] == max(line.options, key=lambda letter: len(line.options[letter])) for line in lines)
-        assert longest / len(lines) <= 0.45, f"the longest option is right in {longest} of {len(lines)}"
+        for pick in (max, min):
+            guessed = sum(line.fields["letter"] == pick(line.options, key=lambda letter: len(line.options[letter])) for line in lines)
+            assert guessed / len(lines) <= 0.35, f"the option of {pick.__name__}imal length is right in {guessed} of {len(lines)}"
 
 
 def test_the_tasks_where_mistakes_hurt_have_lines_that_mislead():
@@ -129,5 +131,48 @@ def test_the_datasheet_counts_what_is_there():
             *(kinds[kind] for kind in ("polite_harm", "casual_urgent", "benign_alarming")),
             sum(line.verdict == "corrected" for line in lines), sum(line.checked_against != "general knowledge" for line in lines),
         ]  # fmt: skip
-    for count in (len(EVERY), sum(line.verdict == "corrected" for _, line in EVERY)):
-        assert f"{count} " in text
+    text = " ".join(text.split())
+    checked = sum(line.checked_against != "general knowledge" for _, line in EVERY)
+    assert f"These {len(EVERY)} examples" in text and f"({sum(line.verdict == 'corrected' for _, line in EVERY)} lines)" in text
+    assert f"{checked} of {len(EVERY)} lines name a file" in text
+
+
+def guessed_from_words(line, others):
+    "How much of a point naive Bayes over the words of the options earns on a line, having seen the others; equals share it."
+    held = {True: Counter(), False: Counter()}
+    options = Counter()
+    for other in others:
+        for letter, text in other.options.items():
+            right = letter == other.fields["letter"]
+            held[right].update(set(words(text)))
+            options[right] += 1
+
+    def share(word, right):
+        return (held[right][word] + (0.5 if right else 1.5)) / (options[right] + (1 if right else 3))
+
+    def score(text):
+        known = [word for word in set(words(text)) if held[True][word] + held[False][word] >= 3]
+        return sum(log(share(word, True)) - log(share(word, False)) for word in known)
+
+    scores = {letter: score(text) for letter, text in line.options.items()}
+    best = [letter for letter in scores if scores[letter] > max(scores.values()) - 1e-9]
+    return (line.fields["letter"] in best) / len(best)
+
+
+def test_the_datasheet_says_how_much_can_be_guessed_and_how_far_topics_overlap():
+    text = " ".join(shipped("data", "starter", "README.md").read_text(encoding="utf-8").split())
+    lines = LINES["clinical_reasoning"]
+
+    def right(pick, lines):
+        guesses = [pick(line.options, key=lambda letter: len(line.options[letter])) for line in lines]
+        return f"{sum(guess == line.fields['letter'] for guess, line in zip(guesses, lines)) / len(lines):.0%}".replace("%", " %")
+
+    test = [line for line in lines if line.split == "test"]
+    assert f"longest option is right in {right(max, lines)} of the lines ({right(max, test)} of the test)" in text
+    assert f"shortest in {right(min, lines)} ({right(min, test)})" in text
+    guessed = sum(guessed_from_words(line, [other for other in lines if other is not line]) for line in lines) / len(lines)
+    assert f"is right in {guessed:.0%}".replace("%", " %") + " of the lines left out" in text
+    held = [(task, line) for task, line in EVERY if line.split == "test"]
+    files = lambda line: set(re.findall(r"[\w/]+\.xml", line.checked_against))  # noqa: E731
+    seen = [line for task, line in held if any(files(line) & files(other) for kind, other in EVERY if kind != task and other.split == "train")]
+    assert f"{len(seen)} of the {len(held)} test lines" in text, len(seen)
