@@ -705,7 +705,8 @@ SAID = {
         "patients are invented, and personal data in collected texts were masked by rule, which may miss some.",
     "Collection":
         "Records were collected by medlab from the sources below through their public interfaces or files, or written for medlab. No person was "
-        "asked or observed, and no ethical review was sought. When each was fetched stands with it (`retrieved_at`). {authored} examples are the bundled starter data. Four tasks (safety_refusal, emergency_escalation, "
+        "asked or observed, and no ethical review was sought. When each was fetched stands with it (`retrieved_at`). "
+        "{authored} examples are the bundled starter data. Four tasks (safety_refusal, emergency_escalation, "
         "triage, treatment_recommendation) hold authored examples only: nothing was inferred from a text by rule.",
     "Preprocessing":
         "Texts were repaired, personal data masked, duplicates removed; see preprocess/quality.json for counts. Answers are whole sentences of their "

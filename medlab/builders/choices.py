@@ -43,14 +43,16 @@ def analysis_text(
 PICTURE = re.compile(
     r"\b(?:image|figure|picture|photograph|diagram|graph|slide|specimen|instrument|radiograph|x-?ray|scan|film|ecg|ekg|ct|mri|"
     r"tracing|device|structure|area)s?\b[^.?]{0,40}\b(?:given|shown|below|above|marked|depicted|labell?ed)\b|"
-    r"\bfollowing (?:lesions?|image|picture|ecg|x-?ray|finding on)\b|\b(?:shown|given) (?:here|below|in the (?:image|figure|picture|diagram|photograph))\b|\bidentify the\b|"
+    r"\bfollowing (?:lesions?|image|picture|ecg|x-?ray|finding on)\b|"
+    r"\b(?:shown|given) (?:here|below|in the (?:image|figure|picture|diagram|photograph))\b|\bidentify the\b|"
     r"\b(?:in|of|from|on) (?:the|this) (?:image|picture|photograph|figure|diagram)\b", re.I)
 #: Words that only an export with a lost "rt" has.
 LETTERS_LOST = re.compile(
     r"\b(?:aoa|aoic|aer(?:y|ies|ial)|bih|hea|paial\w*|\w*paum|coical|coex|coiso\w+|suppo(?:s|ed|ing|ive)?|viual\w*|\w*veebra\w*|fuher|"
     r"impoan\w+|impoance|repo(?:ed|s)|\w*poal|poable|moality|feil\w+|hyperophy|hypeens\w+|aboi\w+|ceif\w+|ceain\w*|sho(?:er|ened|ness)?|"
     r"cailage|quaer\w*|ahritis|ahr\w+|invei\w+|depament|propoion\w*|aificial\w*|"
-    r"veical\w*|detion|dete|horizoaly|chas?(?:'s)?|expe|effo|alve|\w*spo(?:ed|er|ers|ing)|propey|aspa(?:ic|ate)|paly|paner\w*|pa of|pas of|sta(?:s|ed|ing)?)\b")
+    r"veical\w*|detion|dete|horizoaly|chas?(?:'s)?|expe|effo|alve|\w*spo(?:ed|er|ers|ing)|propey|aspa(?:ic|ate)|paly|"
+    r"paner\w*|pa of|pas of|sta(?:s|ed|ing)?)\b")
 
 
 CAPITAL = re.compile(r"\b[A-Z](?=[a-z]{2})")  # of a first word or a heading; an acronym has more of them
@@ -77,7 +79,8 @@ SET_PHRASES = re.compile(r"(?:yes|no|maybe|true|false|(?:all|any|none|both|neith
 
 #: A line break lost in the middle of a word ("diarrhoeaOctreotide"), what is left of a reference or a list, or the verdict once more.
 GLUED = re.compile(
-    r"^\d+\.$|[a-z]{2}\.[A-Z]|[.\"]\"[A-Z]|[a-z]:\d|\b(?:answer|option) is\b|\b[Oo]ption [A-E]\b|[a-z]{3}[A-Z][a-z]|[a-z]{2}:[A-Z]|\bRef\b|\bp\.? ?\d{2}|\d/e\b|^\(|\b(?:[Tt]extbook|Publishers?|[Ee]dition|Harrison|Page [Nn]o)\b|[Pp]g\.? ?(?:[Nn]o|\d)")
+    r"^\d+\.$|[a-z]{2}\.[A-Z]|[.\"]\"[A-Z]|[a-z]:\d|\b(?:answer|option) is\b|\b[Oo]ption [A-E]\b|[a-z]{3}[A-Z][a-z]|[a-z]{2}:[A-Z]|"
+    r"\bRef\b|\bp\.? ?\d{2}|\d/e\b|^\(|\b(?:[Tt]extbook|Publishers?|[Ee]dition|Harrison|Page [Nn]o)\b|[Pp]g\.? ?(?:[Nn]o|\d)")
 
 
 def names_it(text: str, answer: str) -> bool:
