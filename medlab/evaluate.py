@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REMEMBERING', 'EvaluateParams', 'choose_items', 'Question', 'questions', 'batched', 'open_variant', 'open_weights',
-           'open_gguf', 'open_served', 'kept_batches', 'ask_batch', 'answer_all', 'check_items_fit', 'ask_variants',
-           'reproducible', 'evaluate', 'metrics']
+           'open_quantized', 'open_served', 'kept_batches', 'ask_batch', 'answer_all', 'check_items_fit',
+           'ask_variants', 'predictions_hash', 'evaluate', 'metrics']
 
 # %% ../nbs/10_evaluate.ipynb #a4b47efc
 import functools
@@ -25,7 +25,7 @@ from .contracts.engine import Engine, Sampling, check_room
 from .contracts.predictions import Prediction
 from .contracts.records import TASKS
 from .contracts.tasks import Example, read_examples
-from .metrics.baselines import parrots
+from .metrics.baselines import majority_baselines
 from .metrics.scores import agreement, compare, score
 from .core import Outcome, Params, Profile, Run, step
 from .models import load_spec, obtain
@@ -104,7 +104,7 @@ def open_variant(variant: str, run: Run, profile: Profile, batch: int) -> Iterat
         with open_served(run, profile) as engine:
             yield engine
         return
-    opened = open_weights(variant, run, profile, batch) if variant in ("base", "adapter", "merged") else open_gguf(variant, run, profile)
+    opened = open_weights(variant, run, profile, batch) if variant in ("base", "adapter", "merged") else open_quantized(variant, run, profile)
     try:
         yield opened
     finally:
@@ -126,7 +126,7 @@ def open_weights(variant: str, run: Run, profile: Profile, batch: int) -> Engine
     return HfEngine(base, adapter=run.file("finetune", "adapter"), four_bit=info["quantization"] == "nf4", batch=batch)
 
 # %% ../nbs/10_evaluate.ipynb #4f5ee6ba
-def open_gguf(variant: str, run: Run, profile: Profile) -> Engine:
+def open_quantized(variant: str, run: Run, profile: Profile) -> Engine:
     "A quantized file in the embedded llama.cpp server: one slot, no prompt cache."
     from medlab.engines.llama_cpp import LlamaCppEngine
 
@@ -232,7 +232,7 @@ def ask_variants(run: Run, profile: Profile, asked: list[Question], sampling: Sa
     return predictions, missing
 
 # %% ../nbs/10_evaluate.ipynb #8e41de6d
-def reproducible(predictions: list[Prediction]) -> str:
+def predictions_hash(predictions: list[Prediction]) -> str:
     "A fingerprint of the predictions without their timings."
     return sha256_json([prediction.model_dump(exclude={"seconds"}) for prediction in predictions])
 
@@ -256,7 +256,7 @@ def evaluate(run: Run, profile: Profile) -> Outcome:
     write_parquet(folder / "predictions.parquet", predictions, Prediction)
     write_json(folder / "metrics.json", metrics(items, asked, predictions, missing, profile))
     notes = [f"{variant} not run: {why}" for variant, why in missing.items()]
-    return Outcome(notes=notes, content={"predictions.parquet": reproducible(predictions)})
+    return Outcome(notes=notes, content={"predictions.parquet": predictions_hash(predictions)})
 
 # %% ../nbs/10_evaluate.ipynb #844ea080
 def metrics(items: list[Example], asked: list[Question], predictions: list[Prediction], missing: dict[str, str], profile: Profile) -> dict:
@@ -267,6 +267,6 @@ def metrics(items: list[Example], asked: list[Question], predictions: list[Predi
     return {
         "rows": [row.model_dump() for row in rows],
         "comparisons": [row.model_dump() for row in compare(items, predictions, seed=profile.seed, floor=floor)],
-        "parrots": parrots(items),
+        "parrots": majority_baselines(items),
         "items": named,
     }

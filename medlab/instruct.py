@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BUILDERS', 'MOST_WAYS', 'LEADS', 'MOST_CREDITS', 'SAID', 'FACTORY', 'Draft', 'draft_of', 'wording', 'with_lists_told',
-           'drafts_of', 'fitting', 'in_order', 'at_most', 'says', 'apart', 'opening_of', 'most', 'worded', 'example_of',
-           'InstructParams', 'Made', 'make_examples', 'emptied', 'without_leaks', 'as_item', 'check_examples', 'table',
-           'composition', 'longest', 'origins', 'datasheet', 'instruct']
+           'drafts_of', 'fitting', 'shuffled_drafts', 'at_most', 'says', 'apart', 'opening_of', 'most', 'worded',
+           'example_of', 'InstructParams', 'Made', 'make_examples', 'emptied', 'without_leaks', 'leak_item',
+           'check_examples', 'markdown_table', 'composition', 'longest', 'origins', 'datasheet', 'instruct']
 
 # %% ../nbs/04_instruct.ipynb #fcff0b1e
 import json
@@ -25,7 +25,7 @@ from .contracts.tasks import FIELDS, Example, build_messages, to_row
 from .core import Outcome, Params, Profile, Run, step
 from .cleaning.leaks import Item, check_leakage, find_leaks
 from .cleaning.records import PreprocessParams
-from .splitting.facts import throw
+from .splitting.facts import hash_fraction
 from .builders import choices, labels, pages, qa
 
 # %% ../nbs/04_instruct.ipynb #781c76b2
@@ -118,9 +118,9 @@ def fitting(draft: Draft) -> Draft | str:
         return "its text does not fit the answer's format"
 
 # %% ../nbs/04_instruct.ipynb #7a6f897a
-def in_order(drafts: Iterable[Draft], seed: int = 42) -> list[Draft]:
+def shuffled_drafts(drafts: Iterable[Draft], seed: int = 42) -> list[Draft]:
     "Drafts in their fixed order: authored ones first, then by a throw of the seed and their id."
-    return sorted(drafts, key=lambda draft: (not draft.authored, throw(seed, draft.id)))
+    return sorted(drafts, key=lambda draft: (not draft.authored, hash_fraction(seed, draft.id)))
 
 
 def at_most(drafts: Iterable[Draft], per_task: int) -> list[Draft]:
@@ -229,7 +229,7 @@ def make_examples(
     for split in SPLITS:
         made = [one for record in records[split] for one in drafts_of(record, params.max_answer_words)]
         left_out.update(one for one in made if isinstance(one, str))
-        drafts[split] = in_order((one for one in made if isinstance(one, Draft)), seed)
+        drafts[split] = shuffled_drafts((one for one in made if isinstance(one, Draft)), seed)
         del made
     drafts, left_out["asks or answers the same as a held-out example"] = apart(drafts)
     splits, taken, built = {}, set(), {one.id for rows in drafts.values() for one in rows if not one.authored}
@@ -258,12 +258,12 @@ def without_leaks(splits: dict[str, list[Example]], built: set[str]) -> int:
     before = sum(map(len, splits.values()))
     for seen, kept_back in (("validation", ["test"]), ("train", ["test", "validation"])):
         sides = [[one for split in names for one in splits[split]] for names in ([seen], kept_back)]
-        gone = {leak.train for leak in find_leaks(*(lambda side=side: (as_item(one, one.id in built) for one in side) for side in sides))} & built
+        gone = {leak.train for leak in find_leaks(*(lambda side=side: (leak_item(one, one.id in built) for one in side) for side in sides))} & built
         splits[seen] = [example for example in splits[seen] if example.id not in gone]
     return before - sum(map(len, splits.values()))
 
 
-def as_item(example: Example, built: bool) -> Item:
+def leak_item(example: Example, built: bool) -> Item:
     "An example as the leakage gate looks at it: question and answer, the labels left out."
     answer = " ".join(value for name, value in example.gold.items() if name not in ("reference", "option", "letter"))
     return Item(example.id, example.group, example.question, answer if built else "", None if built else answer)
@@ -283,7 +283,7 @@ def check_examples(splits: dict[str, list[Example]]) -> None:
                                   f"expected at most {most(len(questions))}: give its builder more ways to ask")
 
 # %% ../nbs/04_instruct.ipynb #49f2094a
-def table(head: list[str], rows: Iterable[Iterable]) -> list[str]:
+def markdown_table(head: list[str], rows: Iterable[Iterable]) -> list[str]:
     "A markdown table; without rows, the word `none`."
     rows = list(rows)
     if not rows:
@@ -299,9 +299,9 @@ def composition(made: Made) -> list[str]:
     shown = [[name, value, count] for (name, value), count in sorted(labelled.items()) if name != "specialty"]
     fields = len({value for name, value in labelled if name == "specialty"})
     return [
-        *table(["task", *made.splits, "longest answer, words"], counts),
-        f"What the sources say about them (and {fields} specialties):", "", *table(["label", "value", "examples"], shown),
-        "Left out:", "", *table(["why", "records or sections"], sorted(made.left_out.items())),
+        *markdown_table(["task", *made.splits, "longest answer, words"], counts),
+        f"What the sources say about them (and {fields} specialties):", "", *markdown_table(["label", "value", "examples"], shown),
+        "Left out:", "", *markdown_table(["why", "records or sections"], sorted(made.left_out.items())),
     ]
 
 
@@ -326,7 +326,7 @@ def origins(made: Made, records: Iterable[Record], held: Sequence[str] = ()) -> 
     rows = [[key[0], counts[key], key[1], "yes" if key[2] else "no", "; ".join(sorted(few[key]))] for key in sorted(counts)]
     note = f"Licences that the maker of this run states to hold: {', '.join(held)}." if held else "No licence was stated to be held beyond these."
     works = [f"- {name}" for key in sorted(credits) if len(credits[key]) > MOST_CREDITS for name in sorted(credits[key])]
-    return [*table(["source", "records", "licence", "may train", "name as"], rows), note, "", *works, *([""] if works else [])]
+    return [*markdown_table(["source", "records", "licence", "may train", "name as"], rows), note, "", *works, *([""] if works else [])]
 
 # %% ../nbs/04_instruct.ipynb #acc804f1
 #: What a datasheet says in every run, by Gebru's seven headings.

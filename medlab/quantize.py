@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECK', 'QuantizeParams', 'merge', 'model_texts', 'logged', 'convert', 'open_gguf', 'staged', 'to_gguf',
-           'find_quantizer', 'quantize_gguf', 'check_space', 'check_header', 'weight_errors', 'speak', 'quantize',
-           'proof', 'model_file']
+           'find_quantizer', 'quantize_gguf', 'check_quantize_space', 'check_header', 'weight_errors', 'speak',
+           'quantize', 'proof', 'model_file']
 
 # %% ../nbs/07_quantize.ipynb #ff9f6281
 import gc
@@ -196,7 +196,7 @@ def quantize_gguf(
             raise MedlabError(f"llama-quantize ended with code {code} on {source}; {program.tail()}")
 
 # %% ../nbs/07_quantize.ipynb #080ff027
-def check_space(
+def check_quantize_space(
     folder: Path,  # where the files will be written
     weights: int,  # bytes of the 16-bit weights
 ) -> None:
@@ -294,7 +294,7 @@ def quantize(run: Run, profile: Profile) -> Outcome:
         remove(remains)
     quantizer = find_quantizer()  # what is missing shall be said before minutes of work
     if not full.exists():
-        check_space(folder, sum(path.stat().st_size for path in base.glob("*.safetensors")))
+        check_quantize_space(folder, sum(path.stat().st_size for path in base.glob("*.safetensors")))
     if not merged.exists():
         merge(base, run.file("finetune", "adapter"), merged)
     if not full.exists():

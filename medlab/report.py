@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MADE_BEFORE', 'WORDS', 'VARIANT_WORDS', 'WORDS_FROM', 'QUALITY', 'PLACE_WORDS', 'SHOWN_BARS', 'command_of', 'hashes',
-           'timings', 'build_results', 'reproducible', 'headline', 'histogram', 'count_examples', 'collected_licences',
-           'build_data', 'table', 'kind_of', 'largest_first', 'by_place', 'may_train', 'held_words', 'credit_words',
-           'source_tables', 'flow_tables', 'check_tables', 'example_tables', 'length_tables', 'make_figures',
-           'make_data_figures', 'data_uri', 'page_maker', 'page_parts', 'page_hashes', 'data_headline', 'data_facts',
-           'judge_words', 'training_facts', 'time_facts', 'render_html', 'render_data', 'data_page', 'render_card',
-           'ReportParams', 'report']
+           'timings', 'build_results', 'results_hash', 'headline', 'histogram', 'count_examples', 'collected_licences',
+           'build_data', 'html_table', 'column_kind', 'largest_first', 'by_place', 'may_train', 'held_words',
+           'credit_words', 'source_tables', 'flow_tables', 'check_tables', 'example_tables', 'length_tables',
+           'make_figures', 'make_data_figures', 'data_uri', 'page_maker', 'page_parts', 'page_hashes', 'data_headline',
+           'data_facts', 'judge_words', 'training_facts', 'time_facts', 'render_html', 'render_data', 'data_page',
+           'render_card', 'ReportParams', 'report']
 
 # %% ../nbs/12_report.ipynb #50156abb
 import base64
@@ -28,7 +28,7 @@ from .contracts.records import SPLITS, TASKS, read_sources
 from .contracts.tasks import read_examples
 from medlab.figures.drawing import (
     MAIN, MISSING, OUTCOMES, SHORT, THEMES, draw_lengths, draw_loss, draw_records, draw_tasks, draw_variants, find_row, in_both, in_short,
-    last_run, length_panels, loss_words, rows_words, shown, spans, variants_of,
+    last_run, length_panels, loss_words, rows_words, formatted_value, spans, variants_of,
 )
 from .core import Outcome, Params, Profile, Run, find_step, git_commit, load_profile, package_versions, profile_names, step
 from .models import load_spec
@@ -104,7 +104,7 @@ def build_results(run: Run, profile: Profile) -> dict[str, Any]:
     }
 
 # %% ../nbs/12_report.ipynb #e841a33e
-def reproducible(results: dict[str, Any]) -> str:
+def results_hash(results: dict[str, Any]) -> str:
     "A fingerprint of the half that the same seed must give again."
     return sha256_json({name: results[name] for name in ("rows", "comparisons", "parrots", "hashes")})
 
@@ -143,8 +143,8 @@ def headline(rows: list[dict]) -> str:
         return "The base and a tuned variant were not both run, so nothing can be said about what training changed."
     base = found["base"]
     apart = "do not overlap" if tuned["low"] > base["high"] or tuned["high"] < base["low"] else "overlap, so no difference is shown"
-    return (f"Of {base['n']} held-out questions, the base model answered {shown(base)} in the asked format and the "
-            f"{tuned['variant']} model {shown(tuned)}; the 95 % intervals {apart}.")
+    return (f"Of {base['n']} held-out questions, the base model answered {formatted_value(base)} in the asked format and the "
+            f"{tuned['variant']} model {formatted_value(tuned)}; the 95 % intervals {apart}.")
 
 # %% ../nbs/12_report.ipynb #5bf2b1c5
 #: Lower edges of a length histogram of examples, in words.
@@ -201,7 +201,7 @@ def build_data(run: Run) -> dict[str, Any]:
     }
 
 # %% ../nbs/12_report.ipynb #2dcb90db
-def table(
+def html_table(
     title: str,
     head: list[str],
     rows: list[list] | None,
@@ -211,11 +211,11 @@ def table(
 ) -> dict[str, Any]:
     "A table as the page shows it; `rows` is None where the files say nothing, and a cell that is None says so too."
     cells = [[MISSING if one is None else f"{one:,}" if isinstance(one, int) else one for one in row] for row in rows or []]
-    return {"title": title, "head": head, "rows": cells, "kinds": [kind_of([row[place] for row in cells]) for place in range(len(head))],
+    return {"title": title, "head": head, "rows": cells, "kinds": [column_kind([row[place] for row in cells]) for place in range(len(head))],
             "words": words, "empty": MISSING if rows is None else empty, "notes": list(notes)}
 
 # %% ../nbs/12_report.ipynb #a9b050ea
-def kind_of(column: list[str]) -> str:
+def column_kind(column: list[str]) -> str:
     "How a column of cells is set: numbers to the right, so that their sizes can be compared; long texts in several lines."
     if column and all(cell == MISSING or cell.replace(",", "").isdecimal() for cell in column):
         return "number"
@@ -270,10 +270,10 @@ def source_tables(data: dict) -> list[dict]:
     credits = [[one["name"], credit_words(one["attribution"])] for one in sources if one["attribution"]]
     whys = [f"{one['name']} was {'left early' if one['status'] == 'partial' else one['status']}: {one['why']}" for one in sources if one["why"]]
     return [
-        table("What each source gave", ["source", "status", "records", "may train", "unread"], gave, notes=whys),
-        table("What could not be read", ["source", "why", "number"], unread, empty="Everything that came could be made a record."),
-        table("Licences", ["source", "licence", "records", "may train"], licences, notes=[held_words(held)]),
-        table("Whom to credit", ["source", "credit"], credits),
+        html_table("What each source gave", ["source", "status", "records", "may train", "unread"], gave, notes=whys),
+        html_table("What could not be read", ["source", "why", "number"], unread, empty="Everything that came could be made a record."),
+        html_table("Licences", ["source", "licence", "records", "may train"], licences, notes=[held_words(held)]),
+        html_table("Whom to credit", ["source", "credit"], credits),
     ]
 
 # %% ../nbs/12_report.ipynb #4ecace38
@@ -296,10 +296,10 @@ def flow_tables(data: dict) -> list[dict]:
     ]
     head = ["came in", *PLACE_WORDS.values()]
     return [
-        table("In and out, by source", ["source", *head], by_place(quality["sources"]), notes=notes),
-        table("Left out, and why", ["reason", "all sources", *names], reasons, empty="Nothing was left out."),
-        table("In and out, by licence", ["licence", *head], by_place(quality["licences"])),
-        table("Parts of a source", ["part", "records", "without answer", *head[1:5], "left out otherwise"], parts, empty="No source has parts."),
+        html_table("In and out, by source", ["source", *head], by_place(quality["sources"]), notes=notes),
+        html_table("Left out, and why", ["reason", "all sources", *names], reasons, empty="Nothing was left out."),
+        html_table("In and out, by licence", ["licence", *head], by_place(quality["licences"])),
+        html_table("Parts of a source", ["part", "records", "without answer", *head[1:5], "left out otherwise"], parts, empty="No source has parts."),
     ]
 
 # %% ../nbs/12_report.ipynb #e638bd32
@@ -314,11 +314,11 @@ def check_tables(data: dict) -> list[dict]:
     cut = MISSING if quality["records_cut"] is None else f"{quality['records_cut']:,}"
     before = f"Records that had lost a sentence before this check, because a stricter split has it too: {cut}."
     return [
-        table("Duplicates left out", ["kind", "records"], twice, words, "No record was left out, for this or any other reason."),
-        table("Personal data masked", ["kind", "times"], masked, empty="None was found." if settings["mask_personal"] else "Masking was turned off."),
-        table("Languages of all records", ["language", "records"], largest_first(quality["languages"])),
-        table("Groups", ["of the records that were kept", "number"], groups, "Records that share a question, a drug or a text stay on one side."),
-        table("Leakage gate", ["check", "pairs found"], largest_first(quality["leakage"]),
+        html_table("Duplicates left out", ["kind", "records"], twice, words, "No record was left out, for this or any other reason."),
+        html_table("Personal data masked", ["kind", "times"], masked, empty="None was found." if settings["mask_personal"] else "Masking was turned off."),
+        html_table("Languages of all records", ["language", "records"], largest_first(quality["languages"])),
+        html_table("Groups", ["of the records that were kept", "number"], groups, "Records that share a question, a drug or a text stay on one side."),
+        html_table("Leakage gate", ["check", "pairs found"], largest_first(quality["leakage"]),
               "Had it found one, the run would have ended there.", notes=[before]),
     ]
 
@@ -332,9 +332,9 @@ def example_tables(data: dict) -> list[dict]:
                *(of[name] for name in ("examples", "groups", "largest"))]
               for split, of in found["splits"].items()]
     return [
-        table("Splits", ["split", "records", "examples", "groups of examples", "examples in the largest"], splits),
-        table("Examples by task", ["task", *SPLITS], rows["tasks"]),
-        table("Examples by source", ["source", *SPLITS], rows["sources"]),
+        html_table("Splits", ["split", "records", "examples", "groups of examples", "examples in the largest"], splits),
+        html_table("Examples by task", ["task", *SPLITS], rows["tasks"]),
+        html_table("Examples by source", ["source", *SPLITS], rows["sources"]),
     ]
 
 
@@ -344,7 +344,7 @@ def length_tables(data: dict) -> list[dict]:
     for title, lengths in length_panels(data):
         names = [name for name in lengths or {} if name != "words_from"]
         rows = lengths and [[span, *(lengths[name][place] for name in names)] for place, span in enumerate(spans(lengths["words_from"]))]
-        found.append(table(title, ["words", *names], rows))
+        found.append(html_table(title, ["words", *names], rows))
     return found
 
 # %% ../nbs/12_report.ipynb #8842e3a8
@@ -386,7 +386,7 @@ def page_maker(templates: dict[str, str]) -> Any:
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     maker = Environment(loader=DictLoader(templates), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    maker.filters["shown"] = shown
+    maker.filters["shown"] = formatted_value
     maker.filters["words"] = lambda name: str(name).replace("_", " ")
     return maker
 
@@ -549,5 +549,5 @@ def report(run: Run, profile: Profile) -> Outcome:
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    same = reproducible(results)  # times and versions are in these files too
+    same = results_hash(results)  # times and versions are in these files too
     return Outcome(content=dict.fromkeys(["results.json", *texts], same))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ERROR_TYPES', 'error_body', 'request_problem', 'error_name', 'explain_errors', 'request_number', 'read_body',
            'log_line', 'Gate', 'admit', 'respond', 'BusyError', 'OneAtATime', 'health', 'ServeParams', 'create_app',
-           'listen', 'run_server', 'serving', 'main', 'announce', 'serve_forever', 'promised_calls', 'check_server',
-           'serve']
+           'listen', 'run_server', 'serving', 'serve_process', 'announce', 'serve_forever', 'promised_calls',
+           'check_server', 'serve']
 
 # %% ../nbs/09_serve.ipynb #ef3f770c
 import asyncio
@@ -299,12 +299,12 @@ def serving(
     with tempfile.TemporaryDirectory(prefix="medlab-serve-") as folder:
         ready = Path(folder) / "url"
         arguments = [run.path, profile.model_dump_json(), params.model_dump_json(), ready]
-        with Child([sys.executable, "-c", "from medlab.serve import main; main()", *arguments], run.folder("logs") / "serve.log") as child:
+        with Child([sys.executable, "-c", "from medlab.serve import serve_process; main()", *arguments], run.folder("logs") / "serve.log") as child:
             child.wait_until(ready.exists, seconds=300)
             yield ready.read_text(encoding="utf-8")
 
 # %% ../nbs/09_serve.ipynb #7f76466a
-def main() -> None:
+def serve_process() -> None:
     "What the process started by `serving` runs: run folder, profile, parameters and the file for its address as arguments."
     run_path, profile_text, params_text, ready = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an exit, unlike a kill, runs the clean-up of `with` blocks

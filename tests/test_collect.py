@@ -31,7 +31,7 @@ from medlab.fetch import Counts, Fetcher, host_of
 from medlab.fetching.pace import Bucket
 from medlab.sources import medquad
 from medlab.sources.medquad import MedQuad, downloaded_archive
-from medlab.sources.starter import CHOICES, FIELDS, Starter, read_lines
+from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS, Starter, read_lines
 
 MEDQUAD = Path(__file__).parents[2] / "shared" / "data" / "MedQuAD-master.zip"
 
@@ -69,7 +69,7 @@ def test_the_shipped_data_are_enough_and_sound():
     records = list(Starter().fetch())
     counts = Counter(record.task for record in records)
     held_out = Counter(record.task for record in records if record.split == "test")
-    assert set(counts) == set(TASKS) == set(FIELDS) and len(records) >= 800
+    assert set(counts) == set(TASKS) == set(TASK_FIELDS) and len(records) >= 800
     assert all(counts[task] >= 100 and held_out[task] >= 20 for task in TASKS)
     assert len({record.id for record in records}) == len(records)
     assert all(record.may_train and record.gold and record.license and record.attribution for record in records)
@@ -81,7 +81,7 @@ def test_the_shipped_data_are_enough_and_sound():
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_no_choice_can_be_won_by_always_saying_the_same(part):
     records = [record for record in Starter().fetch() if record.split == part]
-    for name in CHOICES:
+    for name in FIELD_CHOICES:
         words = Counter(record.gold[name] for record in records if name in record.gold)
         assert max(words.values()) / words.total() <= 0.75, f"{name} in {part}: {dict(words)}"
 
@@ -202,7 +202,7 @@ def test_a_mutated_document_is_read_or_unread_never_lost(data):
         kind = data.draw(st.sampled_from(["cut", "double", "insert", "overwrite"]))
         junk = data.draw(st.binary(max_size=8) | st.sampled_from([b"<", b"&x;", b"]]>", b"<QAPair/>", b"\x00", b"<!DOCTYPE a [<!ENTITY b 'c'>]>"]))
         content[place:] = {"cut": b"", "double": content[place:] * 2, "insert": junk + content[place:], "overwrite": junk + content[place + len(junk) :]}[kind]
-    found = medquad.read_document(bytes(content), "1_QA/1.xml")
+    found = medquad.read_medquad_document(bytes(content), "1_QA/1.xml")
     assert all(isinstance(item, (Record, Unread)) for item in found)
     if not found:  # no pair in a whole document
         assert b"<QAPair" not in bytes(content) or b"<!--" in bytes(content)

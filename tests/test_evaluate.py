@@ -18,9 +18,9 @@ from medlab.contracts.records import TASKS
 from medlab.core import Run, load_profile
 from medlab.contracts.predictions import Prediction, read_predictions
 from medlab.evaluate import EvaluateParams, Question, ask_batch, batched, choose_items, evaluate, kept_batches, questions
-from medlab.metrics.baselines import parrots
+from medlab.metrics.baselines import majority_baselines
 from medlab.metrics.intervals import bootstrap_mean, mcnemar, newcombe, wilson
-from medlab.metrics.scores import CHOICES, agreement, compare, marks, score, wanted_rows
+from medlab.metrics.scores import CHOICES, agreement, compare, answer_scores, score, wanted_rows
 from medlab.contracts.tasks import FORMATS, Example, build_messages, options_in, read_examples, render_answer
 from medlab.contracts.engine import Sampling
 
@@ -54,9 +54,9 @@ def row_of(rows, metric, task, variant):
 def test_a_reference_gets_every_mark_and_silence_none(starter):
     assert {example.task for example in starter} == set(TASKS)
     for example in starter:
-        assert set(marks(example, example.gold["reference"], "stop").values()) == {1.0}, example.id
+        assert set(answer_scores(example, example.gold["reference"], "stop").values()) == {1.0}, example.id
         for silence in ("", "  \n ", "\n".join(field.label + ":" for field in FORMATS[example.task])):
-            assert set(marks(example, silence, "length").values()) == {0.0}, (example.id, silence)
+            assert set(answer_scores(example, silence, "length").values()) == {0.0}, (example.id, silence)
 
 
 def test_another_items_answer_is_in_format_but_wrong(starter):
@@ -67,7 +67,7 @@ def test_another_items_answer_is_in_format_but_wrong(starter):
         for one, other in wrong:
             options = options_in(one.question)  # the other's letter, with this item's own words for it
             text = render_answer(task, {"analysis": "So.", "letter": other.gold[field]}, options) if options else other.gold["reference"]
-            found = marks(one, text)
+            found = answer_scores(one, text)
             assert (found["format_valid"], found["choice_found"], found[metric]) == (1.0, 1.0, 0.0)
 
 
@@ -75,7 +75,7 @@ def test_a_letter_with_another_options_words_is_readable_but_not_in_format(start
     case = next(example for example in starter if example.task == "clinical_reasoning")
     letter, options = case.gold["letter"], options_in(case.question)
     other = next(text for name, text in options.items() if name != letter)
-    found = marks(case, f"<analysis>So.</analysis>\n<answer>{letter}: {other}</answer>", "stop")
+    found = answer_scores(case, f"<analysis>So.</analysis>\n<answer>{letter}: {other}</answer>", "stop")
     assert (found["format_valid"], found["choice_found"], found["option_accuracy"]) == (0.0, 1.0, 1.0)
 
 
@@ -108,7 +108,7 @@ def test_naming_every_choice_is_no_choice(starter):
     for task, (field, metric) in CHOICES.items():
         example = next(example for example in starter if example.task == task)
         choices = next(one for one in FORMATS[task] if one.name == field)
-        found = marks(example, "\n".join(f"{choices.label}: {choice}" for choice in choices.choices))
+        found = answer_scores(example, "\n".join(f"{choices.label}: {choice}" for choice in choices.choices))
         assert (found["choice_found"], found[metric]) == (0.0, 0.0)
 
 
@@ -206,10 +206,10 @@ def test_agreement_counts_only_what_can_be_read(starter):
 
 
 def test_parrot_scores_are_what_the_parrot_would_get(starter):
-    for parrot in parrots(starter):
+    for parrot in majority_baselines(starter):
         of_task = [example for example in starter if example.task == parrot["task"]]
         field, metric = CHOICES[parrot["task"]]
-        spoken = [marks(example, f"{next(f.label for f in FORMATS[example.task] if f.name == field)}: {parrot['answer']}") for example in of_task]
+        spoken = [answer_scores(example, f"{next(f.label for f in FORMATS[example.task] if f.name == field)}: {parrot['answer']}") for example in of_task]
         assert sum(one[metric] for one in spoken) / len(of_task) == pytest.approx(parrot["value"], abs=1e-6)
 
 

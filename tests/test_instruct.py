@@ -22,7 +22,7 @@ from medlab.instruct import (
     with_lists_told, worded,
 )
 from medlab.contracts.records import SplitRecord
-from medlab.sources.starter import CHOICES, FIELDS
+from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS
 
 CASE = "clinical_reasoning"
 LINES = [task for task in TASKS if task != CASE]
@@ -369,8 +369,8 @@ def test_lenient_labels_forgive_a_hyphen():
 
 
 def test_the_starter_data_is_checked_against_the_same_formats():
-    assert {task: tuple(field.name for field in fields) for task, fields in FORMATS.items()} == FIELDS
-    assert {field.name: field.choices for fields in FORMATS.values() for field in fields if field.choices} == CHOICES
+    assert {task: tuple(field.name for field in fields) for task, fields in FORMATS.items()} == TASK_FIELDS
+    assert {field.name: field.choices for fields in FORMATS.values() for field in fields if field.choices} == FIELD_CHOICES
 
 
 # drafts and examples

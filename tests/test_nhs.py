@@ -14,7 +14,7 @@ from medlab.basics.errors import InputError, MissingError
 from medlab.contracts.records import Record, Unread
 from medlab.fetch import Fetched, Fetcher
 from medlab.sources import nhs
-from medlab.sources.nhs import Nhs, check_page, error_of, next_page, path_of, read_page
+from medlab.sources.nhs import Nhs, check_nhs_page, error_of, next_nhs_page, path_of, read_nhs_page
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def pages_asked(server):
 
 
 def read(body, path="conditions/zana"):
-    return read_page(body, path, "0" * 64, "2026-01-31T12:00:00+00:00")
+    return read_nhs_page(body, path, "0" * 64, "2026-01-31T12:00:00+00:00")
 
 
 # --- the crawl -----------------------------------------------------------------------------------------------------------
@@ -327,10 +327,10 @@ def test_nothing_of_a_recorded_page_is_lost(recorded):
 
 
 def test_recorded_lists_and_manifests(recorded):
-    assert next_page(recorded["manifest-pages-root-page-1"]) == "2" and next_page(recorded["conditions-root-page-2"]) == "3"
-    assert next_page(recorded["conditions-root-page-29"]) is None and next_page(recorded["conditions-root-category-z"]) is None
+    assert next_nhs_page(recorded["manifest-pages-root-page-1"]) == "2" and next_nhs_page(recorded["conditions-root-page-2"]) == "3"
+    assert next_nhs_page(recorded["conditions-root-page-29"]) is None and next_nhs_page(recorded["conditions-root-category-z"]) is None
     entries = recorded["manifest-pages-root-page-2"]["results"] + recorded["conditions-root-page-1"]["significantLink"]
-    assert all(path_of(entry["url"]) and nhs.changed(entry) for entry in entries)
+    assert all(path_of(entry["url"]) and nhs.changed_since(entry) for entry in entries)
 
 
 def test_recorded_errors(recorded):
@@ -339,8 +339,8 @@ def test_recorded_errors(recorded):
 
     assert error_of(fetched(404, "error-resource-not-found")) == (404, "Resource not found")
     with pytest.raises(MissingError, match="NHS_API_KEY"):
-        check_page(fetched(401, "error-missing-subscription-key"))
-    check_page(fetched(404, "error-sandbox-response-not-found"))
+        check_nhs_page(fetched(401, "error-missing-subscription-key"))
+    check_nhs_page(fetched(404, "error-sandbox-response-not-found"))
 
 
 # --- damaged pages -------------------------------------------------------------------------------------------------------
@@ -399,18 +399,18 @@ def test_damaged_real_pages_are_read_or_unread(recorded, data):
 def test_damaged_lists_give_links_or_reasons(data):
     entries = [{"url": f"{ROOT}conditions/a-{n}/", "dateModified": "2026-01-01"} for n in range(3)]
     body = damage({"pagination": {"next": f"{ROOT}manifest/pages/?page=2"}, "results": entries, "relatedLink": [{"name": "Next Page", "url": "?page=3"}]}, data)
-    following = next_page(body)
+    following = next_nhs_page(body)
     assert following is None or following.isdigit()
     for entry in body.get("results") or [] if isinstance(body.get("results"), list) else []:
         if isinstance(entry, dict):
-            assert path_of(entry.get("url")) is None or isinstance(nhs.changed(entry), str)
+            assert path_of(entry.get("url")) is None or isinstance(nhs.changed_since(entry), str)
 
 
 @settings(max_examples=200, deadline=None)
 @given(status=st.sampled_from([200, 400, 401, 404]), body=st.one_of(st.binary(max_size=80), JUNK.map(lambda value: json.dumps({"statusCode": value}).encode())))
 def test_any_body_is_an_answer_or_an_error_that_is_explained(status, body):
     try:
-        check_page(Fetched(status, {}, body, "https://x/", "", "", False))
+        check_nhs_page(Fetched(status, {}, body, "https://x/", "", "", False))
     except (InputError, MissingError):
         pass
 

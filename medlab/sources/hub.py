@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'LETTERS', 'READERS', 'READING', 'SENSIBLE_LIMIT', 'Columns', 'DataSet', 'options_of', 'unquoted',
-           'in_order', 'as_text', 'letter_of', 'medical_reasoning', 'to_record', 'Hub', 'one_line', 'once']
+           'lettered_options', 'as_text', 'letter_of', 'medical_reasoning', 'hub_record', 'Hub', 'line_of_error',
+           'once']
 
 # %% ../../nbs/sources/hub.ipynb #38670be3
 import ast
@@ -102,7 +103,7 @@ def options_of(row: dict, columns: Columns) -> dict[str, str]:  # letter to text
         cell = row[columns.options]
         texts = unquoted(cell) if isinstance(cell, str) else cell
     if isinstance(texts, dict):
-        texts = in_order(texts)
+        texts = lettered_options(texts)
     if not isinstance(texts, (list, tuple)):  # a text would be taken letter by letter, a set in another order each time
         raise ValueError(f"got a {type(texts).__name__}, expected a list or a dict of options")
     texts = [as_text(text) for text in texts]
@@ -122,7 +123,7 @@ def unquoted(text: str) -> Any:
             raise ValueError(f"got {text[:40]!r}, expected a list or a dict of options") from None
 
 # %% ../../nbs/sources/hub.ipynb #3753fc05
-def in_order(options: dict) -> list:
+def lettered_options(options: dict) -> list:
     "The options of a dict from A on, without those that are null; raises `ValueError` for other keys or a gap."
     given = {str(letter).strip().upper(): text for letter, text in options.items() if text is not None}
     if sorted(given) != list(LETTERS[: len(given)]):
@@ -169,7 +170,7 @@ def medical_reasoning(row: dict) -> dict:
     return {"question": question.strip(), "options": brace + options, "analysis": analysis.strip(), "letter": letter[1]}
 
 # %% ../../nbs/sources/hub.ipynb #b59561b9
-def to_record(name: str, data: DataSet, row: dict, place: int, digest: str, when: str) -> Record | Unread:
+def hub_record(name: str, data: DataSet, row: dict, place: int, digest: str, when: str) -> Record | Unread:
     "One row as a `Record`; a row that fits no record is `Unread`, with the reason."
     columns, key = data.columns, f"row {place}"
     try:
@@ -283,9 +284,9 @@ class Hub:
                 if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise cause  # the disk's own trouble, explained by `table`
             if data.path:
-                raise InputError(f"source {self.name!r}: {data.path} could not be read ({one_line(error)}); mend the file") from None
+                raise InputError(f"source {self.name!r}: {data.path} could not be read ({line_of_error(error)}); mend the file") from None
             raise MissingError(
-                f"{data.dataset} cannot be had here ({one_line(error)}); check the network, the name and the commit, and for a gated data "
+                f"{data.dataset} cannot be had here ({line_of_error(error)}); check the network, the name and the commit, and for a gated data "
                 "set accept its terms on its page and set HF_TOKEN"
             ) from None
 
@@ -317,7 +318,7 @@ class Hub:
             for batch in opened.iter_batches(2000):
                 for row in batch.to_pylist():
                     if wanted is None or place in wanted:
-                        yield once(to_record(self.name, self.data, row, place, digest, when), seen, place)
+                        yield once(hub_record(self.name, self.data, row, place, digest, when), seen, place)
                     place += 1
 
     def check_columns(self, names: list[str]) -> None:
@@ -331,7 +332,7 @@ class Hub:
                 raise InputError(f"source {self.name!r}: no column {column!r}{nearest(column, names)}; the table has {', '.join(names)[:200]}")
 
 # %% ../../nbs/sources/hub.ipynb #e4f56f9a
-def one_line(error: BaseException) -> str:
+def line_of_error(error: BaseException) -> str:
     "An error and what caused it, in one line and without keys."
     return masked(" ".join(f"{type(error).__name__}: {error} {error.__cause__ or ''}".split()))[:300]
 

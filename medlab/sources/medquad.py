@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROOTS', 'ATTRIBUTION', 'MOST_BYTES', 'MOST_FILES', 'MOST_FILE_BYTES', 'COMMIT', 'ADDRESS', 'REMEMBER_SECONDS',
-           'read_document', 'what_is_wrong', 'text_of', 'to_record', 'MedQuad', 'Archive', 'known_name', 'ZipArchive',
-           'FolderArchive', 'Watched', 'TarArchive', 'open_archive', 'explained_archive_errors', 'named_archive',
-           'downloaded_archive', 'chosen']
+           'read_medquad_document', 'medquad_problem', 'text_of', 'medquad_record', 'MedQuad', 'Archive', 'known_name',
+           'ZipArchive', 'FolderArchive', 'Watched', 'TarArchive', 'open_archive', 'explained_archive_errors',
+           'named_archive', 'downloaded_archive', 'chosen_files']
 
 # %% ../../nbs/sources/medquad.ipynb #2eb74984
 import bz2
@@ -34,7 +34,7 @@ from ..fetching.markup import parse_xml
 # %% ../../nbs/sources/medquad.ipynb #c82bc5f8
 ROOTS = ("Document", "doc", "DiseaseFile")
 
-def read_document(
+def read_medquad_document(
     data: bytes,
     name: str,  # folder and file, such as "9_CDC_QA/0000001.xml"
 ) -> list[Record | Unread]:  # one for each pair, those with an empty answer too
@@ -50,13 +50,13 @@ def read_document(
     title = " ".join(text_of(root.find("Focus")).split()) or None
     found, seen = [], set()
     for pair in root.iter("QAPair"):
-        wrong = what_is_wrong(pair, seen)
+        wrong = medquad_problem(pair, seen)
         key = f"{name}, line {pair.sourceline}" if wrong else f"{name}:{pair.find('Question').get('qid')}"
-        found.append(Unread(key=key, reason=wrong, **unread) if wrong else to_record(pair, key, title, root, digest))
+        found.append(Unread(key=key, reason=wrong, **unread) if wrong else medquad_record(pair, key, title, root, digest))
     return found
 
 # %% ../../nbs/sources/medquad.ipynb #32641b7b
-def what_is_wrong(
+def medquad_problem(
     pair: Any,  # a <QAPair>
     seen: set[str],  # the qids of the file so far; this one is added
 ) -> str | None:  # None when all is well
@@ -80,7 +80,7 @@ def text_of(element: Any) -> str:
 # %% ../../nbs/sources/medquad.ipynb #973e0ae5
 ATTRIBUTION = "MedQuAD (Ben Abacha and Demner-Fushman, 2019), https://github.com/abachaa/MedQuAD, CC BY 4.0; original text: {}"
 
-def to_record(
+def medquad_record(
     pair: Any,  # a <QAPair>
     key: str,  # unique over MedQuAD
     title: str | None,
@@ -128,7 +128,7 @@ class MedQuad:
         archive = open_archive(path)
         with explained_archive_errors(path):
             left_out = [Unread(source="medquad", key=name, reason=reason) for name, reason in archive.left_out.items()]
-            found = (item for name in chosen(sorted(archive.checksums), limit) for item in read_document(archive.read(name), name))
+            found = (item for name in chosen_files(sorted(archive.checksums), limit) for item in read_medquad_document(archive.read(name), name))
             yield from islice(chain(found, left_out), limit)
 
 # %% ../../nbs/sources/medquad.ipynb #8307c135
@@ -324,7 +324,7 @@ def downloaded_archive(
         raise MissingError(f"MedQuAD cannot be downloaded here; {advice}") from error
 
 # %% ../../nbs/sources/medquad.ipynb #4389ae22
-def chosen(
+def chosen_files(
     names: list[str],  # sorted
     limit: int | None,
 ) -> list[str]:  # in the order in which they are to be read

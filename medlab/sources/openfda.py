@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TITLES', 'NEVER_A_SENTENCE', 'SPOKEN', 'CHAPTERS', 'SECTIONS', 'WIDE', 'ATTRIBUTION', 'QUERY', 'ANSWERS',
-           'without_heading', 'with_table', 'tidy', 'texts_of', 'plain_texts', 'sections_of', 'names_of', 'first_text',
-           'from_product_data', 'read_label', 'OpenFda', 'check_answer', 'next_query']
+           'without_heading', 'with_table', 'tidy_label', 'texts_of', 'plain_texts', 'label_sections', 'names_of',
+           'first_text', 'from_product_data', 'read_label', 'OpenFda', 'check_answer', 'next_query']
 
 # %% ../../nbs/sources/openfda.ipynb #4e9367bf
 import re
@@ -66,7 +66,7 @@ def with_table(
 
 CHAPTERS = re.compile(r"\s*\(\s\d+(?:\.\d+)*(?:\s*,\s*\d+(?:\.\d+)*)*\s\)|\s*\[\s*see [^\[\]]{0,300}\]", re.I)
 
-def tidy(text: str, field: str) -> str:
+def tidy_label(text: str, field: str) -> str:
     "A field's text as it reads best: one item or paragraph a line, no heading, no references to chapters."
     text = CHAPTERS.sub("", without_heading(text.strip(), field))
     text = re.sub(r"\s*[■•▪●◆▶]\s*", "\n- ", text)
@@ -132,12 +132,12 @@ def plain_texts(label: dict, name: str) -> list[str]:
     return list(dict.fromkeys(" ".join(part.split()) for part in parts))  # a text that is listed twice is said once
 
 # %% ../../nbs/sources/openfda.ipynb #4cd17606
-def sections_of(label: dict) -> dict[str, str]:
+def label_sections(label: dict) -> dict[str, str]:
     "The sections of a label that have a text, in the order of `SECTIONS`."
     texts = texts_of(label)
     sections = {}
     for section, fields in SECTIONS.items():
-        parts = dict.fromkeys(tidied for field in fields if field in texts and re.search(r"\w", tidied := tidy(texts[field], field)))
+        parts = dict.fromkeys(tidied for field in fields if field in texts and re.search(r"\w", tidied := tidy_label(texts[field], field)))
         if parts:
             sections[section] = "\n".join(parts)
     return sections
@@ -187,7 +187,7 @@ def read_label(
     if key == place:
         return Unread(**unread, reason=f"expected a label with set_id or id, got {str(sorted(map(str, label)) or kind)[:100]}")
     try:
-        sections = sections_of(label)
+        sections = label_sections(label)
     except ValueError as error:
         return Unread(**unread, reason=str(error))
     brand, generic = names_of(label)

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from ..contracts.records import PLACES, REASONS, STRICTEST_FIRST, Record, Rejected, SplitRecord
 from ..cleaning.benchmarks import BenchmarkItem, read_benchmark
 from ..cleaning.duplicates import candidates, hashed, overlap, signatures, words_of
-from ..cleaning.leaks import Item, find_leaks, item_of, told
-from ..cleaning.passages import HeldPassages, telling, windows, without_passages
+from ..cleaning.leaks import Item, find_leaks, item_of, record_text
+from ..cleaning.passages import HeldPassages, telling, word_windows, without_passages
 from ..cleaning.records import PreprocessParams
-from ..cleaning.shelf import Shelf
+from ..cleaning.disk_store import DiskStore
 from .facts import Facts, shingles_of
-from .groups import linked, sides
+from .groups import linked, assign_splits
 
 # %% ../../nbs/splitting/decontaminate.ipynb #e60e8fbb
 class Arranged:
@@ -33,7 +33,7 @@ class Arranged:
         self.place, self.reason = np.full(count, 4, dtype=np.uint8), facts["reason"].copy()
         self.group, self.twin = np.zeros(count, dtype=np.uint64), np.full(count, -1, dtype=np.int64)
         found = linked(facts, params.near_duplicate_threshold)
-        side, self.group[found.order] = sides(facts, found, params)
+        side, self.group[found.order] = assign_splits(facts, found, params)
         fixed, trainable = facts["fixed"][found.order], facts["trainable"][found.order]
         binding = np.array(found.roots, dtype=np.int64)
         has_fixed = np.zeros(len(side), dtype=bool)
@@ -68,7 +68,7 @@ class Arranged:
         "Put a shorter version of a record on the shelf, with all that is known of it."
         import numpy as np
 
-        facts, told_there = self.facts, hashed(words_of(told(record)))
+        facts, told_there = self.facts, hashed(words_of(record_text(record)))
         facts.shelf.exchange(4 * number, record.model_dump_json().encode())
         facts.shelf.exchange(4 * number + 1, told_there.tobytes())
         facts["signed told"][np.count_nonzero(facts["has told"][:number])] = signatures([shingles_of("told", told_there)])[0]
@@ -94,8 +94,8 @@ def passages_at(facts: Facts, number: int) -> tuple[Any, Any]:
     "The passages of a record's question and collected text, and those of its authored answer."
     import numpy as np
 
-    told_there = [] if facts["task"][number] else [windows(facts.words(number, "told"))]
-    return np.concatenate([windows(facts.words(number, "asked")), *told_there]), windows(facts.words(number, "advice"))
+    told_there = [] if facts["task"][number] else [word_windows(facts.words(number, "told"))]
+    return np.concatenate([word_windows(facts.words(number, "asked")), *told_there]), word_windows(facts.words(number, "advice"))
 
 # %% ../../nbs/splitting/decontaminate.ipynb #b7f8774a
 def drop_repeats(arranged: Arranged, place: str, held: Any) -> bool:  # whether there were any
@@ -142,7 +142,7 @@ def without_secrets(record: Record, secret: Callable[[Any], Any]) -> Record | No
     def numbered(text: str) -> Any:
         return hashed(words_of(text))
 
-    if record.task is not None or secret(windows(numbered(record.question or ""))).any():
+    if record.task is not None or secret(word_windows(numbered(record.question or ""))).any():
         return None
     texts = {name: without_passages(text, numbered, secret) for name in ("answer", "text") if (text := getattr(record, name))}
     sections = {name: left for name, text in (record.sections or {}).items() if (left := without_passages(text, numbered, secret))}
@@ -168,7 +168,7 @@ def drop_benchmarks(arranged: Arranged, benchmarks: Iterable[Sequence[BenchmarkI
 # %% ../../nbs/splitting/decontaminate.ipynb #1d91c64a
 def arrange(
     batches: Iterable[dict[str, Any]],  # what `work` returned, in any order
-    shelf: Shelf,
+    shelf: DiskStore,
     params: PreprocessParams,
 ) -> Arranged:
     "From examined records to a place for each; the order in which they come does not matter."
