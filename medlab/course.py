@@ -11,7 +11,6 @@ __all__ = ['app', 'RunOption', 'ParamOption', 'SourceOption', 'RequireOption', '
            'main']
 
 # %% ../nbs/13_course.ipynb #156ffc98
-import importlib
 import importlib.util
 import json
 import os
@@ -27,27 +26,10 @@ from typing import Annotated
 
 import typer
 
-from medlab.core import (
-    InputError,
-    Manifest,
-    MedlabError,
-    MissingError,
-    Params,
-    Profile,
-    ROOMS,
-    Run,
-    Step,
-    masked,
-    module_hash,
-    nearest,
-    open_run,
-    project_folder,
-    read_json,
-    sha256_file,
-    sha256_json,
-    shipped,
-    write_json,
-)
+from .basics.errors import InputError, MedlabError, MissingError, nearest
+from .basics.files import read_json, sha256_file, sha256_json, shipped, write_json
+from .basics.secrets import masked
+from .core import ROOMS, Manifest, Params, Profile, Run, Step, module_hash, open_run, project_folder
 
 # %% ../nbs/13_course.ipynb #da15328f
 def check_parameters(
@@ -320,7 +302,7 @@ def add_step_command(step: Step) -> None:
 # %% ../nbs/13_course.ipynb #f4ebe254
 def help_of(step: Step) -> str:
     "A step's help page: what it does, reads and writes, and its parameters."
-    needs = ", ".join(need.name for need in step.needs)
+    needs = ", ".join(step.needs)
     reads = f"Reads: {needs} (made first when not done). " if needs else ""
     return (
         f"{step.__doc__.strip()}\n\n{reads}Writes: {', '.join(step.outputs)} in "
@@ -361,7 +343,7 @@ def collect_command(
     overrides = [f"collect.{name}={json.dumps(value)}" for name, value in given.items() if value is not None and value is not False]
     overrides += override or []
     run_step(Lesson("02_collect", Path()).step, profile, run, overrides)
-    for report in read_sources(run_and_profile(profile, run, overrides)[0]):
+    for report in read_sources(run_and_profile(profile, run, overrides)[0].file("collect", "sources.json")):
         unread = f", {sum(report.unread.values())} unread (see unread.jsonl)" if report.unread else ""
         typer.echo(f"  {report.name}: {report.status}, {report.count:,} records, {report.may_train:,} for training{unread}{f'; {report.why}' if report.why else ''}")
 

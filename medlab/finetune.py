@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from medlab.core import (
-    InputError, MedlabError, Outcome, Params, Profile, Run, atomic_path, flush_to_disk, read_json, remove, step, write_json,
-)
+from .basics.errors import InputError, MedlabError
+from .basics.files import atomic_path, flush_to_disk, read_json, remove, write_json
+from .contracts.chat import ChatFormat
+from .contracts.tasks import Example, read_examples
+from .core import Outcome, Params, Profile, Run, step
+from .models import load_spec, obtain
 from .engines.hf import nf4, quiet
-from .instruct import Example, instruct, read_examples
-from .models import ChatFormat, load_spec, obtain
 
 # %% ../nbs/06_finetune.ipynb #c80516a0
 class FinetuneParams(Params):
@@ -433,10 +434,10 @@ def read_rows(
     params: FinetuneParams,
 ) -> tuple[list[Row], list[Row], list[str]]:  # training rows, validation rows, notes
     "The run's training and validation examples as token ids; what is too long is left out with a note."
-    rows, too_long = encode_examples(read_examples(run, "train"), chat, params.max_length)
+    rows, too_long = encode_examples(read_examples(run.file("instruct", "train.jsonl")), chat, params.max_length)
     total = len(rows) + len(too_long)
     notes = [f"{len(too_long)} of {total} training examples are longer than {params.max_length} tokens and were left out"] if too_long else []
-    held_out = read_examples(run, "validation")
+    held_out = read_examples(run.file("instruct", "validation.jsonl"))
     share = max(1, len(held_out) // max(1, params.validation))  # spread over the file, which is ordered by source and task
     fitting = [row for example in held_out[::share] if len((row := chat.training_ids(example.messages))[0]) <= params.max_length]
     return rows, sorted(fitting[: params.validation], key=lambda row: len(row[0])), notes
@@ -463,7 +464,7 @@ def model_info(
 
 # %% ../nbs/06_finetune.ipynb #0ff22ce0
 @step(
-    "finetune", params=FinetuneParams, needs=[instruct], inputs=lambda profile: {"model": load_spec(profile.model).fingerprint},
+    "finetune", params=FinetuneParams, needs=["instruct"], inputs=lambda profile: {"model": load_spec(profile.model).fingerprint},
     outputs=["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "model_info.json"],
     packages=["torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers"],
 )
@@ -476,7 +477,7 @@ def finetune(run: Run, profile: Profile) -> Outcome:
         model, log = train(base, rows, validation, params, profile.seed, folder)
         save_adapter(model, folder / "adapter", spec.name)
         write_json(folder / "training_log.json", log)
-        used = {"train": len(rows), "left_out": len(read_examples(run, "train")) - len(rows), "validation": len(validation)}
+        used = {"train": len(rows), "left_out": len(read_examples(run.file("instruct", "train.jsonl"))) - len(rows), "validation": len(validation)}
         write_json(folder / "model_info.json", model_info(profile, params, model, log, used))
     remove(folder / "checkpoints")
     log = read_json(folder / "training_log.json")

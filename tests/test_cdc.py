@@ -10,8 +10,9 @@ from servers.base import busy, ok, redirect, wrong_type
 from servers.cdc import CDC, NIH, CdcServer, Page, envelope, error
 from servers.collecting import SourceFaults, answered, mutated, quick_fetcher, records, unread
 
-from medlab.core import InputError, MedlabError, MissingError
-from medlab.sources.cdc import Cdc, TryAgain, is_cdc, item_problem, next_page, open_envelope, read_page, sections_of
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.fetching.retry import TryAgain
+from medlab.sources.cdc import Cdc, is_cdc, item_problem, next_page, open_envelope, read_page, sections_of
 
 PUBLIC = "LicenseRef-US-Gov-Public-Domain"
 

@@ -22,7 +22,8 @@ from medlab.cleaning.shelf import Groups
 from medlab.cleaning.text import (
     fixed_characters, mended_question, mended_text, signs_by_share, tidy, trimmed_answer, without_boilerplate, without_outline,
 )
-from medlab.core import InputError, Record
+from medlab.basics.errors import InputError
+from medlab.contracts.records import Record
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ASCII = "".join(map(chr, range(32, 127)))  # ftfy reads other bytes as broken text, and the result of that again

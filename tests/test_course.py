@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from medlab.core import ROOMS, Run, read_json
+from medlab.basics.files import read_json
+from medlab.core import ROOMS, Run
 
 STEPS = [room for room in ROOMS if room not in ("core", "fetch", "models", "course")]
 

@@ -12,33 +12,17 @@ from itertools import product
 
 import pytest
 
-from medlab.core import TASKS, InputError, MedlabError, Run, load_profile, read_json, read_jsonl, shipped
-from medlab.evaluate import (
-    CHOICES,
-    VARIANTS,
-    EvaluateParams,
-    Prediction,
-    Question,
-    agreement,
-    ask_batch,
-    batched,
-    bootstrap_mean,
-    choose_items,
-    compare,
-    evaluate,
-    kept_batches,
-    marks,
-    mcnemar,
-    newcombe,
-    parrots,
-    questions,
-    read_predictions,
-    score,
-    wanted_rows,
-    wilson,
-)
-from medlab.instruct import FORMATS, Example, build_messages, options_in, read_examples, render_answer
-from medlab.models import Sampling
+from medlab.basics.errors import InputError, MedlabError
+from medlab.basics.files import read_json, read_jsonl, shipped
+from medlab.contracts.records import TASKS
+from medlab.core import Run, load_profile
+from medlab.contracts.predictions import Prediction, read_predictions
+from medlab.evaluate import EvaluateParams, Question, ask_batch, batched, choose_items, evaluate, kept_batches, questions
+from medlab.metrics.baselines import parrots
+from medlab.metrics.intervals import bootstrap_mean, mcnemar, newcombe, wilson
+from medlab.metrics.scores import CHOICES, agreement, compare, marks, score, wanted_rows
+from medlab.contracts.tasks import FORMATS, Example, build_messages, options_in, read_examples, render_answer
+from medlab.contracts.engine import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +94,8 @@ def test_a_task_may_have_more_tokens_and_a_batch_has_one_limit(starter):
 
 
 def test_every_starter_answer_fits_its_limit(starter):
-    from medlab.models import ChatFormat, load_spec, obtain
+    from medlab.contracts.chat import ChatFormat
+    from medlab.models import load_spec, obtain
 
     chat, params = ChatFormat.from_folder(obtain(load_spec("tiny-random"))), EvaluateParams()
     assert chat.prompt_ids(starter[0].messages[:-1])
@@ -238,7 +223,7 @@ def test_items_are_the_same_whatever_order_they_come_in(starter):
 
 
 def test_an_engine_that_goes_away_is_a_failure_not_a_missing_engine(starter):
-    from medlab.core import free_port
+    from medlab.basics.processes import free_port
     from medlab.engines.openai_compatible import OpenAiEngine
 
     question = Question(example=starter[0], messages=starter[0].messages[:-1], prompt_tokens=5, prompt_sha256="")
@@ -259,7 +244,7 @@ def test_a_torn_ledger_loses_only_its_torn_line(starter, tmp_path):
 
 def test_five_variants_answer_the_same_prompts(smoke_run):
     run, profile = smoke_run
-    predictions, measured = read_predictions(run), read_json(run.file("evaluate", "metrics.json"))
+    predictions, measured = read_predictions(run.file("evaluate", "predictions.parquet")), read_json(run.file("evaluate", "metrics.json"))
     items = {item["id"]: item["prompt_sha256"] for item in measured["items"]}
     for variant in VARIANTS:
         given = [one for one in predictions if one.variant == variant]
@@ -268,7 +253,7 @@ def test_five_variants_answer_the_same_prompts(smoke_run):
     assert len({(one.item_id, one.prompt_tokens) for one in predictions}) == len(items)
     rows = [row for row in measured["rows"] if row["variant"] in VARIANTS and not row["metric"].startswith("same_")]
     assert len(rows) == len(VARIANTS) * len(wanted_rows()) and {row["status"] for row in rows} == {"measured"}
-    assert {item["id"] for item in measured["items"]} <= {example.id for example in read_examples(run, "test")}
+    assert {item["id"] for item in measured["items"]} <= {example.id for example in read_examples(run.file("instruct", "test.jsonl"))}
 
 
 SCRIPT = """

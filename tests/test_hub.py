@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.hub import COMMIT, HubServer
 
-from medlab.core import InputError, Record, Unread, record_id
+from medlab.basics.errors import InputError
+from medlab.contracts.records import Record, Unread, record_id
 from medlab.sources.hub import DATASETS, Columns, DataSet, Hub, to_record
 
 NAME = "openlifescienceai/medmcqa"
@@ -51,7 +52,7 @@ def sleep(seconds):  # the hub's client waits up to eight seconds between its tr
         print("slept", seconds, file=sys.stderr)
     nap(min(seconds, 0.01))
 time.sleep = sleep
-from medlab.core import MedlabError
+from medlab.basics.errors import MedlabError
 from medlab.fetch import Fetcher
 from medlab.sources.hub import Hub
 name, options, offline = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "offline"

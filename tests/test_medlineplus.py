@@ -7,8 +7,9 @@ from servers.base import ok, wrong_type
 from servers.collecting import SourceFaults, answered, mutated, quick_fetcher, records, unread
 from servers.medlineplus import HOME, MedlinePlusServer, Topic, document, result
 
-from medlab.core import InputError, MedlabError, MissingError, Record
-from medlab.fetch import parse_xml
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.contracts.records import Record
+from medlab.fetching.markup import parse_xml
 from medlab.sources.medlineplus import TERMS, MedlinePlus, owner_problem, read_document, read_page, sections_of
 
 PUBLIC = "LicenseRef-US-Gov-Public-Domain"

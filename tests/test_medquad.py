@@ -8,7 +8,8 @@ import zipfile
 
 import pytest
 
-from medlab.core import InputError, Record, Unread
+from medlab.basics.errors import InputError
+from medlab.contracts.records import Record, Unread
 from medlab.sources import medquad
 from medlab.sources.medquad import MedQuad, read_document
 

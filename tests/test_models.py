@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from medlab.core import InputError, MedlabError, MissingError, read_json, sha256_file
-from medlab.models import (
-    ChatFormat, ModelSpec, Sampling, check_gguf, check_room, check_same_prompt, load_spec, obtain, read_gguf, whole,
-)
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.basics.files import read_json, sha256_file
+from medlab.contracts.chat import ChatFormat, check_same_prompt
+from medlab.contracts.engine import Sampling, check_room
+from medlab.loaders.gguf import check_gguf, read_gguf
+from medlab.models import ModelSpec, load_spec, obtain, whole
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -185,7 +187,7 @@ def test_a_wheel_with_other_bytes_is_refused(smollm):
 
 
 HUB_ONLY = """
-from medlab.core import MedlabError
+from medlab.basics.errors import MedlabError
 from medlab.models import load_spec, obtain
 try:
     print(obtain(load_spec({path!r})))

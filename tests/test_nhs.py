@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from servers.base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
 from servers.nhs import ROOT, NhsServer, element, front, medicine, page, paths, section
 
-from medlab.core import InputError, MissingError, Record, Unread
+from medlab.basics.errors import InputError, MissingError
+from medlab.contracts.records import Record, Unread
 from medlab.fetch import Fetched, Fetcher
 from medlab.sources import nhs
 from medlab.sources.nhs import Nhs, check_page, error_of, next_page, path_of, read_page
@@ -309,7 +310,7 @@ def test_recorded_pages(recorded):
 
 def test_nothing_of_a_recorded_page_is_lost(recorded):
     "Each paragraph of the branch that was taken is in the text."
-    from medlab.fetch import html_text
+    from medlab.fetching.markup import html_text
 
     def texts(value):
         if isinstance(value, dict):

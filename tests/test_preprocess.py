@@ -15,8 +15,13 @@ from medlab.cleaning.duplicates import near_pairs, text_key
 from medlab.cleaning.leaks import LeakageError, check_leakage, find_leaks
 from medlab.cleaning.text import tidy
 from medlab.collect import collect
-from medlab.core import InputError, MissingError, Profile, Record, Run, read_json, read_parquet, record_id, scan_parquet, shipped, write_parquet
-from medlab.preprocess import REASONS, PreprocessParams, Rejected, SplitRecord, account, clean, divide, fault, preprocess
+from medlab.basics.errors import InputError, MissingError
+from medlab.basics.files import read_json, read_parquet, scan_parquet, shipped, write_parquet
+from medlab.contracts.records import Record, record_id
+from medlab.core import Profile, Run
+from medlab.cleaning.records import PreprocessParams, clean, fault
+from medlab.contracts.records import REASONS, Rejected, SplitRecord
+from medlab.preprocess import account, divide, preprocess
 
 WORDS = [f"{first}{second}" for first in ("ba", "co", "di", "fu", "ge", "lo", "mi", "na", "po", "ra") for second in ("lam", "nor", "tis", "vek", "zum")]
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from medlab.core import InputError, MedlabError, MissingError, read_json, remove
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.basics.files import read_json, remove
 from medlab.engines.hf import load_model
 from medlab.finetune import FinetuneParams, add_lora, load_base, save_adapter
-from medlab.models import ChatFormat, load_spec, obtain
+from medlab.contracts.chat import ChatFormat
+from medlab.models import load_spec, obtain
 from medlab.quantize import CHECK, check_space, find_quantizer, merge, model_file, open_gguf, quantize, quantize_gguf, speak, staged
 
 

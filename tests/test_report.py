@@ -8,36 +8,18 @@ import shutil
 
 import pytest
 
-from medlab.core import TASKS, MissingError, Record, Run, load_profile, read_json, sha256_file, write_json, write_parquet
-from medlab.evaluate import VARIANTS, wanted_rows
+from medlab.basics.errors import MissingError
+from medlab.basics.files import read_json, sha256_file, write_json, write_parquet
+from medlab.contracts.records import TASKS, Record
+from medlab.core import Run, load_profile
+from medlab.metrics.scores import VARIANTS, wanted_rows
 from medlab.report import data_page as write_data_page
+from medlab.figures.drawing import MAIN, MISSING, SHORT, THEMES, draw_lengths, draw_loss, draw_records, draw_tasks, draw_variants, shown
+from medlab.report import make_data_figures, make_figures
+from medlab.core import STEPS
 from medlab.report import (
-    MAIN,
-    MISSING,
-    QUALITY,
-    SHORT,
-    STEPS,
-    THEMES,
-    WORDS,
-    build_data,
-    build_results,
-    command_of,
-    data_headline,
-    draw_lengths,
-    draw_loss,
-    draw_records,
-    draw_tasks,
-    draw_variants,
-    headline,
-    make_data_figures,
-    make_figures,
-    page_parts,
-    render_card,
-    render_data,
-    render_html,
-    report,
-    reproducible,
-    shown,
+    QUALITY, WORDS, build_data, build_results, command_of, data_headline, headline, page_parts, render_card, render_data, render_html,
+    report, reproducible,
 )
 
 WHY = 'no engine here <script>alert(1)</script> & "quotes"'

@@ -7,7 +7,8 @@ from math import log
 
 import pytest
 
-from medlab.core import TASKS, shipped
+from medlab.basics.files import shipped
+from medlab.contracts.records import TASKS
 from medlab.sources.starter import CHOICES, FIELDS, read_lines
 
 LINES = {task: read_lines(shipped("data", "starter", f"{task}.jsonl")) for task in TASKS}

@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..instruct import build_messages, find_field, parse_answer
-from ..models import ChatFormat, Completion, Engine, Sampling, check_room
+from ..contracts.chat import ChatFormat
+from ..contracts.engine import Completion, Engine, Sampling, check_room
+from ..contracts.tasks import build_messages, find_field, parse_answer
 
 # %% ../../nbs/api/ask.ipynb #3aca3339
 class AskRequest(BaseModel):

@@ -20,10 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .measure import Results, asked_of, by_turns, compared, growth_line, origin_words, others_now, road_rows, roads, run_measured
-from .measure import runs_of, stage_line, stage_rows, timed, warning
-from ..core import InputError, MissingError, Record, Unread, load_profile, project_folder, read_json, record_id, shipped, write_jsonl
+from ..basics.errors import InputError, MissingError
+from ..basics.files import read_json, shipped, write_jsonl
+from ..contracts.records import Record, Unread, record_id
+from ..core import load_profile, project_folder
 from ..sources.medquad import MedQuad, named_archive
+from medlab.bench.measure import (
+    Results, asked_of, by_turns, compared, growth_line, origin_words, others_now, road_rows, roads, run_measured, runs_of, stage_line,
+    stage_rows, timed, warning,
+)
 
 # %% ../../nbs/bench/data.ipynb #dc39c52b
 def plain_frame(archive: str) -> Any:  # a pandas.DataFrame
@@ -145,7 +150,7 @@ def medlab_parse(archive: str) -> dict[str, float]:
 # %% ../../nbs/bench/data.ipynb #6e99b08a
 def medlab_clean(archive: str) -> dict[str, float]:
     "Every check and mending of preprocessing for each record, personal data and language included; reading is not timed."
-    from medlab.preprocess import examined
+    from medlab.cleaning.records import examined
 
     records, reasons = medlab_records(archive), []
 
@@ -171,7 +176,9 @@ def medlab_duplicates(archive: str, answers: int) -> dict[str, float]:
 # %% ../../nbs/bench/data.ipynb #0bee7bbd
 def split_records(archive: str) -> dict[str, list]:
     "Clean records on their sides, by their questions: what converting begins with."
-    from medlab.preprocess import SplitRecord, examined, question_key, split_of, throw
+    from medlab.cleaning.records import examined
+    from medlab.contracts.records import SplitRecord
+    from medlab.splitting.facts import question_key, split_of, throw
 
     rows: dict[str, list] = {"train": [], "validation": [], "test": []}
     for record in (one.record for one in map(examined, medlab_records(archive)) if not one.reason):
@@ -183,7 +190,8 @@ def split_records(archive: str) -> dict[str, list]:
 # %% ../../nbs/bench/data.ipynb #9a6fd356
 def medlab_convert(archive: str) -> dict[str, float]:
     "Examples of the eight tasks, worded, held apart and written, as profile `full` wants them; reading, cleaning and splitting are not timed."
-    from medlab.instruct import InstructParams, make_examples, to_row
+    from medlab.contracts.tasks import to_row
+    from medlab.instruct import InstructParams, make_examples
 
     rows, params = split_records(archive), load_profile("full").params(InstructParams)
     count = sum(map(len, rows.values()))

@@ -23,8 +23,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..core import Child, MedlabError, git_commit, imported_modules, module_hash, package_versions, read_json, sha256_json, write_json
-from ..report import hardware
+from ..basics.errors import MedlabError
+from ..basics.files import read_json, sha256_json, write_json
+from ..basics.machine import hardware
+from ..basics.processes import Child
+from ..core import git_commit, imported_modules, module_hash, package_versions
 
 # %% ../../nbs/bench/measure.ipynb #ec88a518
 def timed(work: Callable[[], int]) -> dict[str, float]:  # records, and the seconds of the work alone
@@ -66,7 +69,7 @@ CHILD = """
 import importlib, json, sys
 module, _, name = sys.argv[1].partition(":")
 found = getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
-from medlab.core import peak_memory_mb
+from medlab.basics.processes import peak_memory_mb
 with open(sys.argv[3], "w", encoding="utf-8") as stream:
     json.dump({"found": found, "peak_mb": peak_memory_mb()}, stream)
 """

@@ -10,9 +10,9 @@ __all__ = ['VERDICT', 'REFERENCE', 'PICTURE', 'LETTERS_LOST', 'CAPITAL', 'SET_PH
 import re
 from collections.abc import Iterator
 
+from ..contracts.records import SplitRecord
 from ..cleaning.choices import contradicts
 from ..cleaning.sentences import opening, sentences
-from ..preprocess import SplitRecord
 
 # %% ../../nbs/builders/choices.ipynb #0b123d87
 #: "Ans. (c)", "Answer- C.", "Ans: C", "Option C is correct".

@@ -10,8 +10,8 @@ __all__ = ['KINDS', 'LINKS', 'SMALL', 'WAYS', 'NAMED', 'CONCLUSION', 'CONCLUDES'
 import re
 from collections.abc import Iterator
 
+from ..contracts.records import SplitRecord
 from ..cleaning.sentences import each_sentence, opening
-from ..preprocess import SplitRecord
 
 # %% ../../nbs/builders/pages.ipynb #9323cdf1
 #: Kinds of headings, the first that fits counts.

@@ -11,8 +11,8 @@ __all__ = ['TITLES', 'BROCHURE', 'NOT_A_CONDITION', 'WAYS', 'FRAME', 'CAUSE', 'D
 import re
 from collections.abc import Iterator
 
+from ..contracts.records import SplitRecord
 from ..cleaning.sentences import each_sentence, sentences
-from ..preprocess import SplitRecord
 
 # %% ../../nbs/builders/qa.ipynb #d4666114
 #: What stands before the subject in a title, and what it is also called.

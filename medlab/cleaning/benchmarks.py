@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core import InputError, MissingError, read_jsonl
+from ..basics.errors import InputError, MissingError
+from ..basics.files import read_jsonl
 
 # %% ../../nbs/cleaning/benchmarks.ipynb #b074dd48
 def benchmark_rows(path: Path) -> list[Any]:

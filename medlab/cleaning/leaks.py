@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
+from ..basics.errors import MedlabError
+from ..contracts.records import Record
 from .duplicates import candidates, hashed, overlap, runs, signatures, words_of
 from .passages import HeldPassages, telling, windows
-from ..core import MedlabError, Record
 
 # %% ../../nbs/cleaning/leaks.ipynb #920df396
 LONG = 12  # words from which a text is compared on its own

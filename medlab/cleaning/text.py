@@ -35,7 +35,7 @@ def without_tags(text: str) -> str:
     "Text without HTML tags, lists and table rows kept as lines; text that has none is returned as it is."
     if "<" not in text or not TAG.search(text):
         return text
-    from medlab.fetch import html_text
+    from medlab.fetching.markup import html_text
 
     return html_text(text)
 

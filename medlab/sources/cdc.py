@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['OPEN', 'CLOSE', 'LICENSE', 'FEWEST_WORDS', 'ADDRESS', 'WEEK', 'STRIPPED', 'MISSING', 'next_page', 'said_in',
            'Refused', 'open_envelope', 'is_cdc', 'item_problem', 'lines_of', 'sections_of', 'html_of', 'string',
-           'decoded', 'check_page', 'read_page', 'one_line', 'Cdc', 'ask', 'merged', 'count_of', 'catalogue', 'look_at',
-           'fetch']
+           'decoded', 'check_page', 'read_page', 'one_line', 'Cdc', 'merged', 'count_of', 'look_at']
 
 # %% ../../nbs/sources/cdc.ipynb #e6780948
 import re
@@ -15,8 +14,13 @@ from datetime import date
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from ..core import InputError, MissingError, Record, Unread, masked, record_id, sha256_json
-from ..fetch import Fetched, Fetcher, TryAgain, html_text
+from ..basics.errors import InputError, MissingError
+from ..basics.files import sha256_json
+from ..basics.secrets import masked
+from ..contracts.records import Record, Unread, record_id
+from ..fetching.markup import html_text
+from ..fetching.retry import TryAgain
+from ..fetch import Fetched, Fetcher
 
 # %% ../../nbs/sources/cdc.ipynb #2a2c3a9e
 def next_page(
@@ -199,17 +203,54 @@ class Cdc:
         "A hash over the filters."
         return sha256_json({"source": "cdc", **self.filters})
 
-# %% ../../nbs/sources/cdc.ipynb #89ed0ba7
-def ask(self: Cdc, path: str, params: dict, check: Any, accept: tuple[int, ...] = ()) -> Fetched:
-    "Send one request; raises `MissingError` when there is no answer, `Refused` when CDC does not accept it."
-    try:
-        return self.fetcher.get(self.base_url + path, params, headers={"X-Client": "medlab"}, accept=accept, max_age=WEEK, check=check)
-    except Refused:
-        raise
-    except InputError as error:
-        raise MissingError(str(error)) from None
+    def ask(self, path: str, params: dict, check: Any, accept: tuple[int, ...] = ()) -> Fetched:
+        "Send one request; raises `MissingError` when there is no answer, `Refused` when CDC does not accept it."
+        try:
+            return self.fetcher.get(self.base_url + path, params, headers={"X-Client": "medlab"}, accept=accept, max_age=WEEK, check=check)
+        except Refused:
+            raise
+        except InputError as error:
+            raise MissingError(str(error)) from None
 
-Cdc.ask = ask
+    def catalogue(self, since: date | None) -> Iterator[tuple[Any, Fetched]]:
+        "All items, each with the page of the catalogue it stands on; `MISSING` at the end when there were fewer than it says."
+        params: dict | None = {"mediatypes": "HTML", "max": str(self.page_size), "pagenum": "1", "sort": "-datemodified", **self.filters}
+        if since:
+            params["fromdatemodified"] = since.isoformat()
+        asked, given, total, before = [], 0, 0, None
+        while params and params not in asked:
+            asked.append(params)
+            fetched = self.ask("media", params, open_envelope)
+            meta, items = open_envelope(fetched)
+            total = count_of(meta)
+            if items == before:
+                break
+            yield from ((item, fetched) for item in items)
+            given, before, following = given + len(items), items, next_page(meta) if items else None
+            params = merged(params, following) if following else None
+        if given < total:
+            yield MISSING, fetched
+
+    def fetch(
+        self,
+        since: date | None = None,  # only pages changed from this day on
+        limit: int | None = None,  # records
+    ) -> Iterator[Record | Unread]:
+        "Yield CDC's own pages, newest first; raises `MissingError` when the service cannot be had."
+        seen, left = set(), limit
+        for place, (item, fetched) in enumerate(self.catalogue(since), 1):
+            if left == 0:
+                return
+            key, reason, url = look_at(item, place)
+            if key in seen:
+                continue  # the catalogue moved while it was read
+            seen.add(key)
+            if reason:
+                yield Unread(source="cdc", key=key, reason=reason, url=url, raw_sha256=fetched.sha256)
+                continue
+            found = read_page(item, self.ask(f"media/{key}/content", STRIPPED, check_page, accept=(400, 404, 410)))
+            left = left if left is None or isinstance(found, Unread) else left - 1
+            yield found
 
 # %% ../../nbs/sources/cdc.ipynb #7bce940e
 def merged(params: dict, following: dict) -> dict:
@@ -226,27 +267,6 @@ def count_of(meta: dict) -> int:
 # %% ../../nbs/sources/cdc.ipynb #90ba9d91
 MISSING = object()
 
-def catalogue(self: Cdc, since: date | None) -> Iterator[tuple[Any, Fetched]]:
-    "All items, each with the page of the catalogue it stands on; `MISSING` at the end when there were fewer than it says."
-    params: dict | None = {"mediatypes": "HTML", "max": str(self.page_size), "pagenum": "1", "sort": "-datemodified", **self.filters}
-    if since:
-        params["fromdatemodified"] = since.isoformat()
-    asked, given, total, before = [], 0, 0, None
-    while params and params not in asked:
-        asked.append(params)
-        fetched = self.ask("media", params, open_envelope)
-        meta, items = open_envelope(fetched)
-        total = count_of(meta)
-        if items == before:
-            break
-        yield from ((item, fetched) for item in items)
-        given, before, following = given + len(items), items, next_page(meta) if items else None
-        params = merged(params, following) if following else None
-    if given < total:
-        yield MISSING, fetched
-
-Cdc.catalogue = catalogue
-
 # %% ../../nbs/sources/cdc.ipynb #e3ffa225
 def look_at(item: Any, place: int) -> tuple[str, str | None, str | None]:  # key, why it is not taken, address
     "Name an item of the catalogue and judge it."
@@ -256,27 +276,3 @@ def look_at(item: Any, place: int) -> tuple[str, str | None, str | None]:  # key
     numbered = re.fullmatch(r"[0-9]{1,12}", key)
     reason = item_problem(item) or (None if numbered else "its id is no number")
     return key if numbered else f"place {place}", reason, url if isinstance(url, str) else None
-
-# %% ../../nbs/sources/cdc.ipynb #79a8599f
-def fetch(
-    self: Cdc,
-    since: date | None = None,  # only pages changed from this day on
-    limit: int | None = None,  # records
-) -> Iterator[Record | Unread]:
-    "Yield CDC's own pages, newest first; raises `MissingError` when the service cannot be had."
-    seen, left = set(), limit
-    for place, (item, fetched) in enumerate(self.catalogue(since), 1):
-        if left == 0:
-            return
-        key, reason, url = look_at(item, place)
-        if key in seen:
-            continue  # the catalogue moved while it was read
-        seen.add(key)
-        if reason:
-            yield Unread(source="cdc", key=key, reason=reason, url=url, raw_sha256=fetched.sha256)
-            continue
-        found = read_page(item, self.ask(f"media/{key}/content", STRIPPED, check_page, accept=(400, 404, 410)))
-        left = left if left is None or isinstance(found, Unread) else left - 1
-        yield found
-
-Cdc.fetch = fetch

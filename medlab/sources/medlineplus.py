@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['INSTITUTE', 'OTHERS', 'LICENSE', 'TERMS', 'ADDRESS', 'DAY', 'sections_of', 'without_credit', 'owner_problem', 'Page',
-           'read_page', 'Found', 'inner_html', 'either_dialect', 'read_document', 'MedlinePlus', 'ask', 'results',
-           'nothing', 'fetch']
+           'read_page', 'Found', 'inner_html', 'either_dialect', 'read_document', 'MedlinePlus']
 
 # %% ../../nbs/sources/medlineplus.ipynb #c1d7c106
 import re
@@ -15,8 +14,13 @@ from datetime import date
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..core import InputError, MissingError, Record, Unread, masked, record_id, sha256_json
-from ..fetch import Fetched, Fetcher, TryAgain, html_text, parse_xml
+from ..basics.errors import InputError, MissingError
+from ..basics.files import sha256_json
+from ..basics.secrets import masked
+from ..contracts.records import Record, Unread, record_id
+from ..fetching.markup import html_text, parse_xml
+from ..fetching.retry import TryAgain
+from ..fetch import Fetched, Fetcher
 
 # %% ../../nbs/sources/medlineplus.ipynb #c06271c7
 def sections_of(
@@ -200,56 +204,45 @@ class MedlinePlus:
         "A hash over the terms."
         return sha256_json({"source": "medlineplus", "terms": self.terms})
 
+    def ask(self, term: str, start: int) -> Fetched:
+        "One page of results; raises `MissingError` when it cannot be had."
+        params = {"db": "healthTopics", "term": term, "rettype": "topic", "retstart": start, "retmax": self.page_size, "tool": self.tool}
+        try:
+            return self.fetcher.get(self.base_url, {**params, **({"email": self.email} if self.email else {})}, max_age=DAY, check=read_page)
+        except InputError as error:
+            raise MissingError(str(error)) from None
+
+    def results(self, term: str) -> Iterator[tuple[Any, Fetched]]:
+        "All results for a term, page after page, each with its answer; None for results that should be there and are not."
+        start, count, before = 0, 1, None
+        while start < count:
+            fetched = self.ask(term, start)
+            page = read_page(fetched)
+            names = [document.get("url") for document in page.documents]
+            if not names or (names == before and any(names)):
+                yield None, fetched
+                return
+            yield from ((document, fetched) for document in page.documents)
+            start, count, before = start + len(names), page.count, names
+
+    def nothing(self, term: str, fetched: Fetched) -> Unread:
+        "What to say of a term whose results are missing."
+        reason = "the results end before their count" if read_page(fetched).count else "no health topic for this term"
+        return Unread(source="medlineplus", key=f"term {term}", reason=reason, url=fetched.url, raw_sha256=fetched.sha256)
+
+    def fetch(self, since: date | None = None, limit: int | None = None) -> Iterator[Record | Unread]:
+        "Yield topics, at most `limit` records; raises `MissingError` when the service cannot be had."
+        seen, left = set(), limit
+        for term in self.terms:
+            for document, fetched in self.results(term):
+                if left == 0:
+                    return
+                item = read_document(document, fetched) if document is not None else self.nothing(term, fetched)
+                key = item.url if isinstance(item, Record) else (item.key, item.reason)
+                if key not in seen:
+                    seen.add(key)
+                    yield item
+                    left = left if left is None or isinstance(item, Unread) else left - 1
+
 # %% ../../nbs/sources/medlineplus.ipynb #a33da7c5
 DAY = 86_400.0  # seconds; NLM updates the topics daily
-
-def ask(self: MedlinePlus, term: str, start: int) -> Fetched:
-    "One page of results; raises `MissingError` when it cannot be had."
-    params = {"db": "healthTopics", "term": term, "rettype": "topic", "retstart": start, "retmax": self.page_size, "tool": self.tool}
-    try:
-        return self.fetcher.get(self.base_url, {**params, **({"email": self.email} if self.email else {})}, max_age=DAY, check=read_page)
-    except InputError as error:
-        raise MissingError(str(error)) from None
-
-MedlinePlus.ask = ask
-
-# %% ../../nbs/sources/medlineplus.ipynb #c0bba58a
-def results(self: MedlinePlus, term: str) -> Iterator[tuple[Any, Fetched]]:
-    "All results for a term, page after page, each with its answer; None for results that should be there and are not."
-    start, count, before = 0, 1, None
-    while start < count:
-        fetched = self.ask(term, start)
-        page = read_page(fetched)
-        names = [document.get("url") for document in page.documents]
-        if not names or (names == before and any(names)):
-            yield None, fetched
-            return
-        yield from ((document, fetched) for document in page.documents)
-        start, count, before = start + len(names), page.count, names
-
-MedlinePlus.results = results
-
-# %% ../../nbs/sources/medlineplus.ipynb #154752fc
-def nothing(self: MedlinePlus, term: str, fetched: Fetched) -> Unread:
-    "What to say of a term whose results are missing."
-    reason = "the results end before their count" if read_page(fetched).count else "no health topic for this term"
-    return Unread(source="medlineplus", key=f"term {term}", reason=reason, url=fetched.url, raw_sha256=fetched.sha256)
-
-MedlinePlus.nothing = nothing
-
-# %% ../../nbs/sources/medlineplus.ipynb #19eef21e
-def fetch(self: MedlinePlus, since: date | None = None, limit: int | None = None) -> Iterator[Record | Unread]:
-    "Yield topics, at most `limit` records; raises `MissingError` when the service cannot be had."
-    seen, left = set(), limit
-    for term in self.terms:
-        for document, fetched in self.results(term):
-            if left == 0:
-                return
-            item = read_document(document, fetched) if document is not None else self.nothing(term, fetched)
-            key = item.url if isinstance(item, Record) else (item.key, item.reason)
-            if key not in seen:
-                seen.add(key)
-                yield item
-                left = left if left is None or isinstance(item, Unread) else left - 1
-
-MedlinePlus.fetch = fetch

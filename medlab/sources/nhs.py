@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEEPEST', 'SENTENCE', 'NAME', 'LICENSE', 'ATTRIBUTION', 'WEEK', 'ENVIRONMENTS', 'LISTS', 'MOST_REFUSED', 'headline',
-           'is_link', 'lines_of', 'sections_of', 'page_sections', 'read_page', 'subject_of', 'Nhs', 'fingerprint',
-           'error_of', 'check_page', 'path_of', 'next_page', 'changed', 'ask', 'listed', 'fetch', 'page']
+           'is_link', 'lines_of', 'sections_of', 'page_sections', 'read_page', 'subject_of', 'Nhs', 'error_of',
+           'check_page', 'path_of', 'next_page', 'changed']
 
 # %% ../../nbs/sources/nhs.ipynb #4f07ad89
 import re
@@ -14,8 +14,14 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from ..core import InputError, MissingError, Record, Unread, masked, nearest, record_id, secret, sha256_json
-from ..fetch import Fetched, Fetcher, TryAgain, html_text
+
+from ..basics.errors import InputError, MissingError, nearest
+from ..basics.files import sha256_json
+from ..basics.secrets import masked, secret
+from ..contracts.records import Record, Unread, record_id
+from ..fetching.markup import html_text
+from ..fetching.retry import TryAgain
+from ..fetch import Fetched, Fetcher
 
 # %% ../../nbs/sources/nhs.ipynb #c951184f
 def headline(element: dict) -> str:
@@ -156,13 +162,74 @@ class Nhs:
         if fetcher is not None:
             fetcher.limit(self.base_url, ENVIRONMENTS[environment][1])
 
-# %% ../../nbs/sources/nhs.ipynb #a3ffa089
-def fingerprint(self: Nhs) -> str:
-    "A hash of the options and, unless offline, of the present seven-day period: content of these pages must be kept fresh. Asks no server."
-    period = None if self.fetcher is not None and self.fetcher.offline else int(time.time() // WEEK)
-    return sha256_json({"environment": self.environment, "lists": self.lists, "modules": self.modules, "period": period})
+    def fingerprint(self) -> str:
+        "A hash of the options and, unless offline, of the present seven-day period: content of these pages must be kept fresh. Asks no server."
+        period = None if self.fetcher is not None and self.fetcher.offline else int(time.time() // WEEK)
+        return sha256_json({"environment": self.environment, "lists": self.lists, "modules": self.modules, "period": period})
 
-Nhs.fingerprint = fingerprint
+    def ask(self, path: str, params: dict[str, str] | None = None) -> Fetched:
+        "One answer, at most a week old; raises `MissingError` without a key where one is needed."
+        key = secret("NHS_API_KEY") if self.environment != "sandbox" else None
+        if not key and self.environment != "sandbox" and not self.fetcher.offline:
+            raise MissingError("the NHS API needs a key: set NHS_API_KEY (from https://digital.nhs.uk), or use environment: sandbox, which needs none")
+        return self.fetcher.get(
+            f"{self.base_url}/{path}/", params, headers={"apikey": key} if key else None, accept=(400, 401, 403, 404, 410), max_age=WEEK, check=check_page
+        )
+
+    def listed(self) -> Iterator[Any]:
+        "The entries of the manifest, or of the lists, page by page; raises `MissingError` when a page of them cannot be had."
+        for name in self.lists or ["manifest/pages"]:
+            page, seen = "1", set()
+            while page and page not in seen:
+                seen.add(page)
+                try:
+                    fetched = self.ask(name, {"page": page})
+                except InputError as error:
+                    raise MissingError(f"the NHS API's list {name} cannot be read: {error}") from None
+                body = fetched.json() if error_of(fetched)[0] == 0 else None
+                entries = (body.get("results") or body.get("significantLink") or []) if isinstance(body, dict) else None
+                if not isinstance(entries, list):
+                    raise MissingError(f"the NHS API has no list at {fetched.url} (page {page}); is base_url right?")
+                yield from entries
+                page = next_page(body)
+                if page and not entries:
+                    raise MissingError(f"the NHS API's list {name} goes on without entries after {len(seen)} pages; try again later")
+
+    def fetch(
+        self,
+        since: date | None = None,  # only pages changed since that day
+        limit: int | None = None,  # records
+    ) -> Iterator[Record | Unread]:
+        "Yield the pages of the manifest or the lists, each once. Raises `MissingError` when the API cannot be had (any more)."
+        seen, given, refused = set(), 0, 0
+        for number, entry in enumerate(self.listed() if limit != 0 else (), 1):
+            entry = entry if isinstance(entry, dict) else {"url": entry}
+            path = path_of(entry.get("url"))
+            if path is None:
+                yield Unread(source=NAME, key=f"entry {number}", reason=f"expected a link to a page of nhs.uk, got {str(entry.get('url'))[:100]!r}")
+                continue
+            if path in seen or (since and "" < changed(entry) < since.isoformat()):
+                continue
+            seen.add(path)
+            try:
+                read, refused = self.page(path, entry.get("modules") is not False), 0
+            except InputError as error:
+                read, refused = Unread(source=NAME, key=path, reason=masked(str(error))), refused + 1
+            yield read
+            given += isinstance(read, Record)
+            if refused == MOST_REFUSED:
+                raise MissingError(f"the NHS API refused {refused} pages in a row ({read.reason}); try again later, what was fetched is kept")
+            if given == limit:
+                return
+
+    def page(self, path: str, has_modules: bool = True) -> Record | Unread:
+        "One page, read; a page that is not there is `Unread`."
+        checked = self.modules and has_modules and path.startswith(("conditions/", "medicines/"))
+        fetched = self.ask(path, {"modules": "true"} if checked else None)
+        status, said = error_of(fetched)
+        if status:
+            return Unread(source=NAME, key=path, reason=f"{status} {said}", url=f"https://www.nhs.uk/{path}/", raw_sha256=fetched.sha256)
+        return read_page(fetched.json(), path, fetched.sha256, fetched.retrieved_at)
 
 # %% ../../nbs/sources/nhs.ipynb #874a320d
 def error_of(fetched: Fetched) -> tuple[int, str]:  # (0, "") for content
@@ -223,80 +290,5 @@ def changed(entry: dict) -> str:
     found = entry.get("dateModified") or inner.get("dateModified")
     return found[:10] if isinstance(found, str) and re.match(r"\d{4}-\d\d-\d\d", found) else ""
 
-# %% ../../nbs/sources/nhs.ipynb #fb058b93
-def ask(self: Nhs, path: str, params: dict[str, str] | None = None) -> Fetched:
-    "One answer, at most a week old; raises `MissingError` without a key where one is needed."
-    key = secret("NHS_API_KEY") if self.environment != "sandbox" else None
-    if not key and self.environment != "sandbox" and not self.fetcher.offline:
-        raise MissingError("the NHS API needs a key: set NHS_API_KEY (from https://digital.nhs.uk), or use environment: sandbox, which needs none")
-    return self.fetcher.get(
-        f"{self.base_url}/{path}/", params, headers={"apikey": key} if key else None, accept=(400, 401, 403, 404, 410), max_age=WEEK, check=check_page
-    )
-
-Nhs.ask = ask
-
-
-def listed(self: Nhs) -> Iterator[Any]:
-    "The entries of the manifest, or of the lists, page by page; raises `MissingError` when a page of them cannot be had."
-    for name in self.lists or ["manifest/pages"]:
-        page, seen = "1", set()
-        while page and page not in seen:
-            seen.add(page)
-            try:
-                fetched = self.ask(name, {"page": page})
-            except InputError as error:
-                raise MissingError(f"the NHS API's list {name} cannot be read: {error}") from None
-            body = fetched.json() if error_of(fetched)[0] == 0 else None
-            entries = (body.get("results") or body.get("significantLink") or []) if isinstance(body, dict) else None
-            if not isinstance(entries, list):
-                raise MissingError(f"the NHS API has no list at {fetched.url} (page {page}); is base_url right?")
-            yield from entries
-            page = next_page(body)
-            if page and not entries:
-                raise MissingError(f"the NHS API's list {name} goes on without entries after {len(seen)} pages; try again later")
-
-Nhs.listed = listed
-
 # %% ../../nbs/sources/nhs.ipynb #1bedd5ee
 MOST_REFUSED = 10  # pages in a row
-
-def fetch(
-    self: Nhs,
-    since: date | None = None,  # only pages changed since that day
-    limit: int | None = None,  # records
-) -> Iterator[Record | Unread]:
-    "Yield the pages of the manifest or the lists, each once. Raises `MissingError` when the API cannot be had (any more)."
-    seen, given, refused = set(), 0, 0
-    for number, entry in enumerate(self.listed() if limit != 0 else (), 1):
-        entry = entry if isinstance(entry, dict) else {"url": entry}
-        path = path_of(entry.get("url"))
-        if path is None:
-            yield Unread(source=NAME, key=f"entry {number}", reason=f"expected a link to a page of nhs.uk, got {str(entry.get('url'))[:100]!r}")
-            continue
-        if path in seen or (since and "" < changed(entry) < since.isoformat()):
-            continue
-        seen.add(path)
-        try:
-            read, refused = self.page(path, entry.get("modules") is not False), 0
-        except InputError as error:
-            read, refused = Unread(source=NAME, key=path, reason=masked(str(error))), refused + 1
-        yield read
-        given += isinstance(read, Record)
-        if refused == MOST_REFUSED:
-            raise MissingError(f"the NHS API refused {refused} pages in a row ({read.reason}); try again later, what was fetched is kept")
-        if given == limit:
-            return
-
-Nhs.fetch = fetch
-
-# %% ../../nbs/sources/nhs.ipynb #236d9b62
-def page(self: Nhs, path: str, has_modules: bool = True) -> Record | Unread:
-    "One page, read; a page that is not there is `Unread`."
-    checked = self.modules and has_modules and path.startswith(("conditions/", "medicines/"))
-    fetched = self.ask(path, {"modules": "true"} if checked else None)
-    status, said = error_of(fetched)
-    if status:
-        return Unread(source=NAME, key=path, reason=f"{status} {said}", url=f"https://www.nhs.uk/{path}/", raw_sha256=fetched.sha256)
-    return read_page(fetched.json(), path, fetched.sha256, fetched.retrieved_at)
-
-Nhs.page = page

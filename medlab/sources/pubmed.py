@@ -7,8 +7,8 @@ __all__ = ['RAISED', 'GOVERNMENT', 'WITHDRAWN', 'TITLES', 'TAKEN_BACK', 'PMID', 
            'QUERY', 'LISTED', 'DAY', 'MOST', 'raised', 'formula', 'plain', 'joined', 'abstract_of', 'authors_of',
            'creative_commons', 'is_government_work', 'licence_of', 'flags_of', 'page', 'attribution_of', 'to_record',
            'read_article', 'read_articles', 'SessionGone', 'Refused', 'complaint', 'checked', 'check_articles',
-           'Search', 'read_search', 'windows', 'steps', 'pmids_of', 'PubMed', 'fingerprint', 'ask', 'search', 'batches',
-           'fresh', 'left_out', 'span', 'misunderstood', 'parts_of', 'fetch', 'named']
+           'Search', 'read_search', 'windows', 'steps', 'pmids_of', 'PubMed', 'ask', 'search', 'fresh', 'left_out',
+           'misunderstood', 'parts_of', 'fetch', 'named']
 
 # %% ../../nbs/sources/pubmed.ipynb #fb5e5069
 import hashlib
@@ -18,8 +18,13 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from ..core import InputError, MissingError, Record, Unread, masked, record_id, secret, sha256_json
-from ..fetch import Fetched, Fetcher, TryAgain, parse_xml
+from ..basics.errors import InputError, MissingError
+from ..basics.files import sha256_json
+from ..basics.secrets import masked, secret
+from ..contracts.records import Record, Unread, record_id
+from ..fetching.markup import parse_xml
+from ..fetching.retry import TryAgain
+from ..fetch import Fetched, Fetcher
 
 # %% ../../nbs/sources/pubmed.ipynb #c463d0e1
 RAISED = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
@@ -345,13 +350,46 @@ class PubMed:
         if fetcher:
             fetcher.limit(self.base_url, (10 if secret("NCBI_API_KEY") else 3) if per_second is None else per_second)
 
+    def fingerprint(self) -> str:
+        "A hash over what decides which papers come."
+        return sha256_json({"source": "pubmed", "query": self.query, "pmids": self.pmids})
+
+    def batches(self, found: Search, seen: set[str]) -> Iterator[Record | Unread]:
+        "What a search found and was not seen yet."
+        forgotten = False
+        for start in range(0, len(found.ids), self.batch):
+            ids, fetched = found.ids[start : start + self.batch], None
+            if seen.issuperset(ids):
+                continue
+            try:
+                if not forgotten:
+                    fetched = self.ask("efetch.fcgi", check_articles, retstart=start, retmax=self.batch, **found.session)
+            except MissingError as error:
+                if not isinstance(error, SessionGone) and not self.fetcher.offline:
+                    raise
+                forgotten = True  # offline: it may have been forgotten when the answers were stored
+            yield from fresh(fetched or self.ask("efetch.fcgi", check_articles, ids=ids), seen)
+        yield from left_out(found.ids, seen, found.fetched)
+
+    def span(self, dates: tuple[date, date] | None, datetype: str, seen: set[str]) -> Generator[Record | Unread, None, int]:
+        "All that is dated within two days (None: ever), in parts where PubMed does not list it all. Returns the number of hits."
+        found = self.search(dates, datetype)
+        if dates is None or dates[1] == OPEN_END:  # not in every window
+            yield from misunderstood(found, dates)
+        yield from self.batches(found, seen)
+        left = found.count - len(found.ids)
+        if left > 0 and (parts := parts_of(dates, found.fetched.retrieved_at)):
+            left = found.count
+            for part in parts:
+                if left > 0:
+                    left -= yield from self.span(part, datetype, seen)
+        if left > 0:
+            when = f"from {dates[0]} to {dates[1]}" if dates else "at all"
+            reason = f"{left} of {found.count} hits {when} are not listed; narrow the query"
+            yield Unread(source="pubmed", key=f"hits {when}", reason=reason, raw_sha256=found.fetched.sha256)
+        return found.count
+
 # %% ../../nbs/sources/pubmed.ipynb #f63bb845
-def fingerprint(self: PubMed) -> str:
-    "A hash over what decides which papers come."
-    return sha256_json({"source": "pubmed", "query": self.query, "pmids": self.pmids})
-
-PubMed.fingerprint = fingerprint
-
 DAY = 86_400.0
 
 def ask(self: PubMed, script: str, check: Any, max_age: float | None = None, ids: list[str] | None = None, **params: Any) -> Fetched:
@@ -376,26 +414,6 @@ def search(self: PubMed, dates: tuple[date, date] | None, datetype: str) -> Sear
 
 PubMed.ask, PubMed.search = ask, search
 
-# %% ../../nbs/sources/pubmed.ipynb #7db74f2a
-def batches(self: PubMed, found: Search, seen: set[str]) -> Iterator[Record | Unread]:
-    "What a search found and was not seen yet."
-    forgotten = False
-    for start in range(0, len(found.ids), self.batch):
-        ids, fetched = found.ids[start : start + self.batch], None
-        if seen.issuperset(ids):
-            continue
-        try:
-            if not forgotten:
-                fetched = self.ask("efetch.fcgi", check_articles, retstart=start, retmax=self.batch, **found.session)
-        except MissingError as error:
-            if not isinstance(error, SessionGone) and not self.fetcher.offline:
-                raise
-            forgotten = True  # offline: it may have been forgotten when the answers were stored
-        yield from fresh(fetched or self.ask("efetch.fcgi", check_articles, ids=ids), seen)
-    yield from left_out(found.ids, seen, found.fetched)
-
-PubMed.batches = batches
-
 # %% ../../nbs/sources/pubmed.ipynb #b1034097
 def fresh(fetched: Fetched, seen: set[str]) -> Iterator[Record | Unread]:
     "What an answer of efetch holds that no earlier one did."
@@ -412,24 +430,6 @@ def left_out(ids: list[str], seen: set[str], fetched: Fetched) -> Iterator[Unrea
             yield Unread(source="pubmed", key=pmid, reason="PubMed left it out of its answer", url=page(pmid), raw_sha256=fetched.sha256)
 
 # %% ../../nbs/sources/pubmed.ipynb #fa4047ce
-def span(self: PubMed, dates: tuple[date, date] | None, datetype: str, seen: set[str]) -> Generator[Record | Unread, None, int]:
-    "All that is dated within two days (None: ever), in parts where PubMed does not list it all. Returns the number of hits."
-    found = self.search(dates, datetype)
-    if dates is None or dates[1] == OPEN_END:  # not in every window
-        yield from misunderstood(found, dates)
-    yield from self.batches(found, seen)
-    left = found.count - len(found.ids)
-    if left > 0 and (parts := parts_of(dates, found.fetched.retrieved_at)):
-        left = found.count
-        for part in parts:
-            if left > 0:
-                left -= yield from self.span(part, datetype, seen)
-    if left > 0:
-        when = f"from {dates[0]} to {dates[1]}" if dates else "at all"
-        reason = f"{left} of {found.count} hits {when} are not listed; narrow the query"
-        yield Unread(source="pubmed", key=f"hits {when}", reason=reason, raw_sha256=found.fetched.sha256)
-    return found.count
-
 def misunderstood(found: Search, dates: tuple[date, date] | None) -> Iterator[Unread]:
     "What is odd about a search: words that PubMed does not know (it searches without them), or no hit at all; none since a day is not odd."
     said = ["the query finds nothing"] if not found.count and (found.unknown or not dates) else []
@@ -440,8 +440,6 @@ def parts_of(dates: tuple[date, date] | None, asked_at: str) -> list[tuple[date,
     "The windows of a search; they end after the day on which it was asked, so that a stored search splits as it did then."
     first, last = dates or (EARLIEST, OPEN_END)
     return list(windows(first, min(last, max(first, date.fromisoformat(asked_at[:10]) + timedelta(days=1)))))
-
-PubMed.span = span
 
 # %% ../../nbs/sources/pubmed.ipynb #da9d2881
 MOST = 500  # abstracts, where nobody says how many
