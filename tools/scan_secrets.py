@@ -43,7 +43,8 @@ def key_names(package):
     "The names of the keys that medlab reads, taken from its source: every literal that is assigned to SECRET_NAMES."
     names = []
     for path in sorted(Path(package).rglob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if "SECRET_NAMES" in text else []:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
             if node_value(node) and any(isinstance(target, ast.Name) and target.id == "SECRET_NAMES" for target in targets):
                 names += ast.literal_eval(node.value)
