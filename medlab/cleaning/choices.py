@@ -11,7 +11,7 @@ import re
 # %% ../../nbs/cleaning/choices.ipynb #a93d8342
 VERDICTS = re.compile(
     # at the beginning: "Ans. C", "Answer- (b) text"
-    rf"^\W*(?i:ans(?:wer)?|correct (?:answer|option))\b\.?(?: is)?[\s.:,=-]*[(\[\"'“‘]?"
+    r"^\W*(?i:ans(?:wer)?|correct (?:answer|option))\b\.?(?: is)?[\s.:,=-]*[(\[\"'“‘]?"
     r"(?P<a>[A-Ea-e])(?=\s*(?:[).\]:,(/=\"'”’-]|i\.e|$))|"
     # the same, its text glued on: "Ans. CSide effects are"
     r"^\W*(?i:ans(?:wer)?)\b[\s.:,=-]*(?P<d>[A-E])(?=[A-Z][a-z]{2})|"
