@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medlab.cleaning.leaks import LeakageError, check_leakage
 from medlab.collect import collect, read_sources, read_unread
-from medlab.core import InputError, MissingError, Profile, Record, Run, Unread, load_profile, read_json, read_parquet, record_id, shipped
+from medlab.core import InputError, MissingError, Profile, Record, Run, Unread, load_profile, read_json, read_parquet, record_id, sha256_file, shipped
 from medlab.instruct import instruct
 from medlab.preprocess import PLACES, REASONS, PreprocessParams, Rejected, divide, preprocess
 from medlab.sources.rough import KINDS, PLANTED, Line, Rough, read_line
@@ -247,6 +247,18 @@ def test_line_ends_marks_and_empty_lines_do_no_harm(rough):
     digest = [item for item in Rough(rough).fetch() if getattr(item, "kind", "") == "label"]
     assert [item.id for item in digest] == [item.id for item in RECORDS.values() if item.kind == "label"]
     assert Rough(rough).fingerprint() != Rough().fingerprint() == Rough(fetcher=object()).fingerprint()
+
+
+def test_half_a_character_is_no_record():
+    "A file cannot hold it, so it must not come as far as the next step."
+    row = {"key": "k", "planted": "ordinary", "ends": "kept", "answer": "half \ud800"}
+    assert read_line(json.dumps(row).encode()).startswith("not one JSON object: ")
+
+
+def test_each_item_names_the_bytes_it_was_read_from():
+    digests = {kind: sha256_file(shipped("data", "rough", f"{name}.jsonl")) for name, kind in KINDS.items()}
+    for item in Rough().fetch():
+        assert item.raw_sha256 == digests[getattr(item, "kind", "mcq")]
 
 
 @pytest.mark.parametrize("limit", [0, 1, 56, 84, 85, 1000])
