@@ -9,9 +9,14 @@ __all__ = ['check_parameters', 'execute', 'Lesson', 'lessons', 'select_lessons',
 
 # %% ../nbs/13_course.ipynb #156ffc98
 import importlib.util
+import json
 import os
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,7 @@ from typing import Any
 import nbformat
 
 from .basics.errors import InputError, MedlabError, nearest
-from .basics.files import read_json, sha256_file, sha256_json, shipped, write_json
+from .basics.files import atomic_path, read_json, sha256_file, sha256_json, shipped, write_json
 from .basics.secrets import masked
 from .core import LESSONS, Profile, Run, Step, module_hash, open_run
 
