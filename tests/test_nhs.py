@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers.base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
+from servers.collecting import places, spoiled
 from servers.nhs import ROOT, NhsServer, element, front, medicine, page, paths, section
 
 from medlab.core import InputError, MissingError, Record, Unread
@@ -350,19 +351,10 @@ JUNK = st.one_of(
 )  # fmt: skip
 
 
-def places(value, found=None):
-    "Every (container, key) in a page."
-    found = [] if found is None else found
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        found.append((value, key))
-        places(inner, found)
-    return found
-
-
 def damage(body, data):
     body = copy.deepcopy(body)
     for _ in range(data.draw(st.integers(1, 5))):
-        if not (spots := places(body)):
+        if not (spots := list(places(body))):
             break
         container, key = spots[data.draw(st.integers(0, len(spots) - 1))]
         if isinstance(container, dict) and data.draw(st.booleans()):
@@ -379,6 +371,12 @@ def check_read(found):
     else:
         assert found.text.strip() and found.title and not found.may_train and found.url.startswith("https://www.nhs.uk/")
         found.model_dump_json()
+
+
+@pytest.mark.parametrize("body", [page("conditions/a"), medicine("medicines/b"), front("conditions")], ids=["condition", "medicine", "front"])
+def test_whatever_stands_in_one_place_of_a_page_it_is_read_or_unread(body):
+    for wrong in spoiled(body):
+        check_read(read(wrong))
 
 
 @settings(max_examples=150, deadline=None)

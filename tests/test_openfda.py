@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers.base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
+from servers.collecting import spoiled
 from servers.openfda import OpenFdaServer, labels, nameless, over_the_counter, prescription
 
 from medlab.core import InputError, MissingError, Record, Unread
@@ -337,6 +338,21 @@ def check_read(found):
     else:
         assert found.sections and found.title and found.subject and all(text.strip() for text in found.sections.values())
         found.model_dump_json()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_whatever_stands_in_one_place_of_a_label_it_is_read_or_unread(number):
+    for wrong in spoiled(labels(3)[number]):
+        check_read(read(wrong))
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_whatever_stands_in_one_place_of_an_answer_it_is_explained(status):
+    for wrong in spoiled({"error": {"code": "NOT_FOUND", "message": "No matches found!"}, "results": [{"set_id": "a"}]}):
+        try:
+            check_answer(Fetched(status, {}, json.dumps(wrong).encode(), "https://api.fda.gov/x", "", "", False))
+        except (InputError, MissingError) as caught:
+            assert "api.fda.gov" in str(caught) or "openFDA" in str(caught)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
