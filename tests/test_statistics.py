@@ -96,6 +96,7 @@ def test_of_many_values_the_bootstrap_is_normal_and_what_scipy_draws():
     reach = stats.norm.ppf(0.975) * values.std() / len(values) ** 0.5
     found = bootstrap_mean(values, seed=1)
     assert found == pytest.approx((values.mean() - reach, values.mean() + reach), abs=0.1 * reach)
+    assert found == bootstrap_mean(values, seed=1, resamples=2000) != bootstrap_mean(values, seed=1, resamples=2001)
     drawn = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2)).confidence_interval
     assert found == pytest.approx(tuple(drawn), abs=0.1 * reach)
 
@@ -105,6 +106,7 @@ def test_a_mean_of_equal_values_is_as_open_as_a_rate():
     assert bootstrap_mean([1.0] * 20, 1) == pytest.approx((1 - 0.1611, 1), abs=5e-5)
     assert bootstrap_mean([0.5] * 20, 1) == pytest.approx((0.5 - 0.1611 / 2, 0.5 + 0.1611 / 2), abs=5e-5)
     assert bootstrap_mean([0.0] * 20, 1, bounds=(-1, 1)) == pytest.approx((-0.1611, 0.1611), abs=5e-5)
+    assert bootstrap_mean([0.5], 1) == pytest.approx((0.5 - 0.7935 / 2, 0.5 + 0.7935 / 2), abs=5e-5)
     with pytest.raises(InputError, match="no values"):
         bootstrap_mean([], 1)
 
@@ -201,7 +203,7 @@ def test_a_comparison_counts_pairs_and_has_the_published_interval(counts, low, h
     assert (row.n, row.better, row.worse, row.status, row.against, row.why) == (sum(counts), counts[1], counts[2], "measured", "base", None)
     assert row.difference == pytest.approx((counts[1] - counts[2]) / sum(counts), abs=1e-6)
     assert (row.low, row.high) == pytest.approx((low, high), abs=5e-4 if counts == (1, 1, 7, 12) else 1e-4)
-    assert row.p_value == pytest.approx(stats.binomtest(counts[1], counts[1] + counts[2]).pvalue if counts[1] + counts[2] else 1, abs=1e-6)
+    assert row.p_value == (round(stats.binomtest(counts[1], counts[1] + counts[2]).pvalue, 6) if counts[1] + counts[2] else 1)
 
 
 def test_two_that_say_the_same_are_equal_in_everything():
@@ -262,9 +264,18 @@ def test_a_row_is_a_rate_with_its_published_interval():
     assert (row.n, row.value, row.low, row.high, row.status) == (29, pytest.approx(1 / 29, abs=1e-6), pytest.approx(0.0061, abs=5e-5), pytest.approx(0.1718, abs=5e-5), "measured")
     wording = row_of(rows, "rouge_l", variant="q4_k_m")
     assert (wording.low, wording.high) == pytest.approx(bootstrap_mean([1.0] + [5 / 6] * 28, 42), abs=1e-6)
+    assert row.value == 0.034483 and row.high == round(wilson(1, 29)[1], 6)  # six decimal places, the same on every machine
     assert row_of(rows, "rouge_l", "all", "q4_k_m") == wording.model_copy(update={"task": "all"})
     absent = row_of(rows, "escalation_accuracy", "emergency_escalation", "q4_k_m")
     assert (absent.status, absent.n, absent.value) == ("not run", 0, None) and "no held-out item" in absent.why
+
+
+def test_the_seed_of_the_bootstrap_is_42_where_none_is_given():
+    words = WORDS["right"].split()  # answers that break off after each word have scores of many sizes, so that another seed gives other ends
+    said = [one.model_copy(update={"text": " ".join(words[: n % len(words)])}) for n, one in enumerate(answers("merged", *["right"] * 40))]
+    both = said + answers("base", *["wrong"] * 40)
+    assert score(items(40), said) == score(items(40), said, seed=42) != score(items(40), said, seed=43)
+    assert compare(items(40), both) == compare(items(40), both, seed=42) != compare(items(40), both, seed=43)
 
 
 def test_a_variant_comes_in_the_order_in_which_it_is_made_and_a_missing_one_has_a_reason():
