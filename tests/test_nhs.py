@@ -375,6 +375,7 @@ def check_read(found):
 
 @pytest.mark.parametrize("body", [page("conditions/a"), medicine("medicines/b"), front("conditions")], ids=["condition", "medicine", "front"])
 def test_whatever_stands_in_one_place_of_a_page_it_is_read_or_unread(body):
+    assert isinstance(read(body), Record if "mainEntityOfPage" in body else Unread)
     for wrong in spoiled(body):
         check_read(read(wrong))
 
@@ -389,6 +390,27 @@ def test_damaged_pages_are_read_or_unread(data):
 @given(data=st.data())
 def test_damaged_real_pages_are_read_or_unread(recorded, data):
     check_read(read(damage(recorded[data.draw(st.sampled_from(["conditions-zika-no-params", "medicines-acrivastine-no-params", "conditions-acne-modules-true"]))], data)))
+
+
+def test_whatever_stands_in_one_place_of_a_list_it_gives_links_or_none():
+    entry = {"url": f"{ROOT}conditions/a/", "dateModified": "2026-01-01", "mainEntityOfPage": {"dateModified": "2026-01-02"}}
+    body = {"pagination": {"next": f"{ROOT}manifest/pages/?page=2"}, "results": [entry], "relatedLink": [{"name": "Next Page", "url": "?page=3"}]}
+    assert next_page(body) == "3" and path_of(entry["url"]) == "conditions/a" and nhs.changed(entry) == "2026-01-01"
+    for wrong in spoiled(body):
+        if isinstance(wrong, dict):
+            following = next_page(wrong)
+            assert following is None or following.isdigit()
+    for wrong in spoiled(entry):
+        if isinstance(wrong, dict):
+            assert path_of(wrong.get("url")) in (None, "conditions/a") and isinstance(nhs.changed(wrong), str)
+
+
+def test_whatever_stands_in_one_place_of_an_error_it_is_explained():
+    for wrong in spoiled({"statusCode": 401, "message": "Access denied", "resourceType": "OperationOutcome"}):
+        try:
+            check_page(Fetched(200, {}, json.dumps(wrong).encode(), "https://x/", "", "", False))
+        except (InputError, MissingError) as caught:
+            assert "https://x/" in str(caught) or "NHS_API_KEY" in str(caught)
 
 
 @settings(max_examples=100, deadline=None)

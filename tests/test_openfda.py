@@ -342,6 +342,7 @@ def check_read(found):
 
 @pytest.mark.parametrize("number", range(3))
 def test_whatever_stands_in_one_place_of_a_label_it_is_read_or_unread(number):
+    assert isinstance(read(labels(3)[number]), Record)
     for wrong in spoiled(labels(3)[number]):
         check_read(read(wrong))
 

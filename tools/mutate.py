@@ -86,7 +86,6 @@ class Source:
         found = re.fullmatch(rb"([\s)]*)" + rb"\s+".join(re.escape(word.encode()) for word in old.split()) + rb"([\s(]*)", self.data[start:end])
         if not found:
             return None
-        new = f" {new} " if new[0].isalpha() or old[0].isalpha() else new
         return Mutant(start + len(found[1]), end - len(found[2]), new, kind, self.data[: start + len(found[1])].count(b"\n") + 1)
 
     def changed(self, mutant: Mutant) -> str:
@@ -268,6 +267,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("tests", nargs="+", help="test files (or node ids), the fastest first")
     parser.add_argument("--only", default="", metavar="NAME,...", help="change only these functions and classes")
     parser.add_argument("--kinds", default=",".join(KINDS), metavar="KIND,...", help="make only these kinds (default: all)")
+    parser.add_argument("--match", default="", metavar="PATTERN", help="change only lines in which this regular expression is found, such as isinstance")
     parser.add_argument("--limit", type=int, metavar="N", help="try a random sample of N mutants (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants tried at the same time, each in a copy of its own (default: 1)")
@@ -292,7 +292,9 @@ def main() -> int:
     if unknown := set(asked.kinds.split(",")) - set(KINDS):
         raise SystemExit(f"got --kinds {', '.join(sorted(unknown))}; expected some of {', '.join(KINDS)}")
     text = (root / path).read_text(encoding="utf-8")
-    source, every = Source(text), mutants(text, tuple(asked.kinds.split(",")), tuple(filter(None, asked.only.split(","))))
+    source, lines = Source(text), text.splitlines()
+    every = mutants(text, tuple(asked.kinds.split(",")), tuple(filter(None, asked.only.split(","))))
+    every = [one for one in every if re.search(asked.match, lines[one.line - 1])]
     chosen = every if asked.limit is None or asked.limit >= len(every) else sorted(random.Random(asked.seed).sample(every, asked.limit))
     if asked.list:
         print("\n".join(shown(path, text, one) for one in chosen))

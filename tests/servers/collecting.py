@@ -65,7 +65,8 @@ def places(value):
 
 
 def spoiled(body, wrong=WRONG):
-    "Copies of a JSON value, each with one place in it left out, or with something wrong in that place: all there are, none by chance."
+    "Copies of a JSON value, each with one place in it left out, or with something wrong in that place or for the whole: all there are, none by chance."
+    yield from copy.deepcopy(wrong)
     for number in range(sum(1 for _ in places(body))):
         for new in [..., *wrong]:
             copied = copy.deepcopy(body)
