@@ -16,7 +16,7 @@ from medlab.cleaning.leaks import LeakageError, check_leakage, find_leaks
 from medlab.cleaning.text import tidy
 from medlab.collect import collect
 from medlab.core import InputError, MissingError, Profile, Record, Run, read_json, read_parquet, record_id, scan_parquet, shipped, write_parquet
-from medlab.preprocess import REASONS, PreprocessParams, Rejected, SplitRecord, account, clean, divide, fault, preprocess
+from medlab.preprocess import REASONS, PreprocessParams, Rejected, SplitRecord, account, clean, divide, fault, preprocess, split_of
 
 WORDS = [f"{first}{second}" for first in ("ba", "co", "di", "fu", "ge", "lo", "mi", "na", "po", "ra") for second in ("lam", "nor", "tis", "vek", "zum")]
 
@@ -247,6 +247,23 @@ def test_a_copy_in_another_task_is_rejected_too():
     exam, copy = authored(CASE, ADVICE, "test"), authored(CASE, "Emergency: no\nAction: See a doctor today.", "train", "emergency_escalation")
     division = divide([exam, copy])
     assert splits(division) == {exam.id: "test"} and division.rejected[0].reason == "held_out"
+
+
+def test_nearly_the_same_case_in_two_tasks_is_no_repeat_but_stays_together():
+    rng = random.Random(4)
+    case = sentence(rng, 60)
+    cases = [authored(f"{case} {end}", sentence(rng, 3), "train", task) for end, task in (("Then?", "triage"), ("Now?", "symptom_analysis"))]
+    division = divide([*cases, *many(20)])
+    kept = {record.id: record for record in division.kept}
+    assert not division.rejected and kept[cases[0].id].group == kept[cases[1].id].group
+    again = authored(f"{case} So?", sentence(rng, 3), "train", "triage")
+    (gone,) = divide([*cases, again, *many(20)]).rejected  # in one task it is
+    assert gone.reason == "near_duplicate" and {gone.id, gone.twin} == {cases[0].id, again.id}
+
+
+@pytest.mark.parametrize("smallest, split", [(0, "test"), (0.124, "test"), (0.125, "validation"), (0.374, "validation"), (0.375, "train"), (0.999, "train")])
+def test_a_share_ends_where_the_next_one_begins(smallest, split):
+    assert split_of(smallest, validation_share=0.25, test_share=0.125) == split
 
 
 def test_authored_cases_that_end_in_the_same_advice_both_stay():

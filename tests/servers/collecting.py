@@ -54,7 +54,7 @@ def mutated(data: bytes, seed: int, pieces: list[bytes]) -> bytes:
 
 
 #: What may stand where something else was expected: of every JSON type, empty and not, and texts that are no addresses or days.
-WRONG = [None, True, False, 0, 7, -1.5, "", " ", "x", "http://[", "<p>x", [], [None], [7], ["x"], [["x"]], [{}], {}, {"x": 7}, {"text": 7}]
+WRONG = [None, True, False, 0, 7, -1.5, "", " ", "x", "http://[", "https://[", "<p>x", [], [None], [7], ["x"], [["x"]], [{}], {}, {"x": 7}, {"text": 7}]
 
 
 def places(value):
