@@ -261,6 +261,18 @@ def test_nearly_the_same_case_in_two_tasks_is_no_repeat_but_stays_together():
     assert gone.reason == "near_duplicate" and {gone.id, gone.twin} == {cases[0].id, again.id}
 
 
+@pytest.mark.parametrize("changed, together", [(1, True), (2, True), (3, False), (4, False)])  # of 20 words: 19/21, 18/22, 17/23 and 16/24 are shared
+def test_long_questions_are_together_from_four_fifths_of_their_words_on(changed, together):
+    rng, groups = random.Random(7), []
+    for number in range(12):
+        words = [f"{word}{number}" for word in rng.sample(WORDS, 20)]
+        others = [*words[:-changed][::-1], *(f"new{n}x{number}" for n in range(changed))]  # turned round, so that no passage is shared
+        twins = [made(f"{' '.join(asked)}?", sentence(rng), key=f"{number} {asked}") for asked in (words, others)]
+        kept = {record.id: record.group for record in divide(twins).kept}
+        groups.append(kept[twins[0].id] == kept[twins[1].id])
+    assert set(groups) == {together}
+
+
 @pytest.mark.parametrize("smallest, split", [(0, "test"), (0.124, "test"), (0.125, "validation"), (0.374, "validation"), (0.375, "train"), (0.999, "train")])
 def test_a_share_ends_where_the_next_one_begins(smallest, split):
     assert split_of(smallest, validation_share=0.25, test_share=0.125) == split
