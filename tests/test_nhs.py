@@ -400,6 +400,7 @@ BROKEN = ["http://[", "https://["]  # addresses that urllib refuses to split
 
 def test_whatever_stands_in_one_place_of_a_list_it_gives_links_or_none():
     assert next_page(LIST) == "3" and path_of(ENTRY["url"]) == "conditions/a" and nhs.changed(ENTRY) == "2026-01-01"
+    assert path_of(ENTRY["url"].replace("https:", "http:")) is None and path_of(ENTRY["url"].replace("/a/", "/a b/")) is None
     wrong = [one for one in WRONG if one not in BROKEN]
     for body in spoiled(LIST, wrong):
         if isinstance(body, dict):
@@ -448,9 +449,14 @@ def test_any_body_is_an_answer_or_an_error_that_is_explained(status, body):
 
 def test_a_page_nested_very_deep_does_not_break_the_reader():
     body = "x"
-    for _ in range(300):
+    for _ in range(3000):  # more than Python's own limit
         body = [{"text": "<p>a</p>", "hasPart": body}]
     assert isinstance(read({"mainEntityOfPage": body}), Record)
+
+
+def test_a_blank_headline_is_none_and_the_aspect_is_taken():
+    blank = {"headline": " ", "hasHealthAspect": "https://schema.org/SideEffectsHealthAspect", "text": "<p>It may make you sleepy.</p>"}
+    assert read({"mainEntityOfPage": [blank]}).sections == {"Side effects": "It may make you sleepy."}
 
 
 def test_a_list_of_one_may_be_that_one():

@@ -361,6 +361,17 @@ def test_whatever_stands_in_one_place_of_an_answer_it_is_explained(status):
             assert "api.fda.gov" in str(caught) or "openFDA" in str(caught)
 
 
+def test_only_a_list_of_results_is_an_answer():
+    sound = {"meta": {"x": 1}, "results": [{"set_id": "a"}]}
+    for status, body in [(200, sound), (404, sound), (500, sound), *((200, wrong) for wrong in spoiled(sound))]:
+        fetched = Fetched(status, {}, json.dumps(body).encode(), "https://api.fda.gov/x", "", "", False)
+        if status == 200 and isinstance(body, dict) and isinstance(body.get("results"), list):
+            check_answer(fetched)
+        else:
+            with pytest.raises((InputError, MissingError)):
+                check_answer(fetched)
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_labels_are_read_or_unread(data):

@@ -222,6 +222,13 @@ def test_a_fixed_split_binds():
     assert splits(divide(fixed)) == {record.id: record.split for record in fixed}
 
 
+def test_what_shares_a_group_with_a_fixed_training_item_is_trained_on_too():
+    text = sentence(random.Random(3), 30)
+    fixed, collected = authored("Is a sprain urgent?", text, "train"), made("Is a sprain urgent?", sentence(random.Random(4), 30))
+    division = divide([fixed, collected, *many(20)])
+    assert not division.rejected and splits(division)[fixed.id] == splits(division)[collected.id] == "train"
+
+
 CASE = "A woman of 61 has had a dull ache in her left calf since a long flight two days ago, and the calf is swollen and warm."
 ADVICE = "Triage: urgent\nReason: A swollen warm calf after a long flight may be a clot in the deep veins and needs an ultrasound scan today."
 
