@@ -401,6 +401,7 @@ BROKEN = ["http://[", "https://["]  # addresses that urllib refuses to split
 def test_whatever_stands_in_one_place_of_a_list_it_gives_links_or_none():
     assert next_page(LIST) == "3" and path_of(ENTRY["url"]) == "conditions/a" and nhs.changed(ENTRY) == "2026-01-01"
     assert path_of(ENTRY["url"].replace("https:", "http:")) is None and path_of(ENTRY["url"].replace("/a/", "/a b/")) is None
+    assert nhs.changed(ENTRY | {"dateModified": "last week"}) == ""
     wrong = [one for one in WRONG if one not in BROKEN]
     for body in spoiled(LIST, wrong):
         if isinstance(body, dict):

@@ -233,21 +233,22 @@ CASE = "A woman of 61 has had a dull ache in her left calf since a long flight t
 ADVICE = "Triage: urgent\nReason: A swollen warm calf after a long flight may be a clot in the deep veins and needs an ultrasound scan today."
 
 
-@pytest.mark.parametrize("question,answer", [
-    (CASE, ADVICE),
-    (f"  {CASE.upper()} ", "Triage: urgent\nReason: Another reason."),
-    (CASE.replace("61", "59"), "Triage: urgent\nReason: Another reason."),
-    (CASE.replace("a dull ache", "an ache"), ADVICE),
-    ("Completely new words ask for the very thing?", None),
+@pytest.mark.parametrize("question,answer,reason", [
+    (CASE, ADVICE, "exact_duplicate"),
+    (f"  {CASE.upper()} ", "Triage: urgent\nReason: Another reason.", "held_out"),
+    (CASE.replace("61", "59"), "Triage: urgent\nReason: Another reason.", "held_out"),
+    (CASE.replace("a dull ache", "an ache"), ADVICE, "near_duplicate"),
+    ("Completely new words ask for the very thing?", None, "held_out"),
 ], ids=["equal", "same question", "a number changed", "a word changed", "the answer on a website"])
-def test_a_train_copy_of_a_fixed_test_item_is_rejected(question, answer):
+def test_a_train_copy_of_a_fixed_test_item_is_rejected(question, answer, reason):
     exam = made(CASE, ADVICE, key="exam", kind="case", task="triage", split="test", gold={"triage": "urgent", "reason": ADVICE.split("Reason: ")[1]})
     copy = authored(question, answer, "train") if answer else made(question, ADVICE.split("Reason: ")[1])
     division = divide([copy, exam, *many(50)])
     kept = splits(division)
     assert kept[exam.id] == "test" and copy.id not in kept
     assert len(kept) == 51
-    assert [record.reason for record in division.rejected] in (["held_out"], ["near_duplicate"], ["exact_duplicate"])
+    (gone,) = division.rejected
+    assert (gone.reason, gone.twin) == (reason, None if reason == "held_out" else exam.id)  # a repeat is called one, and of what
 
 
 def test_a_copy_in_another_task_is_rejected_too():
