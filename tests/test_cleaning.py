@@ -20,8 +20,7 @@ from medlab.cleaning.passages import HeldPassages, telling, windows, without_pas
 from medlab.cleaning.personal import found_in, is_nhs_number, mask, may_hold_personal
 from medlab.cleaning.shelf import Groups
 from medlab.cleaning.text import (
-    fixed_characters, mended_question, mended_text, signs_by_share, tidy, trimmed_answer, with_apostrophes, without_boilerplate, without_outline,
-    without_references,
+    fixed_characters, mended_question, mended_text, signs_by_share, tidy, trimmed_answer, without_boilerplate, without_outline,
 )
 from medlab.core import InputError, Record
 
