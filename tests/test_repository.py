@@ -109,6 +109,18 @@ def test_links_are_well_formed(path):
                     assert target.startswith("#") or (path.parent / target.partition("#")[0]).exists() or (ROOT / target.partition("#")[0]).exists(), target
 
 
+def global_names(node, inside=False):
+    "Names that a piece of code reads and does not bind itself; of a function, those that its body reads."
+    table = symtable.symtable(ast.unparse(node), "cell", "exec")
+    names = set() if inside else {symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced()}
+    waiting = table.get_children()
+    while waiting:
+        inner = waiting.pop()
+        waiting += inner.get_children()
+        names |= {symbol.get_name() for symbol in inner.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+    return names
+
+
 class Bodies:
     "The functions and methods that a notebook has defined so far, each with the global names and the attributes that its body uses."
 
@@ -128,13 +140,7 @@ class Bodies:
 
     def uses(self, node):
         "Names that are global in a function, and the attributes that it reads."
-        table, names = symtable.symtable(ast.unparse(node), "cell", "exec"), set()
-        waiting = table.get_children()
-        while waiting:
-            inner = waiting.pop()
-            waiting += inner.get_children()
-            names |= {symbol.get_name() for symbol in inner.get_symbols() if symbol.is_global() and symbol.is_referenced()}
-        return names, {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+        return global_names(node, inside=True), {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
 
     def needed_by(self, names, attributes):
         "All global names that running code with these names and attributes may need."
@@ -175,9 +181,8 @@ def needed_too_early(cells):
             bodies.define(node)
         later = set().union(*bound[place + 1 :]) - so_far
         for part in run_at_once(tree):
-            names = {node.id for node in ast.walk(part) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
             attributes = {node.attr for node in ast.walk(part) if isinstance(node, ast.Attribute)}
-            if found := bodies.needed_by(names, attributes) & later:
+            if found := bodies.needed_by(global_names(part), attributes) & later:
                 early.append((place, sorted(found)))
     return early
 
