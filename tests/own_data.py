@@ -44,7 +44,7 @@ SIGNS = ("burns in the evening", "itches after a bath", "swells on warm days", "
 CARE = ("a cool cloth", "two days of rest", "gentle stretching", "more water and less salt", "a firm bandage", "an ointment with zinc", "a short course of tablets",
         "breathing exercises", "a softer mattress", "warm compresses", "a change of shoes", "a referral to a specialist")
 TIMES = ("within a week", "by the second month", "after one winter", "in most families", "before the age of ten", "without any treatment", "only after an operation",
-         "sooner in young adults", "slowly over the years", "as soon as the cause is removed")
+         "sooner in young adults", "slowly over the years", "once the cause was removed")
 ASKED = {"information": "What is (are) {} ?", "symptoms": "What are the symptoms of {} ?", "treatment": "What are the treatments for {} ?", "causes": "What causes {} ?"}
 
 
@@ -58,8 +58,10 @@ def made_up_documents(count, seed=1):
     chance = random.Random(seed)
     for number in range(count):
         name, (aspect, asked) = ailment(chance), chance.choice(sorted(ASKED.items()))
-        said = [f"{name} is a made-up disease in which the {chance.choice(PLACES)} {chance.choice(SIGNS)}."]
-        said += [f"The {chance.choice(PLACES)} {chance.choice(SIGNS)}, and {chance.choice(CARE)} helps {chance.choice(TIMES)}." for _ in range(5)]
+        said = [f"{name} is made up, and {chance.randint(11, 999)} people had it {chance.choice(TIMES)}."]
+        for _ in range(5):  # numbers keep two documents from sharing thirteen words in a row
+            said += [f"In {chance.randint(11, 999)} people the {chance.choice(PLACES)} {chance.choice(SIGNS)}.",
+                     f"After {chance.randint(11, 999)} days {chance.choice(CARE)} helped {chance.choice(TIMES)}."]
         folder, source = chance.choice((("1_CancerGov_QA", "CancerGov"), ("5_NIDDK_QA", "NIDDK"), ("7_SeniorHealth_QA", "NIHSeniorHealth")))
         identity = f"9{number:06d}"
         yield f"{folder}/{identity}.xml", (
