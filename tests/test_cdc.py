@@ -328,6 +328,7 @@ def test_an_envelope_as_it_is_documented(store):
         server.faults += [ok(OWN["refusal"])]
         with pytest.raises(InputError, match="status 400"):
             list(source(server, store, topic="soap").fetch())
+    assert next_page(OWN["refusal"]["meta"]) is None  # its pagination is null
     fragments = OWN["fragments"]
     assert next_page(fragments) is None and item_problem({**Page(1).item(), "source": fragments["source"], "language": fragments["language"]}) is None
 

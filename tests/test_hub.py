@@ -332,8 +332,9 @@ def contradicting(item):
 def test_rows_in_pubmedqas_own_form_are_read():
     "The twin of `test_the_real_pubmedqa_rows_are_read`."
     rows = own_json("pubmedqa.json")
+    contexts = {pmid: {"labels": row["LABELS"], "meshes": row["MESHES"], "contexts": row["CONTEXTS"]} for pmid, row in rows.items()}
     found = [
-        to_record("pubmedqa", DATASETS["pubmedqa"], {"pubid": pmid, "question": row["QUESTION"], "context": {"contexts": row["CONTEXTS"]},
+        to_record("pubmedqa", DATASETS["pubmedqa"], {"pubid": pmid, "question": row["QUESTION"], "context": contexts[pmid],
                                                      "long_answer": row["LONG_ANSWER"], "final_decision": row["final_decision"]}, 0, "", "")
         for pmid, row in rows.items()
     ]  # fmt: skip

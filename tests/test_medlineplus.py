@@ -256,6 +256,7 @@ def test_answers_with_the_habits_of_real_ones(store):
     assert late.sections["What is lateness?"].startswith("Lateness is a habit of coming") and "slow clocks, long talks" in late.text
     assert late.sections["What causes lateness?"].endswith("lost keys, and mornings such as:") and "<" not in late.text
     assert long.text.endswith("Among the things that were looked at are:\n- Light\n- Salt & sugar") and "Debilidad" not in long.text
+    assert late.text.split("\n")[::2] == ["What is lateness?", "What causes lateness?"]
     assert late.license == PUBLIC and late.may_train
 
 

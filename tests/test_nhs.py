@@ -311,7 +311,7 @@ def test_recorded_pages(recorded):
 def own(make):
     "The long pages of `servers.nhs`, read through a server: path to record; and two lists of links."
     bodies = {"conditions/zana-fever": zana_fever(), "conditions/zilch": zilch(), "medicines/zanatidine": zanatidine(), "womens-health/zana": front("womens-health/zana")}
-    bodies["conditions"] = page("conditions") | {"hasPart": [], "mainEntityOfPage": [
+    bodies["health-a-to-z"] = page("health-a-to-z") | {"hasPart": [], "mainEntityOfPage": [
         {"identifier": "24", "@type": "WebPageElement", "name": "canonicallinks", "headline": "", "text": "", "mainEntityOfPage": [element("<p>Find every condition here</p>", "All", "link")]}]}
     with NhsServer(list(bodies), key="good-key-123") as server:
         server.pages = bodies
@@ -321,14 +321,14 @@ def own(make):
 
 def test_pages_with_the_habits_of_real_ones(own, make):
     "The twin of `test_recorded_pages`."
-    assert {path for path, one in own.items() if isinstance(one, Unread)} == {"conditions", "womens-health/zana"}  # they are lists of links
+    assert {path for path, one in own.items() if isinstance(one, Unread)} == {"health-a-to-z", "womens-health/zana"}  # they are lists of links
     read_ones = {path: one for path, one in own.items() if isinstance(one, Record)}
     for path, record in read_ones.items():
         assert record.title and record.url.startswith("https://www.nhs.uk/") and "\u00a0" not in record.text and "<" not in record.text.replace("< ", "")
         lines = [line for line in record.text.split("\n") if len(line) > 20]
         assert len(lines) == len(set(lines)), path
     fever, spots, drug = (read_ones[path] for path in ("conditions/zana-fever", "conditions/zilch", "medicines/zanatidine"))
-    assert list(fever.sections)[:3] == ["Overview", "Check if you're at risk of Zana fever", "How to avoid Zana fever"]
+    assert list(fever.sections) == ["Overview", "Check if you're at risk of Zana fever", "How to avoid Zana fever", "Medical help urgent"]
     risk = fever.sections["Check if you're at risk of Zana fever"].split("\n")
     assert "- North and South Zanaland" in risk and "- the islands of Zilch" in risk and "Before you pack" in risk and fever.text.count("an hour is enough") == 1
     assert list(spots.sections)[0] == "Overview" and "- sky balm" in spots.sections["Treatments from a GP"] and spots.text.count("elbow – this is so") == 1

@@ -298,6 +298,7 @@ def test_labels_with_the_habits_of_real_ones(make):
     assert (syrup.title, syrup.subject, syrup.aspect) == ("Little Fevrolin (paranol)", "paranol", "human otc drug")
     assert syrup.sections["purpose"] == "Throat soother/fever reducer" and "59-90 lbs | 9-11 years | 9 mL" in syrup.sections["dosage"].split("\n")
     assert syrup.sections["indications"].startswith("temporarily:\n- brings a fever down")
+    assert syrup.sections["warnings"].startswith("Kidney warning: This syrup") and syrup.sections["active_ingredient"] == "(in each 5 mL) Paranol 80 mg"
     for once in ("if the child has had kidney stones", "ring a poison centre", "41-58 lbs", "Weight (lb)", "if the seal is broken"):
         assert syrup.text.count(once) == 1, once
     assert tablets.title == "Zanitinib" and tablets.sections["indications"].startswith("Zanitinib tablets are indicated")

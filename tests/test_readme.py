@@ -57,14 +57,14 @@ def blocks(text):
 
 
 def commands(text):
-    "Each command with what its comment says: the lines of indented and shell blocks, then what is quoted inside of sentences. Each once."
+    "Each command with what its comment says: the lines of indented and shell blocks, then what is quoted in sentences and comments. Each once."
     lines = [line for language, lines in blocks(text) if language in ("indented", "sh", "bash", "shell", "console") for line in lines if line.strip()]
     found = {}
     for line in lines:
         command, _, comment = re.sub(r"^\$ ", "", line).partition(" #")
         found.setdefault(command.strip(), comment.strip())
     sentences = re.sub(r"(?ms)^```.*?^```|^    [^\n]*$", "", text)
-    for quoted in re.findall(r"`((?:medlab|make|pip|python3?|\.venv/bin/\w+)\s[^`]+|[A-Z_]+=[^`]+)`", sentences):  # a program alone is a name
+    for quoted in re.findall(r"`((?:medlab|make|pip|python3?|\.venv/bin/\w+)\s[^`]+|[A-Z_]+=[^`]+)`", "\n".join([sentences, *found.values()])):  # a program alone is a name
         found.setdefault(" ".join(quoted.split()), "")
     return found
 
@@ -73,8 +73,8 @@ COMMANDS = commands(README)
 
 
 def test_commands_are_found_in_blocks_and_in_sentences():
-    text = "Do\n\n    make a    # why\n    b --c\n\nand `medlab d e` or `medlab`, never `x`.\n\n```python\nf()\n```\n```\n1\n```\n```sh\n$ g\n```\n- item\n    more of the item\n"
-    assert commands(text) == {"make a": "why", "b --c": "", "g": "", "medlab d e": ""}
+    text = "Do\n\n    make a    # `make h i` too\n    b --c\n\nand `medlab d e` or `medlab`, never `x`.\n\n```python\nf()\n```\n```\n1\n```\n```sh\n$ g\n```\n- item\n    more of the item\n"
+    assert commands(text) == {"make a": "`make h i` too", "b --c": "", "g": "", "medlab d e": "", "make h i": ""}
     assert blocks(text)[1:3] == [("python", ["f()"]), ("", ["1"])]
     assert len(COMMANDS) > 15 and "make course" in COMMANDS and "make test" in COMMANDS
 
@@ -245,6 +245,14 @@ def reads_an_archive(command, new):
     assert "medquad: collected, 32 records" in said, said
 
 
+def shows_the_data(command, new):
+    "With nothing made before: what the page shows is collected, preprocessed and built first."
+    assert "data.html" in new.do(command)
+    page = (new.clone / "runs" / "smoke" / "data.html").read_text(encoding="utf-8")
+    assert "starter" in page and "CC-BY-4.0" in page
+    shutil.rmtree(new.clone / "runs")
+
+
 def runs_the_course(command, new):
     "The whole road with nothing made before; then again, and with one value changed, as README.md tells."
     said = new.do(command, timeout=1500)
@@ -252,7 +260,6 @@ def runs_the_course(command, new):
     assert (run / "report" / "report.html").is_file() and len(list((run / "notebooks").glob("*.ipynb"))) == 14, said[-2000:]
     again = new.do(command)
     assert again.count("unchanged") >= 10, again
-    assert "data.html" in new.do("medlab report --data") and (run / "data.html").is_file()
     assert any(new.cache.rglob("*")) and not any(path.suffix == ".gguf" for path in new.home.rglob("*")), "the model was kept in HOME, not in the cache"
 
 
@@ -267,6 +274,7 @@ RULES = [
     (r"medlab collect .*--offline", "executed", replays),
     (r"medlab collect --source .*", "executed", collects),
     (r"medlab setup", "executed", asks_the_installer),
+    (r"medlab report --data", "executed", shows_the_data),
     (r"medlab run --profile smoke", "executed, slow", runs_the_course),
     (r"(\.venv/bin/)?medlab( .*)?", "checked", is_read),
     (r"MEDLAB_MEDQUAD_ARCHIVE=\S+", "executed", reads_an_archive),
