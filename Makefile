@@ -29,4 +29,4 @@ setup: ## make or mend .venv
 	@$(PYTHON) tools/setup_env.py
 
 clean: ## remove runs and build products; the environment and the caches stay
-	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -31,7 +31,8 @@ for package, folder in shipped.items():
         name = ".".join([package, *part.relative_to(folder).parts])
         packages.append(name)
         package_dir[name] = relative
-        package_data[name] = ["*.jsonl", "*.yaml", "*.json", "*.md", "*.txt", "*.html", "*.ipynb"]
+        package_data[name] = ["*.jsonl", "*.yaml", "*.json", "*.md", "*.txt", "*.html", "*.ipynb", "LICENSE"]
+package_data["medlab"] = ["py.typed"]
 
 setup(
     name=settings["lib_name"],
@@ -39,9 +40,9 @@ setup(
     description=settings["description"],
     long_description=(here / "README.md").read_text(encoding="utf-8") if (here / "README.md").exists() else "",
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license="Apache-2.0 AND CC-BY-4.0",  # the code; the starter data
+    license_files=["LICENSE", "data/starter/LICENSE"],
     author=settings["author"],
-    author_email=settings["author_email"],
     keywords=settings["keywords"],
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'Limit', 'Day', 'source_class', 'not_in_the_future', 'Span', 'of_sound_size', 'CollectParams',
-           'make_source', 'SourceReport', 'Collection', 'of_source', 'shortened', 'progress', 'check',
-           'source_fingerprints', 'collect', 'read_records', 'read_sources', 'read_unread']
+           'make_source', 'Collection', 'shortened', 'progress', 'source_fingerprints', 'collect']
 
 # %% ../nbs/02_collect.ipynb #a1ad1008
 import importlib
@@ -14,15 +13,15 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import date, timedelta
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from tqdm import tqdm
 
-from medlab.core import (
-    InputError, MissingError, Outcome, Params, Profile, Record, Run, Source, Unread, cache_folder, first_problem, nearest, read_json, read_jsonl,
-    read_parquet, sha256_json, step, write_json, write_jsonl, write_parquet,
-)
+from .basics.errors import InputError, MissingError, first_problem, nearest
+from .basics.files import cache_folder, sha256_json, write_json, write_jsonl, write_parquet
+from .contracts.records import Record, Source, SourceReport, Unread
+from .core import Outcome, Params, Profile, Run, step
 from .fetch import Fetcher
 from .sources.cdc import Cdc
 from .sources.hub import DATASETS, Hub
@@ -140,21 +139,6 @@ def make_source(
             raise InputError(f"source {name!r} has no option {option!r}{nearest(option, [*known, *wanted])}")
     return made(fetcher=fetcher, **options), wanted
 
-# %% ../nbs/02_collect.ipynb #5a7ff705
-class SourceReport(BaseModel):
-    "What became of one source; a row of `sources.json`."
-
-    name: str
-    status: Literal["collected", "partial", "skipped"]
-    count: int  # records
-    unread: dict[str, int] = {}  # reason to how many; each of them stands in unread.jsonl
-    license: dict[str, int] = {}  # of the records, with their number
-    may_train: int = 0  # how many records may be trained on
-    attribution: list[str] = []  # whom to credit, each once
-    fingerprint: str | None = None  # of the source's settings or data; None when it could not be made
-    asked: dict[str, float] = {}  # requests, answers from the store, retries, seconds waited
-    why: str | None = None  # for a partial or skipped one: what is missing and how to get it
-
 # %% ../nbs/02_collect.ipynb #616d1d57
 class Collection:
     "Takes the records of one source after another; what became of each is in `reports` when the last one was taken."
@@ -173,35 +157,40 @@ class Collection:
             if report.status != "collected" and name in self.params.require:
                 raise MissingError(f"source {name} is required and was {report.status}: {report.why}")
 
+    def of_source(self, name: str) -> Iterator[Record]:
+        "The records of one source, and its report."
+        report = SourceReport(name=name, status="collected", count=0)
+        licenses, credits, before = Counter(), set(), dict(vars(self.fetcher.counts))
+        try:
+            source, wanted = make_source(name, self.params, self.fetcher)
+            report.fingerprint = source.fingerprint()
+            expected = wanted["limit"] or getattr(source, "default_limit", None)  # for the bar: how much is left
+            for item in progress(name, source.fetch(**wanted), expected, self.fetcher):
+                if isinstance(item, Unread):
+                    reason = item.reason.partition(":")[0]  # what follows tells of this one only
+                    report.unread[reason] = report.unread.get(reason, 0) + 1
+                    self.unread.append(item)
+                    continue
+                self.check(item, source.name)
+                report.count, report.may_train = report.count + 1, report.may_train + item.may_train
+                licenses[item.license] += 1
+                credits.add(item.attribution)
+                yield item
+        except MissingError as error:
+            report.status, report.why = "partial" if report.count else "skipped", " ".join(str(error).split())
+        report.license, report.attribution = dict(licenses.most_common()), shortened(sorted(credits))
+        report.asked = {key: round(value - before[key], 1) for key, value in vars(self.fetcher.counts).items()}
+        self.reports.append(report)
+
+    def check(self, record: Record, name: str) -> None:
+        "Raise `InputError` for an id that occurs twice or a record that says it is from another source."
+        if record.id in self.seen:
+            raise InputError(f"source {name!r} gave two records with the id {record.id}; its keys must be unique, see its notebook")
+        if record.source != name:
+            raise InputError(f"a record says that it is from {record.source!r}; expected {name!r}; see that source's notebook")
+        self.seen.add(record.id)
+
 # %% ../nbs/02_collect.ipynb #84eb2827
-def of_source(self: Collection, name: str) -> Iterator[Record]:
-    "The records of one source, and its report."
-    report = SourceReport(name=name, status="collected", count=0)
-    licenses, credits, before = Counter(), set(), dict(vars(self.fetcher.counts))
-    try:
-        source, wanted = make_source(name, self.params, self.fetcher)
-        report.fingerprint = source.fingerprint()
-        expected = wanted["limit"] or getattr(source, "default_limit", None)  # for the bar: how much is left
-        for item in progress(name, source.fetch(**wanted), expected, self.fetcher):
-            if isinstance(item, Unread):
-                reason = item.reason.partition(":")[0]  # what follows tells of this one only
-                report.unread[reason] = report.unread.get(reason, 0) + 1
-                self.unread.append(item)
-                continue
-            self.check(item, source.name)
-            report.count, report.may_train = report.count + 1, report.may_train + item.may_train
-            licenses[item.license] += 1
-            credits.add(item.attribution)
-            yield item
-    except MissingError as error:
-        report.status, report.why = "partial" if report.count else "skipped", " ".join(str(error).split())
-    report.license, report.attribution = dict(licenses.most_common()), shortened(sorted(credits))
-    report.asked = {key: round(value - before[key], 1) for key, value in vars(self.fetcher.counts).items()}
-    self.reports.append(report)
-
-Collection.of_source = of_source
-
-
 def shortened(credits: list[str]) -> list[str]:
     "Whom to credit, at most ten of them; a source that credits every author of every abstract keeps that in its records."
     return credits if len(credits) <= 10 else [*credits[:10], f"and {len(credits) - 10} more, in records.parquet"]
@@ -213,17 +202,6 @@ def progress(name: str, items: Iterator, limit: int | None, fetcher: Fetcher) ->
         for item in bar:
             bar.set_postfix_str(str(fetcher.counts), refresh=False)  # also for a source that needs a second for each record
             yield item
-
-# %% ../nbs/02_collect.ipynb #62593013
-def check(self: Collection, record: Record, name: str) -> None:
-    "Raise `InputError` for an id that occurs twice or a record that says it is from another source."
-    if record.id in self.seen:
-        raise InputError(f"source {name!r} gave two records with the id {record.id}; its keys must be unique, see its notebook")
-    if record.source != name:
-        raise InputError(f"a record says that it is from {record.source!r}; expected {name!r}; see that source's notebook")
-    self.seen.add(record.id)
-
-Collection.check = check
 
 # %% ../nbs/02_collect.ipynb #fd47b848
 def source_fingerprints(profile: Profile) -> dict[str, str]:
@@ -268,18 +246,3 @@ def collect(run: Run, profile: Profile) -> Outcome:
         content={"sources.json": sha256_json([report.model_dump(exclude={"why", "asked"}) for report in reports])},
         incomplete=not params.offline and any(report.status != "collected" for report in reports),
     )
-
-# %% ../nbs/02_collect.ipynb #3e66366b
-def read_records(run: Run) -> list[Record]:
-    "All records that a run collected; raises `MissingError` before the step was run."
-    return read_parquet(run.file("collect", "records.parquet"), Record)
-
-# %% ../nbs/02_collect.ipynb #6c65fc34
-def read_sources(run: Run) -> list[SourceReport]:
-    "What became of each source in a run; raises `MissingError` before the step was run."
-    return [SourceReport(**row) for row in read_json(run.file("collect", "sources.json"))]
-
-# %% ../nbs/02_collect.ipynb #daa9c209
-def read_unread(run: Run) -> list[Unread]:
-    "What could not be made a record, each with its reason; raises `MissingError` before the step was run."
-    return [Unread(**row) for row in read_jsonl(run.file("collect", "unread.jsonl"))]

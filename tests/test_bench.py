@@ -13,9 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from medlab.bench.data import STAGES, Perturbed, answered, bench_data, bench_tables, measured_tables, roads
+from medlab.bench.data import STAGES, Perturbed, answered, bench_data, bench_tables, measured_tables
+from medlab.bench.measure import roads
 from medlab.bench.measure import run_measured, runs_of
-from medlab.core import InputError, MedlabError, MissingError, Record, read_json, shipped, write_json
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.basics.files import read_json, shipped, write_json
+from medlab.contracts.records import Record
 from medlab.sources.medquad import MedQuad
 
 

@@ -12,7 +12,7 @@ from own_data import own_json, own_lines
 
 from medlab.builders import choices, labels, pages, qa
 from medlab.cleaning.sentences import each_sentence, opening, sentences
-from medlab.preprocess import SplitRecord
+from medlab.contracts.records import SplitRecord
 
 OPTIONS = {"A": "Bronchoscopy", "B": "Lung function", "C": "Sputum smear", "D": "Skin prick test"}
 
@@ -67,7 +67,7 @@ def test_no_text_stops_the_cutter(text, words):
 @pytest.mark.parametrize("aspect", qa.WAYS)
 def test_ways_to_ask_differ_from_the_first_word_on(aspect):
     one = record("qa", question=f"Template about {aspect} of shingles?", answer="In shingles rest helps.", subject="Shingles", aspect=aspect)
-    ways = qa.ways_to_ask(one)
+    ways = qa.qa_questions(one)
     assert len(ways) >= 5 and ways[0] == one.question
     assert all("shingles" in way.casefold() and way[0].isupper() and "{" not in way for way in ways)
     assert len({" ".join(way.casefold().split()[:4]) for way in ways}) == len(ways)
@@ -76,13 +76,13 @@ def test_ways_to_ask_differ_from_the_first_word_on(aspect):
 @pytest.mark.parametrize("subject,inside", [("Gout", "gout"), ("Down Syndrome", "Down Syndrome"), ("HIV/AIDS", "HIV/AIDS"), ("Menkes disease", "Menkes disease")])
 def test_a_name_keeps_its_capital(subject, inside):
     one = record("qa", question=f"What are the treatments for {subject}?", answer=f"People with {inside} live long.", subject=subject, aspect="treatment")
-    assert f"How do doctors treat {inside}?" in qa.ways_to_ask(one)
+    assert f"How do doctors treat {inside}?" in qa.qa_questions(one)
 
 
 def test_a_pair_without_subject_or_aspect_keeps_its_question():
     for more in ({}, {"subject": "Gout"}, {"aspect": "treatment"}, {"subject": "What is gout?", "aspect": "treatment"}):
         one = record("qa", question="Why does my toe hurt?", answer="It may be gout.", **more)
-        assert qa.ways_to_ask(one) == ["Why does my toe hurt?"]
+        assert qa.qa_questions(one) == ["Why does my toe hurt?"]
 
 
 SUBJECTS = ["Gout", "Kidney Stones", "Down Syndrome", "HIV/AIDS", "Parkinson's Disease", "Diabetes", "von Willebrand disease", "E. Coli Infections",
@@ -97,7 +97,7 @@ CLUMSY = re.compile(
 def test_every_way_is_grammatical_for_every_subject(subject, aspect):
     "Singular, plural, acronym, small letter, two subjects, long: no way may need to know which."
     one = record("qa", question=f"What about {subject}?", answer=f"{subject} can be mild.", subject=subject, aspect=aspect)
-    for way in qa.ways_to_ask(one):
+    for way in qa.qa_questions(one):
         assert not CLUMSY.search(way) and way[0] == way[0].upper() and way[-1] in "?." and "{" not in way, way
         assert subject.partition(" (")[0].casefold() in way.casefold()
 
@@ -108,8 +108,8 @@ def test_every_way_to_ask_for_a_section_is_grammatical(subject, kind):
     heading = {"overview": "Overview", "symptoms": "Symptoms", "causes": "Causes", "prevention": "Prevention", "treatment": "Treatment", "tests": "Tests",
                "risk": "Who is at risk", "outlook": "Outlook", "help": "When to see a doctor", "danger": "Emergency", "question": "Can I swim?",
                "other": "Work"}.get(kind, kind)
-    assert pages.kind_of(heading, subject) == ("other" if kind == "Hiccups and sleep" else kind)
-    for way in pages.ways_to_ask(subject, heading):
+    assert pages.section_kind(heading, subject) == ("other" if kind == "Hiccups and sleep" else kind)
+    for way in pages.page_questions(subject, heading):
         assert not re.search(r"\b(?:is|does|has) (?:hiccups|kidney stones)|[?.]{2}|\b(?:I mean|said of)\b", way, re.I) and way[0] == way[0].upper(), way
 
 
@@ -138,7 +138,7 @@ def test_a_question_that_nobody_would_ask_is_left_out(question, subject, aspect)
     ("Also: Autosomal dominant inheritance.", None),
 ])
 def test_an_answer_stands_without_its_neighbours(text, answer):
-    assert qa.answer_of(text, 45) == answer
+    assert qa.qa_answer(text, 45) == answer
 
 
 @pytest.mark.parametrize("subject,asked", [
@@ -147,7 +147,7 @@ def test_an_answer_stands_without_its_neighbours(text, answer):
 ])
 def test_the_frame_of_a_title_stands_in_no_question(subject, asked):
     one = record("qa", question=f"Who is at risk for {subject}?", answer="Everybody can get it.", subject=subject, aspect="susceptibility")
-    ways = qa.ways_to_ask(one)
+    ways = qa.qa_questions(one)
     assert ways[0] == asked and not any("Parasites" in way or "known" in way or "Living" in way for way in ways)
 
 
@@ -368,7 +368,7 @@ def test_a_page_gives_a_question_for_each_section_and_one_with_three_fields():
 
 @pytest.mark.parametrize("heading", ["Causes", "Symptoms of it", "How is it treated?", "Weight", "Can I swim?", "Call 999 if", "Who is at risk?", "Outlook"])
 def test_every_heading_has_ways_to_ask_that_begin_differently(heading):
-    ways = pages.ways_to_ask("hiccups", heading)
+    ways = pages.page_questions("hiccups", heading)
     assert len(ways) >= 4 and len({" ".join(way.casefold().split()[:4]) for way in ways}) == len(ways)
 
 
@@ -377,7 +377,7 @@ def test_every_heading_has_ways_to_ask_that_begin_differently(heading):
     ("Urgent advice: Call your GP", "danger"), ("Call an ambulance if", "danger"), ("What causes acne?", "causes"), ("Can I drink alcohol with it?", "question"),
 ])
 def test_a_heading_is_of_a_kind_only_when_it_says_no_more(heading, kind):
-    assert pages.kind_of(heading, "Acne") == kind
+    assert pages.section_kind(heading, "Acne") == kind
 
 
 def test_a_list_of_links_is_no_answer():

@@ -11,8 +11,9 @@ from servers.base import busy, ok, redirect, wrong_type
 from servers.cdc import CDC, NIH, CdcServer, Page, envelope, error
 from servers.collecting import SourceFaults, answered, mutated, quick_fetcher, records, unread
 
-from medlab.core import InputError, MedlabError, MissingError
-from medlab.sources.cdc import Cdc, TryAgain, is_cdc, item_problem, next_page, open_envelope, read_page, sections_of
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.fetching.retry import TryAgain
+from medlab.sources.cdc import Cdc, is_cdc, item_problem, next_cdc_page, open_envelope, read_cdc_page, cdc_sections
 
 PUBLIC = "LicenseRef-US-Gov-Public-Domain"
 
@@ -224,8 +225,8 @@ def test_a_redirect_or_a_403_in_place_of_a_page_ends_the_source(store):
 
 def test_links():
     url = "http://evil.example.org/api/v2/resources/media?max=5&pageNum=3&name=a%26b"
-    assert next_page({"pagination": {"nextUrl": url}}) == {"max": "5", "pageNum": "3", "name": "a&b"}
-    assert [next_page(meta) for meta in ({"pagination": {"nextUrl": "https://tools.cdc.gov/media"}}, {"pagination": []}, {})] == [None] * 3
+    assert next_cdc_page({"pagination": {"nextUrl": url}}) == {"max": "5", "pageNum": "3", "name": "a&b"}
+    assert [next_cdc_page(meta) for meta in ({"pagination": {"nextUrl": "https://tools.cdc.gov/media"}}, {"pagination": []}, {})] == [None] * 3
 
 
 @pytest.mark.parametrize("url", ["", None, 5, "cdc.gov", "ftp://www.cdc.gov/", "https://cdc.gov.evil.org/", "https://notcdc.gov/", "https://evil.org/cdc.gov",
@@ -237,16 +238,16 @@ def test_addresses_that_only_look_like_cdc(url):
 
 def test_sections_survive_boxes_scripts_and_marks():
     html = "<div>Lead<div><h1>One <b>two</b><br>three</h1></div>\ue000body\ue001</div><h2></h2>nameless<script>'<h3>no</h3>'</script><!-- <h2>no</h2> --><h4>Tail"
-    text, sections = sections_of(html, "T")
+    text, sections = cdc_sections(html, "T")
     assert sections == {"T": "Lead\nnameless", "One two three": "body"} and text == "Lead\nOne two\nthree\nbody\nnameless\nTail"
 
 
 def test_old_pages_and_escaped_credits_are_read():
     item = {**Page(1).item(), "attribution": "&lt;div&gt;Content by &lt;a href='http://www.cdc.gov'&gt;CDC&lt;/a&gt;.&lt;/div&gt;"}
-    record = read_page(item, answered("<p>The patient\u2019s caf\xe9 is closed until the fever is gone.</p>".encode("cp1252"), "text/html"))
+    record = read_cdc_page(item, answered("<p>The patient\u2019s caf\xe9 is closed until the fever is gone.</p>".encode("cp1252"), "text/html"))
     assert "patient\u2019s caf\xe9" in record.text and record.attribution.startswith("Content by CDC.: Page 1")
     half = answered(b'{"meta": {"status": 200}, "results": [{"content": "<p>Half a character \\ud800 in a page of a few more words.</p>"}]}')
-    assert read_page(item, half).model_dump_json().encode()
+    assert read_cdc_page(item, half).model_dump_json().encode()
 
 
 WORDS = "<p>The caf\xe9 is closed until the fever of all its guests is gone.</p>"
@@ -258,12 +259,12 @@ WORDS = "<p>The caf\xe9 is closed until the fever of all its guests is gone.</p>
     (WORDS.encode("cp1252"), "text/html; charset=nonsense"), (WORDS.encode("cp1252"), "text/html; charset=idna"),
 ])  # fmt: skip
 def test_characters_whatever_the_page_promises(body, kind):
-    assert read_page(Page(1).item(), answered(body, kind)).text == "The caf\xe9 is closed until the fever of all its guests is gone."
+    assert read_cdc_page(Page(1).item(), answered(body, kind)).text == "The caf\xe9 is closed until the fever of all its guests is gone."
 
 
 @pytest.mark.parametrize(("body", "charset"), [(b"<p>+2AA- one two three four five six seven eight</p>", "utf-7"), (rb"<p>\ud800 one two three four five six seven eight</p>", "unicode_escape")])
 def test_half_a_character_does_not_stop_the_writing(body, charset):
-    record = read_page(Page(1).item(), answered(body, f"text/html; charset={charset}"))
+    record = read_cdc_page(Page(1).item(), answered(body, f"text/html; charset={charset}"))
     assert record.text.endswith("seven eight") and record.model_dump_json().encode()
 
 
@@ -288,12 +289,12 @@ def recorded(shared_data):
 
 def test_the_documented_example(recorded):
     meta, (item,) = open_envelope(answered((recorded / "cdc_v2_docs_example_media.json").read_bytes()))
-    assert (item["id"], item_problem(item), next_page(meta)) == (16, None, None)
+    assert (item["id"], item_problem(item), next_cdc_page(meta)) == (16, None, None)
     assert item["source"]["acronym"] == CDC["acronym"]
     with pytest.raises(InputError, match="status 400"):
         open_envelope(answered((recorded / "cdc_v2_docs_error_shape.json").read_bytes()))
     fragments = json.loads((recorded / "cdc_v2_real_fragments.json").read_text())
-    assert next_page(fragments) is None and item_problem({**Page(1).item(), "source": fragments["source"], "language": fragments["language"]}) is None
+    assert next_cdc_page(fragments) is None and item_problem({**Page(1).item(), "source": fragments["source"], "language": fragments["language"]}) is None
 
 
 def test_recorded_answers_of_the_sister_service(recorded):
@@ -301,7 +302,7 @@ def test_recorded_answers_of_the_sister_service(recorded):
     for path in sorted(recorded.glob("hhs_*.json")):
         meta, items = open_envelope(answered(path.read_bytes()))
         problems[path.stem] = [item_problem(item) for item in items if "mediaType" in item]
-        following = next_page(meta)
+        following = next_cdc_page(meta)
         assert following is None or (following["format"] == "json" and int(following["offset"]) > 0)
     assert problems["hhs_campaigns_1"] == ["not CDC's own: its source is somebody else"]
     assert problems["hhs_languages_1"] == ["not CDC's own: its source is somebody else"] * 2
@@ -309,7 +310,7 @@ def test_recorded_answers_of_the_sister_service(recorded):
 
 
 def test_a_real_page_is_cut_at_its_headings(recorded):
-    record = read_page({**Page(1).item(), "name": "About Pandemics"}, answered((recorded / "hhs_media_1.json").read_bytes()))
+    record = read_cdc_page({**Page(1).item(), "name": "About Pandemics"}, answered((recorded / "hhs_media_1.json").read_bytes()))
     assert list(record.sections) == ["About Pandemics", "Characteristics and Challenges of a Flu Pandemic", "Seasonal Flu versus Pandemic Flu"]
     assert record.sections["About Pandemics"].startswith("A pandemic is a global disease outbreak.") and "<" not in record.text
     assert "- Rapid Worldwide Spread" in record.text and "- The number of people who become infected" in record.text and "\xa0" not in record.text
@@ -328,9 +329,9 @@ def test_an_envelope_as_it_is_documented(store):
         server.faults += [ok(OWN["refusal"])]
         with pytest.raises(InputError, match="status 400"):
             list(source(server, store, topic="soap").fetch())
-    assert next_page(OWN["refusal"]["meta"]) is None  # its pagination is null
+    assert next_cdc_page(OWN["refusal"]["meta"]) is None  # its pagination is null
     fragments = OWN["fragments"]
-    assert next_page(fragments) is None and item_problem({**Page(1).item(), "source": fragments["source"], "language": fragments["language"]}) is None
+    assert next_cdc_page(fragments) is None and item_problem({**Page(1).item(), "source": fragments["source"], "language": fragments["language"]}) is None
 
 
 def test_answers_of_a_sister_service():
@@ -339,7 +340,7 @@ def test_answers_of_a_sister_service():
     for name, body in OWN["sister"].items():
         meta, items = open_envelope(answered(json.dumps(body).encode()))
         problems[name] = [item_problem(item) for item in items if "mediaType" in item]
-        following[name] = next_page(meta)
+        following[name] = next_cdc_page(meta)
     theirs, elsewhere = "not CDC's own: its source is somebody else", "not CDC's own: the page is not on cdc.gov"
     assert {name: found for name, found in problems.items() if found} == {
         "campaign media": [theirs], "spanish media": [theirs] * 2, "infographic": ["not a page but Infographic"], "cdc media": [None, elsewhere, "not in English"],
@@ -369,11 +370,11 @@ def nothing_is_lost(body):
     except (TryAgain, InputError) as caught:
         assert "example.org/x" in str(caught)
         return
-    next_page(meta)
+    next_cdc_page(meta)
     for item in items:
         if isinstance(item, dict):
             reason = item_problem(item)
-            found = read_page({**item, "id": 5}, answered(Page(5).body(), "text/html")) if not reason else None
+            found = read_cdc_page({**item, "id": 5}, answered(Page(5).body(), "text/html")) if not reason else None
             assert reason or found.model_dump_json().encode()
 
 
@@ -392,7 +393,7 @@ def test_mutated_real_answers_are_read_or_refused(recorded):
         body = mutated(bodies[seed % len(bodies)], seed, PIECES)
         nothing_is_lost(body)
         try:
-            assert read_page(Page(5).item(), answered(body)).model_dump_json().encode()
+            assert read_cdc_page(Page(5).item(), answered(body)).model_dump_json().encode()
         except TryAgain:
             pass
 
@@ -407,7 +408,7 @@ def test_mutated_envelopes_with_a_page_are_read_or_refused(seed):
     body = mutated(bodies[seed % len(bodies)], seed, PIECES)
     nothing_is_lost(body)
     try:
-        assert read_page(Page(5).item(), answered(body)).model_dump_json().encode()
+        assert read_cdc_page(Page(5).item(), answered(body)).model_dump_json().encode()
     except TryAgain:
         pass
 
@@ -427,5 +428,5 @@ def test_mutated_bodies_never_crash_the_source(tmp_path_factory, seed):
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200))
 def test_any_html_gives_a_text_and_sections(html):
-    text, sections = sections_of(html, "T")
+    text, sections = cdc_sections(html, "T")
     assert isinstance(text, str) and all(name and body for name, body in (sections or {}).items())

@@ -17,14 +17,14 @@ from medlab.cleaning.choices import contradicts, named_letters
 from medlab.cleaning.duplicates import candidates, hashed, near_pairs, openness, overlap, runs, shingles, jaccard, signatures, text_key, words_of
 from medlab.cleaning.language import language_of, needs_a_look
 from medlab.cleaning.leaks import Item, find_leaks
-from medlab.cleaning.passages import HeldPassages, telling, windows, without_passages
+from medlab.cleaning.passages import HeldPassages, telling, word_windows, without_passages
 from medlab.cleaning.personal import found_in, is_nhs_number, mask, may_hold_personal
-from medlab.cleaning.shelf import Groups
+from medlab.cleaning.disk_store import Groups
 from medlab.cleaning.text import (
-    fixed_characters, mended_question, mended_text, signs_by_share, tidy, trimmed_answer, with_apostrophes, without_boilerplate, without_outline,
-    without_references,
+    fixed_characters, mended_question, mended_text, signs_by_share, tidy_text, trimmed_answer, without_boilerplate, without_outline,
 )
-from medlab.core import InputError, Record
+from medlab.basics.errors import InputError
+from medlab.contracts.records import Record
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ASCII = "".join(map(chr, range(32, 127)))  # ftfy reads other bytes as broken text, and the result of that again
@@ -49,13 +49,13 @@ def test_mending_twice_changes_nothing_and_nothing_raises(text):
     once = mended_text(text)
     assert mended_text(once) == once
     assert trimmed_answer("What is it?", trimmed_answer("What is it?", once)) == trimmed_answer("What is it?", once)
-    assert not re.search(r"[^\S\n]{2}|\n\n|^\s|\s$", tidy(fixed_characters(text)))
+    assert not re.search(r"[^\S\n]{2}|\n\n|^\s|\s$", tidy_text(fixed_characters(text)))
 
 
 @QUICK
 @given(st.text(alphabet="abc DE.?!,-\n ", max_size=60))
 def test_tidying_loses_no_letter(text):
-    assert re.sub(r"\s|-", "", tidy(text)) == re.sub(r"\s|-", "", text)
+    assert re.sub(r"\s|-", "", tidy_text(text)) == re.sub(r"\s|-", "", text)
 
 
 def test_a_long_run_of_blanks_takes_no_long_time():
@@ -493,8 +493,8 @@ def test_a_shared_passage_is_found_exactly_when_there_is_one(one, other):
         return {tuple(words[i : i + 13]) for i in range(len(words) - 12)}
 
     nothing = hashed([])
-    table = HeldPassages([(windows(hashed(one)), nothing)])
-    assert len(table.shared(windows(hashed(other)), nothing)) == len(plain(one) & plain(other))
+    table = HeldPassages([(word_windows(hashed(one)), nothing)])
+    assert len(table.shared(word_windows(hashed(other)), nothing)) == len(plain(one) & plain(other))
 
 
 @QUICK
@@ -504,7 +504,7 @@ def test_what_is_cut_leaves_whole_sentences_and_no_passage(said, start):
         return hashed(words_of(text))
 
     text = " ".join(" ".join(words).capitalize() + "." for words in said)
-    secret = HeldPassages([(windows(numbered(text))[start : start + 3], hashed([]))]).find
+    secret = HeldPassages([(word_windows(numbered(text))[start : start + 3], hashed([]))]).find
     left = without_passages(text, numbered, secret)
     if left is not None:
         assert all(sentence in text for sentence in re.split(r"(?<=\.) ", left))

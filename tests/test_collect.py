@@ -22,12 +22,17 @@ from own_data import FOLDER, made_up_documents, medquad_zip
 from servers.base import Server, gzip_bomb, redirect, wrong_type
 from servers.openfda import OpenFdaServer, labels
 
-from medlab.collect import SOURCES, collect, progress, read_records, read_sources, read_unread, source_fingerprints
-from medlab.core import TASKS, InputError, MissingError, Record, Run, Unread, load_profile, open_run, record_id, shipped
-from medlab.fetch import Bucket, Counts, Fetcher, host_of
+from medlab.collect import SOURCES, collect, progress, source_fingerprints
+from medlab.contracts.records import read_records, read_sources, read_unread
+from medlab.basics.errors import InputError, MissingError
+from medlab.basics.files import shipped
+from medlab.contracts.records import TASKS, Record, Unread, record_id
+from medlab.core import Run, load_profile, open_run
+from medlab.fetch import Counts, Fetcher, host_of
+from medlab.fetching.pace import Bucket
 from medlab.sources import medquad
 from medlab.sources.medquad import MedQuad, downloaded_archive
-from medlab.sources.starter import CHOICES, FIELDS, Starter, read_lines
+from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS, Starter, read_lines
 
 MEDQUAD = Path(__file__).parents[2] / "shared" / "data" / "MedQuAD-master.zip"
 
@@ -65,7 +70,7 @@ def test_the_shipped_data_are_enough_and_sound():
     records = list(Starter().fetch())
     counts = Counter(record.task for record in records)
     held_out = Counter(record.task for record in records if record.split == "test")
-    assert set(counts) == set(TASKS) == set(FIELDS) and len(records) >= 800
+    assert set(counts) == set(TASKS) == set(TASK_FIELDS) and len(records) >= 800
     assert all(counts[task] >= 100 and held_out[task] >= 20 for task in TASKS)
     assert len({record.id for record in records}) == len(records)
     assert all(record.may_train and record.gold and record.license and record.attribution for record in records)
@@ -77,7 +82,7 @@ def test_the_shipped_data_are_enough_and_sound():
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_no_choice_can_be_won_by_always_saying_the_same(part):
     records = [record for record in Starter().fetch() if record.split == part]
-    for name in CHOICES:
+    for name in FIELD_CHOICES:
         words = Counter(record.gold[name] for record in records if name in record.gold)
         assert max(words.values()) / words.total() <= 0.75, f"{name} in {part}: {dict(words)}"
 
@@ -198,7 +203,7 @@ def test_a_mutated_document_is_read_or_unread_never_lost(data):
         kind = data.draw(st.sampled_from(["cut", "double", "insert", "overwrite"]))
         junk = data.draw(st.binary(max_size=8) | st.sampled_from([b"<", b"&x;", b"]]>", b"<QAPair/>", b"\x00", b"<!DOCTYPE a [<!ENTITY b 'c'>]>"]))
         content[place:] = {"cut": b"", "double": content[place:] * 2, "insert": junk + content[place:], "overwrite": junk + content[place + len(junk) :]}[kind]
-    found = medquad.read_document(bytes(content), "1_QA/1.xml")
+    found = medquad.read_medquad_document(bytes(content), "1_QA/1.xml")
     assert all(isinstance(item, (Record, Unread)) for item in found)
     if not found:  # no pair in a whole document
         assert b"<QAPair" not in bytes(content) or b"<!--" in bytes(content)
@@ -378,15 +383,15 @@ def test_both_sources_with_an_archive(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(make_archive(tmp_path / "a.zip")))
     run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[starter, medquad]"])
     manifest = collect(run, profile)
-    sources = {source.name: source for source in read_sources(run)}
+    sources = {source.name: source for source in read_sources(run.file("collect", "sources.json"))}
     assert manifest.notes == [] and sources["medquad"].count == 40 and sources["medquad"].license == {"CC-BY-4.0": 40}
-    assert Counter(record.source for record in read_records(run)) == {"starter": sources["starter"].count, "medquad": 40}
+    assert Counter(record.source for record in read_records(run.file("collect", "records.parquet"))) == {"starter": sources["starter"].count, "medquad": 40}
     assert (sources["medquad"].may_train, sources["medquad"].unread) == (40, {})
     assert collect(run, profile) == manifest
     make_archive(tmp_path / "a.zip", {"1_QA/1.xml": page(1)})  # the archive was replaced
     assert collect.finished(run, profile) is None
     collect(run, profile)
-    assert read_sources(run)[1].count == 1
+    assert read_sources(run.file("collect", "sources.json"))[1].count == 1
 
 
 def test_without_network_it_is_skipped_with_one_line_and_stays_skipped(tmp_path, monkeypatch):
@@ -395,7 +400,7 @@ def test_without_network_it_is_skipped_with_one_line_and_stays_skipped(tmp_path,
     manifest = collect(run, profile)
     assert len(manifest.notes) == 1 and "\n" not in manifest.notes[0]
     assert "medquad skipped" in manifest.notes[0] and "set MEDLAB_MEDQUAD_ARCHIVE" in manifest.notes[0]
-    assert [source.status for source in read_sources(run)] == ["collected", "skipped"]
+    assert [source.status for source in read_sources(run.file("collect", "sources.json"))] == ["collected", "skipped"]
     assert manifest.incomplete and collect.finished(run, profile) is None  # whoever asks for it again means it
     assert collect.finished(run, profile, {}) == manifest  # a later step goes on with what there is
     monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(make_archive(tmp_path / "a.zip")))
@@ -524,7 +529,7 @@ def test_one_dead_source_does_not_stop_the_others_unless_required(tmp_path, pond
     for behaviour, status, count in (("dead", "skipped", 0), ("dying", "partial", 1), ("gives", "collected", 3)):
         pond.behaviour = behaviour
         run, profile = open_run("smoke", tmp_path / behaviour, ["collect.sources=[pond, starter]"])
-        manifest, reports = collect(run, profile), {report.name: report for report in read_sources(run)}
+        manifest, reports = collect(run, profile), {report.name: report for report in read_sources(run.file("collect", "sources.json"))}
         assert (reports["pond"].status, reports["pond"].count, reports["starter"].status) == (status, count, "collected")
         assert (len(manifest.notes), manifest.incomplete) == ((0, False) if behaviour == "gives" else (1, True))
         required = load_profile("smoke", ["collect.sources=[pond, starter]", "collect.require=[pond]"])
@@ -538,10 +543,10 @@ def test_one_dead_source_does_not_stop_the_others_unless_required(tmp_path, pond
 def test_what_is_no_record_is_counted_and_listed(tmp_path, pond):
     run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[pond]", "collect.options={pond: {limit: 2, since: 2026-02-03}}"])
     collect(run, profile)
-    report = read_sources(run)[0]
+    report = read_sources(run.file("collect", "sources.json"))[0]
     assert (report.count, report.unread, report.may_train, report.license) == (2, {"mud": 1}, 1, {"CC0-1.0": 2})
-    assert [(item.key, item.reason) for item in read_unread(run)] == [("1", "mud: no text")]
-    assert [record.text for record in read_records(run)] == ["Frog 0 of 2026-02-03.", "Frog 1 of 2026-02-03."]
+    assert [(item.key, item.reason) for item in read_unread(run.file("collect", "unread.jsonl"))] == [("1", "mud: no text")]
+    assert [record.text for record in read_records(run.file("collect", "records.parquet"))] == ["Frog 0 of 2026-02-03.", "Frog 1 of 2026-02-03."]
 
 
 @pytest.mark.parametrize(
@@ -605,7 +610,7 @@ def test_what_a_source_is_sent_instead_of_data_does_not_stop_the_others(tmp_path
         with Server(lambda asked, answer=answer: answer) as server:
             run, profile = open_run("smoke", tmp_path / name, ["collect.sources=[openfda, starter]", f"collect.options={{openfda: {{base_url: '{server.url}'}}}}"])
             collect(run, profile)
-        assert [report.status for report in read_sources(run)] == ["skipped", "collected"]
+        assert [report.status for report in read_sources(run.file("collect", "sources.json"))] == ["skipped", "collected"]
 
 
 @pytest.mark.parametrize("key", ["good-key-123", "bad+key/456"])
@@ -616,7 +621,7 @@ def test_a_key_is_in_no_file_and_in_no_line(tmp_path, key):
         assert done.returncode == 0 and key == server.asked[0].query["api_key"]
     assert ("openfda: collected" in done.stdout) == key.startswith("good")
     assert key not in done.stdout + done.stderr and files_with(key, tmp_path) == []
-    assert all(key not in str(record.model_dump()) for record in read_records(Run(tmp_path / "run")))
+    assert all(key not in str(record.model_dump()) for record in read_records(Run(tmp_path / "run").file("collect", "records.parquet")))
 
 
 def test_offline_opens_no_socket_whatever_the_source(tmp_path):
@@ -636,7 +641,7 @@ main()
         env={**os.environ, "MEDLAB_CACHE_DIR": str(tmp_path / "cache")}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0 and "A SOCKET" not in done.stdout, done.stderr
-    reports = {report.name: report for report in read_sources(Run(tmp_path / "run"))}
+    reports = {report.name: report for report in read_sources(Run(tmp_path / "run").file("collect", "sources.json"))}
     assert list(reports) == names and {name for name, report in reports.items() if report.status == "collected"} == {"starter"}
     assert all(report.why for name, report in reports.items() if name != "starter")
 
@@ -651,7 +656,7 @@ def test_the_cache_may_stand_anywhere_and_says_where_it_cannot(tmp_path, medlab)
     with OpenFdaServer(labels(5)) as server:
         done = subprocess.run(command(tmp_path / "b", server.url, limit=2), env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and list((tmp_path / "a cache" / "\u00fcber uns" / "raw").glob("notes/*/*.json")), done.stderr
-    code = "import os; from medlab.core import cache_folder; print(cache_folder()); os.chdir('/'); print(cache_folder())"
+    code = "import os; from medlab.basics.files import cache_folder; print(cache_folder()); os.chdir('/'); print(cache_folder())"
     for place, expected in (("rel", tmp_path / "rel"), ("~/mine", tmp_path / "home" / "mine")):
         done = subprocess.run([sys.executable, "-c", code], env=env | {"MEDLAB_CACHE_DIR": place}, cwd=tmp_path, capture_output=True, text=True)
         assert done.stdout.split() == [str(expected)] * 2

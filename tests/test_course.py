@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from medlab.core import ROOMS, Run, read_json
+from medlab.basics.files import read_json
+from medlab.core import LESSONS, Run
 
-STEPS = [room for room in ROOMS if room not in ("core", "fetch", "models", "course")]
+STEPS = [room for room in LESSONS if room not in ("core", "fetch", "models", "course")]
 
 
 def lines_of(output):
@@ -35,7 +36,7 @@ def course(medlab, tmp_path_factory):
 def test_every_lesson_runs_and_the_report_is_named(course):
     run, printed = course
     said = lines_of(printed)
-    assert [name[3:] for name in said] == list(ROOMS)
+    assert [name[3:] for name in said] == list(LESSONS)
     assert all(text.endswith(" s") for text in said.values())
     assert f"Report: {run.path}/report/report.html" in printed
     assert (run.path / "report" / "report.html").stat().st_size > 10_000

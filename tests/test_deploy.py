@@ -10,10 +10,12 @@ import sys
 import psutil
 import pytest
 
-from medlab.core import InputError, MedlabError, MissingError, Run, free_port, load_profile, read_json, write_json
-from medlab.deploy import (
-    CONVERSATIONS, DeployParams, check_parity, check_vocabulary, deploy, deployed, model_name, model_parameters, open_deployment, planned,
-)
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.basics.files import read_json, write_json
+from medlab.basics.processes import free_port
+from medlab.core import Run, load_profile
+from medlab.deploy import CONVERSATIONS, check_parity, deploy
+from medlab.engines.deployment import DeployParams, check_vocabulary, deployed, model_name, model_parameters, open_deployment, planned
 from medlab.engines.ollama_server import OllamaEngine, OllamaServer, find_ollama
 
 HELLO = [{"role": "user", "content": "What is aspirin?"}]
@@ -107,7 +109,7 @@ def test_what_is_sent_is_looked_at_first(this, tmp_path):
 
 
 def test_weights_of_zeros_are_refused(this, tmp_path):
-    from medlab.models import read_gguf
+    from medlab.loaders.gguf import read_gguf
 
     path = tmp_path / "zeros.gguf"
     shutil.copyfile(this.gguf, path)
@@ -207,7 +209,7 @@ def test_an_answer_must_leave_room_for_a_question(smoke_run):
 PARENT = """
 import sys
 from medlab.core import Run, load_profile
-from medlab.deploy import open_deployment
+from medlab.engines.deployment import open_deployment
 with open_deployment(Run(sys.argv[1]), load_profile("smoke")) as engine:
     print("open", flush=True)
     sys.stdin.read()

@@ -14,12 +14,15 @@ from itertools import islice
 import psutil
 import pytest
 
-from medlab.core import InputError, MedlabError, MissingError, free_port, process_lives
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.basics.processes import free_port, process_lives
 from medlab.engines.hf import HfEngine
 from medlab.engines.llama_cpp import LlamaCppEngine
 from medlab.engines.ollama_server import OllamaEngine, OllamaPlace, OllamaServer, ends_in_a_loop, find_ollama, host_url
 from medlab.engines.openai_compatible import OpenAiEngine
-from medlab.models import ChatFormat, Sampling, check_same_prompt, load_spec, obtain
+from medlab.contracts.chat import ChatFormat, check_same_prompt
+from medlab.contracts.engine import Sampling
+from medlab.models import load_spec, obtain
 
 from test_models import HARD_TEXTS, broken_ggufs, family, FAMILIES, medical_texts, own_texts, user
 

@@ -12,33 +12,17 @@ from itertools import product
 
 import pytest
 
-from medlab.core import TASKS, InputError, MedlabError, Run, load_profile, read_json, read_jsonl, shipped
-from medlab.evaluate import (
-    CHOICES,
-    VARIANTS,
-    EvaluateParams,
-    Prediction,
-    Question,
-    agreement,
-    ask_batch,
-    batched,
-    bootstrap_mean,
-    choose_items,
-    compare,
-    evaluate,
-    kept_batches,
-    marks,
-    mcnemar,
-    newcombe,
-    parrots,
-    questions,
-    read_predictions,
-    score,
-    wanted_rows,
-    wilson,
-)
-from medlab.instruct import FORMATS, Example, build_messages, options_in, read_examples, render_answer
-from medlab.models import Sampling
+from medlab.basics.errors import InputError, MedlabError
+from medlab.basics.files import read_json, read_jsonl, shipped
+from medlab.contracts.records import TASKS
+from medlab.core import Run, load_profile
+from medlab.contracts.predictions import Prediction, read_predictions
+from medlab.evaluate import EvaluateParams, Question, ask_batch, batched, choose_items, evaluate, kept_batches, questions
+from medlab.metrics.baselines import majority_baselines
+from medlab.metrics.intervals import bootstrap_mean, mcnemar, newcombe, wilson
+from medlab.metrics.scores import CHOICES, agreement, compare, answer_scores, score, wanted_rows
+from medlab.contracts.tasks import FORMATS, Example, build_messages, options_in, read_examples, render_answer
+from medlab.contracts.engine import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +54,9 @@ def row_of(rows, metric, task, variant):
 def test_a_reference_gets_every_mark_and_silence_none(starter):
     assert {example.task for example in starter} == set(TASKS)
     for example in starter:
-        assert set(marks(example, example.gold["reference"], "stop").values()) == {1.0}, example.id
+        assert set(answer_scores(example, example.gold["reference"], "stop").values()) == {1.0}, example.id
         for silence in ("", "  \n ", "\n".join(field.label + ":" for field in FORMATS[example.task])):
-            assert set(marks(example, silence, "length").values()) == {0.0}, (example.id, silence)
+            assert set(answer_scores(example, silence, "length").values()) == {0.0}, (example.id, silence)
 
 
 def test_another_items_answer_is_in_format_but_wrong(starter):
@@ -83,7 +67,7 @@ def test_another_items_answer_is_in_format_but_wrong(starter):
         for one, other in wrong:
             options = options_in(one.question)  # the other's letter, with this item's own words for it
             text = render_answer(task, {"analysis": "So.", "letter": other.gold[field]}, options) if options else other.gold["reference"]
-            found = marks(one, text)
+            found = answer_scores(one, text)
             assert (found["format_valid"], found["choice_found"], found[metric]) == (1.0, 1.0, 0.0)
 
 
@@ -91,7 +75,7 @@ def test_a_letter_with_another_options_words_is_readable_but_not_in_format(start
     case = next(example for example in starter if example.task == "clinical_reasoning")
     letter, options = case.gold["letter"], options_in(case.question)
     other = next(text for name, text in options.items() if name != letter)
-    found = marks(case, f"<analysis>So.</analysis>\n<answer>{letter}: {other}</answer>", "stop")
+    found = answer_scores(case, f"<analysis>So.</analysis>\n<answer>{letter}: {other}</answer>", "stop")
     assert (found["format_valid"], found["choice_found"], found["option_accuracy"]) == (0.0, 1.0, 1.0)
 
 
@@ -110,7 +94,8 @@ def test_a_task_may_have_more_tokens_and_a_batch_has_one_limit(starter):
 
 
 def test_every_starter_answer_fits_its_limit(starter):
-    from medlab.models import ChatFormat, load_spec, obtain
+    from medlab.contracts.chat import ChatFormat
+    from medlab.models import load_spec, obtain
 
     chat, params = ChatFormat.from_folder(obtain(load_spec("tiny-random"))), EvaluateParams()
     assert chat.prompt_ids(starter[0].messages[:-1])
@@ -123,7 +108,7 @@ def test_naming_every_choice_is_no_choice(starter):
     for task, (field, metric) in CHOICES.items():
         example = next(example for example in starter if example.task == task)
         choices = next(one for one in FORMATS[task] if one.name == field)
-        found = marks(example, "\n".join(f"{choices.label}: {choice}" for choice in choices.choices))
+        found = answer_scores(example, "\n".join(f"{choices.label}: {choice}" for choice in choices.choices))
         assert (found["choice_found"], found[metric]) == (0.0, 0.0)
 
 
@@ -221,10 +206,10 @@ def test_agreement_counts_only_what_can_be_read(starter):
 
 
 def test_parrot_scores_are_what_the_parrot_would_get(starter):
-    for parrot in parrots(starter):
+    for parrot in majority_baselines(starter):
         of_task = [example for example in starter if example.task == parrot["task"]]
         field, metric = CHOICES[parrot["task"]]
-        spoken = [marks(example, f"{next(f.label for f in FORMATS[example.task] if f.name == field)}: {parrot['answer']}") for example in of_task]
+        spoken = [answer_scores(example, f"{next(f.label for f in FORMATS[example.task] if f.name == field)}: {parrot['answer']}") for example in of_task]
         assert sum(one[metric] for one in spoken) / len(of_task) == pytest.approx(parrot["value"], abs=1e-6)
 
 
@@ -238,7 +223,7 @@ def test_items_are_the_same_whatever_order_they_come_in(starter):
 
 
 def test_an_engine_that_goes_away_is_a_failure_not_a_missing_engine(starter):
-    from medlab.core import free_port
+    from medlab.basics.processes import free_port
     from medlab.engines.openai_compatible import OpenAiEngine
 
     question = Question(example=starter[0], messages=starter[0].messages[:-1], prompt_tokens=5, prompt_sha256="")
@@ -259,7 +244,7 @@ def test_a_torn_ledger_loses_only_its_torn_line(starter, tmp_path):
 
 def test_five_variants_answer_the_same_prompts(smoke_run):
     run, profile = smoke_run
-    predictions, measured = read_predictions(run), read_json(run.file("evaluate", "metrics.json"))
+    predictions, measured = read_predictions(run.file("evaluate", "predictions.parquet")), read_json(run.file("evaluate", "metrics.json"))
     items = {item["id"]: item["prompt_sha256"] for item in measured["items"]}
     for variant in VARIANTS:
         given = [one for one in predictions if one.variant == variant]
@@ -268,7 +253,7 @@ def test_five_variants_answer_the_same_prompts(smoke_run):
     assert len({(one.item_id, one.prompt_tokens) for one in predictions}) == len(items)
     rows = [row for row in measured["rows"] if row["variant"] in VARIANTS and not row["metric"].startswith("same_")]
     assert len(rows) == len(VARIANTS) * len(wanted_rows()) and {row["status"] for row in rows} == {"measured"}
-    assert {item["id"] for item in measured["items"]} <= {example.id for example in read_examples(run, "test")}
+    assert {item["id"] for item in measured["items"]} <= {example.id for example in read_examples(run.file("instruct", "test.jsonl"))}
 
 
 SCRIPT = """

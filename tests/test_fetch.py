@@ -16,10 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.base import Answer, Server, gzip_bomb, gzipped, ok, redirect, slow_drip, torn, truncated, wrong_type
 
-from medlab.core import InputError, MedlabError, MissingError, free_port, sha256_text
-from medlab.fetch import (
-    BadAnswer, Bucket, Counts, Fetched, Fetcher, TryAgain, check_json, download, html_text, next_hop, parse_xml, public_address, retrying, seconds_to_wait,
-)
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.basics.files import sha256_text
+from medlab.basics.processes import free_port
+from medlab.fetch import Counts, Fetched, Fetcher, check_json
+from medlab.fetching.request import next_hop, public_address
+from medlab.fetching.download import download
+from medlab.fetching.markup import html_text, parse_xml
+from medlab.fetching.pace import Bucket, seconds_to_wait
+from medlab.fetching.retry import BadAnswer, TryAgain, retrying
 
 BODY = bytes(range(256)) * 4096  # 1 MB
 
@@ -641,7 +646,7 @@ def test_a_bomb_costs_no_memory(tmp_path):
     with Server({"/bomb": gzip_bomb(1_000_000_000)}) as server:
         code = f"""
 from medlab.fetch import Fetcher
-from medlab.core import InputError
+from medlab.basics.errors import InputError
 with Fetcher({str(tmp_path)!r}) as fetcher:
     try: fetcher.get({server.url + "/bomb"!r})
     except InputError as error: print(error)
@@ -781,7 +786,7 @@ def test_a_disk_that_is_full_is_said_and_nothing_half_is_kept(tmp_path):
     resource = pytest.importorskip("resource")
     code = """
 import sys
-from medlab.core import MedlabError
+from medlab.basics.errors import MedlabError
 from medlab.fetch import Fetcher
 with Fetcher(sys.argv[2]) as fetcher:
     try: fetcher.get(sys.argv[1] + "/a")
@@ -978,7 +983,7 @@ def test_a_killed_download_is_resumed_by_the_next_process(server, tmp_path):
         time.sleep(5)
 
     server.answers["/file"] = [slow, ranged(send=None)]
-    code = f"from medlab.fetch import download; download({server.url + '/file'!r}, {str(tmp_path / 'file.zip')!r}, progress=False)"
+    code = f"from medlab.fetching.download import download; download({server.url + '/file'!r}, {str(tmp_path / 'file.zip')!r}, progress=False)"
     child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ})
     part, deadline = tmp_path / "file.zip.part", time.monotonic() + 20
     while time.monotonic() < deadline and not (part.exists() and part.stat().st_size > 100_000):
@@ -993,7 +998,7 @@ def test_a_killed_download_is_resumed_by_the_next_process(server, tmp_path):
 
 def test_two_processes_download_a_file_once(server, tmp_path):
     server.answers["/file"] = [says(200, BODY)]
-    code = f"from medlab.fetch import download; download({server.url + '/file'!r}, {str(tmp_path / 'file.zip')!r}, progress=False)"
+    code = f"from medlab.fetching.download import download; download({server.url + '/file'!r}, {str(tmp_path / 'file.zip')!r}, progress=False)"
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [child.wait(30) for child in both] == [0, 0]
     assert (tmp_path / "file.zip").read_bytes() == BODY and len(server.seen) == 1

@@ -7,10 +7,13 @@ import time
 
 import pytest
 
-from medlab.core import InputError, MedlabError, load_profile, read_json, remove, sha256_file, write_jsonl
+from medlab.basics.errors import InputError, MedlabError
+from medlab.basics.files import read_json, remove, sha256_file, write_jsonl
+from medlab.core import load_profile
 from medlab.finetune import FinetuneParams, choose_method, encode_examples, finetune, last_checkpoint, read_rows, save_adapter, train
-from medlab.instruct import read_examples
-from medlab.models import ChatFormat, load_spec, obtain
+from medlab.contracts.tasks import read_examples
+from medlab.contracts.chat import ChatFormat
+from medlab.models import load_spec, obtain
 
 PROMPT_WORDS = ("careful medical assistant", "<|im_start|>", "Reply with exactly")
 
@@ -27,12 +30,12 @@ def chat(base):
 
 @pytest.fixture(scope="module")
 def rows(smoke_run, chat):
-    return encode_examples(read_examples(smoke_run[0], "train")[:12], chat, 320)[0]
+    return encode_examples(read_examples(smoke_run[0].file("instruct", "train.jsonl"))[:12], chat, 320)[0]
 
 
 def test_only_the_answer_and_its_end_are_learnt(smoke_run, chat):
     "Decode the labels of every training example: the assistant's words, the end of its turn, and nothing of the prompt."
-    for example in read_examples(smoke_run[0], "train"):
+    for example in read_examples(smoke_run[0].file("instruct", "train.jsonl")):
         ids, labels = chat.training_ids(example.messages)
         learnt = [label for label in labels if label != -100]
         assert chat.decode(learnt, keep_control=True) == example.messages[-1]["content"] + chat.end_of_turn
@@ -119,7 +122,7 @@ def test_a_loss_that_is_no_number_stops_the_training(base, rows, tmp_path):
 
 def test_long_examples_are_left_out_whole(smoke_run, chat):
     run, _ = smoke_run
-    examples = read_examples(run, "train")
+    examples = read_examples(run.file("instruct", "train.jsonl"))
     lengths = sorted(len(chat.training_ids(example.messages)[0]) for example in examples)
     limit = lengths[len(lengths) // 2]
     rows, validation, notes = read_rows(run, chat, FinetuneParams(max_length=limit))

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from own_data import FOLDER, own_json, own_lines
 from servers.hub import COMMIT, HubServer
 
-from medlab.core import InputError, Record, Unread, record_id
-from medlab.sources.hub import DATASETS, Columns, DataSet, Hub, to_record
+from medlab.basics.errors import InputError
+from medlab.contracts.records import Record, Unread, record_id
+from medlab.sources.hub import DATASETS, Columns, DataSet, Hub, hub_record
 
 NAME = "openlifescienceai/medmcqa"
 
@@ -53,7 +54,7 @@ def sleep(seconds):  # the hub's client waits up to eight seconds between its tr
         print("slept", seconds, file=sys.stderr)
     nap(min(seconds, 0.01))
 time.sleep = sleep
-from medlab.core import MedlabError
+from medlab.basics.errors import MedlabError
 from medlab.fetch import Fetcher
 from medlab.sources.hub import Hub
 name, options, offline = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "offline"
@@ -247,22 +248,22 @@ def test_bytes_are_text_where_they_are_text(tmp_path):
     ],
 )  # fmt: skip
 def test_options_that_leave_the_right_one_in_doubt_are_unread(options, said):
-    found = to_record("medqa", DATASETS["medqa"], {"question": "Q?", "options": options, "answer_idx": "C"}, 0, "", "")
+    found = hub_record("medqa", DATASETS["medqa"], {"question": "Q?", "options": options, "answer_idx": "C"}, 0, "", "")
     assert isinstance(found, Unread) and said in found.reason and " at 0x" not in found.reason
 
 
 def test_options_may_be_written_as_json_and_a_right_one_that_is_two_is_none():
     row = {"question": "Q?", "options": '{"A": "x", "B": "y", "C": null}', "answer_idx": "b"}
-    assert to_record("medqa", DATASETS["medqa"], row, 0, "", "").gold == {"letter": "B"}
+    assert hub_record("medqa", DATASETS["medqa"], row, 0, "", "").gold == {"letter": "B"}
     data = DataSet(path="x", columns=Columns(question="q", options="o", correct="c", correct_is="text"))
-    assert "none of them" in to_record("n", data, {"q": "Q?", "o": ["yes", "Yes"], "c": "yes"}, 0, "", "").reason
-    assert "none of them" in to_record("medmcqa", DATASETS["medmcqa"], rows_like_medmcqa(1)[0] | {"cop": "9" * 400}, 0, "", "").reason
+    assert "none of them" in hub_record("n", data, {"q": "Q?", "o": ["yes", "Yes"], "c": "yes"}, 0, "", "").reason
+    assert "none of them" in hub_record("medmcqa", DATASETS["medmcqa"], rows_like_medmcqa(1)[0] | {"cop": "9" * 400}, 0, "", "").reason
 
 
 def test_a_row_that_repeats_one_thing_is_read_in_no_time():
     "Patterns that look back would need hours for these."
     for row in ({"input": " " * 50_000 + "x"}, {"input": "Q:x {'A': 'a', 'B': 'b'}", "output": "<analysis></analysis>" * 20_000}):
-        assert isinstance(to_record("medical-reasoning", DATASETS["medical-reasoning"], row, 0, "", ""), Unread)
+        assert isinstance(hub_record("medical-reasoning", DATASETS["medical-reasoning"], row, 0, "", ""), Unread)
 
 
 def test_a_licence_that_says_nothing_keeps_a_table_out_of_training(tmp_path):
@@ -301,7 +302,7 @@ def test_any_row_is_a_record_or_says_why_not(name, data):
     mapping = DATASETS[name].columns
     columns = ["input", "output", *(column for field in mapping.model_dump().values() if field for column in ([field] if isinstance(field, str) else field))]
     row = {column: data.draw(CELLS) for column in columns if data.draw(st.booleans())}
-    item = to_record(name, DATASETS[name], row, 7, "0" * 64, "2026-01-01")
+    item = hub_record(name, DATASETS[name], row, 7, "0" * 64, "2026-01-01")
     assert isinstance(item, (Record, Unread))
     if isinstance(item, Unread):
         assert item.reason and "\n" not in item.reason and item.key
@@ -334,7 +335,7 @@ def test_rows_in_pubmedqas_own_form_are_read():
     rows = own_json("pubmedqa.json")
     contexts = {pmid: {"labels": row["LABELS"], "meshes": row["MESHES"], "contexts": row["CONTEXTS"]} for pmid, row in rows.items()}
     found = [
-        to_record("pubmedqa", DATASETS["pubmedqa"], {"pubid": pmid, "question": row["QUESTION"], "context": contexts[pmid],
+        hub_record("pubmedqa", DATASETS["pubmedqa"], {"pubid": pmid, "question": row["QUESTION"], "context": contexts[pmid],
                                                      "long_answer": row["LONG_ANSWER"], "final_decision": row["final_decision"]}, 0, "", "")
         for pmid, row in rows.items()
     ]  # fmt: skip
@@ -362,7 +363,7 @@ def test_the_real_pubmedqa_rows_are_read(shared_data):
     rows = json.loads((shared_data / "pubmedqa" / "pqal_dev500.json").read_text())
     data = DATASETS["pubmedqa"]
     found = [
-        to_record("pubmedqa", data, {"pubid": pmid, "question": row["QUESTION"], "context": {"contexts": row["CONTEXTS"]},
+        hub_record("pubmedqa", data, {"pubid": pmid, "question": row["QUESTION"], "context": {"contexts": row["CONTEXTS"]},
                                      "long_answer": row["LONG_ANSWER"], "final_decision": row["final_decision"]}, 0, "", "")
         for pmid, row in rows.items()
     ]  # fmt: skip

@@ -9,36 +9,21 @@ from collections import Counter
 import pytest
 from own_data import FOLDER, made_up_documents, medquad_zip
 
-from medlab.core import TASKS, InputError, MedlabError, Patient, Profile, Run, read_parquet
-from medlab.instruct import (
-    FORMATS,
-    LEADS,
-    SPLITS,
-    Example,
-    InstructParams,
-    apart,
-    build_messages,
-    check_examples,
-    datasheet,
-    draft_of,
-    example_of,
-    find_field,
-    instruct,
-    make_examples,
-    most,
-    opening_of,
-    options_in,
-    parse_answer,
-    patient_lines,
-    read_examples,
-    render_answer,
-    system_prompt,
+from medlab.basics.errors import InputError, MedlabError
+from medlab.basics.files import read_parquet
+from medlab.contracts.records import TASKS, Patient
+from medlab.core import Profile, Run
+from medlab.contracts.tasks import (
+    FORMATS, Example, build_messages, find_field, options_in, parse_answer, patient_lines, read_examples, render_answer, system_prompt,
     user_prompt,
-    with_lists_told,
-    worded,
 )
-from medlab.preprocess import SplitRecord
-from medlab.sources.starter import CHOICES, FIELDS
+from medlab.contracts.records import SPLITS
+from medlab.instruct import (
+    LEADS, InstructParams, apart, check_examples, datasheet, draft_of, example_of, instruct, make_examples, most, opening_of,
+    with_lists_told, worded,
+)
+from medlab.contracts.records import SplitRecord
+from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS
 
 CASE = "clinical_reasoning"
 LINES = [task for task in TASKS if task != CASE]
@@ -385,8 +370,8 @@ def test_lenient_labels_forgive_a_hyphen():
 
 
 def test_the_starter_data_is_checked_against_the_same_formats():
-    assert {task: tuple(field.name for field in fields) for task, fields in FORMATS.items()} == FIELDS
-    assert {field.name: field.choices for fields in FORMATS.values() for field in fields if field.choices} == CHOICES
+    assert {task: tuple(field.name for field in fields) for task, fields in FORMATS.items()} == TASK_FIELDS
+    assert {field.name: field.choices for fields in FORMATS.values() for field in fields if field.choices} == FIELD_CHOICES
 
 
 # drafts and examples
@@ -491,7 +476,7 @@ def test_a_judgement_is_never_built():
 
 
 def test_every_starter_example_is_read_as_what_it_is(made):
-    examples = [example for split in SPLITS for example in read_examples(made[0], split)]
+    examples = [example for split in SPLITS for example in read_examples(made[0].file("instruct", f"{split}.jsonl"))]
     assert {example.task for example in examples} == set(TASKS)
     assert len({example.id for example in examples}) == len(examples) >= 800
     for example in examples:
@@ -504,12 +489,12 @@ def test_every_starter_example_is_read_as_what_it_is(made):
 
 def test_every_task_has_a_hundred_examples_and_twenty_to_test(made):
     for task in TASKS:
-        sizes = {split: sum(example.task == task for example in read_examples(made[0], split)) for split in SPLITS}
+        sizes = {split: sum(example.task == task for example in read_examples(made[0].file("instruct", f"{split}.jsonl"))) for split in SPLITS}
         assert sum(sizes.values()) >= 100 and sizes["test"] >= 20 and sizes["validation"] >= 10
 
 
 def test_splits_share_nothing_and_openings_are_spread(made):
-    splits = {split: read_examples(made[0], split) for split in SPLITS}
+    splits = {split: read_examples(made[0].file("instruct", f"{split}.jsonl")) for split in SPLITS}
     check_examples(splits)
     asked = {example.question.casefold() for example in splits["train"]}
     assert not any(example.question.casefold() in asked for split in ("validation", "test") for example in splits[split])
@@ -526,8 +511,8 @@ def test_equal_runs_write_equal_bytes_and_caps_take_the_same_first(made, tmp_pat
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "datasheet.md"):
         assert run.file("instruct", name).read_bytes() == again.file("instruct", name).read_bytes()
     instruct(again, Profile(name="t", steps={"instruct": {"train_per_task": 3}}))
-    capped = read_examples(again, "train")
-    assert len(capped) == 24 and {example.id for example in capped} < {example.id for example in read_examples(run, "train")}
+    capped = read_examples(again.file("instruct", "train.jsonl"))
+    assert len(capped) == 24 and {example.id for example in capped} < {example.id for example in read_examples(run.file("instruct", "train.jsonl"))}
     assert "more than train_per_task" in again.file("instruct", "datasheet.md").read_text()
 
 
@@ -548,10 +533,10 @@ def model_folder():
 
 
 def test_datasets_reads_the_three_splits_together(made, tables):
-    assert {split: rows.num_rows for split, rows in tables.items()} == {split: len(read_examples(made[0], split)) for split in SPLITS}
+    assert {split: rows.num_rows for split, rows in tables.items()} == {split: len(read_examples(made[0].file("instruct", f"{split}.jsonl"))) for split in SPLITS}
     assert len({str(rows.features) for rows in tables.values()}) == 1
     assert all(type(value).__name__ in ("Value", "List") for value in tables["train"].features.values())  # nothing whose keys differ from task to task
-    for row, example in zip(tables["train"], read_examples(made[0], "train")):
+    for row, example in zip(tables["train"], read_examples(made[0].file("instruct", "train.jsonl"))):
         assert json.loads(row["gold"]) == example.gold and json.loads(row["metadata"]) == example.labels
 
 
@@ -587,11 +572,11 @@ def test_llama_factory_and_axolotl_find_what_they_look_for(made, tables):
 
 
 def test_a_real_chat_template_renders_it(made, model_folder):
-    from medlab.models import ChatFormat
+    from medlab.contracts.chat import ChatFormat
 
     chat = ChatFormat.from_folder(model_folder)
     for task in TASKS:
-        example = next(one for one in read_examples(made[0], "train") if one.task == task)
+        example = next(one for one in read_examples(made[0].file("instruct", "train.jsonl")) if one.task == task)
         ids, targets = chat.training_ids(example.messages)
         learnt = chat.decode([token for token in targets if token != -100])
         assert example.answer in learnt and example.question not in learnt
@@ -607,7 +592,7 @@ def test_the_datasheet_tells_this_very_run(made):
     headings = [line[3:] for line in sheet.splitlines() if line.startswith("## ")]
     assert headings == ["Motivation", "Composition", "Collection", "Preprocessing", "Uses", "Distribution", "Maintenance"]
     for task in TASKS:
-        counts = [sum(example.task == task for example in read_examples(made[0], split)) for split in SPLITS]
+        counts = [sum(example.task == task for example in read_examples(made[0].file("instruct", f"{split}.jsonl"))) for split in SPLITS]
         assert f"| {task} | {counts[0]} | {counts[1]} | {counts[2]} |" in sheet
     assert "| starter | 832 | CC-BY-4.0 | yes | medlab starter data |" in sheet
     assert "832 examples of 832 records" in sheet and "832 examples are the bundled" in sheet
@@ -698,7 +683,7 @@ def test_medquad_answers_are_cut_and_starter_data_comes_first(tmp_path, shared_d
     medquad = {"archive": str(shared_data / "MedQuAD-master.zip"), "limit": 600}
     collect = {"sources": ["starter", "medquad"], "options": {"medquad": medquad}}
     instruct(run, Profile(name="t", steps={"collect": collect, "instruct": {"max_answer_words": 30}}))
-    examples = read_examples(run, "train")
+    examples = read_examples(run.file("instruct", "train.jsonl"))
     answers = [example.gold["answer"] for example in examples if example.source == "medquad"]
     assert len(answers) > 50
     assert all(len(answer.split()) <= 30 and answer[-1] in ".!?)\"'" for answer in answers)
@@ -718,7 +703,7 @@ def test_the_full_build_gives_ten_thousand_examples(tmp_path, shared_data):
     steps = {"collect": collect, "preprocess": {"validation_share": 0.05, "test_share": 0.05}, "instruct": {"max_answer_words": 180}}
     run, profile = Run(tmp_path / "run"), Profile(name="t", steps=steps)
     instruct(run, profile)
-    train = read_examples(run, "train")
+    train = read_examples(run.file("instruct", "train.jsonl"))
     assert len(train) >= 10_000
     assert Counter(example.task for example in train)[CASE] > 500
     records = {split: read_parquet(run.file("preprocess", f"{split}.parquet"), SplitRecord) for split in SPLITS}

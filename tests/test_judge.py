@@ -11,8 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from medlab.core import TASKS, InputError, free_port, read_json, read_jsonl
-from medlab.instruct import FORMATS, options_in, parse_answer
+from medlab.basics.errors import InputError
+from medlab.basics.files import read_json, read_jsonl
+from medlab.basics.processes import free_port
+from medlab.contracts.records import TASKS
+from medlab.contracts.tasks import FORMATS, options_in, parse_answer
 from medlab.judge import (
     HOSTED,
     STATUSES,

@@ -8,9 +8,10 @@ from servers.base import ok, wrong_type
 from servers.collecting import SourceFaults, answered, mutated, quick_fetcher, records, unread
 from servers.medlineplus import HOME, MedlinePlusServer, Topic, document, result
 
-from medlab.core import InputError, MedlabError, MissingError, Record
-from medlab.fetch import parse_xml
-from medlab.sources.medlineplus import TERMS, MedlinePlus, owner_problem, read_document, read_page, sections_of
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.contracts.records import Record
+from medlab.fetching.markup import parse_xml
+from medlab.sources.medlineplus import TERMS, MedlinePlus, owner_problem, read_topics, read_topics_page, topic_sections
 
 PUBLIC = "LicenseRef-US-Gov-Public-Domain"
 
@@ -24,7 +25,7 @@ def topics(count, **values):
 
 
 def read(body):
-    return [read_document(found, answered(body)) for found in read_page(answered(body)).documents]
+    return [read_topics(found, answered(body)) for found in read_topics_page(answered(body)).documents]
 
 
 # --- collecting ----------------------------------------------------------------------------------------------------------
@@ -167,8 +168,8 @@ def test_tags_that_were_not_escaped_are_read_too():
 
 
 def test_sections():
-    assert sections_of("<p>First.</p><H3 class='x'>A &amp; B</H3><p>1 < 2</p><h3>A &amp; B</h3>more<h4></h4>end", "T") == {"T": "First.\nend", "A & B": "1 < 2\nmore"}
-    assert sections_of("", "T") == {}
+    assert topic_sections("<p>First.</p><H3 class='x'>A &amp; B</H3><p>1 < 2</p><h3>A &amp; B</h3>more<h4></h4>end", "T") == {"T": "First.\nend", "A & B": "1 < 2\nmore"}
+    assert topic_sections("", "T") == {}
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------------
@@ -227,14 +228,14 @@ def test_a_refusal_ends_the_source_not_the_run(store, status):
 def test_recorded_answers(shared_data):
     folder = shared_data / "recorded" / "medlineplus"
     body = (folder / "healthtopics_search_cfs_2of3.xml").read_bytes()
-    assert read_page(answered(body)).count == 29
+    assert read_topics_page(answered(body)).count == 29
     long, tired = read(body)
     assert (long.title, long.url) == ("Myalgic Encephalomyelitis/Chronic Fatigue Syndrome", f"{HOME}/myalgicencephalomyelitischronicfatiguesyndrome.html")
     assert list(tired.sections) == ["What is fatigue?", "What causes fatigue?"] and list(long.sections)[1].startswith("What causes myalgic encephalomyelitis")
     assert tired.sections["What is fatigue?"].startswith("Fatigue is a feeling of weariness") and "emotional stress, boredom" in tired.text
     assert tired.sections["What causes fatigue?"].endswith("treatments, and lifestyle habits such as:") and "<" not in tired.text
     assert tired.license == PUBLIC and tired.may_train
-    empty = read_page(answered((folder / "healthtopics_search_empty.xml").read_bytes()))
+    empty = read_topics_page(answered((folder / "healthtopics_search_empty.xml").read_bytes()))
     assert (empty.count, empty.documents) == (0, [])
 
 
@@ -248,7 +249,7 @@ def test_answers_with_the_habits_of_real_ones(store):
         server.faults += [ok(OWN), ok(NOTHING.replace(b"zzzzqqqq", b"zana fatigue")), ok(NOTHING)]
         items = list(source(server, store, terms="zana fatigue, zzzzqqqq").fetch())
         assert [asked.query["retstart"] for asked in server.asked] == ["0", "2", "0"]  # 17 are announced, two stand on the page
-    assert read_page(answered(OWN)).count == 17 and (read_page(answered(NOTHING)).count, read_page(answered(NOTHING)).documents) == (0, [])
+    assert read_topics_page(answered(OWN)).count == 17 and (read_topics_page(answered(NOTHING)).count, read_topics_page(answered(NOTHING)).documents) == (0, [])
     assert unread(items) == {"term zana fatigue": "no health topic for this term", "term zzzzqqqq": "no health topic for this term"}
     long, late = records(items)
     assert (long.title, long.url) == ("Zana Weakness/Late Fatigue Disorder", f"{HOME}/zanaweaknesslatefatiguedisorder.html")
@@ -307,4 +308,4 @@ def test_mutated_bodies_never_crash_the_source(tmp_path_factory, seed):
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200))
 def test_any_html_gives_sections(html):
-    assert all(name and text for name, text in sections_of(html, "T").items())
+    assert all(name and text for name, text in topic_sections(html, "T").items())

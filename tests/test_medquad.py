@@ -8,9 +8,10 @@ import zipfile
 
 import pytest
 
-from medlab.core import InputError, Record, Unread
+from medlab.basics.errors import InputError
+from medlab.contracts.records import Record, Unread
 from medlab.sources import medquad
-from medlab.sources.medquad import MedQuad, read_document
+from medlab.sources.medquad import MedQuad, read_medquad_document
 
 
 def page(number, answer="An answer."):
@@ -41,7 +42,7 @@ def unread(found):
 def test_a_qid_that_comes_twice_gives_one_record_and_one_reason():
     "Two records with one id would end the whole collection."
     both = page(1).replace("</QAPairs>", '<QAPair><Question qid="1-1">Who is 1 ?</Question><Answer>x</Answer></QAPair></QAPairs>')
-    found = read_document(both.encode(), "1_QA/1.xml")
+    found = read_medquad_document(both.encode(), "1_QA/1.xml")
     assert asked(found) == ["What is 1 ?"] and "comes a second time" in found[1].reason
 
 
@@ -54,15 +55,15 @@ def test_a_qid_that_comes_twice_gives_one_record_and_one_reason():
     ],
 )  # fmt: skip
 def test_a_pair_that_is_none_is_unread_and_the_others_stay(pair, said):
-    found = read_document(page(1).replace("</QAPairs>", f"{pair}</QAPairs>").encode(), "1_QA/1.xml")
+    found = read_medquad_document(page(1).replace("</QAPairs>", f"{pair}</QAPairs>").encode(), "1_QA/1.xml")
     assert asked(found) == ["What is 1 ?"] and said in found[1].reason
 
 
 def test_comments_and_instructions_are_no_part_of_an_answer_and_encodings_are_read():
-    assert read_document(page(1, "a<!-- (c) --> b<?x y?> c").encode(), "1_QA/1.xml")[0].answer == "a b c"
+    assert read_medquad_document(page(1, "a<!-- (c) --> b<?x y?> c").encode(), "1_QA/1.xml")[0].answer == "a b c"
     for data in (b"\xef\xbb\xbf" + page(1, "café").encode(), ('<?xml version="1.0" encoding="UTF-16"?>' + page(1, "café")).encode("utf-16")):
-        assert read_document(data, "1_QA/1.xml")[0].answer == "café"
-    assert "broken XML" in read_document(page(1, "café").encode("latin-1"), "1_QA/1.xml")[0].reason
+        assert read_medquad_document(data, "1_QA/1.xml")[0].answer == "café"
+    assert "broken XML" in read_medquad_document(page(1, "café").encode("latin-1"), "1_QA/1.xml")[0].reason
 
 
 @pytest.mark.parametrize("how", ["deep", "utf-16", "many attributes"])
@@ -72,7 +73,7 @@ def test_bombs_of_other_kinds_are_refused_or_read_but_never_felt(how):
         "deep": ("<Document>" * 100_000).encode(), "utf-16": laughs.encode("utf-16"),
         "many attributes": ("<Document " + " ".join(f"a{n}=''" for n in range(50_000)) + "/>").encode(),
     }[how]  # fmt: skip
-    found = read_document(data, "1_QA/1.xml")
+    found = read_medquad_document(data, "1_QA/1.xml")
     assert all(isinstance(item, Unread) for item in found) and (found or how == "many attributes")
 
 

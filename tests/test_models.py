@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 from own_data import FOLDER
 
-from medlab.core import InputError, MedlabError, MissingError, read_json, sha256_file, shipped
-from medlab.models import (
-    ChatFormat, ModelSpec, Sampling, check_gguf, check_room, check_same_prompt, load_spec, obtain, read_gguf, whole,
-)
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.basics.files import read_json, sha256_file, shipped
+from medlab.contracts.chat import ChatFormat, check_same_prompt
+from medlab.contracts.engine import Sampling, check_room
+from medlab.loaders.gguf import check_gguf, read_gguf
+from medlab.models import ModelSpec, load_spec, obtain, is_complete
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -173,7 +175,7 @@ def test_a_killed_one_leaves_nothing_half_made(tmp_path):
     assert list((cache / "models").glob(".*.tmp"))
     again = run_python(code.replace("obtain(load_spec(", "print(obtain(load_spec(") + ")", MEDLAB_CACHE_DIR=str(cache))
     assert again.returncode == 0, again.stderr
-    assert whole(Path(again.stdout.strip()))
+    assert is_complete(Path(again.stdout.strip()))
     assert not list((cache / "models").glob(".*.tmp"))
 
 
@@ -182,7 +184,7 @@ def test_a_damaged_one_is_made_again(fresh_cache):
     before = sha256_file(folder / "model.safetensors")
     with open(folder / "model.safetensors", "r+b") as stream:
         stream.truncate(1000)
-    assert not whole(folder)
+    assert not is_complete(folder)
     run_python(OBTAIN_TINY, MEDLAB_CACHE_DIR=str(fresh_cache))
     assert sha256_file(folder / "model.safetensors") == before
 
@@ -196,7 +198,7 @@ def test_a_wheel_with_other_bytes_is_refused(smollm):
 
 
 HUB_ONLY = """
-from medlab.core import MedlabError
+from medlab.basics.errors import MedlabError
 from medlab.models import load_spec, obtain
 try:
     print(obtain(load_spec({path!r})))
@@ -282,7 +284,7 @@ def test_the_hub_where_there_is_no_wheel(tmp_path, hub):
     env |= {"HUGGINGFACE_TOKEN": "hf_not_a_real_token", "HF_TOKEN": "", "HF_HUB_OFFLINE": "0"}
     said = run_python(HUB_ONLY.format(path=str(hub_spec(tmp_path / "mine.yaml"))), **env)
     folder = Path(said.stdout.strip())
-    assert whole(folder), said.stdout + said.stderr
+    assert is_complete(folder), said.stdout + said.stderr
     assert sha256_file(folder / "model.safetensors") == sha256_file(tiny / "model.safetensors")
     assert not list(folder.glob("*.py")) and not list(folder.glob("*.bin"))
     assert not any("evil" in path or ".bin" in path for _, path, _ in asked if "/resolve/" in path)

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from servers.base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
 from servers.nhs import ROOT, NhsServer, element, front, medicine, page, paths, section, zana_fever, zanatidine, zilch
 
-from medlab.core import InputError, MissingError, Record, Unread
-from medlab.fetch import Fetched, Fetcher, html_text
+from medlab.basics.errors import InputError, MissingError
+from medlab.contracts.records import Record, Unread
+from medlab.fetch import Fetched, Fetcher
+from medlab.fetching.markup import html_text
 from medlab.sources import nhs
-from medlab.sources.nhs import Nhs, check_page, error_of, next_page, path_of, read_page
+from medlab.sources.nhs import Nhs, check_nhs_page, error_of, next_nhs_page, path_of, read_nhs_page
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def pages_asked(server):
 
 
 def read(body, path="conditions/zana"):
-    return read_page(body, path, "0" * 64, "2026-01-31T12:00:00+00:00")
+    return read_nhs_page(body, path, "0" * 64, "2026-01-31T12:00:00+00:00")
 
 
 # --- the crawl -----------------------------------------------------------------------------------------------------------
@@ -386,9 +388,9 @@ def test_lists_and_manifests_with_the_links_of_real_ones(make):
     listed = [{"id": 1, "dateFirstPublished": "2027-11-28T16:31:08.215000Z", "dateModified": when, "dateNextReview": None, "description": None, "genre": [], "healthAspects": [],
                "modules": False, "name": "A", "type": "ConditionsSubPage", "url": f"{ROOT}conditions/zana/{name}/", "webpage": f"https://www.nhs.uk/conditions/zana/{name}/"}
               for name, when in (("what-happens", "2031-11-18T15:26:06.000524Z"), ("how-to-book-a-test", "2034-07-08T12:00:30.332225+01:00"))]
-    assert next_page({"pagination": pagination, "results": listed}) == "2"
+    assert next_nhs_page({"pagination": pagination, "results": listed}) == "2"
     bodies = {"2": {"relatedLink": list_links(2, 29)}, "29": {"relatedLink": list_links(29, 29)}, "category": {"significantLink": [entry_of("conditions/zana")]}}
-    assert {name: next_page(body) for name, body in bodies.items()} == {"2": "3", "29": None, "category": None}
+    assert {name: next_nhs_page(body) for name, body in bodies.items()} == {"2": "3", "29": None, "category": None}
     entries = [*listed, entry_of("conditions/boils-of-zana"), entry_of("mental-health/children-and-young-adults/advice-for-parents/late-children")]
     assert [path_of(entry["url"]) for entry in entries][::3] == ["conditions/zana/what-happens", "mental-health/children-and-young-adults/advice-for-parents/late-children"]
     assert [nhs.changed(entry) for entry in entries] == ["2031-11-18", "2034-07-08", "2028-06-23", "2028-06-23"]
@@ -398,10 +400,10 @@ def test_lists_and_manifests_with_the_links_of_real_ones(make):
 
 
 def test_recorded_lists_and_manifests(recorded):
-    assert next_page(recorded["manifest-pages-root-page-1"]) == "2" and next_page(recorded["conditions-root-page-2"]) == "3"
-    assert next_page(recorded["conditions-root-page-29"]) is None and next_page(recorded["conditions-root-category-z"]) is None
+    assert next_nhs_page(recorded["manifest-pages-root-page-1"]) == "2" and next_nhs_page(recorded["conditions-root-page-2"]) == "3"
+    assert next_nhs_page(recorded["conditions-root-page-29"]) is None and next_nhs_page(recorded["conditions-root-category-z"]) is None
     entries = recorded["manifest-pages-root-page-2"]["results"] + recorded["conditions-root-page-1"]["significantLink"]
-    assert all(path_of(entry["url"]) and nhs.changed(entry) for entry in entries)
+    assert all(path_of(entry["url"]) and nhs.changed_since(entry) for entry in entries)
 
 
 def test_errors_as_the_server_words_them(quick):
@@ -413,9 +415,9 @@ def test_errors_as_the_server_words_them(quick):
         unknown = fetcher.get(f"{sandbox.url}/conditions/zana-1/", accept=(404,))
     assert error_of(gone) == (404, "Resource not found") and error_of(unknown)[0] == 404 and error_of(keyless)[0] == 401
     with pytest.raises(MissingError, match="NHS_API_KEY.*missing subscription key"):
-        check_page(keyless)
+        check_nhs_page(keyless)
     for answer in (gone, unknown):
-        check_page(answer)  # a page that is not there ends nothing
+        check_nhs_page(answer)  # a page that is not there ends nothing
 
 
 def test_recorded_errors(recorded):
@@ -424,8 +426,8 @@ def test_recorded_errors(recorded):
 
     assert error_of(fetched(404, "error-resource-not-found")) == (404, "Resource not found")
     with pytest.raises(MissingError, match="NHS_API_KEY"):
-        check_page(fetched(401, "error-missing-subscription-key"))
-    check_page(fetched(404, "error-sandbox-response-not-found"))
+        check_nhs_page(fetched(401, "error-missing-subscription-key"))
+    check_nhs_page(fetched(404, "error-sandbox-response-not-found"))
 
 
 # --- damaged pages -------------------------------------------------------------------------------------------------------
@@ -484,18 +486,18 @@ def test_damaged_real_pages_are_read_or_unread(recorded, data):
 def test_damaged_lists_give_links_or_reasons(data):
     entries = [{"url": f"{ROOT}conditions/a-{n}/", "dateModified": "2026-01-01"} for n in range(3)]
     body = damage({"pagination": {"next": f"{ROOT}manifest/pages/?page=2"}, "results": entries, "relatedLink": [{"name": "Next Page", "url": "?page=3"}]}, data)
-    following = next_page(body)
+    following = next_nhs_page(body)
     assert following is None or following.isdigit()
     for entry in body.get("results") or [] if isinstance(body.get("results"), list) else []:
         if isinstance(entry, dict):
-            assert path_of(entry.get("url")) is None or isinstance(nhs.changed(entry), str)
+            assert path_of(entry.get("url")) is None or isinstance(nhs.changed_since(entry), str)
 
 
 @settings(max_examples=200, deadline=None)
 @given(status=st.sampled_from([200, 400, 401, 404]), body=st.one_of(st.binary(max_size=80), JUNK.map(lambda value: json.dumps({"statusCode": value}).encode())))
 def test_any_body_is_an_answer_or_an_error_that_is_explained(status, body):
     try:
-        check_page(Fetched(status, {}, body, "https://x/", "", "", False))
+        check_nhs_page(Fetched(status, {}, body, "https://x/", "", "", False))
     except (InputError, MissingError):
         pass
 

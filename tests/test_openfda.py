@@ -12,7 +12,8 @@ from own_data import own_json
 from servers.base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
 from servers.openfda import OpenFdaServer, labels, nameless, over_the_counter, prescription
 
-from medlab.core import InputError, MissingError, Record, Unread
+from medlab.basics.errors import InputError, MissingError
+from medlab.contracts.records import Record, Unread
 from medlab.fetch import Fetched, Fetcher
 from medlab.sources.openfda import ANSWERS, QUERY, OpenFda, check_answer, next_query, read_label
 

@@ -14,10 +14,15 @@ from own_data import made_up_documents, medquad_zip
 
 from medlab.cleaning.duplicates import near_pairs, text_key
 from medlab.cleaning.leaks import LeakageError, check_leakage, find_leaks
-from medlab.cleaning.text import tidy
+from medlab.cleaning.text import tidy_text
 from medlab.collect import collect
-from medlab.core import InputError, MissingError, Profile, Record, Run, read_json, read_parquet, record_id, scan_parquet, shipped, write_parquet
-from medlab.preprocess import REASONS, PreprocessParams, Rejected, SplitRecord, account, clean, divide, fault, preprocess
+from medlab.basics.errors import InputError, MissingError
+from medlab.basics.files import read_json, read_parquet, scan_parquet, shipped, write_parquet
+from medlab.contracts.records import Record, record_id
+from medlab.core import Profile, Run
+from medlab.cleaning.records import PreprocessParams, clean, record_fault
+from medlab.contracts.records import REASONS, Rejected, SplitRecord
+from medlab.preprocess import account, divide, preprocess
 
 WORDS = [f"{first}{second}" for first in ("ba", "co", "di", "fu", "ge", "lo", "mi", "na", "po", "ra") for second in ("lam", "nor", "tis", "vek", "zum")]
 
@@ -348,8 +353,8 @@ def test_every_useless_pair_leaves_with_its_reason(question, answer, reason):
 
 
 def test_a_page_without_text_is_rejected_and_one_with_text_is_not():
-    assert fault(made(None, None, kind="page", text="  ")) == "no_text"
-    assert fault(made(None, None, kind="page", text="Wash your hands.")) is None
+    assert record_fault(made(None, None, kind="page", text="  ")) == "no_text"
+    assert record_fault(made(None, None, kind="page", text="Wash your hands.")) is None
 
 
 def test_white_space_and_characters_are_normalised_but_authored_lines_stay():
@@ -358,7 +363,7 @@ def test_white_space_and_characters_are_normalised_but_authored_lines_stay():
     assert record.answer == "It affects the inner ear.\n- vertigo\n- tinnitus"
     answer = "Triage: urgent\nReason: Two  spaces stay."
     assert clean(authored("How soon?", answer, "train")).answer == answer
-    assert tidy(tidy(record.answer)) == record.answer
+    assert tidy_text(tidy_text(record.answer)) == record.answer
 
 
 def test_copies_go_and_name_their_twin():

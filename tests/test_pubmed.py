@@ -14,7 +14,8 @@ from servers.base import Server, ok, wrong_type
 from servers.collecting import SourceFaults, mutated, quick_fetcher, records, unread
 from servers.pubmed import CALLER, DTD, Paper, PubMedServer, article, article_set, busy_for, error
 
-from medlab.core import InputError, MedlabError, MissingError, Record, Unread, record_id
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.contracts.records import Record, Unread, record_id
 from medlab.sources.pubmed import PubMed, licence_of, read_articles
 
 KEY = "good-key-0123456789"
@@ -623,7 +624,7 @@ def test_copyright_lines_as_publishers_word_them():
 
 
 def test_real_copyright_lines(shared_data):
-    from medlab.core import read_jsonl
+    from medlab.basics.files import read_jsonl
 
     lines = {row["pmid"]: row["copyright"] for row in read_jsonl(shared_data / "pubmed_cc_abstracts" / "abstracts.jsonl")}
     found = {pmid: licence_of(line) for pmid, line in lines.items()}

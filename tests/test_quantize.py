@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from medlab.core import InputError, MedlabError, MissingError, read_json, remove
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.basics.files import read_json, remove
 from medlab.engines.hf import load_model
 from medlab.finetune import FinetuneParams, add_lora, load_base, save_adapter
-from medlab.models import ChatFormat, load_spec, obtain
-from medlab.quantize import CHECK, check_space, find_quantizer, merge, model_file, open_gguf, quantize, quantize_gguf, speak, staged
+from medlab.contracts.chat import ChatFormat
+from medlab.models import load_spec, obtain
+from medlab.quantize import CHECK, check_quantize_space, find_quantizer, merge, model_file, open_gguf, quantize, quantize_gguf, speak, staged
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_a_full_disk_is_said_before_the_work(monkeypatch, tmp_path):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000_000))
     with pytest.raises(MedlabError, match="10 MB free, expected 779 MB"):
-        check_space(tmp_path, 270_000_000)
+        check_quantize_space(tmp_path, 270_000_000)
 
 
 def test_no_quantizer(monkeypatch):

@@ -26,7 +26,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from medlab.core import load_profile
-from medlab.course import app, import_rooms
+from medlab.course import app, import_lessons
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -141,7 +141,7 @@ def is_read(command, new=None):
         if not hasattr(one, "commands"):
             break
         name, one, words = one.resolve_command(context, [*context._protected_args, *context.args])
-    import_rooms()
+    import_lessons()
     profile = context.params.get("profile") or "smoke"
     if profile == "mine.yaml":  # "copy one, change it, and give its path"
         shutil.copy(ROOT / "data" / "profiles" / "smoke.yaml", new.clone / profile)

@@ -8,36 +8,18 @@ import shutil
 
 import pytest
 
-from medlab.core import TASKS, MissingError, Record, Run, load_profile, read_json, sha256_file, write_json, write_parquet
-from medlab.evaluate import VARIANTS, wanted_rows
+from medlab.basics.errors import MissingError
+from medlab.basics.files import read_json, sha256_file, write_json, write_parquet
+from medlab.contracts.records import TASKS, Record
+from medlab.core import Run, load_profile
+from medlab.metrics.scores import VARIANTS, wanted_rows
 from medlab.report import data_page as write_data_page
+from medlab.figures.drawing import MAIN, MISSING, SHORT, THEMES, draw_lengths, draw_loss, draw_records, draw_tasks, draw_variants, formatted_value
+from medlab.report import make_data_figures, make_figures
+from medlab.core import STEPS
 from medlab.report import (
-    MAIN,
-    MISSING,
-    QUALITY,
-    SHORT,
-    STEPS,
-    THEMES,
-    WORDS,
-    build_data,
-    build_results,
-    command_of,
-    data_headline,
-    draw_lengths,
-    draw_loss,
-    draw_records,
-    draw_tasks,
-    draw_variants,
-    headline,
-    make_data_figures,
-    make_figures,
-    page_parts,
-    render_card,
-    render_data,
-    render_html,
-    report,
-    reproducible,
-    shown,
+    QUALITY, WORDS, build_data, build_results, command_of, data_headline, headline, page_parts, render_card, render_data, render_html,
+    report, results_hash,
 )
 
 WHY = 'no engine here <script>alert(1)</script> & "quotes"'
@@ -151,9 +133,9 @@ def test_page_and_card_show_the_numbers_of_the_results_file(page, results, smoke
     assert headline(results["rows"]) in page.text and headline(results["rows"]) in card
     for row in results["rows"]:
         if (row["metric"], row["task"]) in MAIN:
-            assert shown(row) in page.text
+            assert formatted_value(row) in page.text
             line = next(line for line in card.splitlines() if line.startswith(f"| {WORDS[row['metric']][0]} |"))
-            assert shown(row) in line and f"| {row['n']} |" in line
+            assert formatted_value(row) in line and f"| {row['n']} |" in line
     assert card.startswith("---\nlanguage: en\n") and "Not a medical device" in card and "Not a medical device" in page.text
 
 
@@ -166,7 +148,7 @@ def test_no_mean_of_an_uncalibrated_judge(page, results, smoke_run):
 def test_rendering_again_gives_the_same_result_in_another_folder(copied, results):
     run, profile = copied
     again = build_results(run, profile)
-    assert reproducible(again) == reproducible(results)
+    assert results_hash(again) == results_hash(results)
     assert again["data"] == results["data"]
     before = {name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png") for name in [path.name]}
     make_figures(run, again["rows"])

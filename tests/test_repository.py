@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from medlab.core import ROOMS, direct_imports, imported_modules
+from medlab.core import LESSONS, direct_imports, imported_modules
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
@@ -30,7 +30,7 @@ def code_of(notebook):
 
 
 def test_all_fourteen_lessons_are_there():
-    assert [path.stem[3:] for path in LESSONS] == list(ROOMS)
+    assert [path.stem[3:] for path in LESSONS] == list(LESSONS)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=label)
@@ -94,7 +94,7 @@ def test_modules_are_what_the_notebooks_export(tmp_path):
 def room_of(module):
     "A module's place in the house, lowest first; sub-packages stand between two lessons."
     _, name, *rest = module.split(".")
-    return (ROOMS.index(BETWEEN[name][0]) + 0.5) if name in BETWEEN else ROOMS.index(name)
+    return (LESSONS.index(BETWEEN[name][0]) + 0.5) if name in BETWEEN else LESSONS.index(name)
 
 
 def modules():

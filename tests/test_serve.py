@@ -14,8 +14,10 @@ import httpx
 import psutil
 import pytest
 
-from medlab.core import InputError, MedlabError, Run, free_port
-from medlab.deploy import deployed, open_deployment
+from medlab.basics.errors import InputError, MedlabError
+from medlab.basics.processes import free_port
+from medlab.core import Run
+from medlab.engines.deployment import deployed, open_deployment
 from medlab.engines.llama_cpp import LlamaCppEngine
 from medlab.engines.openai_compatible import OpenAiEngine
 from medlab.serve import ServeParams, create_app, serve, serve_forever, serving

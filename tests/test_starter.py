@@ -7,8 +7,9 @@ from math import log
 
 import pytest
 
-from medlab.core import TASKS, shipped
-from medlab.sources.starter import CHOICES, FIELDS, read_lines
+from medlab.basics.files import shipped
+from medlab.contracts.records import TASKS
+from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS, read_lines
 
 LINES = {task: read_lines(shipped("data", "starter", f"{task}.jsonl")) for task in TASKS}
 EVERY = [(task, line) for task in TASKS for line in LINES[task]]
@@ -61,11 +62,11 @@ def test_questions_are_not_filled_into_one_form():
         assert len({" ".join(words(line.question)) for line in LINES[task]}) >= len(LINES[task]) - 3 * (task == "clinical_reasoning")
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if any(name in CHOICES for name in FIELDS[task])])
+@pytest.mark.parametrize("task", [task for task in TASKS if any(name in FIELD_CHOICES for name in TASK_FIELDS[task])])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_choice_cannot_be_guessed_from_its_frequency_or_length(task, split):
     lines = [line for line in LINES[task] if line.split == split]
-    name = next(name for name in FIELDS[task] if name in CHOICES)
+    name = next(name for name in TASK_FIELDS[task] if name in FIELD_CHOICES)
     counts = Counter(line.fields[name] for line in lines)
     assert max(counts.values()) / len(lines) <= 1.5 / len(counts), counts
     if task == "clinical_reasoning":

@@ -10,6 +10,11 @@ trap 'rm -rf "$scratch"' EXIT
 
 part() { printf '\n== %s (%d s so far)\n' "$1" "$SECONDS"; }
 
+part "ruff, mypy, no keys in notebooks"
+ruff check .
+mypy
+python tools/scan_secrets.py
+
 part "notebooks clean and valid; modules as exported; imports only to lower rooms; README as rendered"
 pytest -q tests/test_repository.py
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..core import InputError
-from ..models import ChatFormat, Completion, Engine, Sampling, check_room
+from ..basics.errors import InputError
+from ..contracts.chat import ChatFormat
+from ..contracts.engine import Completion, Engine, Sampling, check_room
 
 # %% ../../nbs/api/openai_compatible.ipynb #9cb59060
 class TextPart(BaseModel):

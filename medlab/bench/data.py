@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['REPAIRS', 'SHIFTS', 'STAGES', 'PACKAGES', 'plain_frame', 'plain_parse', 'plain_answered', 'plain_clean',
            'plain_convert', 'answered', 'minhash_stages', 'datatrove_duplicates', 'medlab_records', 'medlab_parse',
-           'medlab_clean', 'medlab_duplicates', 'split_records', 'medlab_convert', 'changed', 'Perturbed', 'whole_road',
-           'here', 'begin', 'measure_stage', 'measure_road', 'plan', 'check_given', 'bench_data', 'part_lines',
-           'bench_tables', 'measured_tables']
+           'medlab_clean', 'medlab_duplicates', 'split_records', 'medlab_convert', 'perturbed_text', 'Perturbed',
+           'whole_road', 'here', 'start_measuring', 'measure_stage', 'measure_road', 'plan', 'check_given',
+           'bench_data', 'part_lines', 'bench_tables', 'measured_tables']
 
 # %% ../../nbs/bench/data.ipynb #f97a7533
 import json
@@ -20,10 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .measure import Results, asked_of, by_turns, compared, growth_line, origin_words, others_now, road_rows, roads, run_measured
-from .measure import runs_of, stage_line, stage_rows, timed, warning
-from ..core import InputError, MissingError, Record, Unread, load_profile, project_folder, read_json, record_id, shipped, write_jsonl
+from ..basics.errors import InputError, MissingError
+from ..basics.files import read_json, shipped, write_jsonl
+from ..contracts.records import Record, Unread, record_id
+from ..core import load_profile, project_folder
 from ..sources.medquad import MedQuad, named_archive
+from medlab.bench.measure import (
+    Results, asked_of, by_turns, compared, growth_line, origin_words, others_now, road_rows, roads, run_measured, runs_of, stage_line,
+    stage_rows, timed, warning,
+)
 
 # %% ../../nbs/bench/data.ipynb #dc39c52b
 def plain_frame(archive: str) -> Any:  # a pandas.DataFrame
@@ -145,7 +150,7 @@ def medlab_parse(archive: str) -> dict[str, float]:
 # %% ../../nbs/bench/data.ipynb #6e99b08a
 def medlab_clean(archive: str) -> dict[str, float]:
     "Every check and mending of preprocessing for each record, personal data and language included; reading is not timed."
-    from medlab.preprocess import examined
+    from medlab.cleaning.records import examined
 
     records, reasons = medlab_records(archive), []
 
@@ -171,19 +176,22 @@ def medlab_duplicates(archive: str, answers: int) -> dict[str, float]:
 # %% ../../nbs/bench/data.ipynb #0bee7bbd
 def split_records(archive: str) -> dict[str, list]:
     "Clean records on their sides, by their questions: what converting begins with."
-    from medlab.preprocess import SplitRecord, examined, question_key, split_of, throw
+    from medlab.cleaning.records import examined
+    from medlab.contracts.records import SplitRecord
+    from medlab.splitting.facts import question_key, split_of, hash_fraction
 
     rows: dict[str, list] = {"train": [], "validation": [], "test": []}
     for record in (one.record for one in map(examined, medlab_records(archive)) if not one.reason):
         group = question_key(record)
-        split = split_of(throw(42, group))
+        split = split_of(hash_fraction(42, group))
         rows[split].append(SplitRecord(**{**record.model_dump(), "group": group, "split": split}))
     return rows
 
 # %% ../../nbs/bench/data.ipynb #9a6fd356
 def medlab_convert(archive: str) -> dict[str, float]:
     "Examples of the eight tasks, worded, held apart and written, as profile `full` wants them; reading, cleaning and splitting are not timed."
-    from medlab.instruct import InstructParams, make_examples, to_row
+    from medlab.contracts.tasks import to_row
+    from medlab.instruct import InstructParams, make_examples
 
     rows, params = split_records(archive), load_profile("full").params(InstructParams)
     count = sum(map(len, rows.values()))
@@ -201,7 +209,7 @@ def medlab_convert(archive: str) -> dict[str, float]:
 SHIFTS = [str.maketrans({chr(base + n): chr(base + (n + places) % 26) for base in (65, 97) for n in range(26)}) for places in range(26)]
 
 # %% ../../nbs/bench/data.ipynb #3cff1aad
-def changed(record: Record, copy: int) -> Record:
+def perturbed_text(record: Record, copy: int) -> Record:
     "A record about something else: the letters of every word of five and more are moved along by `copy` places."
     def renamed(text: str) -> str:
         return re.sub(r"[A-Za-z]{5,}", lambda word: word[0].translate(SHIFTS[copy]), text)
@@ -228,7 +236,7 @@ class Perturbed:
         "Yield the copies, one after another."
         for copy in range(self.times):
             for record in self.source.fetch(since, limit):
-                yield changed(record, copy) if copy and isinstance(record, Record) else record
+                yield perturbed_text(record, copy) if copy and isinstance(record, Record) else record
 
 # %% ../../nbs/bench/data.ipynb #5bc41a23
 def whole_road(archive: str, times: int = 1) -> dict[str, float]:
@@ -269,7 +277,7 @@ def here(name: str) -> str:
 PACKAGES = ["lxml", "ftfy", "presidio-analyzer", "py3langid", "rensa", "numpy", "pyarrow", "pydantic", "pandas", "datatrove", "spacy"]
 
 # %% ../../nbs/bench/data.ipynb #7e6614f3
-def begin(archive: str, answers: int, repeats: int, sizes: Sequence[int], out: Path | str | None) -> Results:
+def start_measuring(archive: str, answers: int, repeats: int, sizes: Sequence[int], out: Path | str | None) -> Results:
     "The results file, and how to ask for it again; the archive is named by what is in it, since everybody has it somewhere else."
     words = ["medlab bench data", *(f"--size {times}" for times in sorted(set(sizes))), f"--answers {answers}", f"--repeats {repeats}"]
     given = {"archive": {"name": Path(archive).name, "fingerprint": MedQuad(archive).fingerprint()}, "answers": answers, "repeats": repeats}
@@ -324,7 +332,7 @@ def bench_data(
 
     check_given(sizes, answers, repeats)
     path = str(named_archive(archive) or MedQuad().path())
-    results = begin(path, answers, repeats, sizes, out)
+    results = start_measuring(path, answers, repeats, sizes, out)
     if results.goes_on:
         report(f"Going on with {results.path}, which was broken off.")
     if busy := warning(others_now(), "before we began"):

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['VERDICT', 'REFERENCE', 'PICTURE', 'LETTERS_LOST', 'CAPITAL', 'SET_PHRASES', 'GLUED', 'LEADS', 'analysis_text',
-           'fault', 'names_it', 'analysis_of', 'ways_to_ask', 'build']
+           'choice_fault', 'names_it', 'analysis_of', 'choice_questions', 'build']
 
 # %% ../../nbs/builders/choices.ipynb #671dae9e
 import re
 from collections.abc import Iterator
 
+from ..contracts.records import SplitRecord
 from ..cleaning.choices import contradicts
 from ..cleaning.sentences import opening, sentences
-from ..preprocess import SplitRecord
 
 # %% ../../nbs/builders/choices.ipynb #0b123d87
 #: "Ans. (c)", "Answer- C.", "Ans: C", "Option C is correct".
@@ -58,7 +58,7 @@ LETTERS_LOST = re.compile(
 CAPITAL = re.compile(r"\b[A-Z](?=[a-z]{2})")  # of a first word or a heading; an acronym has more of them
 
 
-def fault(record: SplitRecord) -> str | None:
+def choice_fault(record: SplitRecord) -> str | None:
     "Why nothing can be learnt from a multiple-choice record, or None."
     letter, options = (record.gold or {}).get("letter"), record.options or {}
     if letter not in options or len({" ".join(text.casefold().split()) for text in options.values()}) < len(options):
@@ -112,7 +112,7 @@ LEADS = (
 )
 
 
-def ways_to_ask(question: str) -> list[str]:
+def choice_questions(question: str) -> list[str]:
     "The question as it stands, and with each of the leads before it."
     return [question, *(f"{lead} {question}" for lead in LEADS)]
 
@@ -123,13 +123,13 @@ def build(
     context_words: int = 120,  # at most this many of the text that is asked about
 ) -> Iterator[tuple[SplitRecord, list[str]] | str]:  # a record with task and gold, and the ways to ask it; or why there is none
     "One example of a multiple-choice question that explains itself."
-    why = fault(record)
+    why = choice_fault(record)
     letter = (record.gold or {}).get("letter")
     analysis = None if why else analysis_of(record.answer, record.options[letter], words)
     if analysis is None or len(analysis.split()) < 5:
         yield why or f"the explanation has no whole sentence within {words} words that names the right option"
         return
     question, context = " ".join(REFERENCE.sub(" ", record.question).split()), opening(record.text or "", context_words)
-    ways = [f"{way}\n{context}" if context else way for way in ways_to_ask(question)]
+    ways = [f"{way}\n{context}" if context else way for way in choice_questions(question)]
     gold = {"analysis": analysis, "letter": letter}
     yield record.model_copy(update={"task": "clinical_reasoning", "question": ways[0], "gold": gold}), ways

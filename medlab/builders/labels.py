@@ -10,8 +10,8 @@ __all__ = ['HEADINGS', 'REFERENCE', 'SECTIONS', 'WANTED', 'COMMONPLACE', 'WAYS',
 import re
 from collections.abc import Iterator
 
+from ..contracts.records import SplitRecord
 from ..cleaning.sentences import each_sentence
-from ..preprocess import SplitRecord
 
 # %% ../../nbs/builders/labels.ipynb #894710bc
 #: Headings as they stand at a section's beginning, once or twice.

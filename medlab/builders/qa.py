@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['TITLES', 'BROCHURE', 'NOT_A_CONDITION', 'WAYS', 'FRAME', 'CAUSE', 'DANGER', 'STEP', 'LEANS', 'OUT_OF_PLACE', 'RUN_IN',
-           'SIGNS', 'NO_SIGN', 'MIXED_UP', 'subject_of', 'ways_to_ask', 'three_fields', 'only_signs', 'answer_of',
-           'names', 'build']
+           'SIGNS', 'NO_SIGN', 'MIXED_UP', 'asked_subject', 'qa_questions', 'qa_symptom_fields', 'only_signs',
+           'qa_answer', 'names', 'build']
 
 # %% ../../nbs/builders/qa.ipynb #6158031a
 import re
 from collections.abc import Iterator
 
+from ..contracts.records import SplitRecord
 from ..cleaning.sentences import each_sentence, sentences
-from ..preprocess import SplitRecord
 
 # %% ../../nbs/builders/qa.ipynb #d4666114
 #: What stands before the subject in a title, and what it is also called.
@@ -30,7 +30,7 @@ NOT_A_CONDITION = re.compile(
     r"history|steps|screening|transfusion(?! syndrome)|catheterization|monitor|medicines?|\w+(?:gram|graphy|scopy|(?<!dys)plasty))\b", re.I)
 
 
-def subject_of(record: SplitRecord) -> str | None:
+def asked_subject(record: SplitRecord) -> str | None:
     "What a pair is about, fit to stand in a sentence; None when there is nothing of the kind."
     subject = TITLES.sub("", " ".join((record.subject or record.title or "").split()).rstrip(" .;:"))
     fits = 1 <= len(subject.split()) <= 10 and not re.search(r"[?!\"|]|^(?:what|how|who|why|is|are)\b", subject, re.I)
@@ -102,10 +102,10 @@ WAYS |= {
 FRAME = set("what is are the how to do does who at for of in by about symptoms treatments causes cause prevent diagnose treat many people affected".split())
 
 
-def ways_to_ask(record: SplitRecord) -> list[str]:
+def qa_questions(record: SplitRecord) -> list[str]:
     "Questions that the record's answer answers: its own first, then those of its aspect; none when its own asks about nothing."
     told = " ".join((record.subject or record.title or "").split())
-    subject, title = subject_of(record), TITLES.sub("", told)
+    subject, title = asked_subject(record), TITLES.sub("", told)
     own = " ".join((record.question or "").replace(told, title).split())
     if BROCHURE.search(title) and title in own or not set(re.findall(r"[^\W\d_]{3,}", own.casefold())) - FRAME:
         return []
@@ -133,7 +133,7 @@ STEP = re.compile(
     r"(?:\w+ ){0,2}(?:doctor|provider|professional|physician|gp|pharmacist|dentist|nurse)\b", re.I)
 
 
-def three_fields(
+def qa_symptom_fields(
     text: str,
     words: int = 45,  # in all three together
 ) -> dict[str, str] | None:  # None when one of them is not said, or they are too long
@@ -175,7 +175,7 @@ def only_signs(sentence: str) -> str:
     return f"{found[1]}: {'; '.join(signs)}." if signs else ""
 
 # %% ../../nbs/builders/qa.ipynb #a4ac32e5
-def answer_of(
+def qa_answer(
     text: str,
     words: int = 45,  # at most this many
 ) -> str | None:  # None when no whole sentence that stands alone fits
@@ -209,15 +209,15 @@ def build(
     words: int = 45,  # at most this many in the answer
 ) -> Iterator[tuple[SplitRecord, list[str]] | str]:  # a record with task and gold, and the ways to ask it; or why there is none
     "One example of a pair: its symptoms as such where they are all said, else a medical question."
-    fields = three_fields(record.answer or "", words) if record.aspect == "symptoms" else None
-    subject = subject_of(record)
+    fields = qa_symptom_fields(record.answer or "", words) if record.aspect == "symptoms" else None
+    subject = asked_subject(record)
     if fields and subject:
         ways = [f"{subject}: what are the causes, what is alarming, and what should I do?",
                 f"I think I have {subject}. Why, which signs are dangerous, and what now?",
                 f"What can cause {subject}, and when should I worry?"]
         yield record.model_copy(update={"task": "symptom_analysis", "question": ways[0], "gold": fields}), ways
         return
-    answer, ways = answer_of(record.answer or "", words), ways_to_ask(record)
+    answer, ways = qa_answer(record.answer or "", words), qa_questions(record)
     if answer is None:
         yield f"the answer has no whole sentence within {words} words that stands alone"
     elif not ways:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TOLL_FREE', 'MONTHS', 'DATE', 'ONE_NAME', 'NO_FIRST_NAME', 'NAME', 'CAPITALS', 'RECORD', 'LABELS', 'TITLE', 'NO_UNIT',
-           'PATTERNS', 'EPONYMS', 'NO_NAME', 'THEIRS', 'AFTER_EPONYM', 'ORDER', 'NEAR', 'DIGITS', 'CUES', 'SHORT_CUE',
-           'BORN', 'SHORT_BORN', 'is_nhs_number', 'is_helpline', 'may_be_name', 'hidden', 'analyzer', 'found_in',
-           'may_hold_personal', 'mask']
+           'PATTERNS', 'EPONYMS', 'NO_NAME', 'THEIRS', 'AFTER_EPONYM', 'ORDER', 'NEAR', 'DIGITS', 'PERSONAL_CUES',
+           'SHORT_CUE', 'BORN', 'SHORT_BORN', 'is_nhs_number', 'is_helpline', 'may_be_name', 'hidden', 'analyzer',
+           'found_in', 'may_hold_personal', 'mask']
 
 # %% ../../nbs/cleaning/personal.ipynb #fa423272
 import functools
@@ -160,7 +160,7 @@ def found_in(
 
 # %% ../../nbs/cleaning/personal.ipynb #43ce9f9b
 DIGITS = re.compile(r"[\d+]\d\d(?:\)?[ .-]\(?\d{3}|\d[ -]\d{3}|\d{6}|(?<=\+\d\d))")  # begins with one set of characters: four times faster
-CUES = ("@", "(at)", "[at]", "d.o.b", "date of birth", "birthdate", "birth date", "medical record", "hospital n", "hospital id", "hospital #",
+PERSONAL_CUES = ("@", "(at)", "[at]", "d.o.b", "date of birth", "birthdate", "birth date", "medical record", "hospital n", "hospital id", "hospital #",
         "patient n", "patient id", "patient #", "chart n", "chart id", "chart #")  # in lower case
 SHORT_CUE = re.compile(r"\b(?:mrn|dob|nhs)(?![a-z])")  # not mRNA, not dobutamine
 BORN = re.compile(r"[Bb]orn:? (?:on:? )?(?:the )?(?:\d|[A-Z][a-z]{2,8}\.? \d)")
@@ -169,7 +169,7 @@ SHORT_BORN = re.compile(r"(?:^|[ (])b\. \d")
 def may_hold_personal(text: str) -> bool:
     "A cheap test: False means that there is surely none of what `found_in` finds."
     small = text.lower()
-    if DIGITS.search(text) or any(map(small.__contains__, CUES)):
+    if DIGITS.search(text) or any(map(small.__contains__, PERSONAL_CUES)):
         return True
     if any(map(small.__contains__, ("mrn", "dob", "nhs"))) and SHORT_CUE.search(small):
         return True

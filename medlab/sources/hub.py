@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'LETTERS', 'READERS', 'READING', 'SENSIBLE_LIMIT', 'Columns', 'DataSet', 'options_of', 'unquoted',
-           'in_order', 'as_text', 'letter_of', 'medical_reasoning', 'to_record', 'Hub', 'check', 'table', 'load',
-           'load_file', 'one_line', 'fetch', 'check_columns', 'once']
+           'lettered_options', 'as_text', 'letter_of', 'medical_reasoning', 'hub_record', 'Hub', 'line_of_error',
+           'once']
 
 # %% ../../nbs/sources/hub.ipynb #38670be3
 import ast
@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medlab.core import (
-    InputError, MissingError, Record, Unread, atomic_path, cache_folder, explained_disk_errors, first_problem, masked, nearest, record_id,
-    secret, sha256_file, sha256_json, sha256_text,
-)
+from ..basics.errors import InputError, MissingError, first_problem, nearest
+from ..basics.files import atomic_path, cache_folder, explained_disk_errors, sha256_file, sha256_json, sha256_text
+from ..basics.secrets import masked, secret
+from ..contracts.records import Record, Unread, record_id
 
 # %% ../../nbs/sources/hub.ipynb #8b78c03a
 class Columns(BaseModel):
@@ -103,7 +103,7 @@ def options_of(row: dict, columns: Columns) -> dict[str, str]:  # letter to text
         cell = row[columns.options]
         texts = unquoted(cell) if isinstance(cell, str) else cell
     if isinstance(texts, dict):
-        texts = in_order(texts)
+        texts = lettered_options(texts)
     if not isinstance(texts, (list, tuple)):  # a text would be taken letter by letter, a set in another order each time
         raise ValueError(f"got a {type(texts).__name__}, expected a list or a dict of options")
     texts = [as_text(text) for text in texts]
@@ -123,7 +123,7 @@ def unquoted(text: str) -> Any:
             raise ValueError(f"got {text[:40]!r}, expected a list or a dict of options") from None
 
 # %% ../../nbs/sources/hub.ipynb #3753fc05
-def in_order(options: dict) -> list:
+def lettered_options(options: dict) -> list:
     "The options of a dict from A on, without those that are null; raises `ValueError` for other keys or a gap."
     given = {str(letter).strip().upper(): text for letter, text in options.items() if text is not None}
     if sorted(given) != list(LETTERS[: len(given)]):
@@ -170,7 +170,7 @@ def medical_reasoning(row: dict) -> dict:
     return {"question": question.strip(), "options": brace + options, "analysis": analysis.strip(), "letter": letter[1]}
 
 # %% ../../nbs/sources/hub.ipynb #b59561b9
-def to_record(name: str, data: DataSet, row: dict, place: int, digest: str, when: str) -> Record | Unread:
+def hub_record(name: str, data: DataSet, row: dict, place: int, digest: str, when: str) -> Record | Unread:
     "One row as a `Record`; a row that fits no record is `Unread`, with the reason."
     columns, key = data.columns, f"row {place}"
     try:
@@ -229,132 +229,114 @@ class Hub:
         content = sha256_file(self.data.path) if self.data.path else ""
         return sha256_json([self.name, self.data.model_dump(exclude={"path"}), content])
 
-# %% ../../nbs/sources/hub.ipynb #b1a1b27e
-def check(self: Hub) -> None:
-    "Raise `InputError` when it is not said where the data are, or at which commit, or what the columns mean."
-    data = self.data
-    if bool(data.dataset) == bool(data.path):
-        given = f"dataset {data.dataset!r} and path {data.path!r}"
-        raise InputError(f"source {self.name!r}: got {given}, expected one of them (collect.options.{self.name})")
-    if data.path and not (Path(data.path).is_file() and Path(data.path).suffix.lower() in READERS):
-        raise InputError(f"source {self.name!r}: {data.path} is no file that ends in {', '.join(READERS)}; give the path of one")
-    if data.dataset and (not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", data.dataset) or Path(data.dataset).exists()):
-        raise InputError(
-            f"source {self.name!r}: got dataset {data.dataset!r}, expected owner/name on the hub; where a folder of that name lies here, it "
-            "would be read in place of the hub's commit: work in another folder, or name a file of it as `path`"
-        )
-    if data.dataset and not re.fullmatch(r"[0-9a-f]{40}", data.revision):
-        raise InputError(
-            f"source {self.name!r}: got revision {data.revision!r}, expected a commit of 40 hexadecimal digits; see "
-            f"https://huggingface.co/datasets/{data.dataset}/commits/main and set collect.options.{self.name}.revision"
-        )
-    columns = data.columns
-    if (columns.options or columns.fixed_options) and not columns.correct:
-        raise InputError(f"source {self.name!r}: options without `correct`; name the column that holds the right one")
-    if not (columns.question and (columns.options or columns.fixed_options or columns.answer)) and not columns.text:
-        advice = f"set collect.options.{self.name}.columns"
-        raise InputError(f"source {self.name!r}: the columns say neither question and answer (or options) nor text; {advice}")
+    def check(self) -> None:
+        "Raise `InputError` when it is not said where the data are, or at which commit, or what the columns mean."
+        data = self.data
+        if bool(data.dataset) == bool(data.path):
+            given = f"dataset {data.dataset!r} and path {data.path!r}"
+            raise InputError(f"source {self.name!r}: got {given}, expected one of them (collect.options.{self.name})")
+        if data.path and not (Path(data.path).is_file() and Path(data.path).suffix.lower() in READERS):
+            raise InputError(f"source {self.name!r}: {data.path} is no file that ends in {', '.join(READERS)}; give the path of one")
+        if data.dataset and (not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", data.dataset) or Path(data.dataset).exists()):
+            raise InputError(
+                f"source {self.name!r}: got dataset {data.dataset!r}, expected owner/name on the hub; where a folder of that name lies here, it "
+                "would be read in place of the hub's commit: work in another folder, or name a file of it as `path`"
+            )
+        if data.dataset and not re.fullmatch(r"[0-9a-f]{40}", data.revision):
+            raise InputError(
+                f"source {self.name!r}: got revision {data.revision!r}, expected a commit of 40 hexadecimal digits; see "
+                f"https://huggingface.co/datasets/{data.dataset}/commits/main and set collect.options.{self.name}.revision"
+            )
+        columns = data.columns
+        if (columns.options or columns.fixed_options) and not columns.correct:
+            raise InputError(f"source {self.name!r}: options without `correct`; name the column that holds the right one")
+        if not (columns.question and (columns.options or columns.fixed_options or columns.answer)) and not columns.text:
+            advice = f"set collect.options.{self.name}.columns"
+            raise InputError(f"source {self.name!r}: the columns say neither question and answer (or options) nor text; {advice}")
 
-Hub.check = check
-
-# %% ../../nbs/sources/hub.ipynb #fac363a8
-def table(self: Hub) -> Path:
-    "The rows as a Parquet file, made once for a commit or a file's content; raises `MissingError` when the hub cannot be asked."
-    data = self.data
-    what = f"{data.dataset}\x00{data.revision}\x00{data.config}\x00{data.split}"
-    if data.path:
-        what = f"{Path(data.path).suffix.lower()} {sha256_file(data.path)} {READING}"
-    kept = cache_folder("hub") / f"{sha256_text(what)[:32]}.parquet"
-    if kept.exists():
+    def table(self) -> Path:
+        "The rows as a Parquet file, made once for a commit or a file's content; raises `MissingError` when the hub cannot be asked."
+        data = self.data
+        what = f"{data.dataset}\x00{data.revision}\x00{data.config}\x00{data.split}"
+        if data.path:
+            what = f"{Path(data.path).suffix.lower()} {sha256_file(data.path)} {READING}"
+        kept = cache_folder("hub") / f"{sha256_text(what)[:32]}.parquet"
+        if kept.exists():
+            return kept
+        if data.dataset and self.offline:
+            raise MissingError(f"{data.dataset} at {data.revision[:8]} was not fetched before and offline is set; run once with network")
+        with explained_disk_errors(kept.parent), atomic_path(kept) as temporary:
+            self.load().to_parquet(temporary)
         return kept
-    if data.dataset and self.offline:
-        raise MissingError(f"{data.dataset} at {data.revision[:8]} was not fetched before and offline is set; run once with network")
-    with explained_disk_errors(kept.parent), atomic_path(kept) as temporary:
-        self.load().to_parquet(temporary)
-    return kept
 
-Hub.table = table
+    def load(self) -> Any:  # a datasets.Dataset
+        "Ask the hub, or read the file. Raises `InputError` for a file that is none, `MissingError` for a hub that does not give."
+        import datasets
 
-# %% ../../nbs/sources/hub.ipynb #c0b5fbb7
-def load(self: Hub) -> Any:  # a datasets.Dataset
-    "Ask the hub, or read the file. Raises `InputError` for a file that is none, `MissingError` for a hub that does not give."
-    import datasets
+        data, cache = self.data, str(cache_folder("hub", "datasets"))
+        token = secret("HF_TOKEN", "HUGGINGFACE_TOKEN")
+        try:
+            if data.path:
+                return self.load_file(cache)
+            return datasets.load_dataset(data.dataset, data.config, revision=data.revision, split=data.split, cache_dir=cache, token=token)
+        except Exception as error:  # it passes on whatever its readers and its network raise, from RuntimeError to httpx's
+            for cause in (error, error.__cause__):
+                if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise cause  # the disk's own trouble, explained by `table`
+            if data.path:
+                raise InputError(f"source {self.name!r}: {data.path} could not be read ({line_of_error(error)}); mend the file") from None
+            raise MissingError(
+                f"{data.dataset} cannot be had here ({line_of_error(error)}); check the network, the name and the commit, and for a gated data "
+                "set accept its terms on its page and set HF_TOKEN"
+            ) from None
 
-    data, cache = self.data, str(cache_folder("hub", "datasets"))
-    token = secret("HF_TOKEN", "HUGGINGFACE_TOKEN")
-    try:
-        if data.path:
-            return self.load_file(cache)
-        return datasets.load_dataset(data.dataset, data.config, revision=data.revision, split=data.split, cache_dir=cache, token=token)
-    except Exception as error:  # it passes on whatever its readers and its network raise, from RuntimeError to httpx's
-        for cause in (error, error.__cause__):
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise cause  # the disk's own trouble, explained by `table`
-        if data.path:
-            raise InputError(f"source {self.name!r}: {data.path} could not be read ({one_line(error)}); mend the file") from None
-        raise MissingError(
-            f"{data.dataset} cannot be had here ({one_line(error)}); check the network, the name and the commit, and for a gated data "
-            "set accept its terms on its page and set HF_TOKEN"
-        ) from None
+    def load_file(self, cache: str) -> Any:  # a datasets.Dataset
+        "Read the file of `path`; raises `ValueError` for one that is empty or whose rows are longer than its head."
+        import datasets
 
-Hub.load = load
+        path = Path(self.data.path)
+        reader = READERS[path.suffix.lower()]
+        if not path.stat().st_size:
+            raise ValueError("it is empty")
+        name = glob.escape(str(path.absolute()))  # [2024] in a name is no pattern
+        found = datasets.load_dataset(reader, data_files=name, split="train", cache_dir=cache, **READING[reader])
+        if "__index_level_0__" in found.column_names and reader == "csv":
+            raise ValueError("its rows have one cell more than its head")
+        return found
+
+    def fetch(self, since: date | None = None, limit: int | None = None) -> Iterator[Record | Unread]:
+        "Yield the rows, at most `limit` (10,000 when none is given) from all over the table; rows have no date, `since` changes nothing."
+        import pyarrow.parquet as pq
+
+        path, seen = self.table(), set()
+        digest, when = sha256_file(path), datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
+        with pq.ParquetFile(path) as opened:
+            self.check_columns(opened.schema_arrow.names)
+            count, limit = opened.metadata.num_rows, SENSIBLE_LIMIT if limit is None else limit
+            wanted = set(sorted(range(count), key=lambda place: sha256_text(str(place)))[:limit]) if limit < count else None
+            place = 0
+            for batch in opened.iter_batches(2000):
+                for row in batch.to_pylist():
+                    if wanted is None or place in wanted:
+                        yield once(hub_record(self.name, self.data, row, place, digest, when), seen, place)
+                    place += 1
+
+    def check_columns(self, names: list[str]) -> None:
+        "Raise `InputError` for a column of the mapping that a table with columns `names` does not have."
+        if self.data.prepare:  # its columns are made row by row
+            return
+        wanted = {**self.data.columns.model_dump(exclude={"fixed_options", "correct_is"}), **{"options": None}}
+        options = self.data.columns.options or []
+        for column in [*wanted.values(), *([options] if isinstance(options, str) else options)]:
+            if column and column not in names:
+                raise InputError(f"source {self.name!r}: no column {column!r}{nearest(column, names)}; the table has {', '.join(names)[:200]}")
 
 # %% ../../nbs/sources/hub.ipynb #e4f56f9a
-def load_file(self: Hub, cache: str) -> Any:  # a datasets.Dataset
-    "Read the file of `path`; raises `ValueError` for one that is empty or whose rows are longer than its head."
-    import datasets
-
-    path = Path(self.data.path)
-    reader = READERS[path.suffix.lower()]
-    if not path.stat().st_size:
-        raise ValueError("it is empty")
-    name = glob.escape(str(path.absolute()))  # [2024] in a name is no pattern
-    found = datasets.load_dataset(reader, data_files=name, split="train", cache_dir=cache, **READING[reader])
-    if "__index_level_0__" in found.column_names and reader == "csv":
-        raise ValueError("its rows have one cell more than its head")
-    return found
-
-Hub.load_file = load_file
-
-
-def one_line(error: BaseException) -> str:
+def line_of_error(error: BaseException) -> str:
     "An error and what caused it, in one line and without keys."
     return masked(" ".join(f"{type(error).__name__}: {error} {error.__cause__ or ''}".split()))[:300]
 
-# %% ../../nbs/sources/hub.ipynb #cb967e05
-def fetch(self: Hub, since: date | None = None, limit: int | None = None) -> Iterator[Record | Unread]:
-    "Yield the rows, at most `limit` (10,000 when none is given) from all over the table; rows have no date, `since` changes nothing."
-    import pyarrow.parquet as pq
-
-    path, seen = self.table(), set()
-    digest, when = sha256_file(path), datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
-    with pq.ParquetFile(path) as opened:
-        self.check_columns(opened.schema_arrow.names)
-        count, limit = opened.metadata.num_rows, SENSIBLE_LIMIT if limit is None else limit
-        wanted = set(sorted(range(count), key=lambda place: sha256_text(str(place)))[:limit]) if limit < count else None
-        place = 0
-        for batch in opened.iter_batches(2000):
-            for row in batch.to_pylist():
-                if wanted is None or place in wanted:
-                    yield once(to_record(self.name, self.data, row, place, digest, when), seen, place)
-                place += 1
-
-Hub.fetch = fetch
-
 # %% ../../nbs/sources/hub.ipynb #e13a54cd
-def check_columns(self: Hub, names: list[str]) -> None:
-    "Raise `InputError` for a column of the mapping that a table with columns `names` does not have."
-    if self.data.prepare:  # its columns are made row by row
-        return
-    wanted = {**self.data.columns.model_dump(exclude={"fixed_options", "correct_is"}), **{"options": None}}
-    options = self.data.columns.options or []
-    for column in [*wanted.values(), *([options] if isinstance(options, str) else options)]:
-        if column and column not in names:
-            raise InputError(f"source {self.name!r}: no column {column!r}{nearest(column, names)}; the table has {', '.join(names)[:200]}")
-
-Hub.check_columns = check_columns
-
-
 def once(item: Record | Unread, seen: set[str], place: int) -> Record | Unread:
     "A record, or `Unread` for one whose key was seen before."
     if isinstance(item, Unread) or item.id not in seen:

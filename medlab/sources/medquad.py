@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROOTS', 'ATTRIBUTION', 'MOST_BYTES', 'MOST_FILES', 'MOST_FILE_BYTES', 'COMMIT', 'ADDRESS', 'REMEMBER_SECONDS',
-           'read_document', 'what_is_wrong', 'text_of', 'to_record', 'MedQuad', 'Archive', 'known_name', 'ZipArchive',
-           'FolderArchive', 'Watched', 'TarArchive', 'open_archive', 'explained_archive_errors', 'named_archive',
-           'downloaded_archive', 'path', 'fingerprint', 'chosen', 'fetch']
+           'read_medquad_document', 'medquad_problem', 'text_of', 'medquad_record', 'MedQuad', 'Archive', 'known_name',
+           'ZipArchive', 'FolderArchive', 'Watched', 'TarArchive', 'open_archive', 'explained_archive_errors',
+           'named_archive', 'downloaded_archive', 'chosen_files']
 
 # %% ../../nbs/sources/medquad.ipynb #2eb74984
 import bz2
@@ -25,13 +25,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from ..core import InputError, MissingError, Record, Unread, cache_folder, read_json, record_id, sha256_json, sha256_text, write_json
-from ..fetch import download, parse_xml
+from ..basics.errors import InputError, MissingError
+from ..basics.files import cache_folder, read_json, sha256_json, sha256_text, write_json
+from ..contracts.records import Record, Unread, record_id
+from ..fetching.download import download
+from ..fetching.markup import parse_xml
 
 # %% ../../nbs/sources/medquad.ipynb #c82bc5f8
 ROOTS = ("Document", "doc", "DiseaseFile")
 
-def read_document(
+def read_medquad_document(
     data: bytes,
     name: str,  # folder and file, such as "9_CDC_QA/0000001.xml"
 ) -> list[Record | Unread]:  # one for each pair, those with an empty answer too
@@ -47,13 +50,13 @@ def read_document(
     title = " ".join(text_of(root.find("Focus")).split()) or None
     found, seen = [], set()
     for pair in root.iter("QAPair"):
-        wrong = what_is_wrong(pair, seen)
+        wrong = medquad_problem(pair, seen)
         key = f"{name}, line {pair.sourceline}" if wrong else f"{name}:{pair.find('Question').get('qid')}"
-        found.append(Unread(key=key, reason=wrong, **unread) if wrong else to_record(pair, key, title, root, digest))
+        found.append(Unread(key=key, reason=wrong, **unread) if wrong else medquad_record(pair, key, title, root, digest))
     return found
 
 # %% ../../nbs/sources/medquad.ipynb #32641b7b
-def what_is_wrong(
+def medquad_problem(
     pair: Any,  # a <QAPair>
     seen: set[str],  # the qids of the file so far; this one is added
 ) -> str | None:  # None when all is well
@@ -77,7 +80,7 @@ def text_of(element: Any) -> str:
 # %% ../../nbs/sources/medquad.ipynb #973e0ae5
 ATTRIBUTION = "MedQuAD (Ben Abacha and Demner-Fushman, 2019), https://github.com/abachaa/MedQuAD, CC BY 4.0; original text: {}"
 
-def to_record(
+def medquad_record(
     pair: Any,  # a <QAPair>
     key: str,  # unique over MedQuAD
     title: str | None,
@@ -109,6 +112,24 @@ class MedQuad:
         if archive is not None and not isinstance(archive, (str, Path)):
             raise InputError(f"medquad: archive {archive!r}: expected the path of a zip, a tar or a folder")
         self.given, self.offline = archive, bool(fetcher and fetcher.offline)
+
+    def path(self) -> Path:
+        "Where the archive is, downloaded if need be; raises `InputError` for a named one that is absent, else `MissingError`."
+        return named_archive(self.given) or downloaded_archive(self.offline)
+
+    def fingerprint(self) -> str:
+        "A hash over the names and checksums of the XML files, the same for every archive of the same files; the commit when none is named."
+        named = named_archive(self.given)
+        return sha256_json(open_archive(named).checksums) if named else f"commit {COMMIT}"
+
+    def fetch(self, since: date | None = None, limit: int | None = None) -> Iterator[Record | Unread]:
+        "Yield the pairs (the set is of 2019 and none has a date: `since` changes nothing); raises `MissingError` when the archive cannot be had."
+        path = self.path()
+        archive = open_archive(path)
+        with explained_archive_errors(path):
+            left_out = [Unread(source="medquad", key=name, reason=reason) for name, reason in archive.left_out.items()]
+            found = (item for name in chosen_files(sorted(archive.checksums), limit) for item in read_medquad_document(archive.read(name), name))
+            yield from islice(chain(found, left_out), limit)
 
 # %% ../../nbs/sources/medquad.ipynb #8307c135
 MOST_BYTES = 400_000_000  # of all files unpacked; the real ones have 36 MB
@@ -302,37 +323,10 @@ def downloaded_archive(
         write_json(failure, {"at": time.time(), "why": str(error)})
         raise MissingError(f"MedQuAD cannot be downloaded here; {advice}") from error
 
-# %% ../../nbs/sources/medquad.ipynb #933d3122
-def path(self: MedQuad) -> Path:
-    "Where the archive is, downloaded if need be; raises `InputError` for a named one that is absent, else `MissingError`."
-    return named_archive(self.given) or downloaded_archive(self.offline)
-
-MedQuad.path = path
-
-
-def fingerprint(self: MedQuad) -> str:
-    "A hash over the names and checksums of the XML files, the same for every archive of the same files; the commit when none is named."
-    named = named_archive(self.given)
-    return sha256_json(open_archive(named).checksums) if named else f"commit {COMMIT}"
-
-MedQuad.fingerprint = fingerprint
-
 # %% ../../nbs/sources/medquad.ipynb #4389ae22
-def chosen(
+def chosen_files(
     names: list[str],  # sorted
     limit: int | None,
 ) -> list[str]:  # in the order in which they are to be read
     "All names as they are, or for a limit all of them in an order that mixes the folders, the same in every run."
     return sorted(names, key=sha256_text) if limit is not None else names
-
-# %% ../../nbs/sources/medquad.ipynb #9680a19d
-def fetch(self: MedQuad, since: date | None = None, limit: int | None = None) -> Iterator[Record | Unread]:
-    "Yield the pairs (the set is of 2019 and none has a date: `since` changes nothing); raises `MissingError` when the archive cannot be had."
-    path = self.path()
-    archive = open_archive(path)
-    with explained_archive_errors(path):
-        left_out = [Unread(source="medquad", key=name, reason=reason) for name, reason in archive.left_out.items()]
-        found = (item for name in chosen(sorted(archive.checksums), limit) for item in read_document(archive.read(name), name))
-        yield from islice(chain(found, left_out), limit)
-
-MedQuad.fetch = fetch

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TITLES', 'NEVER_A_SENTENCE', 'SPOKEN', 'CHAPTERS', 'SECTIONS', 'WIDE', 'ATTRIBUTION', 'QUERY', 'ANSWERS',
-           'without_heading', 'with_table', 'tidy', 'texts_of', 'plain_texts', 'sections_of', 'names_of', 'first_text',
-           'from_product_data', 'read_label', 'OpenFda', 'check_answer', 'next_query', 'fetch', 'ask']
+           'without_heading', 'with_table', 'tidy_label', 'texts_of', 'plain_texts', 'label_sections', 'names_of',
+           'first_text', 'from_product_data', 'read_label', 'OpenFda', 'check_answer', 'next_query']
 
 # %% ../../nbs/sources/openfda.ipynb #4e9367bf
 import re
@@ -13,8 +13,14 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
-from ..core import InputError, MissingError, Record, Unread, masked, record_id, secret, sha256_json
-from ..fetch import Fetched, Fetcher, TryAgain, check_json, html_text
+
+from ..basics.errors import InputError, MissingError
+from ..basics.files import sha256_json
+from ..basics.secrets import masked, secret
+from ..contracts.records import Record, Unread, record_id
+from ..fetching.markup import html_text
+from ..fetching.retry import TryAgain
+from ..fetch import Fetched, Fetcher, check_json
 
 # %% ../../nbs/sources/openfda.ipynb #dfc771e7
 #: Other titles under which a field's text may begin; its own name is always one.
@@ -60,7 +66,7 @@ def with_table(
 
 CHAPTERS = re.compile(r"\s*\(\s\d+(?:\.\d+)*(?:\s*,\s*\d+(?:\.\d+)*)*\s\)|\s*\[\s*see [^\[\]]{0,300}\]", re.I)
 
-def tidy(text: str, field: str) -> str:
+def tidy_label(text: str, field: str) -> str:
     "A field's text as it reads best: one item or paragraph a line, no heading, no references to chapters."
     text = CHAPTERS.sub("", without_heading(text.strip(), field))
     text = re.sub(r"\s*[■•▪●◆▶]\s*", "\n- ", text)
@@ -126,12 +132,12 @@ def plain_texts(label: dict, name: str) -> list[str]:
     return list(dict.fromkeys(" ".join(part.split()) for part in parts))  # a text that is listed twice is said once
 
 # %% ../../nbs/sources/openfda.ipynb #4cd17606
-def sections_of(label: dict) -> dict[str, str]:
+def label_sections(label: dict) -> dict[str, str]:
     "The sections of a label that have a text, in the order of `SECTIONS`."
     texts = texts_of(label)
     sections = {}
     for section, fields in SECTIONS.items():
-        parts = dict.fromkeys(tidied for field in fields if field in texts and re.search(r"\w", tidied := tidy(texts[field], field)))
+        parts = dict.fromkeys(tidied for field in fields if field in texts and re.search(r"\w", tidied := tidy_label(texts[field], field)))
         if parts:
             sections[section] = "\n".join(parts)
     return sections
@@ -181,7 +187,7 @@ def read_label(
     if key == place:
         return Unread(**unread, reason=f"expected a label with set_id or id, got {str(sorted(map(str, label)) or kind)[:100]}")
     try:
-        sections = sections_of(label)
+        sections = label_sections(label)
     except ValueError as error:
         return Unread(**unread, reason=str(error))
     brand, generic = names_of(label)
@@ -236,6 +242,41 @@ class OpenFda:
         "A hash of the query and the default limit. Asks no server."
         return sha256_json({"query": self.query, "default_limit": self.default_limit})
 
+    def fetch(
+        self,
+        since: date | None = None,  # only labels in force since that day
+        limit: int | None = None,  # records; default: `default_limit`
+    ) -> Iterator[Record | Unread]:
+        "Yield labels page by page. Raises `MissingError` when openFDA cannot be had, `InputError` for a query that it cannot read."
+        limit = self.default_limit if limit is None else limit
+        search = f"({self.query}) AND effective_time:[{since:%Y%m%d} TO 29991231]" if since else self.query
+        params, given, asked = {"search": search, "limit": str(max(1, min(self.page_size, limit)))}, set(), []
+        while params is not None and len(given) < limit:
+            asked.append(params)
+            fetched = self.ask(params)
+            found = fetched.json().get("results") or []
+            for number, label in enumerate(found, 1):
+                read = read_label(label, f"page {len(asked)}, label {number}", fetched.sha256, fetched.retrieved_at)
+                if isinstance(read, Record) and read.id in given:
+                    read = Unread(source=self.name, key=f"page {len(asked)}, label {number}", reason="came a second time", url=read.url)
+                given |= {read.id} if isinstance(read, Record) else set()
+                yield read
+                if len(given) == limit:
+                    return
+            params = next_query(fetched.headers.get("link", ""))
+            if params in asked or (params and not found):
+                raise MissingError(f"openFDA's link to the next page leads nowhere new after {len(given)} labels; try again tomorrow")
+
+    def ask(self, params: dict[str, str]) -> Fetched:
+        "One page, from the store or from openFDA; raises what `check_answer` and the fetcher raise."
+        with_key = params | ({"api_key": self.key} if self.key else {})
+        try:
+            return self.fetcher.get(f"{self.base_url}/drug/label.json", with_key, accept=ANSWERS, check=check_answer, max_age=7 * 86400)
+        except TryAgain as error:
+            if self.key or " 429" not in str(error):
+                raise
+            raise MissingError(f"{error}; without a key openFDA answers 1,000 times a day: set OPENFDA_API_KEY (from https://open.fda.gov)") from error
+
 # %% ../../nbs/sources/openfda.ipynb #2f29ffec
 ANSWERS = (400, 403, 404, 500)  # statuses that are looked at here
 
@@ -272,44 +313,3 @@ def next_query(
     known = dict(parse_qsl(urlsplit(found[1]).query, keep_blank_values=True)) if found else {}
     known = {name: known[name] for name in ("search", "limit", "sort", "skip", "search_after") if name in known}
     return known if "search_after" in known or "skip" in known else None
-
-# %% ../../nbs/sources/openfda.ipynb #174e7743
-def fetch(
-    self: OpenFda,
-    since: date | None = None,  # only labels in force since that day
-    limit: int | None = None,  # records; default: `default_limit`
-) -> Iterator[Record | Unread]:
-    "Yield labels page by page. Raises `MissingError` when openFDA cannot be had, `InputError` for a query that it cannot read."
-    limit = self.default_limit if limit is None else limit
-    search = f"({self.query}) AND effective_time:[{since:%Y%m%d} TO 29991231]" if since else self.query
-    params, given, asked = {"search": search, "limit": str(max(1, min(self.page_size, limit)))}, set(), []
-    while params is not None and len(given) < limit:
-        asked.append(params)
-        fetched = self.ask(params)
-        found = fetched.json().get("results") or []
-        for number, label in enumerate(found, 1):
-            read = read_label(label, f"page {len(asked)}, label {number}", fetched.sha256, fetched.retrieved_at)
-            if isinstance(read, Record) and read.id in given:
-                read = Unread(source=self.name, key=f"page {len(asked)}, label {number}", reason="came a second time", url=read.url)
-            given |= {read.id} if isinstance(read, Record) else set()
-            yield read
-            if len(given) == limit:
-                return
-        params = next_query(fetched.headers.get("link", ""))
-        if params in asked or (params and not found):
-            raise MissingError(f"openFDA's link to the next page leads nowhere new after {len(given)} labels; try again tomorrow")
-
-OpenFda.fetch = fetch
-
-# %% ../../nbs/sources/openfda.ipynb #a0e51bbf
-def ask(self: OpenFda, params: dict[str, str]) -> Fetched:
-    "One page, from the store or from openFDA; raises what `check_answer` and the fetcher raise."
-    with_key = params | ({"api_key": self.key} if self.key else {})
-    try:
-        return self.fetcher.get(f"{self.base_url}/drug/label.json", with_key, accept=ANSWERS, check=check_answer, max_age=7 * 86400)
-    except TryAgain as error:
-        if self.key or " 429" not in str(error):
-            raise
-        raise MissingError(f"{error}; without a key openFDA answers 1,000 times a day: set OPENFDA_API_KEY (from https://open.fda.gov)") from error
-
-OpenFda.ask = ask

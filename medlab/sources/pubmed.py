@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RAISED', 'GOVERNMENT', 'WITHDRAWN', 'TITLES', 'TAKEN_BACK', 'PMID', 'UNKNOWN', 'EARLIEST', 'OPEN_END', 'ADDRESS',
-           'QUERY', 'LISTED', 'DAY', 'MOST', 'raised', 'formula', 'plain', 'joined', 'abstract_of', 'authors_of',
-           'creative_commons', 'is_government_work', 'licence_of', 'flags_of', 'page', 'attribution_of', 'to_record',
-           'read_article', 'read_articles', 'SessionGone', 'Refused', 'complaint', 'checked', 'check_articles',
-           'Search', 'read_search', 'windows', 'steps', 'pmids_of', 'PubMed', 'fingerprint', 'ask', 'search', 'batches',
-           'fresh', 'left_out', 'span', 'misunderstood', 'parts_of', 'fetch', 'named']
+           'QUERY', 'LISTED', 'DAY', 'MOST', 'raised', 'formula', 'plain_text', 'joined', 'abstract_of', 'authors_of',
+           'creative_commons', 'is_government_work', 'licence_of', 'flags_of', 'page', 'attribution_of',
+           'article_record', 'read_article', 'read_articles', 'SessionGone', 'PubMedRefused', 'complaint',
+           'checked_answer', 'check_articles', 'Search', 'read_search', 'date_windows', 'steps', 'pmids_of', 'PubMed',
+           'ask_eutils', 'search', 'fresh', 'left_out', 'misunderstood', 'parts_of', 'fetch', 'article_named']
 
 # %% ../../nbs/sources/pubmed.ipynb #fb5e5069
 import hashlib
@@ -18,8 +18,13 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from ..core import InputError, MissingError, Record, Unread, masked, record_id, secret, sha256_json
-from ..fetch import Fetched, Fetcher, TryAgain, parse_xml
+from ..basics.errors import InputError, MissingError
+from ..basics.files import sha256_json
+from ..basics.secrets import masked, secret
+from ..contracts.records import Record, Unread, record_id
+from ..fetching.markup import parse_xml
+from ..fetching.retry import TryAgain
+from ..fetch import Fetched, Fetcher
 
 # %% ../../nbs/sources/pubmed.ipynb #c463d0e1
 RAISED = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
@@ -49,7 +54,7 @@ def formula(
     return " ".join(parts)
 
 # %% ../../nbs/sources/pubmed.ipynb #7a32558d
-def plain(
+def plain_text(
     element: Any,  # an lxml element, or None
 ) -> str:  # one line
     "An element's text with the markup inside of it resolved; empty for None."
@@ -70,7 +75,7 @@ def abstract_of(
     article: Any,  # <Article> or <BookDocument>
 ) -> tuple[str, dict[str, str] | None]:  # the whole text; the sections where it has labels
     "The abstract; an empty text where there is none."
-    parts = [(" ".join((piece.get("Label") or "").split()).strip(" :"), plain(piece)) for piece in article.findall("Abstract/AbstractText")]
+    parts = [(" ".join((piece.get("Label") or "").split()).strip(" :"), plain_text(piece)) for piece in article.findall("Abstract/AbstractText")]
     parts = [("" if label.upper() == "UNLABELLED" else label, text) for label, text in parts if text]
     sections: dict[str, str] = {}
     for label, text in parts:
@@ -84,8 +89,8 @@ def authors_of(article: Any) -> list[str]:  # such as ["Curie M", "The Sleep Gro
     names = []
     for author in article.findall("AuthorList/Author"):
         if author.get("ValidYN") != "N":
-            person = f"{plain(author.find('LastName'))} {plain(author.find('Initials'))}".strip()
-            names.append(person or plain(author.find("CollectiveName")))
+            person = f"{plain_text(author.find('LastName'))} {plain_text(author.find('Initials'))}".strip()
+            names.append(person or plain_text(author.find("CollectiveName")))
     return [name for name in names if name]
 
 # %% ../../nbs/sources/pubmed.ipynb #74ff9ddb
@@ -140,9 +145,9 @@ def flags_of(
     citation: Any,  # <MedlineCitation> or <BookDocument>
 ) -> list[str]:  # sorted; each of them keeps the record out of training
     "What speaks against a paper, from its types and from the links to its corrections."
-    types = [plain(kind) for kind in citation.iter("PublicationType")]
+    types = [plain_text(kind) for kind in citation.iter("PublicationType")]
     links = [link.get("RefType") or "" for link in citation.iter("CommentsCorrections")]
-    titles = [TITLES[(found[1] or found[2]).lower()] for title in citation.iter("ArticleTitle") if (found := TAKEN_BACK.match(plain(title)))]
+    titles = [TITLES[(found[1] or found[2]).lower()] for title in citation.iter("ArticleTitle") if (found := TAKEN_BACK.match(plain_text(title)))]
     return sorted({WITHDRAWN[word] for word in types + links if word in WITHDRAWN} | set(titles))
 
 # %% ../../nbs/sources/pubmed.ipynb #e3f1d188
@@ -160,17 +165,17 @@ def attribution_of(
     "Who wrote it, where it stands, and that it came through NLM, in one line."
     names = authors_of(article)
     who = ", ".join(names[:3]) + (" et al" if len(names) > 3 else "")
-    where = plain(article.find("Journal/Title")) or plain(article.find("Book/BookTitle"))
-    year = re.search(r"\b\d{4}\b", " ".join(plain(day) for day in article.iter("PubDate")))
+    where = plain_text(article.find("Journal/Title")) or plain_text(article.find("Book/BookTitle"))
+    year = re.search(r"\b\d{4}\b", " ".join(plain_text(day) for day in article.iter("PubDate")))
     parts = [who, " ".join(filter(None, [where, year and year[0]])), f"PMID {pmid}", line, "Through PubMed, U.S. National Library of Medicine"]
     return ". ".join(part.rstrip(" .") for part in parts if part.strip(" .")) + "."
 
-def to_record(pmid: str, citation: Any, article: Any, digest: str, retrieved_at: str | None) -> Record:
+def article_record(pmid: str, citation: Any, article: Any, digest: str, retrieved_at: str | None) -> Record:
     "One article or chapter as a `Record`."
     text, sections = abstract_of(article)
-    line, flags = plain(article.find("Abstract/CopyrightInformation")), flags_of(citation)
+    line, flags = plain_text(article.find("Abstract/CopyrightInformation")), flags_of(citation)
     license, free = licence_of(line)
-    title = plain(article.find("ArticleTitle")) or plain(article.find("Book/BookTitle")) or plain(article.find("VernacularTitle"))
+    title = plain_text(article.find("ArticleTitle")) or plain_text(article.find("Book/BookTitle")) or plain_text(article.find("VernacularTitle"))
     return Record(
         id=record_id("pubmed", pmid), source="pubmed", kind="abstract", title=title or None, subject=f"PMID {pmid}", text=text, sections=sections,
         flags=flags, url=page(pmid), license=license, may_train=free and not flags, attribution=attribution_of(pmid, article, line),
@@ -186,7 +191,7 @@ def read_article(
 ) -> tuple[str, Record | Unread]:
     "One element as a `Record`, or as an `Unread` that says what was expected."
     citation = element.find({"PubmedArticle": "MedlineCitation", "PubmedBookArticle": "BookDocument"}.get(element.tag, "none"))
-    pmid = plain(citation.find("PMID")) if citation is not None else ""
+    pmid = plain_text(citation.find("PMID")) if citation is not None else ""
     article = citation.find("Article") if element.tag == "PubmedArticle" and citation is not None else citation
     reason = None
     if citation is None:
@@ -198,7 +203,7 @@ def read_article(
     if reason:
         key = pmid or place
         return key, Unread(source="pubmed", key=key, reason=reason, url=page(pmid) if re.fullmatch(PMID, pmid) else None, raw_sha256=digest)
-    return pmid, to_record(pmid, citation, article, digest, retrieved_at)
+    return pmid, article_record(pmid, citation, article, digest, retrieved_at)
 
 # %% ../../nbs/sources/pubmed.ipynb #221d40e4
 def read_articles(
@@ -210,7 +215,7 @@ def read_articles(
     root, digest = parse_xml(data, name, doctype=True), hashlib.sha256(data).hexdigest()
     if root.tag != "PubmedArticleSet":
         raise InputError(f"{name}: expected a <PubmedArticleSet>, got <{root.tag}>; is this PubMed?")
-    gone = [plain(pmid) for pmid in root.findall("DeleteCitation/PMID")]
+    gone = [plain_text(pmid) for pmid in root.findall("DeleteCitation/PMID")]
     given = set()
     for place, element in enumerate((child for child in root if isinstance(child.tag, str) and child.tag != "DeleteCitation"), 1):
         key, found = read_article(element, f"item {place}", digest, retrieved_at)
@@ -227,7 +232,7 @@ def read_articles(
 class SessionGone(MissingError):
     "PubMed no longer knows the search whose results were asked for; name the papers instead."
 
-class Refused(InputError):
+class PubMedRefused(InputError):
     "PubMed does not accept the query or a PMID."
 
 def complaint(
@@ -240,10 +245,10 @@ def complaint(
         return SessionGone(f"{address}: PubMed has forgotten this search ({said})")
     if "cannot be larger" not in said and re.search(r"(?i)Backend failed|proxy|PubOne|time(d |-)?out|temporar|unavailable", said):
         return TryAgain(f"{address}: PubMed is ill ({said}); what was fetched so far is kept, try again later")
-    return Refused(f"{address}: PubMed refuses this ({said}); check the query and the PMIDs")
+    return PubMedRefused(f"{address}: PubMed refuses this ({said}); check the query and the PMIDs")
 
 # %% ../../nbs/sources/pubmed.ipynb #565ef405
-def checked(
+def checked_answer(
     fetched: Fetched,
     tag: str,  # what the outermost element should be
 ) -> Any:  # that element
@@ -255,7 +260,7 @@ def checked(
     except InputError as error:
         why = str(error).removeprefix(fetched.url)[:150]
         raise TryAgain(f"{fetched.url} answered {fetched.status}, expected whole XML: it {why.strip()}") from None
-    if said := " ".join(plain(error) for error in root.iter("ERROR")):
+    if said := " ".join(plain_text(error) for error in root.iter("ERROR")):
         raise complaint(said, fetched.url)
     if fetched.status >= 400 or root.tag != tag:
         raise TryAgain(f"{fetched.url} answered {fetched.status} with <{root.tag}>, expected <{tag}>")
@@ -263,7 +268,7 @@ def checked(
 
 def check_articles(fetched: Fetched) -> None:
     "Raise unless this is a whole set of articles."
-    checked(fetched, "PubmedArticleSet")
+    checked_answer(fetched, "PubmedArticleSet")
 
 # %% ../../nbs/sources/pubmed.ipynb #e25f70df
 @dataclass(frozen=True)
@@ -280,17 +285,17 @@ UNKNOWN = ("PhraseNotFound", "QuotedPhraseNotFound", "FieldNotFound")
 
 def read_search(fetched: Fetched) -> Search:
     "Read an answer of esearch; raises what a bad one deserves."
-    root = checked(fetched, "eSearchResult")
-    count, ids = plain(root.find("Count")), [plain(pmid) for pmid in root.findall("IdList/Id")]
-    session = {"WebEnv": plain(root.find("WebEnv")), "query_key": plain(root.find("QueryKey"))}
+    root = checked_answer(fetched, "eSearchResult")
+    count, ids = plain_text(root.find("Count")), [plain_text(pmid) for pmid in root.findall("IdList/Id")]
+    session = {"WebEnv": plain_text(root.find("WebEnv")), "query_key": plain_text(root.find("QueryKey"))}
     if not re.fullmatch("[0-9]{1,12}", count) or not all(re.fullmatch(PMID, pmid) for pmid in ids) or (int(count) and not (ids and all(session.values()))):
         raise TryAgain(f"{fetched.url}: expected a count, PMIDs and a WebEnv; got {count!r}, {len(ids)} PMIDs, WebEnv {session['WebEnv']!r}")
-    return Search(int(count), ids, session, [plain(word) for word in root.iter(*UNKNOWN)], fetched)
+    return Search(int(count), ids, session, [plain_text(word) for word in root.iter(*UNKNOWN)], fetched)
 
 # %% ../../nbs/sources/pubmed.ipynb #9046d2af
 EARLIEST, OPEN_END = date(1700, 1, 1), date(3000, 12, 31)
 
-def windows(first: date, last: date) -> Iterator[tuple[date, date]]:  # newest first; nothing for a single day
+def date_windows(first: date, last: date) -> Iterator[tuple[date, date]]:  # newest first; nothing for a single day
     "Split a span of days into its years, a year into its months, a month into its days."
     for begin in reversed(list(steps(first, last))):
         yield begin, last
@@ -345,16 +350,49 @@ class PubMed:
         if fetcher:
             fetcher.limit(self.base_url, (10 if secret("NCBI_API_KEY") else 3) if per_second is None else per_second)
 
+    def fingerprint(self) -> str:
+        "A hash over what decides which papers come."
+        return sha256_json({"source": "pubmed", "query": self.query, "pmids": self.pmids})
+
+    def batches(self, found: Search, seen: set[str]) -> Iterator[Record | Unread]:
+        "What a search found and was not seen yet."
+        forgotten = False
+        for start in range(0, len(found.ids), self.batch):
+            ids, fetched = found.ids[start : start + self.batch], None
+            if seen.issuperset(ids):
+                continue
+            try:
+                if not forgotten:
+                    fetched = self.ask("efetch.fcgi", check_articles, retstart=start, retmax=self.batch, **found.session)
+            except MissingError as error:
+                if not isinstance(error, SessionGone) and not self.fetcher.offline:
+                    raise
+                forgotten = True  # offline: it may have been forgotten when the answers were stored
+            yield from fresh(fetched or self.ask("efetch.fcgi", check_articles, ids=ids), seen)
+        yield from left_out(found.ids, seen, found.fetched)
+
+    def span(self, dates: tuple[date, date] | None, datetype: str, seen: set[str]) -> Generator[Record | Unread, None, int]:
+        "All that is dated within two days (None: ever), in parts where PubMed does not list it all. Returns the number of hits."
+        found = self.search(dates, datetype)
+        if dates is None or dates[1] == OPEN_END:  # not in every window
+            yield from misunderstood(found, dates)
+        yield from self.batches(found, seen)
+        left = found.count - len(found.ids)
+        if left > 0 and (parts := parts_of(dates, found.fetched.retrieved_at)):
+            left = found.count
+            for part in parts:
+                if left > 0:
+                    left -= yield from self.span(part, datetype, seen)
+        if left > 0:
+            when = f"from {dates[0]} to {dates[1]}" if dates else "at all"
+            reason = f"{left} of {found.count} hits {when} are not listed; narrow the query"
+            yield Unread(source="pubmed", key=f"hits {when}", reason=reason, raw_sha256=found.fetched.sha256)
+        return found.count
+
 # %% ../../nbs/sources/pubmed.ipynb #f63bb845
-def fingerprint(self: PubMed) -> str:
-    "A hash over what decides which papers come."
-    return sha256_json({"source": "pubmed", "query": self.query, "pmids": self.pmids})
-
-PubMed.fingerprint = fingerprint
-
 DAY = 86_400.0
 
-def ask(self: PubMed, script: str, check: Any, max_age: float | None = None, ids: list[str] | None = None, **params: Any) -> Fetched:
+def ask_eutils(self: PubMed, script: str, check: Any, max_age: float | None = None, ids: list[str] | None = None, **params: Any) -> Fetched:
     "Send one request to E-utilities, by GET, or by POST when PMIDs go along. Raises what `check` raises."
     who = {"email": self.email, "api_key": secret("NCBI_API_KEY")}
     params = {"db": "pubmed", "retmode": "xml", "tool": self.tool, **params, **{name: value for name, value in who.items() if value}}
@@ -363,7 +401,7 @@ def ask(self: PubMed, script: str, check: Any, max_age: float | None = None, ids
         if ids:
             return self.fetcher.post(self.base_url + script, {"id": ",".join(ids)}, **how)
         return self.fetcher.get(self.base_url + script, **how)
-    except Refused:
+    except PubMedRefused:
         raise
     except InputError as error:  # a redirect to elsewhere, an answer without end: the server's fault, not the user's
         raise MissingError(str(error)) from None
@@ -374,27 +412,7 @@ def search(self: PubMed, dates: tuple[date, date] | None, datetype: str) -> Sear
     found = self.ask("esearch.fcgi", read_search, DAY, term=self.query, usehistory="y", retmax=LISTED, **span)
     return read_search(found)
 
-PubMed.ask, PubMed.search = ask, search
-
-# %% ../../nbs/sources/pubmed.ipynb #7db74f2a
-def batches(self: PubMed, found: Search, seen: set[str]) -> Iterator[Record | Unread]:
-    "What a search found and was not seen yet."
-    forgotten = False
-    for start in range(0, len(found.ids), self.batch):
-        ids, fetched = found.ids[start : start + self.batch], None
-        if seen.issuperset(ids):
-            continue
-        try:
-            if not forgotten:
-                fetched = self.ask("efetch.fcgi", check_articles, retstart=start, retmax=self.batch, **found.session)
-        except MissingError as error:
-            if not isinstance(error, SessionGone) and not self.fetcher.offline:
-                raise
-            forgotten = True  # offline: it may have been forgotten when the answers were stored
-        yield from fresh(fetched or self.ask("efetch.fcgi", check_articles, ids=ids), seen)
-    yield from left_out(found.ids, seen, found.fetched)
-
-PubMed.batches = batches
+PubMed.ask, PubMed.search = ask_eutils, search
 
 # %% ../../nbs/sources/pubmed.ipynb #b1034097
 def fresh(fetched: Fetched, seen: set[str]) -> Iterator[Record | Unread]:
@@ -412,24 +430,6 @@ def left_out(ids: list[str], seen: set[str], fetched: Fetched) -> Iterator[Unrea
             yield Unread(source="pubmed", key=pmid, reason="PubMed left it out of its answer", url=page(pmid), raw_sha256=fetched.sha256)
 
 # %% ../../nbs/sources/pubmed.ipynb #fa4047ce
-def span(self: PubMed, dates: tuple[date, date] | None, datetype: str, seen: set[str]) -> Generator[Record | Unread, None, int]:
-    "All that is dated within two days (None: ever), in parts where PubMed does not list it all. Returns the number of hits."
-    found = self.search(dates, datetype)
-    if dates is None or dates[1] == OPEN_END:  # not in every window
-        yield from misunderstood(found, dates)
-    yield from self.batches(found, seen)
-    left = found.count - len(found.ids)
-    if left > 0 and (parts := parts_of(dates, found.fetched.retrieved_at)):
-        left = found.count
-        for part in parts:
-            if left > 0:
-                left -= yield from self.span(part, datetype, seen)
-    if left > 0:
-        when = f"from {dates[0]} to {dates[1]}" if dates else "at all"
-        reason = f"{left} of {found.count} hits {when} are not listed; narrow the query"
-        yield Unread(source="pubmed", key=f"hits {when}", reason=reason, raw_sha256=found.fetched.sha256)
-    return found.count
-
 def misunderstood(found: Search, dates: tuple[date, date] | None) -> Iterator[Unread]:
     "What is odd about a search: words that PubMed does not know (it searches without them), or no hit at all; none since a day is not odd."
     said = ["the query finds nothing"] if not found.count and (found.unknown or not dates) else []
@@ -439,9 +439,7 @@ def misunderstood(found: Search, dates: tuple[date, date] | None) -> Iterator[Un
 def parts_of(dates: tuple[date, date] | None, asked_at: str) -> list[tuple[date, date]]:  # newest first
     "The windows of a search; they end after the day on which it was asked, so that a stored search splits as it did then."
     first, last = dates or (EARLIEST, OPEN_END)
-    return list(windows(first, min(last, max(first, date.fromisoformat(asked_at[:10]) + timedelta(days=1)))))
-
-PubMed.span = span
+    return list(date_windows(first, min(last, max(first, date.fromisoformat(asked_at[:10]) + timedelta(days=1)))))
 
 # %% ../../nbs/sources/pubmed.ipynb #da9d2881
 MOST = 500  # abstracts, where nobody says how many
@@ -458,7 +456,7 @@ def fetch(
         yield item
         wanted -= isinstance(item, Record)
 
-def named(self: PubMed, seen: set[str]) -> Iterator[Record | Unread]:
+def article_named(self: PubMed, seen: set[str]) -> Iterator[Record | Unread]:
     "The papers that were named, in batches."
     for start in range(0, len(self.pmids), self.batch):
         ids = self.pmids[start : start + self.batch]
@@ -466,4 +464,4 @@ def named(self: PubMed, seen: set[str]) -> Iterator[Record | Unread]:
         yield from fresh(fetched, seen)
         yield from left_out(ids, seen, fetched)
 
-PubMed.fetch, PubMed.named = fetch, named
+PubMed.fetch, PubMed.named = fetch, article_named

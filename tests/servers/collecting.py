@@ -14,7 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from medlab.core import MissingError, Record, Unread
+from medlab.basics.errors import MissingError
+from medlab.contracts.records import Record, Unread
 from medlab.fetch import Fetched, Fetcher
 
 from .base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
