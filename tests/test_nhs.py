@@ -393,7 +393,7 @@ def test_lists_and_manifests_with_the_links_of_real_ones(make):
     assert {name: next_nhs_page(body) for name, body in bodies.items()} == {"2": "3", "29": None, "category": None}
     entries = [*listed, entry_of("conditions/boils-of-zana"), entry_of("mental-health/children-and-young-adults/advice-for-parents/late-children")]
     assert [path_of(entry["url"]) for entry in entries][::3] == ["conditions/zana/what-happens", "mental-health/children-and-young-adults/advice-for-parents/late-children"]
-    assert [nhs.changed(entry) for entry in entries] == ["2031-11-18", "2034-07-08", "2028-06-23", "2028-06-23"]
+    assert [nhs.changed_since(entry) for entry in entries] == ["2031-11-18", "2034-07-08", "2028-06-23", "2028-06-23"]
     lists = {"1": {"significantLink": [entry_of("conditions/zana")], "relatedLink": list_links(1, 2)}, "2": {"significantLink": [entry_of("conditions/zilch")], "relatedLink": list_links(2, 2)}}
     with Server(lambda asked: ok(lists[asked.query["page"]]) if "page" in asked.query else ok(zilch(asked.path))) as server:
         assert len(list(make(server, lists=["conditions"]).fetch())) == 2 and [asked.query.get("page") for asked in server.asked] == ["1", None, "2", None]
