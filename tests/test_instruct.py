@@ -655,7 +655,7 @@ def own_build(tmp_path_factory):
 
 def test_answers_of_an_archive_are_cut_and_starter_data_comes_first(own_build):
     "The twin of `test_medquad_answers_are_cut_and_starter_data_comes_first`."
-    examples = read_examples(own_build, "train")
+    examples = read_examples(own_build.file("instruct", "train.jsonl"))
     answers = [example.gold["answer"] for example in examples if example.source == "medquad" and example.task == "medical_qa"]
     assert len(answers) > 50 and all(len(answer.split()) <= 30 and answer[-1] in ".!?)\"'" for answer in answers)
     assert sum(len(answer.split()) > 20 for answer in answers) > 30  # they are cut, not merely short
@@ -666,13 +666,13 @@ def test_answers_of_an_archive_are_cut_and_starter_data_comes_first(own_build):
 
 def test_a_build_of_three_sources_has_every_task_and_can_be_made_again(own_build):
     "The twin of `test_the_full_build_gives_ten_thousand_examples`, which alone says how many there are and how long it takes."
-    train = read_examples(own_build, "train")
+    train = read_examples(own_build.file("instruct", "train.jsonl"))
     cases = [example for example in train if example.task == CASE and example.source == "medmcqa"]
     assert 8 < len(cases) <= 15 and len(train) > 600 and {example.task for example in train} == set(TASKS)
     records = {split: read_parquet(own_build.file("preprocess", f"{split}.parquet"), SplitRecord) for split in SPLITS}
     made = make_examples(records, InstructParams(max_answer_words=30))
     for split in SPLITS:
-        assert [example.id for example in made.splits[split]] == [example.id for example in read_examples(own_build, split)]
+        assert [example.id for example in made.splits[split]] == [example.id for example in read_examples(own_build.file("instruct", f"{split}.jsonl"))]
         for task in TASKS:
             questions = [example.question for example in made.splits[split] if example.task == task]
             assert Counter(map(opening_of, questions)).most_common(1)[0][1] <= max(2, 0.05 * len(questions))

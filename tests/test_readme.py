@@ -206,7 +206,7 @@ def copies_lessons(command, new):
 def replays(command, new):
     "Nothing was collected before: each source but the one that is in the clone says so, and no connection is opened."
     said = new.do(command, MEDLAB_CACHE_DIR=str(new.place / "another cache"), https_proxy="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
-    assert re.search(r"starter: collected, \d+ records", said) and len(re.findall(r"^  \w+: skipped", said, re.M)) >= 5, said
+    assert re.search(r"starter: collected, [\d,]+ records", said) and len(re.findall(r"^  \w+: skipped", said, re.M)) >= 5, said
     assert "openfda skipped" in said and "is not in the store" in said
 
 
