@@ -26,7 +26,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from medlab.core import load_profile
-from medlab.course import app, import_lessons
+from medlab.cli.commands import app
+from medlab.course import import_lessons
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
