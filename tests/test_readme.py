@@ -273,7 +273,7 @@ RULES = [
     (r"medlab collect .*--offline", "executed", replays),
     (r"medlab collect --source .*", "executed", collects),
     (r"medlab setup", "executed", asks_the_installer),
-    (r"medlab report --data", "executed", shows_the_data),
+    (r"medlab report --data", "executed, slow", shows_the_data),
     (r"medlab run --profile smoke", "executed, slow", runs_the_course),
     (r"(\.venv/bin/)?medlab( .*)?", "checked", is_read),
     (r"MEDLAB_MEDQUAD_ARCHIVE=\S+", "executed", reads_an_archive),
