@@ -56,7 +56,8 @@ def own_texts(count):
     import lxml.etree
 
     rows = [json.loads(line) for path in sorted(shipped("data", "starter").glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
-    texts = [text for row in rows[:: max(1, len(rows) // count)][:count] for text in (row["question"], *row["fields"].values())]
+    texts = [text for row in rows for text in (row["question"], *row["fields"].values())]
+    texts = texts[:: max(1, len(texts) // count)][:count]
     trees = [lxml.etree.fromstring(path.read_bytes()) for path in sorted((FOLDER / "medquad").rglob("*.xml"))]
     yield from [*texts, *(tree.xpath(f"string((//{name})[1])") for tree in trees for name in ("Question", "Answer"))]
 
