@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from .basics.errors import InputError, MedlabError, MissingError, nearest
 from .basics.files import append_jsonl, read_json, read_jsonl, sha256_json, write_json, write_parquet
@@ -245,9 +245,12 @@ def answer_key(
 def read_answers(
     ledger: Path,  # need not exist
 ) -> dict[str, Prediction]:  # key to answer
-    "All answers in a ledger. A last line that was cut off by a kill is left out."
+    "All answers in a ledger. A last line that was cut off by a kill is left out. Raises `InputError` for a file that is no such ledger."
     rows = read_jsonl(ledger, torn_end="drop") if ledger.exists() else []
-    return {key: Prediction(**answer) for row in rows for key, answer in row["answers"].items()}
+    try:
+        return {key: Prediction(**answer) for row in rows for key, answer in row["answers"].items()}
+    except (KeyError, TypeError, AttributeError, ValidationError):
+        raise InputError(f"{ledger}: got a line that holds no answers; move the file away, and everything is asked again") from None
 
 # %% ../nbs/10_evaluate.ipynb #8a7db750
 def answer_all(

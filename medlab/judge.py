@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,7 +174,7 @@ class Place:
 
     provider: str  # as in `JudgeName`
     base_url: str  # the root: the client posts to /openai/v1/… under it
-    key: str
+    key: str = field(repr=False)  # never shown
     model: str
     fingerprint: str = ""  # of a deployed model, whose address and name change from start to start
 
@@ -290,9 +290,12 @@ def request_key(
 def read_replies(
     ledger: Path,  # need not exist
 ) -> dict[str, Reply]:  # request to reply
-    "All replies in a ledger. A last line that was cut off by a kill is left out."
+    "All replies in a ledger. A last line that was cut off by a kill is left out. Raises `InputError` for a file that is no such ledger."
     rows = read_jsonl(ledger, torn_end="drop") if ledger.exists() else []
-    return {row["request"]: Reply(**row["reply"]) for row in rows}
+    try:
+        return {row["request"]: Reply(**row["reply"]) for row in rows}
+    except (KeyError, TypeError):
+        raise InputError(f"{ledger}: got a line that holds no reply of a judge; move the file away, and every verdict is asked for again") from None
 
 # %% ../nbs/11_judge.ipynb #377e180e
 def find_verdict(
@@ -476,8 +479,8 @@ def result_hashes(result: dict, judgements: list[Judgement]) -> dict[str, str]:
     "Hashes of judge.json and judgements.jsonl without timings; of our own server also without what depends on its words."
     if not result["judges_itself"]:
         return {"judgements.jsonl": sha256_json([one.model_dump(exclude={"seconds"}) for one in judgements])}
-    told = {name: value for name, value in result.items() if name not in ("usage", "failures")}
-    return {"judge.json": sha256_json(told), "judgements.jsonl": sha256_json([[one.item_id, one.status, one.score] for one in judgements])}
+    compared = {name: value for name, value in result.items() if name not in ("usage", "failures")}
+    return {"judge.json": sha256_json(compared), "judgements.jsonl": sha256_json([[one.item_id, one.status, one.score] for one in judgements])}
 
 # %% ../nbs/11_judge.ipynb #ab382195
 def judge_inputs(profile: Profile) -> dict[str, str]:

@@ -361,6 +361,10 @@ def test_a_torn_last_line_costs_its_batch_and_no_other(batch, tmp_path):
         assert [len(conversations) for conversations, _ in engine.asked] == [1]
         assert [one.item_id for one in found] == [one.item_id for one in whole] and len(read_answers(ledger)) == 5
     assert read_answers(tmp_path / "none.jsonl") == {}
+    for strange in ('{"batch": 1}', '{"answers": {"k": {"text": "x"}}}', '{"answers": []}', "[1]", "x"):
+        ledger.write_text(strange + "\n" + text)
+        with pytest.raises(InputError, match="evaluate.jsonl"):
+            read_answers(ledger)
 
 
 def test_what_was_answered_is_not_asked_again_in_other_batches_or_under_another_name(batch, tmp_path):

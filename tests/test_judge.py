@@ -307,6 +307,10 @@ def test_a_torn_ledger_loses_only_its_torn_line(start, tmp_path):
     judge_all(Judge(first.place, QUICK, ledger=ledger), "served", answers(3))
     ledger.write_text(ledger.read_text()[:-30])
     assert len(read_replies(ledger)) == 2 and read_replies(tmp_path / "none.jsonl") == {}
+    for strange in ('{"request": "k"}', '{"request": "k", "reply": {"text": "x"}}', '{"request": "k", "reply": 3}', "[1]"):
+        ledger.write_text(strange + "\n")
+        with pytest.raises(InputError, match="judge.jsonl"):
+            read_replies(ledger)
 
 
 def test_a_server_that_does_not_start_is_one_failure_and_no_number():
