@@ -437,6 +437,7 @@ def opened(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 def test_another_parameter_asks_nothing_that_was_asked(copied, opened):
     run, _ = copied
     few = "evaluate.variants=[base, q4_k_m]"
