@@ -434,7 +434,7 @@ OWN_ANSWERS = [row for row in own_lines("medmcqa.jsonl") if row["exp"]]
 def test_explanations_full_of_latin_are_english_and_few_need_a_look():
     "The twin of `test_no_english_explanation_is_called_foreign`."
     assert Counter(language_of(row["exp"]) for row in OWN_ANSWERS) == {"en": 22}
-    assert sum(needs_a_look(row["exp"]) for row in OWN_ANSWERS) == 2  # names of drugs, and names of germs
+    assert sum(needs_classifier(row["exp"]) for row in OWN_ANSWERS) == 2  # names of drugs, and names of germs
 
 
 def test_no_english_explanation_is_called_foreign(answers):
