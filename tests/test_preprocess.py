@@ -549,7 +549,8 @@ RESIDUE = re.compile(
     r"(?m)\AAlso:|^Espaol$|\nNIH: [^\n]*\Z|\ba persons [a-z]|\bbodys\b| \?|\? \?|   |Key Points\n|Human Phenotype Ontology \(HPO\) has|\bdoesnt\b|\[\d{4}\]")
 #: Part to (pairs, with an answer) of data/medquad and sixty documents more.
 OWN_PARTS = {
-    "GARD": (4, 2), "GHR": (3, 3), "MPlusHealthTopics": (2, 2), "NINDS": (3, 3), "NHLBI": (2, 2), "CDC": (4, 4), "ADAM": (3, 0), "MPlusDrugs": (2, 0), "MPlusHerbsSupplements": (1, 0),
+    "2_GARD_QA": (4, 2), "3_GHR_QA": (3, 3), "4_MPlus_Health_Topics_QA": (2, 2), "6_NINDS_QA": (3, 3), "8_NHLBI_QA_XML": (2, 2), "9_CDC_QA": (4, 4),
+    "10_MPlus_ADAM_QA": (3, 0), "11_MPlusDrugs_QA": (2, 0), "12_MPlusHerbsSupplements_QA": (1, 0),
 }
 
 
@@ -561,7 +562,7 @@ def test_an_archive_with_every_part_is_cleaned_split_and_accounted_for(tmp_path,
     quality = read_json(run.file("preprocess", "quality.json"))
     parts = {name.removeprefix("medquad: "): (counts["records"], counts["records"] - counts.get("no_answer", 0)) for name, counts in quality["parts"].items()}
     assert {name: parts[name] for name in OWN_PARTS} == OWN_PARTS
-    assert set(parts) - set(OWN_PARTS) == {"CancerGov", "NIDDK", "NIHSeniorHealth"} and sum(count for count, _ in parts.values()) == 92
+    assert set(parts) - set(OWN_PARTS) == {"1_CancerGov_QA", "5_NIDDK_QA", "7_SeniorHealth_QA"} and sum(count for count, _ in parts.values()) == 92
     counts, rejected = quality["sources"]["medquad"], quality["rejected_by_source"]["medquad"]
     assert sum(counts.values()) == 92 and counts["rejected"] == sum(rejected.values())  # every one that left has a reason
     assert {name: count for name, count in rejected.items() if name not in ("shares_passage", "near_duplicate")} == {
