@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'LETTERS', 'READERS', 'READING', 'SENSIBLE_LIMIT', 'Columns', 'DataSet', 'options_of', 'unquoted',
-           'lettered_options', 'as_text', 'letter_of', 'medical_reasoning', 'hub_record', 'Hub', 'line_of_error',
-           'once']
+           'lettered_options', 'as_text', 'letter_of', 'medical_reasoning', 'hub_record', 'line_of_error', 'once',
+           'Hub']
 
 # %% ../../nbs/sources/hub.ipynb #38670be3
 import ast
@@ -27,17 +27,17 @@ from ..contracts.records import Record, Unread, record_id
 
 # %% ../../nbs/sources/hub.ipynb #8b78c03a
 class Columns(BaseModel):
-    "Which column holds what. For a question with options name `options` (or `fixed_options`) and `correct`; else `answer` or `text`."
+    "Which column holds what. A question with options needs `options` (or `fixed_options`) and `correct`; others need `answer` or `text`."
 
     model_config = ConfigDict(extra="forbid")
 
-    id: str | None = None  # the row's own key; none: its place in the file
+    id: str | None = None  # the row's own key; without one, its place in the file
     question: str | None = None
-    options: list[str] | str | None = None  # one column an option, or one column that holds a list or a dict
-    fixed_options: list[str] | None = None  # where every question has the same, such as yes, no, maybe
+    options: list[str] | str | None = None  # one column per option, or one column with a list or a dict
+    fixed_options: list[str] | None = None  # where all questions share them, such as yes, no, maybe
     correct: str | None = None
     correct_is: Literal["index", "number", "letter", "text"] = "index"  # counting from 0, from 1, A to E, or the option itself
-    answer: str | None = None  # of an open question; of one with options: the explanation
+    answer: str | None = None  # the answer, or the explanation of a question with options
     text: str | None = None  # a context or a page
     title: str | None = None
     subject: str | None = None
@@ -45,7 +45,7 @@ class Columns(BaseModel):
 
 # %% ../../nbs/sources/hub.ipynb #996eef24
 class DataSet(BaseModel):
-    "A data set of the hub, or of a file, with what its columns mean and what its licence allows."
+    "A data set of the hub or a file, with the meaning of its columns and its licence."
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,17 +53,17 @@ class DataSet(BaseModel):
     revision: str = ""  # a commit of it, 40 hexadecimal digits
     config: str | None = None
     split: str = "train"
-    path: str = ""  # of a .jsonl, .csv or .parquet file instead
+    path: str = ""  # of a .jsonl, .csv or .parquet file, in place of a data set
     columns: Columns = Columns()
-    prepare: Literal["", "medical_reasoning"] = ""  # a row that must be taken apart first
+    prepare: Literal["", "medical_reasoning"] = ""  # how rows are taken apart first
     license: str = "unknown"
     may_train: bool = False
     attribution: str = ""
-    url: str = ""  # of one row, with {id} for its key; none: the data set's page
-    labels: dict[str, str] = {}  # said of every record
+    url: str = ""  # of one row, with {id} for its key; default: the data set's page
+    labels: dict[str, str] = {}  # of every record
 
 # %% ../../nbs/sources/hub.ipynb #010a5199
-#: The data sets of the hub that have a name of their own as sources.
+#: The data sets of the hub that are sources under a name of their own.
 DATASETS = {
     "medmcqa": DataSet(
         dataset="openlifescienceai/medmcqa", revision="91c6572c454088bf71b679ad90aa8dffcd0d5868", license="Apache-2.0", may_train=True,
@@ -94,7 +94,7 @@ LETTERS = "ABCDE"
 
 
 def options_of(row: dict, columns: Columns) -> dict[str, str]:  # letter to text
-    "A row's options with letters; raises `ValueError` when there are not two to five, or an empty one."
+    "A row's options with letters. Raises `ValueError` unless there are two to five, none of them empty."
     if columns.fixed_options:
         texts = columns.fixed_options
     elif isinstance(columns.options, list):
@@ -104,7 +104,7 @@ def options_of(row: dict, columns: Columns) -> dict[str, str]:  # letter to text
         texts = unquoted(cell) if isinstance(cell, str) else cell
     if isinstance(texts, dict):
         texts = lettered_options(texts)
-    if not isinstance(texts, (list, tuple)):  # a text would be taken letter by letter, a set in another order each time
+    if not isinstance(texts, (list, tuple)):  # a text would be split into letters, and a set has no fixed order
         raise ValueError(f"got a {type(texts).__name__}, expected a list or a dict of options")
     texts = [as_text(text) for text in texts]
     if not 2 <= len(texts) <= len(LETTERS) or not all(texts):
@@ -113,18 +113,18 @@ def options_of(row: dict, columns: Columns) -> dict[str, str]:  # letter to text
 
 # %% ../../nbs/sources/hub.ipynb #2027b01e
 def unquoted(text: str) -> Any:
-    "The list or dict that a text writes down, in JSON or as Python does; raises `ValueError` when it is neither."
+    "The list or dict that a text holds, in JSON or in Python's notation. Raises `ValueError` for anything else."
     try:
         return json.loads(text)
     except ValueError:
         try:
             return ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError):  # whose words differ from run to run
+        except (ValueError, SyntaxError, TypeError):  # their messages differ from run to run
             raise ValueError(f"got {text[:40]!r}, expected a list or a dict of options") from None
 
 # %% ../../nbs/sources/hub.ipynb #3753fc05
 def lettered_options(options: dict) -> list:
-    "The options of a dict from A on, without those that are null; raises `ValueError` for other keys or a gap."
+    "The options of a dict from A on, without null ones. Raises `ValueError` for other keys or a gap."
     given = {str(letter).strip().upper(): text for letter, text in options.items() if text is not None}
     if sorted(given) != list(LETTERS[: len(given)]):
         raise ValueError(f"got options {', '.join(sorted(given))[:40] or 'none'}, expected A, B and so on without a gap")
@@ -132,7 +132,7 @@ def lettered_options(options: dict) -> list:
 
 # %% ../../nbs/sources/hub.ipynb #39b86e1b
 def as_text(cell: Any) -> str:
-    "A cell as text: nothing is empty, lists are paragraphs, a dict gives its values. Raises `ValueError` for bytes that are no UTF-8."
+    "A cell as text: None is empty, a list gives paragraphs, a dict its values. Raises `ValueError` for bytes that are not UTF-8."
     if cell is None or (isinstance(cell, float) and cell != cell):
         return ""
     if isinstance(cell, dict):  # PubMedQA's context: its paragraphs beside their labels and MeSH terms
@@ -145,7 +145,7 @@ def as_text(cell: Any) -> str:
 
 # %% ../../nbs/sources/hub.ipynb #c72206fd
 def letter_of(value: Any, options: dict[str, str], correct_is: str) -> str:
-    "The letter of the correct option; raises `ValueError` when the value points at none."
+    "The letter of the correct option. Raises `ValueError` when the value fits none."
     text = as_text(value)
     if correct_is in ("index", "number") and re.fullmatch(r"\d{1,2}(\.0)?", text):
         place = int(float(text)) - (correct_is == "number")
@@ -161,7 +161,7 @@ def letter_of(value: Any, options: dict[str, str], correct_is: str) -> str:
 
 # %% ../../nbs/sources/hub.ipynb #cc1d78af
 def medical_reasoning(row: dict) -> dict:
-    "A row of medical-reasoning (`Q:question {options}`, tagged output) taken apart; raises `ValueError` for another form."
+    "Split a row of medical-reasoning (`Q:question {options}`, tagged output). Raises `ValueError` for another form."
     question, brace, options = (row.get("input") or "").strip().removeprefix("Q:").partition("{")
     analysis, closed, rest = (row.get("output") or "").partition("<analysis>")[2].partition("</analysis>")
     letter = re.match(r"\s*([A-E])\b", rest.partition("<answer>")[2])
@@ -171,7 +171,7 @@ def medical_reasoning(row: dict) -> dict:
 
 # %% ../../nbs/sources/hub.ipynb #b59561b9
 def hub_record(name: str, data: DataSet, row: dict, place: int, digest: str, when: str) -> Record | Unread:
-    "One row as a `Record`; a row that fits no record is `Unread`, with the reason."
+    "One row as a `Record`, or an `Unread` with the reason."
     columns, key = data.columns, f"row {place}"
     try:
         key = (as_text(row.get(columns.id)) if columns.id else "") or key
@@ -195,21 +195,123 @@ def hub_record(name: str, data: DataSet, row: dict, place: int, digest: str, whe
 
 # %% ../../nbs/sources/hub.ipynb #8f8e0c80
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-#: How a reader reads. In CSV a cell is text: "None" is an option and 007 a key, neither is nothing or 7. In JSON a column has one type.
+#: Options of the readers. A CSV cell is text: "None" may be an option and 007 a key. A JSON column has one type.
 READING = {
     "json": {"on_mixed_types": None, "parse_agent_traces": False}, "parquet": {},
     "csv": {"converters": {place: str for place in range(1000)}, "keep_default_na": False, "na_filter": False},
 }
-SENSIBLE_LIMIT = 10_000  # of a data set that may have hundreds of thousands of rows
+SENSIBLE_LIMIT = 10_000  # rows, where no limit is given: some data sets have hundreds of thousands
 
+# %% ../../nbs/sources/hub.ipynb #fcc748e7
+def check_data_set(name: str, data: DataSet) -> None:
+    "Raise `InputError` when the place of the data, the commit, or the meaning of the columns is not given."
+    if bool(data.dataset) == bool(data.path):
+        given = f"dataset {data.dataset!r} and path {data.path!r}"
+        raise InputError(f"source {name!r}: got {given}, expected one of them (collect.options.{name})")
+    if data.path and not (Path(data.path).is_file() and Path(data.path).suffix.lower() in READERS):
+        raise InputError(f"source {name!r}: {data.path} is no file that ends in {', '.join(READERS)}; give the path of one")
+    if data.dataset and (not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", data.dataset) or Path(data.dataset).exists()):
+        raise InputError(
+            f"source {name!r}: got dataset {data.dataset!r}, expected owner/name on the hub; a folder of that name here "
+            "would be read in place of the hub's commit: work in another folder, or give one of its files as `path`"
+        )
+    if data.dataset and not re.fullmatch(r"[0-9a-f]{40}", data.revision):
+        raise InputError(
+            f"source {name!r}: got revision {data.revision!r}, expected a commit of 40 hexadecimal digits; see "
+            f"https://huggingface.co/datasets/{data.dataset}/commits/main and set collect.options.{name}.revision"
+        )
+    columns = data.columns
+    if (columns.options or columns.fixed_options) and not columns.correct:
+        raise InputError(f"source {name!r}: options without `correct`; name the column that holds the correct one")
+    if not (columns.question and (columns.options or columns.fixed_options or columns.answer)) and not columns.text:
+        advice = f"set collect.options.{name}.columns"
+        raise InputError(f"source {name!r}: the columns say neither question and answer (or options) nor text; {advice}")
 
+# %% ../../nbs/sources/hub.ipynb #e4f56f9a
+def line_of_error(error: BaseException) -> str:
+    "An error and its cause, in one line and without keys."
+    return masked(" ".join(f"{type(error).__name__}: {error} {error.__cause__ or ''}".split()))[:300]
+
+# %% ../../nbs/sources/hub.ipynb #fc3ee42b
+def load_file(data: DataSet, cache: str) -> Any:  # a datasets.Dataset
+    "Read the file. Raises `ValueError` for an empty one or one whose rows are longer than its header."
+    import datasets
+
+    path = Path(data.path)
+    reader = READERS[path.suffix.lower()]
+    if not path.stat().st_size:
+        raise ValueError("it is empty")
+    name = glob.escape(str(path.absolute()))  # [2024] in a name is not a pattern
+    found = datasets.load_dataset(reader, data_files=name, split="train", cache_dir=cache, **READING[reader])
+    if "__index_level_0__" in found.column_names and reader == "csv":
+        raise ValueError("its rows have one cell more than its header")
+    return found
+
+# %% ../../nbs/sources/hub.ipynb #88001826
+def load_rows(source: "Hub") -> Any:  # a datasets.Dataset
+    "Read the data set from the hub, or the file. Raises `InputError` for a bad file, `MissingError` for a hub that is not available."
+    import datasets
+
+    data, cache = source.data, str(cache_folder("hub", "datasets"))
+    token = secret("HF_TOKEN", "HUGGINGFACE_TOKEN")
+    try:
+        if data.path:
+            return load_file(data, cache)
+        return datasets.load_dataset(data.dataset, data.config, revision=data.revision, split=data.split, cache_dir=cache, token=token)
+    except Exception as error:  # it passes on all errors of its readers and its network, of many types
+        for cause in (error, error.__cause__):
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise cause  # an error of the disk, explained by `table_of`
+        if data.path:
+            raise InputError(f"source {source.name!r}: {data.path} could not be read ({line_of_error(error)}); correct the file") from None
+        raise MissingError(
+            f"{data.dataset} is not available ({line_of_error(error)}); check the network, the name and the commit; for a gated data "
+            "set accept its terms on its page and set HF_TOKEN"
+        ) from None
+
+# %% ../../nbs/sources/hub.ipynb #2f3d92bb
+def table_of(source: "Hub") -> Path:
+    "The rows as a Parquet file, made once per commit or file content. Raises `MissingError` when the hub is not available."
+    data = source.data
+    what = f"{data.dataset}\x00{data.revision}\x00{data.config}\x00{data.split}"
+    if data.path:
+        what = f"{Path(data.path).suffix.lower()} {sha256_file(data.path)} {READING}"
+    kept = cache_folder("hub") / f"{sha256_text(what)[:32]}.parquet"
+    if kept.exists():
+        return kept
+    if data.dataset and source.offline:
+        raise MissingError(f"{data.dataset} at {data.revision[:8]} was not fetched before and offline is set; run once with network")
+    with explained_disk_errors(kept.parent), atomic_path(kept) as temporary:
+        load_rows(source).to_parquet(temporary)
+    return kept
+
+# %% ../../nbs/sources/hub.ipynb #c2f85f4f
+def check_columns(name: str, data: DataSet, names: list[str]) -> None:
+    "Raise `InputError` for a column of the mapping that is not among the table's columns `names`."
+    if data.prepare:  # its columns are made row by row
+        return
+    wanted = {**data.columns.model_dump(exclude={"fixed_options", "correct_is"}), **{"options": None}}
+    options = data.columns.options or []
+    for column in [*wanted.values(), *([options] if isinstance(options, str) else options)]:
+        if column and column not in names:
+            raise InputError(f"source {name!r}: no column {column!r}{nearest(column, names)}; the table has {', '.join(names)[:200]}")
+
+# %% ../../nbs/sources/hub.ipynb #e13a54cd
+def once(item: Record | Unread, seen: set[str], place: int) -> Record | Unread:
+    "The item, or an `Unread` in place of a record whose key was seen before."
+    if isinstance(item, Unread) or item.id not in seen:
+        seen.add(item.id if isinstance(item, Record) else "")
+        return item
+    return Unread(source=item.source, key=f"row {place}", reason="its key comes a second time", url=item.url, raw_sha256=item.raw_sha256)
+
+# %% ../../nbs/sources/hub.ipynb #dcf53a5b
 class Hub:
-    "A data set as a `Source`. Options that are given stand in for those of a known data set of that name."
+    "A data set as a `Source`. Options override the settings of a known data set of that name."
 
     def __init__(
         self,
-        name: str = "hub",  # what its records say they are from; a key of `DATASETS` brings that one's settings
-        fetcher: Any = None,  # says whether we are offline; the hub's own client does the asking
+        name: str = "hub",  # the source name of its records; a key of `DATASETS` brings its settings
+        fetcher: Any = None,  # only tells whether we are offline; the hub's own client fetches
         **options: Any,  # fields of `DataSet`: dataset, revision, config, split, path, columns, license, may_train, attribution
     ):
         known = DATASETS[name].model_dump() if name in DATASETS else {}
@@ -222,96 +324,21 @@ class Hub:
             raise InputError(f"source {name!r}: {first_problem(error, DataSet)}") from None
         self.name, self.license, self.may_train = name, self.data.license, self.data.may_train
         self.offline = bool(fetcher and fetcher.offline)
-        self.check()
+        check_data_set(name, self.data)
 
     def fingerprint(self) -> str:
         "A hash of the settings and, for a file, of its content."
         content = sha256_file(self.data.path) if self.data.path else ""
         return sha256_json([self.name, self.data.model_dump(exclude={"path"}), content])
 
-    def check(self) -> None:
-        "Raise `InputError` when it is not said where the data are, or at which commit, or what the columns mean."
-        data = self.data
-        if bool(data.dataset) == bool(data.path):
-            given = f"dataset {data.dataset!r} and path {data.path!r}"
-            raise InputError(f"source {self.name!r}: got {given}, expected one of them (collect.options.{self.name})")
-        if data.path and not (Path(data.path).is_file() and Path(data.path).suffix.lower() in READERS):
-            raise InputError(f"source {self.name!r}: {data.path} is no file that ends in {', '.join(READERS)}; give the path of one")
-        if data.dataset and (not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", data.dataset) or Path(data.dataset).exists()):
-            raise InputError(
-                f"source {self.name!r}: got dataset {data.dataset!r}, expected owner/name on the hub; where a folder of that name lies here, it "
-                "would be read in place of the hub's commit: work in another folder, or name a file of it as `path`"
-            )
-        if data.dataset and not re.fullmatch(r"[0-9a-f]{40}", data.revision):
-            raise InputError(
-                f"source {self.name!r}: got revision {data.revision!r}, expected a commit of 40 hexadecimal digits; see "
-                f"https://huggingface.co/datasets/{data.dataset}/commits/main and set collect.options.{self.name}.revision"
-            )
-        columns = data.columns
-        if (columns.options or columns.fixed_options) and not columns.correct:
-            raise InputError(f"source {self.name!r}: options without `correct`; name the column that holds the right one")
-        if not (columns.question and (columns.options or columns.fixed_options or columns.answer)) and not columns.text:
-            advice = f"set collect.options.{self.name}.columns"
-            raise InputError(f"source {self.name!r}: the columns say neither question and answer (or options) nor text; {advice}")
-
-    def table(self) -> Path:
-        "The rows as a Parquet file, made once for a commit or a file's content; raises `MissingError` when the hub cannot be asked."
-        data = self.data
-        what = f"{data.dataset}\x00{data.revision}\x00{data.config}\x00{data.split}"
-        if data.path:
-            what = f"{Path(data.path).suffix.lower()} {sha256_file(data.path)} {READING}"
-        kept = cache_folder("hub") / f"{sha256_text(what)[:32]}.parquet"
-        if kept.exists():
-            return kept
-        if data.dataset and self.offline:
-            raise MissingError(f"{data.dataset} at {data.revision[:8]} was not fetched before and offline is set; run once with network")
-        with explained_disk_errors(kept.parent), atomic_path(kept) as temporary:
-            self.load().to_parquet(temporary)
-        return kept
-
-    def load(self) -> Any:  # a datasets.Dataset
-        "Ask the hub, or read the file. Raises `InputError` for a file that is none, `MissingError` for a hub that does not give."
-        import datasets
-
-        data, cache = self.data, str(cache_folder("hub", "datasets"))
-        token = secret("HF_TOKEN", "HUGGINGFACE_TOKEN")
-        try:
-            if data.path:
-                return self.load_file(cache)
-            return datasets.load_dataset(data.dataset, data.config, revision=data.revision, split=data.split, cache_dir=cache, token=token)
-        except Exception as error:  # it passes on whatever its readers and its network raise, from RuntimeError to httpx's
-            for cause in (error, error.__cause__):
-                if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise cause  # the disk's own trouble, explained by `table`
-            if data.path:
-                raise InputError(f"source {self.name!r}: {data.path} could not be read ({line_of_error(error)}); mend the file") from None
-            raise MissingError(
-                f"{data.dataset} cannot be had here ({line_of_error(error)}); check the network, the name and the commit, and for a gated data "
-                "set accept its terms on its page and set HF_TOKEN"
-            ) from None
-
-    def load_file(self, cache: str) -> Any:  # a datasets.Dataset
-        "Read the file of `path`; raises `ValueError` for one that is empty or whose rows are longer than its head."
-        import datasets
-
-        path = Path(self.data.path)
-        reader = READERS[path.suffix.lower()]
-        if not path.stat().st_size:
-            raise ValueError("it is empty")
-        name = glob.escape(str(path.absolute()))  # [2024] in a name is no pattern
-        found = datasets.load_dataset(reader, data_files=name, split="train", cache_dir=cache, **READING[reader])
-        if "__index_level_0__" in found.column_names and reader == "csv":
-            raise ValueError("its rows have one cell more than its head")
-        return found
-
     def fetch(self, since: date | None = None, limit: int | None = None) -> Iterator[Record | Unread]:
-        "Yield the rows, at most `limit` (10,000 when none is given) from all over the table; rows have no date, `since` changes nothing."
+        "Yield the rows, at most `limit` (default 10,000) from all over the table. Rows have no dates, so `since` has no effect."
         import pyarrow.parquet as pq
 
-        path, seen = self.table(), set()
+        path, seen = table_of(self), set()
         digest, when = sha256_file(path), datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
         with pq.ParquetFile(path) as opened:
-            self.check_columns(opened.schema_arrow.names)
+            check_columns(self.name, self.data, opened.schema_arrow.names)
             count, limit = opened.metadata.num_rows, SENSIBLE_LIMIT if limit is None else limit
             wanted = set(sorted(range(count), key=lambda place: sha256_text(str(place)))[:limit]) if limit < count else None
             place = 0
@@ -320,26 +347,3 @@ class Hub:
                     if wanted is None or place in wanted:
                         yield once(hub_record(self.name, self.data, row, place, digest, when), seen, place)
                     place += 1
-
-    def check_columns(self, names: list[str]) -> None:
-        "Raise `InputError` for a column of the mapping that a table with columns `names` does not have."
-        if self.data.prepare:  # its columns are made row by row
-            return
-        wanted = {**self.data.columns.model_dump(exclude={"fixed_options", "correct_is"}), **{"options": None}}
-        options = self.data.columns.options or []
-        for column in [*wanted.values(), *([options] if isinstance(options, str) else options)]:
-            if column and column not in names:
-                raise InputError(f"source {self.name!r}: no column {column!r}{nearest(column, names)}; the table has {', '.join(names)[:200]}")
-
-# %% ../../nbs/sources/hub.ipynb #e4f56f9a
-def line_of_error(error: BaseException) -> str:
-    "An error and what caused it, in one line and without keys."
-    return masked(" ".join(f"{type(error).__name__}: {error} {error.__cause__ or ''}".split()))[:300]
-
-# %% ../../nbs/sources/hub.ipynb #e13a54cd
-def once(item: Record | Unread, seen: set[str], place: int) -> Record | Unread:
-    "A record, or `Unread` for one whose key was seen before."
-    if isinstance(item, Unread) or item.id not in seen:
-        seen.add(item.id if isinstance(item, Record) else "")
-        return item
-    return Unread(source=item.source, key=f"row {place}", reason="its key comes a second time", url=item.url, raw_sha256=item.raw_sha256)
