@@ -433,7 +433,7 @@ def test_a_list_that_goes_on_without_entries_ends(make):
     def answer(asked):
         return ok({"pagination": {"next": f"{ROOT}manifest/pages/?page={int(asked.query['page']) + 1}"}, "results": []})
 
-    with Server(answer) as server, pytest.raises(MissingError, match="goes on without entries after 1 pages"):
+    with Server(answer) as server, pytest.raises(MissingError, match="continues without entries after 1 pages"):
         list(make(server).fetch())
     assert len(server.asked) == 1
 

@@ -177,7 +177,7 @@ def test_named_papers_come_by_post_and_unknown_ones_are_told(store):
 @pytest.mark.parametrize("wrong", ["PMC123", "12a", "", "0", "-4", "12345678901"])
 def test_a_malformed_pmid_is_refused_before_anything_is_asked(store, wrong):
     with PubMedServer() as server:
-        with pytest.raises(InputError, match="is no PMID; expected digits"):
+        with pytest.raises(InputError, match="is not a PMID; expected digits"):
             source(server, store, pmids=[1000, wrong])
         assert not server.asked
 
@@ -191,7 +191,7 @@ def test_pmids_are_read_as_a_profile_may_write_them(store, given):
 
 @pytest.mark.parametrize("options", [{"pmids": {"a": 1}}, {"pmids": 1.5}, {"pmids": [None]}, {"pmids": True}])
 def test_pmids_that_are_none_are_refused(options):
-    with pytest.raises(InputError, match="is no PMID"):
+    with pytest.raises(InputError, match="is not a PMID"):
         PubMed(**options)
 
 
