@@ -263,7 +263,7 @@ def test_answers_that_are_no_search_are_asked_for_again_and_never_stored(store, 
 def test_troubles_that_stay_end_the_source_with_what_it_gave(store):
     with PubMedServer(papers(35)) as server:
         collecting, items = source(server, store).fetch(), []
-        with pytest.raises(MissingError, match="PubMed is ill .*502.*what was fetched so far is kept"):
+        with pytest.raises(MissingError, match="PubMed is failing .*502.*all answers so far are kept"):
             for item in collecting:
                 items.append(item)
                 server.faults[:] = [error("Search Backend failed: 502", "eFetchResult")] * 9
@@ -307,7 +307,7 @@ def test_the_key_is_sent_and_nowhere_to_be_found(store, monkeypatch):
 
 def test_a_wrong_key_is_named_but_not_shown(store, monkeypatch):
     monkeypatch.setenv("NCBI_API_KEY", "wrong-key-42")
-    with PubMedServer(papers(3)) as server, pytest.raises(MissingError, match="refuses the key in NCBI_API_KEY; mend it or unset it") as caught:
+    with PubMedServer(papers(3)) as server, pytest.raises(MissingError, match="refuses the key in NCBI_API_KEY; correct it or unset it") as caught:
         list(source(server, store).fetch())
     assert "wrong-key-42" not in str(caught.value) and len(server.asked) == 1
 
