@@ -934,6 +934,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                        'medlab/fetching/request.py'),
                                          'medlab.fetching.request.sent_items': ( 'fetching/request.html#sent_items',
                                                                                  'medlab/fetching/request.py'),
+                                         'medlab.fetching.request.split_address': ( 'fetching/request.html#split_address',
+                                                                                    'medlab/fetching/request.py'),
                                          'medlab.fetching.request.user_agent': ( 'fetching/request.html#user_agent',
                                                                                  'medlab/fetching/request.py'),
                                          'medlab.fetching.request.without_who_asks': ( 'fetching/request.html#without_who_asks',

@@ -164,7 +164,7 @@ def test_a_folder_with_a_pipe_and_a_link_to_nowhere(tmp_path):
     os.mkfifo(folder / "2.xml")  # reading it would wait for ever
     (folder / "3.xml").symlink_to("gone.xml")
     found = list(MedQuad(tmp_path / "MedQuAD").fetch())
-    assert asked(found) == ["What is 1 ?"] and len(unread(found)) == 2 and set(unread(found).values()) == {"not a file, or a link to none"}
+    assert asked(found) == ["What is 1 ?"] and len(unread(found)) == 2 and set(unread(found).values()) == {"not a file, or a broken link"}
 
 
 @pytest.mark.parametrize("archive", [5, ["a.zip"], True])

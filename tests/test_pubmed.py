@@ -545,7 +545,6 @@ def test_edge_cases_of_papers():
     assert found["73000015"].attribution.startswith("Yarrow S. Fevers in Short 2033.")
 
 
-@pytest.mark.xfail(strict=True, reason="a year that its month follows without white space, as efetch sends it today, is not found")
 def test_a_year_is_found_without_white_space_behind_it():
     assert own_papers()["73000013"].attribution.startswith("Kemp JY. The journal of made-up medicine : JMM 2031.")
 

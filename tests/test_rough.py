@@ -213,10 +213,10 @@ def test_the_lessons_figures_have_something_to_show(run):
 
 
 def test_collecting_counts_what_could_not_be_read(run):
-    report = {source.name: source for source in read_sources(run)}["rough"]
+    report = {source.name: source for source in read_sources(run.file("collect", "sources.json"))}["rough"]
     assert (report.status, report.count, report.may_train) == ("collected", len(RECORDS), len(RECORDS) - 2)
     assert report.unread == {"no such option": 1, "not one JSON object": 1}
-    assert [item.key for item in read_unread(run)] == ["choices.jsonl, line 9", "choices.jsonl, line 10"]
+    assert [item.key for item in read_unread(run.file("collect", "unread.jsonl"))] == ["choices.jsonl, line 9", "choices.jsonl, line 10"]
 
 
 def test_the_examples_of_profile_cpu_are_the_starter_ones(tmp_path):
@@ -278,7 +278,7 @@ def test_its_folder_can_be_named_in_a_profile(rough, tmp_path):
     (rough / "answers.jsonl").write_text("{}\n", encoding="utf-8")
     run = Run(tmp_path / "run")
     collect(run, Profile(name="t", steps={"collect": {"sources": ["rough"], "options": {"rough": {"folder": str(rough)}}}}))
-    assert read_sources(run)[0].count == 30 and read_unread(run)[0].reason.startswith("not a record: ")
+    assert read_sources(run.file("collect", "sources.json"))[0].count == 30 and read_unread(run.file("collect", "unread.jsonl"))[0].reason.startswith("not a record: ")
 
 
 JSON = st.recursive(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HARMLESS_HEADERS', 'MOST_REDIRECTS', 'flat', 'without_who_asks', 'public_address', 'posted_text', 'sent_items',
-           'carries_key', 'is_this_machine', 'refuse_open_door', 'next_hop', 'user_agent', 'new_client', 'opened']
+           'carries_key', 'is_this_machine', 'refuse_open_door', 'next_hop', 'user_agent', 'new_client', 'opened',
+           'split_address']
 
 # %% ../../nbs/fetching/request.ipynb #053f317f
 import ipaddress
@@ -14,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from ..basics.errors import InputError
 from ..basics.secrets import SHORTEST_KEY, masked, secrets_set
@@ -162,3 +163,11 @@ def opened(
         headers = {name: value for name, value in request.headers.items() if name != "host"}
         request = client.build_request("GET", there, headers=headers)
     raise BadAnswer(f"{public_address(str(request.url))}: more than {MOST_REDIRECTS} redirects in a row; use the final address")
+
+# %% ../../nbs/fetching/request.ipynb #d475b3d2
+def split_address(url: Any) -> SplitResult | None:
+    "An address in its parts; None for a broken one and for anything but text."
+    try:
+        return urlsplit(url) if isinstance(url, str) else None
+    except ValueError:
+        return None

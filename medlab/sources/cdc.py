@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import sha256_json
 from ..basics.secrets import masked
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.markup import html_text
+from ..fetching.request import split_address
 from ..fetching.retry import TryAgain
 from ..fetch import Fetched, Fetcher
 
@@ -26,11 +27,8 @@ def next_cdc_page(
 ) -> dict[str, str] | None:  # the parameters of the next page; None at the end
     "The parameters of the next page: the query of `nextUrl`, without its host and path."
     pagination = meta.get("pagination")
-    url = pagination.get("nextUrl") if isinstance(pagination, dict) else None
-    try:
-        return dict(parse_qsl(urlsplit(url).query)) or None if isinstance(url, str) else None
-    except ValueError:  # a broken address
-        return None
+    parts = split_address(pagination.get("nextUrl")) if isinstance(pagination, dict) else None
+    return dict(parse_qsl(parts.query)) or None if parts else None
 
 # %% ../../nbs/sources/cdc.ipynb #58bdf27e
 def cdc_text(meta: dict) -> str:  # one line, at most 200 characters
@@ -62,11 +60,8 @@ def open_envelope(fetched: Fetched) -> tuple[dict, list]:  # meta, results
 # %% ../../nbs/sources/cdc.ipynb #6215fa75
 def is_cdc(url: Any) -> bool:
     "Whether an address is on cdc.gov or one of its subdomains."
-    try:
-        address = urlsplit(url) if isinstance(url, str) else None
-        return bool(address) and address.scheme in ("http", "https") and f".{(address.hostname or '').lower()}".endswith(".cdc.gov")
-    except ValueError:
-        return False
+    address = split_address(url)
+    return bool(address) and address.scheme in ("http", "https") and f".{(address.hostname or '').lower()}".endswith(".cdc.gov")
 
 # %% ../../nbs/sources/cdc.ipynb #2846f00c
 def item_problem(item: dict) -> str | None:  # one line; None for an English page that CDC owns

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import sha256_json
 from ..basics.secrets import masked
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.markup import html_text, parse_xml
+from ..fetching.request import split_address
 from ..fetching.retry import TryAgain
 from ..fetch import Fetched, Fetcher
 
@@ -65,9 +65,8 @@ def owner_problem(
     text: str = "",
 ) -> str | None:  # one line; None for an English health topic of NLM
     "Why a document is not one of NLM's own health topics."
-    try:
-        address = urlsplit(url)
-    except ValueError:
+    address = split_address(url)
+    if address is None:
         return "not an address"
     folder, _, page = address.path.strip("/").partition("/")
     if address.scheme not in ("http", "https") or (address.hostname or "").removeprefix("www.") != "medlineplus.gov":

@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from ..basics.errors import InputError, MissingError, nearest
 from ..basics.files import sha256_json
 from ..basics.secrets import masked, secret
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.markup import html_text
+from ..fetching.request import split_address
 from ..fetching.retry import TryAgain
 from ..fetch import Fetched, Fetcher
 
@@ -275,7 +276,7 @@ def check_nhs_page(fetched: Fetched) -> None:
 # %% ../../nbs/sources/nhs.ipynb #116d2aca
 def path_of(url: Any) -> str | None:
     "The path of a page below the API's root, such as 'conditions/acne'; None for a link to another site."
-    parts = urlsplit(url) if isinstance(url, str) and re.fullmatch(r"https://[^\s\\]+", url) else None
+    parts = split_address(url) if isinstance(url, str) and re.fullmatch(r"https://[^\s\\]+", url) else None
     if parts is None or not re.fullmatch(r"([a-z0-9-]+\.)*nhs\.uk", parts.netloc):
         return None
     path = parts.path.removeprefix("/nhs-website-content").strip("/")
@@ -289,7 +290,8 @@ def next_nhs_page(body: dict) -> str | None:
     for related in links if isinstance(links, list) else []:
         if isinstance(related, dict) and related.get("name") == "Next Page":
             link = related.get("url")
-    found = parse_qs(urlsplit(link).query).get("page") if isinstance(link, str) else None
+    parts = split_address(link)
+    found = parse_qs(parts.query).get("page") if parts else None
     return found[-1] if found and found[-1].isdigit() else None
 
 

@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import sha256_json
 from ..basics.secrets import masked, secret
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.markup import html_text
+from ..fetching.request import split_address
 from ..fetching.retry import TryAgain
 from ..fetch import Fetched, Fetcher, check_json
 
@@ -313,6 +314,7 @@ def next_query(
 ) -> dict[str, str] | None:  # parameters of the next page; None on the last one
     "The parameters of the next page, without the key that a link may carry."
     found = re.search(r'<([^<>]*)>\s*;\s*rel="?next"?', link)
-    known = dict(parse_qsl(urlsplit(found[1]).query, keep_blank_values=True)) if found else {}
+    parts = split_address(found[1]) if found else None
+    known = dict(parse_qsl(parts.query, keep_blank_values=True)) if parts else {}
     known = {name: known[name] for name in ("search", "limit", "sort", "skip", "search_after") if name in known}
     return known if "search_after" in known or "skip" in known else None

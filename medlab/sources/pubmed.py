@@ -163,7 +163,8 @@ def attribution_of(
     names = authors_of(article)
     who = ", ".join(names[:3]) + (" et al" if len(names) > 3 else "")
     where = plain_text(article.find("Journal/Title")) or plain_text(article.find("Book/BookTitle"))
-    year = re.search(r"\b\d{4}\b", " ".join(plain_text(day) for day in article.iter("PubDate")))
+    days = " ".join(plain_text(day.find("Year")) or plain_text(day) for day in article.iter("PubDate"))
+    year = re.search(r"\b\d{4}(?!\d)", days)
     parts = [who, " ".join(filter(None, [where, year and year[0]])), f"PMID {pmid}", line, "Through PubMed, U.S. National Library of Medicine"]
     return ". ".join(part.rstrip(" .") for part in parts if part.strip(" .")) + "."
 
