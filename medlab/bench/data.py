@@ -332,7 +332,7 @@ def bench_data(
     from tqdm import tqdm
 
     check_given(sizes, answers, repeats)
-    path = str(named_archive(archive) or MedQuad().path())
+    path = str(named_archive(archive) or MedQuad().archive_path())
     results = start_measuring(path, answers, repeats, sizes, out)
     if results.goes_on:
         report(f"Going on with {results.path}, which was broken off.")
