@@ -164,11 +164,14 @@ DTYPES = ("float32", "bfloat16")
 
 def median_seconds(
     tasks: dict[str, Callable[[], Any]],
-    rounds: int,
+    rounds: int,  # at most
+    limit: float = 4.0,  # seconds after which no further round begins; one round is always counted
 ) -> dict[str, float]:  # by the tasks' names
     "Seconds that each task takes, the median of several rounds; the tasks take turns, and the first round is a warm-up."
-    times = {name: [] for name in tasks}
-    for _ in range(1 + rounds):
+    times, began = {name: [] for name in tasks}, time.perf_counter()
+    for number in range(1 + rounds):
+        if number > 1 and time.perf_counter() - began > limit:
+            break
         for name, task in tasks.items():
             started = time.perf_counter()
             task()
