@@ -19,13 +19,12 @@ from typing import NamedTuple
 from pydantic import Field
 
 from .basics.errors import InputError, MedlabError
-from .basics.files import atomic_path, scan_parquet, sha256_text, write_jsonl
+from .basics.files import atomic_path, hash_fraction, scan_parquet, sha256_text, write_jsonl
 from .contracts.records import SPLITS, TASKS, Patient, Record, SplitRecord
 from .contracts.tasks import FIELDS, Example, build_messages, to_row
 from .core import Outcome, Params, Profile, Run, step
 from .cleaning.leaks import Item, check_leakage, find_leaks
 from .cleaning.records import PreprocessParams
-from .splitting.facts import hash_fraction
 from .builders import choices, labels, pages, qa
 
 # %% ../nbs/04_instruct.ipynb #781c76b2

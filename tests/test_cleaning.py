@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from own_data import own_lines
 
 from medlab.cleaning.benchmarks import read_benchmark
 from medlab.cleaning.choices import contradicts, named_letters
-from medlab.cleaning.duplicates import candidates, hashed, near_pairs, openness, overlap, runs, shingles, jaccard, signatures, text_key, words_of
+from medlab.cleaning.duplicates import BANDS, REACH, ROWS, candidates, hashed, near_pairs, openness, overlap, runs, shingles, jaccard, signatures, text_key, words_of
 from medlab.cleaning.language import language_of, needs_a_look
 from medlab.cleaning.leaks import Item, find_leaks
 from medlab.cleaning.passages import HeldPassages, telling, word_windows, without_passages
@@ -426,6 +427,15 @@ def test_short_lists_of_latin_names_are_english_and_short_foreign_sentences_are_
     assert sum(language_of(text) == "en" for text in FOREIGN) <= 2  # Danish and Hungarian, in seven words
 
 
+OWN_ANSWERS = [row for row in own_lines("medmcqa.jsonl") if row["exp"]]
+
+
+def test_explanations_full_of_latin_are_english_and_few_need_a_look():
+    "The twin of `test_no_english_explanation_is_called_foreign`."
+    assert Counter(language_of(row["exp"]) for row in OWN_ANSWERS) == {"en": 22}
+    assert sum(needs_a_look(row["exp"]) for row in OWN_ANSWERS) == 2  # names of drugs, and names of germs
+
+
 def test_no_english_explanation_is_called_foreign(answers):
     assert Counter(language_of(row["exp"]) for row in answers) == {"en": len(answers)}
     assert sum(needs_a_look(row["exp"]) for row in answers) < 0.5 * len(answers)
@@ -445,12 +455,29 @@ def test_numbers_give_the_similarity_of_the_words(one, other, width):
     assert overlap(*numbers) == jaccard(shingles(one, width), shingles(other, width))
 
 
-def test_near_pairs_finds_every_copy_in_a_large_heap_through_its_neighbours():
+def test_near_pairs_joins_a_large_heap_through_its_neighbours_and_its_first_ones():
     text = " ".join(f"word{n}" for n in range(120))
-    groups = Groups(300)
-    for pair in near_pairs([f"{text} end{n}" for n in range(300)], 0.9):
-        groups.join(*pair)
-    assert set(groups.roots()) == {0}
+    pairs = set(near_pairs([f"{text} end{n}" for n in range(300)], 0.9))
+    assert {(n, n + 1) for n in range(299)} <= pairs  # each with the one before it
+    assert {(0, n) for n in range(1, 300)} <= pairs  # and with the first
+
+
+def heap_of(size, *pairs):
+    "Signatures that share their first band, so that all are in one heap; of each pair the rest is nearly the same, though no other band."
+    signed = np.random.default_rng(0).integers(1, 2**32, (size, BANDS * ROWS), dtype=np.uint32)
+    signed[:, :ROWS] = 0
+    for first, second in pairs:
+        signed[second] = signed[first]
+        signed[second, ROWS::ROWS] += 1  # one hash in every other band
+    return signed
+
+
+@pytest.mark.parametrize("pair, found", [
+    ((50, 51), True), ((50, 50 + REACH), True), ((50, 51 + REACH), False),  # a neighbour; the last that still is one; too far away
+    ((0, 99), True), ((REACH - 1, 99), True), ((REACH, 99), False),  # one of the heap's first; the last of these; none of them
+])  # fmt: skip
+def test_in_a_large_heap_neighbours_and_first_ones_are_looked_at(pair, found):
+    assert candidates(heap_of(100, pair), 0.8).tolist() == ([list(pair)] if found else [])
 
 
 def test_time_grows_with_the_texts_and_not_with_their_square():
@@ -557,6 +584,16 @@ def test_other_words_for_other_things_are_no_leak():
 
 
 # choices
+
+
+def test_explanations_agree_with_their_key_and_not_with_another():
+    "The twin of `test_real_explanations_agree_with_their_key`: one of the rows argues for another option on purpose."
+    items = [(row["id"], row["exp"], "ABCD"[row["cop"] - 1], {letter.upper(): row[f"op{letter}"] for letter in "abcd"}) for row in OWN_ANSWERS]
+    silent = {"own-06", "own-13", "own-14", "own-15"}
+    assert {key for key, text, _, _ in items if not named_letters(text)} == silent
+    assert [key for key, *item in items if contradicts(*item)] == ["own-09"]
+    turned = {key for key, text, right, options in items if contradicts(text, "BCDA"["ABCD".index(right)], options)}
+    assert {key for key, *_ in items} - turned == silent
 
 
 def test_real_explanations_agree_with_their_key(answers):

@@ -178,7 +178,8 @@ def split_records(archive: str) -> dict[str, list]:
     "Clean records on their sides, by their questions: what converting begins with."
     from medlab.cleaning.records import examined
     from medlab.contracts.records import SplitRecord
-    from medlab.splitting.facts import question_key, split_of, hash_fraction
+    from medlab.basics.files import hash_fraction
+    from medlab.splitting.facts import question_key, split_of
 
     rows: dict[str, list] = {"train": [], "validation": [], "test": []}
     for record in (one.record for one in map(examined, medlab_records(archive)) if not one.reason):
