@@ -235,9 +235,10 @@ def test_labels_with_the_habits_of_real_ones_give_sentences_or_reasons():
     assert made["a002"][0].gold == {
         "use": "Zanitinib tablets are indicated for adults with zana tumours that carry the Q9 change, as shown by a test.",
         "side_effects": "The most common adverse reactions (≥ 25%) are dry lips and vivid dreams.", "caution": "Zanitinib must not be given to people with zana anaemia."}
-    missing = "the label has no sentence for 120 words on "
+    missing = "the label has no sentence on {} that fits into 120 words"
     assert {key: found for key, found in made.items() if key != "a002"} == {
-        "a001": missing + "side effects and caution", **dict.fromkeys(("a003", "a004", "a005"), missing + "use and side effects and caution")}
+        "a001": missing.format("side effects and caution"),
+        **dict.fromkeys(("a003", "a004", "a005"), missing.format("use and side effects and caution"))}
 
 
 # multiple choice
@@ -313,8 +314,8 @@ def exam_item(row):
 
 
 #: Why rows of data/medmcqa.jsonl give no example; all others give one.
-REFUSED = {1: "no explanation", 8: "names the right option", 9: "another option", 10: "picture", 11: "letters are missing", 13: "names the right option",
-           14: "names the right option", 16: "no explanation", 17: "two to five different ones"}
+REFUSED = {1: "no explanation", 8: "mentions the right option", 9: "another option", 10: "picture", 11: "letters are missing", 13: "mentions the right option",
+           14: "mentions the right option", 16: "no explanation", 17: "two options are the same"}
 
 
 @pytest.mark.parametrize("number, row", list(enumerate(own_lines("medmcqa.jsonl"), 1)), ids=lambda value: str(value) if isinstance(value, int) else "")
