@@ -64,13 +64,13 @@ def test_no_text_stops_the_cutter(text, words):
 # question and answer
 
 
-@pytest.mark.parametrize("aspect", qa.WAYS)
+@pytest.mark.parametrize("aspect", qa.PHRASINGS)
 def test_ways_to_ask_differ_from_the_first_word_on(aspect):
     one = record("qa", question=f"Template about {aspect} of shingles?", answer="In shingles rest helps.", subject="Shingles", aspect=aspect)
-    ways = qa.qa_questions(one)
-    assert len(ways) >= 5 and ways[0] == one.question
-    assert all("shingles" in way.casefold() and way[0].isupper() and "{" not in way for way in ways)
-    assert len({" ".join(way.casefold().split()[:4]) for way in ways}) == len(ways)
+    phrasings = qa.qa_questions(one)
+    assert len(phrasings) >= 5 and phrasings[0] == one.question
+    assert all("shingles" in phrasing.casefold() and phrasing[0].isupper() and "{" not in phrasing for phrasing in phrasings)
+    assert len({" ".join(phrasing.casefold().split()[:4]) for phrasing in phrasings}) == len(phrasings)
 
 
 @pytest.mark.parametrize("subject,inside", [("Gout", "gout"), ("Down Syndrome", "Down Syndrome"), ("HIV/AIDS", "HIV/AIDS"), ("Menkes disease", "Menkes disease")])
@@ -93,24 +93,24 @@ CLUMSY = re.compile(
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-@pytest.mark.parametrize("aspect", qa.WAYS)
+@pytest.mark.parametrize("aspect", qa.PHRASINGS)
 def test_every_way_is_grammatical_for_every_subject(subject, aspect):
-    "Singular, plural, acronym, small letter, two subjects, long: no way may need to know which."
+    "Singular, plural, acronym, small letter, two subjects, long: no phrasing may need to know which."
     one = record("qa", question=f"What about {subject}?", answer=f"{subject} can be mild.", subject=subject, aspect=aspect)
-    for way in qa.qa_questions(one):
-        assert not CLUMSY.search(way) and way[0] == way[0].upper() and way[-1] in "?." and "{" not in way, way
-        assert subject.partition(" (")[0].casefold() in way.casefold()
+    for phrasing in qa.qa_questions(one):
+        assert not CLUMSY.search(phrasing) and phrasing[0] == phrasing[0].upper() and phrasing[-1] in "?." and "{" not in phrasing, phrasing
+        assert subject.partition(" (")[0].casefold() in phrasing.casefold()
 
 
 @pytest.mark.parametrize("subject", ["hiccups", "Kidney stones", "HIV/AIDS", "Down syndrome"])
-@pytest.mark.parametrize("kind", [*pages.WAYS, "Hiccups and sleep"])
+@pytest.mark.parametrize("kind", [*pages.PHRASINGS, "Hiccups and sleep"])
 def test_every_way_to_ask_for_a_section_is_grammatical(subject, kind):
     heading = {"overview": "Overview", "symptoms": "Symptoms", "causes": "Causes", "prevention": "Prevention", "treatment": "Treatment", "tests": "Tests",
                "risk": "Who is at risk", "outlook": "Outlook", "help": "When to see a doctor", "danger": "Emergency", "question": "Can I swim?",
                "other": "Work"}.get(kind, kind)
     assert pages.section_kind(heading, subject) == ("other" if kind == "Hiccups and sleep" else kind)
-    for way in pages.page_questions(subject, heading):
-        assert not re.search(r"\b(?:is|does|has) (?:hiccups|kidney stones)|[?.]{2}|\b(?:I mean|said of)\b", way, re.I) and way[0] == way[0].upper(), way
+    for phrasing in pages.page_questions(subject, heading):
+        assert not re.search(r"\b(?:is|does|has) (?:hiccups|kidney stones)|[?.]{2}|\b(?:I mean|said of)\b", phrasing, re.I) and phrasing[0] == phrasing[0].upper(), phrasing
 
 
 @pytest.mark.parametrize("question,subject,aspect", [
@@ -122,7 +122,7 @@ def test_every_way_to_ask_for_a_section_is_grammatical(subject, kind):
 ])
 def test_a_question_that_nobody_would_ask_is_left_out(question, subject, aspect):
     one = record("qa", question=question, answer="Rest helps with most things.", subject=subject, aspect=aspect)
-    assert reasons(qa.build, one) == ["its question does not fit its subject, or has none"]
+    assert reasons(qa.build, one) == ["the question does not fit its subject, or there is no subject"]
 
 
 @pytest.mark.parametrize("text,answer", [
@@ -147,17 +147,17 @@ def test_an_answer_stands_without_its_neighbours(text, answer):
 ])
 def test_the_frame_of_a_title_stands_in_no_question(subject, asked):
     one = record("qa", question=f"Who is at risk for {subject}?", answer="Everybody can get it.", subject=subject, aspect="susceptibility")
-    ways = qa.qa_questions(one)
-    assert ways[0] == asked and not any("Parasites" in way or "known" in way or "Living" in way for way in ways)
+    phrasings = qa.qa_questions(one)
+    assert phrasings[0] == asked and not any("Parasites" in phrasing or "known" in phrasing or "Living" in phrasing for phrasing in phrasings)
 
 
 def test_an_answer_about_something_else_is_no_answer():
     one = record("qa", question="What is psoriasis?", answer="Light therapy uses rays to treat lesions of the skin.", subject="Psoriasis", aspect="information")
-    assert reasons(qa.build, one) == ["the answer does not name what was asked about"]
+    assert reasons(qa.build, one) == ["the answer does not mention the subject of the question"]
     assert built(qa.build, one.model_copy(update={"answer": "Psoriasis is a disease of the skin."}))
     lyme = record("qa", question="What are the treatments for Machado-Joseph Disease?", subject="Machado-Joseph Disease", aspect="treatment",
                   answer="Lyme disease is treated with antibiotics.")
-    assert reasons(qa.build, lyme) == ["the answer does not name what was asked about"]
+    assert reasons(qa.build, lyme) == ["the answer does not mention the subject of the question"]
 
 
 def test_symptoms_are_three_fields_only_where_all_three_are_said():
@@ -181,17 +181,17 @@ SECTIONS = {
 
 
 def test_a_label_gives_three_sentences_of_its_sections():
-    (made, ways), = built(labels.build, record("label", subject="CALMODOL", sections=SECTIONS), 60)
+    (made, phrasings), = built(labels.build, record("label", subject="CALMODOL", sections=SECTIONS), 60)
     assert made.task == "drug_information" and made.gold == {
         "use": "Calmodol is indicated for cramps in adults.", "side_effects": "The most common adverse reactions (≥ 5%) are nausea and rash.",
         "caution": "Calmodol can cause fatal liver injury."}
-    assert len(ways) >= 12 and all("calmodol" in way.casefold() for way in ways)
+    assert len(phrasings) >= 12 and all("calmodol" in phrasing.casefold() for phrasing in phrasings)
 
 
 @pytest.mark.parametrize("gone,word", [(["indications_and_usage"], "use"), (["adverse_reactions"], "side effects"), (["boxed_warning", "warnings_and_cautions"], "caution")])
 def test_a_label_without_one_of_the_three_gives_nothing(gone, word):
     sections = {name: text for name, text in SECTIONS.items() if name not in gone}
-    assert reasons(labels.build, record("label", subject="Calmodol", sections=sections), 60) == [f"the label has no sentence for 60 words on {word}"]
+    assert reasons(labels.build, record("label", subject="Calmodol", sections=sections), 60) == [f"the label has no sentence on {word} that fits into 60 words"]
 
 
 def test_what_the_source_calls_its_sections_is_what_the_builder_reads():
@@ -204,10 +204,10 @@ def test_what_the_source_calls_its_sections_is_what_the_builder_reads():
         "warnings_and_cautions": ["5 WARNINGS AND PRECAUTIONS 5.1 Fainting Calmodol can cause fainting when standing up."],
         "openfda": {"brand_name": ["CALMODOL"], "generic_name": ["CALMODINE"]}}
     read = read_label(raw, "label 1", "0" * 64, "2026-01-31T12:00:00+00:00")
-    (made, ways), = built(labels.build, SplitRecord(**{**read.model_dump(), "group": "g", "split": "train"}), 60)
+    (made, phrasings), = built(labels.build, SplitRecord(**{**read.model_dump(), "group": "g", "split": "train"}), 60)
     assert made.gold == {"use": "Calmodol is indicated for cramps in adults.", "side_effects": "The most common adverse reactions were nausea and rash.",
                          "caution": "Calmodol can cause fainting when standing up."}
-    assert all("calmodine" in way.casefold() for way in ways)
+    assert all("calmodine" in phrasing.casefold() for phrasing in phrasings)
 
 
 def test_recorded_labels_give_sentences_or_reasons(shared_data):
@@ -235,9 +235,10 @@ def test_labels_with_the_habits_of_real_ones_give_sentences_or_reasons():
     assert made["a002"][0].gold == {
         "use": "Zanitinib tablets are indicated for adults with zana tumours that carry the Q9 change, as shown by a test.",
         "side_effects": "The most common adverse reactions (≥ 25%) are dry lips and vivid dreams.", "caution": "Zanitinib must not be given to people with zana anaemia."}
-    missing = "the label has no sentence for 120 words on "
+    missing = "the label has no sentence on {} that fits into 120 words"
     assert {key: found for key, found in made.items() if key != "a002"} == {
-        "a001": missing + "side effects and caution", **dict.fromkeys(("a003", "a004", "a005"), missing + "use and side effects and caution")}
+        "a001": missing.format("side effects and caution"),
+        **dict.fromkeys(("a003", "a004", "a005"), missing.format("use and side effects and caution"))}
 
 
 # multiple choice
@@ -255,16 +256,16 @@ def item(explanation, **more):
     ("The lung is large and has lobes. " * 20 + "In tuberculosis a smear is quick.", "In tuberculosis a smear is quick."),
 ])
 def test_the_analysis_begins_where_the_verdict_ends(explanation, analysis):
-    (made, ways), = built(choices.build, item(explanation), 30)
+    (made, phrasings), = built(choices.build, item(explanation), 30)
     assert made.gold == {"analysis": analysis, "letter": "C"} and made.task == "clinical_reasoning"
-    assert len({" ".join(way.casefold().split()[:4]) for way in ways}) >= 20
+    assert len({" ".join(phrasing.casefold().split()[:4]) for phrasing in phrasings}) >= 20
 
 
 @pytest.mark.parametrize("explanation,more,word", [
     ("", {}, "no explanation"),
     ("Ans. A. Bronchoscopy. Look inside.", {}, "another option"),
     ("TB - cavity, smear", {}, "no whole sentence"),
-    ("The lung is large and has lobes in it.", {}, "names the right option"),
+    ("The lung is large and has lobes in it.", {}, "mentions the right option"),
     ("The hea is normal, so a smear of sputum is next.", {}, "letters are missing"),
     ("A smear of sputum is quick and cheap.", {"question": "Which test comes next, given the film shown below?"}, "picture"),
     ("A smear of sputum is quick and cheap.", {"gold": {"letter": "E"}}, "options"),
@@ -281,16 +282,16 @@ def test_what_cannot_be_learnt_from_is_left_out_with_its_reason(explanation, mor
 
 
 def test_the_name_of_an_exam_is_no_part_of_the_question():
-    (made, ways), = built(choices.build, item("A smear of sputum is quick and cheap.", question="Which test comes next? (AIIMS May 2015, May 2014)"))
-    assert made.question == "Which test comes next?" and not any("AIIMS" in way for way in ways)
+    (made, phrasings), = built(choices.build, item("A smear of sputum is quick and cheap.", question="Which test comes next? (AIIMS May 2015, May 2014)"))
+    assert made.question == "Which test comes next?" and not any("AIIMS" in phrasing for phrasing in phrasings)
 
 
 def test_yes_no_maybe_about_a_text():
     one = item("Of the men, ten coughed less in the end.", options={"A": "yes", "B": "no", "C": "maybe"}, gold={"letter": "A"},
                question="Does water help?", text="We asked 40 men. " + "Each drank water daily for a month. " * 50)
-    (made, ways), = built(choices.build, one)
+    (made, phrasings), = built(choices.build, one)
     assert made.question.startswith("Does water help?\nWe asked 40 men.") and len(made.question.split()) <= 123
-    assert all(way.count("\n") == 1 for way in ways)
+    assert all(phrasing.count("\n") == 1 for phrasing in phrasings)
 
 
 def test_real_exam_items_are_built_or_refused_with_a_reason(shared_data):
@@ -313,8 +314,8 @@ def exam_item(row):
 
 
 #: Why rows of data/medmcqa.jsonl give no example; all others give one.
-REFUSED = {1: "no explanation", 8: "names the right option", 9: "another option", 10: "picture", 11: "letters are missing", 13: "names the right option",
-           14: "names the right option", 16: "no explanation", 17: "two to five different ones"}
+REFUSED = {1: "no explanation", 8: "mentions the right option", 9: "another option", 10: "picture", 11: "letters are missing", 13: "mentions the right option",
+           14: "mentions the right option", 16: "no explanation", 17: "two options are the same"}
 
 
 @pytest.mark.parametrize("number, row", list(enumerate(own_lines("medmcqa.jsonl"), 1)), ids=lambda value: str(value) if isinstance(value, int) else "")
@@ -368,8 +369,8 @@ def test_a_page_gives_a_question_for_each_section_and_one_with_three_fields():
 
 @pytest.mark.parametrize("heading", ["Causes", "Symptoms of it", "How is it treated?", "Weight", "Can I swim?", "Call 999 if", "Who is at risk?", "Outlook"])
 def test_every_heading_has_ways_to_ask_that_begin_differently(heading):
-    ways = pages.page_questions("hiccups", heading)
-    assert len(ways) >= 4 and len({" ".join(way.casefold().split()[:4]) for way in ways}) == len(ways)
+    phrasings = pages.page_questions("hiccups", heading)
+    assert len(phrasings) >= 4 and len({" ".join(phrasing.casefold().split()[:4]) for phrasing in phrasings}) == len(phrasings)
 
 
 @pytest.mark.parametrize("heading,kind", [
@@ -386,9 +387,9 @@ def test_a_list_of_links_is_no_answer():
 
 def test_an_abstract_is_asked_for_what_it_concludes():
     one = record("abstract", title="Does water help?", text="We asked 40. In conclusion, water helps. Funded by nobody.")
-    (made, ways), = built(pages.build, one)
-    assert made.gold == {"answer": "In conclusion, water helps."} and ways[0] == "Does water help?"
-    (made, ways), = built(pages.build, one.model_copy(update={"sections": {"METHODS": "We asked 40.", "INTERPRETATION": "Water may help."}}))
+    (made, phrasings), = built(pages.build, one)
+    assert made.gold == {"answer": "In conclusion, water helps."} and phrasings[0] == "Does water help?"
+    (made, phrasings), = built(pages.build, one.model_copy(update={"sections": {"METHODS": "We asked 40.", "INTERPRETATION": "Water may help."}}))
     assert made.gold == {"answer": "Water may help."}
     assert "no conclusion" in reasons(pages.build, one.model_copy(update={"text": "We asked 40. Ten drank."}))[0]
 
@@ -399,10 +400,10 @@ def test_recorded_abstracts_give_conclusions_of_their_own_words(shared_data):
     for row in rows:
         labelled = {part["label"]: part["text"] for part in row["abstract"] if part["label"]} or None
         text = "\n".join(part["text"] for part in row["abstract"])
-        for one, ways in built(pages.build, record("abstract", title=row["title"], text=text, sections=labelled), 120):
+        for one, phrasings in built(pages.build, record("abstract", title=row["title"], text=text, sections=labelled), 120):
             made += 1
             assert all(sentence in " ".join(text.split()) for sentence in sentences(one.gold["answer"]))
-            assert len(ways) >= 8
+            assert len(phrasings) >= 8
     assert made >= len(rows) / 3
 
 

@@ -1,4 +1,4 @@
-"Instruct: the formats, and readers that neither flatter nor nitpick."
+"Instruct: the answer formats and their readers, drafts and phrasings, the files and their datasheet."
 
 import json
 import random
@@ -10,20 +10,20 @@ import pytest
 from own_data import FOLDER, made_up_documents, medquad_zip
 
 from medlab.basics.errors import InputError, MedlabError
-from medlab.basics.files import read_parquet
-from medlab.contracts.records import TASKS, Patient
+from medlab.basics.files import read_parquet, shipped
 from medlab.core import Profile, Run
+from medlab.cleaning.lists import lists_to_sentences
+from medlab.contracts.datasheet import datasheet
+from medlab.contracts.records import SPLITS, TASKS, Patient, SplitRecord
 from medlab.contracts.tasks import (
     FORMATS, Example, build_messages, find_field, options_in, parse_answer, patient_lines, read_examples, render_answer, system_prompt,
-    user_prompt,
+    to_row, user_prompt,
 )
-from medlab.contracts.records import SPLITS
 from medlab.instruct import (
-    LEADS, InstructParams, apart, check_examples, datasheet, draft_of, example_of, instruct, make_examples, most, opening_of,
-    with_lists_told, worded,
+    PREFIXES, InstructParams, check_examples, choose_phrasings, instruct, make_draft, make_example, make_examples, max_per_opening, opening_of,
+    remove_overlap,
 )
-from medlab.contracts.records import SplitRecord
-from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS
+from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS, read_lines
 
 CASE = "clinical_reasoning"
 LINES = [task for task in TASKS if task != CASE]
@@ -158,7 +158,7 @@ def test_the_strict_reader_forgives_what_costs_nothing(value):
 @pytest.mark.parametrize("task,fields,words", [
     ("triage", {"triage": "later", "reason": "x"}, "expected one of emergency, urgent, soon"),
     (CASE, {"analysis": "x", "letter": "B"}, "none of the options .there are none."),
-    (CASE, {"analysis": "x </analysis> y", "letter": "B"}, "without this format's tags"),
+    (CASE, {"analysis": "x </analysis> y", "letter": "B"}, "without <analysis> and <answer> tags"),
     ("emergency_escalation", {"emergency": "yes", "action": "x"}, "'suspected'"),
     ("treatment_recommendation", {"treatment": "x", "monitoring": "y", "seek_help": "z"}, "'immediate_actions'"),
     ("triage", {"triage": "Urgent", "reason": "x"}, "expected one of"),
@@ -183,7 +183,7 @@ def test_a_gold_answer_that_breaks_its_format_is_refused(task, fields, words):
     ("clinical_reasoning", "Which?", {"A": "one"}, "expected two to five"),
     ("clinical_reasoning", "Which?", {"A": "one", "C": "two"}, "'A', 'C'"),
     ("clinical_reasoning", "Which?", {"a": "one", "b": "two"}, "'a', 'b'"),
-    ("clinical_reasoning", "Which?", {"A": "one", "B": " "}, "not empty"),
+    ("clinical_reasoning", "Which?", {"A": "one", "B": " "}, "a text for each"),
     ("clinical_reasoning", "Which?", {letter: "x" for letter in "ABCDEF"}, "'F'"),
 ])
 def test_a_wrong_question_says_what_is_wrong(task, question, options, words):
@@ -386,12 +386,12 @@ def record(**more):
 
 
 def authored(**more):
-    return draft_of(record(**{"kind": "case", **more}), [more.get("question", "What is anaemia?")], authored=True)
+    return make_draft(record(**{"kind": "case", **more}), [more.get("question", "What is anaemia?")], authored=True)
 
 
 def test_an_example_carries_what_a_metric_needs():
     draft = authored(task=CASE, options=OPTIONS, gold={"analysis": "Pale.", "letter": "B"}, labels={"difficulty": "easy"})
-    example = example_of(draft)
+    example = make_example(draft)
     reference = "<analysis>Pale.</analysis>\n<answer>B: Iron deficiency</answer>"
     assert example.gold == {"analysis": "Pale.", "letter": "B", "option": "Iron deficiency", "reference": reference}
     assert example.record_ids == ["1"] and example.group == "g" and example.source == "s" and example.labels == {"difficulty": "easy"}
@@ -406,7 +406,7 @@ def test_an_example_carries_what_a_metric_needs():
 ])
 def test_a_broken_authored_record_is_named(more, words):
     with pytest.raises(InputError, match=words):
-        example_of(authored(**more))
+        make_example(authored(**more))
 
 
 def templates(count, split="train"):
@@ -425,23 +425,23 @@ def test_no_opening_begins_more_than_a_twentieth(count):
 
 def test_authored_questions_that_begin_alike_get_a_lead_and_the_rest_stays_as_written():
     same = [authored(id=str(n), task="medical_qa", question=f"What should I do about complaint {n}?", gold={"answer": f"Rest {n}."}) for n in range(20)]
-    questions = [question for _, question in worded(same, set())]
-    assert len(questions) == 20 and sum(question.startswith("What") for question in questions) == most(20) == 2
-    assert all(question.startswith(LEADS) for question in questions if not question.startswith("What"))
+    questions = [question for _, question in choose_phrasings(same, set())]
+    assert len(questions) == 20 and sum(question.startswith("What") for question in questions) == max_per_opening(20) == 2
+    assert all(question.startswith(PREFIXES) for question in questions if not question.startswith("What"))
     assert all(question.endswith(f"What should I do about complaint {n}?") for n, question in enumerate(questions))
 
 
 def test_what_begins_like_too_many_others_is_left_out_not_let_through():
     many = [authored(id=str(n), task="medical_qa", question="What is it?", gold={"answer": f"It is {n}."}) for n in range(30)]
-    chosen = worded(many, set())
-    assert len(chosen) == 1 + len(LEADS)  # the same words twice are no second question
-    alike = [draft._replace(ways=(f"Is it number {n}?",)) for n, draft in enumerate(many)] * 10
-    pairs = worded(alike, set())
-    assert Counter(opening_of(question) for _, question in pairs).most_common(1)[0][1] <= most(len(pairs))
+    chosen = choose_phrasings(many, set())
+    assert len(chosen) == 1 + len(PREFIXES)  # the same words twice are no second question
+    alike = [draft._replace(phrasings=(f"Is it number {n}?",)) for n, draft in enumerate(many)] * 10
+    pairs = choose_phrasings(alike, set())
+    assert Counter(opening_of(question) for _, question in pairs).most_common(1)[0][1] <= max_per_opening(len(pairs))
 
 
 def test_an_opening_used_too_often_stops_the_step():
-    same = [example_of(draft_of(row.model_copy(update={"task": "medical_qa", "gold": {"answer": "Rest."}}), [row.question])) for row in templates(60)]
+    same = [make_example(make_draft(row.model_copy(update={"task": "medical_qa", "gold": {"answer": "Rest."}}), [row.question])) for row in templates(60)]
     with pytest.raises(MedlabError, match="60 of 60 questions of medical_qa in train begin with 'what are the treatments'"):
         check_examples({"train": same, "validation": [], "test": []})
 
@@ -452,7 +452,7 @@ def test_what_a_held_out_example_says_goes_from_train():
     assert len(made.splits["test"]) == 1 and not made.splits["train"]
     assert made.left_out == {"asks or answers the same as a held-out example": 1}
     drafts = {"train": [authored(task="triage", gold={"triage": "soon", "reason": "Fever."})], "validation": [], "test": []}
-    assert apart(drafts) == (drafts, 0)
+    assert remove_overlap(drafts) == (drafts, 0)
 
 
 def test_flagged_records_and_unknown_kinds_are_counted_not_used():
@@ -489,7 +489,7 @@ def test_every_starter_example_is_read_as_what_it_is(made):
         assert ("\nPatient: " in example.question) == (example.task == "treatment_recommendation")
 
 
-def test_every_task_has_a_hundred_examples_and_twenty_to_test(made):
+def test_every_task_has_enough_examples_and_twenty_to_test(made):
     for task in TASKS:
         sizes = {split: sum(example.task == task for example in read_examples(made[0].file("instruct", f"{split}.jsonl"))) for split in SPLITS}
         assert sum(sizes.values()) >= 100 and sizes["test"] >= 20 and sizes["validation"] >= 10
@@ -589,27 +589,49 @@ def test_a_line_is_an_example_and_nothing_else(made):
         assert set(json.loads(line)) == set(Example.model_fields) - {"labels"} | {"metadata"}
 
 
-def test_the_datasheet_tells_this_very_run(made):
+@pytest.mark.parametrize("break_it,words", [
+    (lambda row: row.pop("gold"), "not an example .'gold'."), (lambda row: row.update(gold="no JSON"), "not an example"),
+    (lambda row: row.update(gold="3"), "not an example"), (lambda row: row.update(task="surgery"), "task"), (lambda row: row.update(more=1), "more"),
+])
+def test_a_line_that_is_not_an_example_is_refused(tmp_path, break_it, words):
+    row = to_row(make_example(authored(task="medical_qa", gold={"answer": "Rest."})))
+    (tmp_path / "good.jsonl").write_text(json.dumps(row))
+    assert read_examples(tmp_path / "good.jsonl")[0].answer == "Answer: Rest."
+    break_it(row)
+    (tmp_path / "bad.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=words):
+        read_examples(tmp_path / "bad.jsonl")
+
+
+def test_the_datasheet_describes_this_very_run(made):
     sheet = made[0].file("instruct", "datasheet.md").read_text(encoding="utf-8")
     headings = [line[3:] for line in sheet.splitlines() if line.startswith("## ")]
     assert headings == ["Motivation", "Composition", "Collection", "Preprocessing", "Uses", "Distribution", "Maintenance"]
     for task in TASKS:
         counts = [sum(example.task == task for example in read_examples(made[0].file("instruct", f"{split}.jsonl"))) for split in SPLITS]
         assert f"| {task} | {counts[0]} | {counts[1]} | {counts[2]} |" in sheet
-    assert "| starter | 832 | CC-BY-4.0 | yes | medlab starter data |" in sheet
-    assert "832 examples of 832 records" in sheet and "832 examples are the bundled" in sheet
+    count = sum(len(read_lines(shipped("data", "starter", f"{task}.jsonl"))) for task in TASKS)
+    assert f"| starter | {count} | CC-BY-4.0 | yes | medlab starter data |" in sheet
+    assert f"There are {count} examples, made from {count} records." in sheet and f"{count} examples are the starter data" in sheet
+    assert "No further licence was stated." in sheet
+
+
+def test_the_datasheet_names_the_licences_that_the_user_holds(tmp_path):
+    run = Run(tmp_path / "run")
+    instruct(run, Profile(name="t", steps={"preprocess": {"licences_held": ["nhs"]}, "instruct": {"train_per_task": 2}}))
+    assert "states that they hold a licence for: nhs." in run.file("instruct", "datasheet.md").read_text(encoding="utf-8")
 
 
 def test_everybody_is_named_in_the_datasheet():
     "Each abstract has authors of its own; a licence that asks for their names asks for all of them."
     records = [record(id=str(n), group=str(n), subject=f"Disease {n}", question=f"What is disease {n}?", answer=f"Disease {n} is rare.", source="s" if n < 40 else "t",
                       attribution=f"Author {n}" if n < 40 else "One team") for n in range(45)]
-    sheet = datasheet(make_examples({"train": records, "validation": [], "test": []}), records)
+    sheet = datasheet(*make_examples({"train": records, "validation": [], "test": []}), records)
     assert "| s | 40 | CC0-1.0 | yes | each work, see below |" in sheet and "| t | 5 | CC0-1.0 | yes | One team |" in sheet
     assert all(f"- Author {n}\n" in sheet for n in range(40))
 
 
-@pytest.mark.parametrize("text,told", [
+@pytest.mark.parametrize("text,sentences", [
     ("You may notice:\n- fever\n- a rash\nNot everybody has these.", "You may notice: fever; a rash.\nNot everybody has these."),
     ("A stroke can cause\n- weakness - confusion, or trouble talking", "A stroke can cause: weakness; confusion, or trouble talking."),
     ("Include the following:\n- Fair skin, such as:\n- Pale.\n- Red hair.", "Include the following: Fair skin, such as: Pale; Red hair."),
@@ -617,8 +639,8 @@ def test_everybody_is_named_in_the_datasheet():
     ("They differ.\n- Type 1 - the rare one\n- Two", "They differ.\n- Type 1 - the rare one\n- Two"),
     ("- alone", "- alone"), ("No list here.\nNor here.", "No list here.\nNor here."), ("", ""),
 ])
-def test_a_list_is_told_with_the_line_that_leads_to_it(text, told):
-    assert with_lists_told(text) == told
+def test_a_list_becomes_a_sentence_with_the_line_that_introduces_it(text, sentences):
+    assert lists_to_sentences(text) == sentences
 
 
 def test_an_answer_does_not_begin_after_the_list_that_it_speaks_of():
@@ -630,8 +652,8 @@ def test_an_answer_does_not_begin_after_the_list_that_it_speaks_of():
 def test_a_greeting_does_not_make_a_second_question():
     same = [record(id=str(n), group=str(n), answer=f"Anaemia is a lack of red blood cells, says page {n}.") for n in range(12)]
     asked = [example.question for example in make_examples({"train": same, "validation": [], "test": []}).splits["train"]]
-    assert len(asked) == len({question.removeprefix(lead + " ") for question in asked for lead in LEADS if question.startswith(lead)} | {
-        question for question in asked if not question.startswith(LEADS)})
+    assert len(asked) == len({question.removeprefix(prefix + " ") for question in asked for prefix in PREFIXES if question.startswith(prefix)} | {
+        question for question in asked if not question.startswith(PREFIXES)})
 
 
 @pytest.mark.parametrize("words", [20, 45, 90, 180])
