@@ -424,13 +424,13 @@ def test_showing_the_data_rebuilds_nothing_when_an_archive_is_gone(tmp_path, mon
             pair = f'<QAPair><Question qid="{number}-1" qtype="information">What is (are) topic {number} ?</Question><Answer>{text}</Answer></QAPair>'
             whole = f'<Document id="{number}" source="Test"><Focus>topic {number}</Focus>{pair}</Document>'
             made.writestr(f"M/1_Test_QA/{number:07d}.xml", whole)
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(archive))
-    run, profile = Run(tmp_path / "run"), load_profile("smoke", ["collect.sources=[starter, medquad]"])
+    run, profile = Run(tmp_path / "run"), load_profile("smoke", ["collect.sources=[starter, medquad]", "collect.offline=true"])
     instruct(run, profile)
     before = contents(run)
     archive.rename(tmp_path / "hidden.zip")
     monkeypatch.delenv("MEDLAB_MEDQUAD_ARCHIVE")
-    monkeypatch.setenv("MEDLAB_OFFLINE", "1")
     assert not instruct.finished(run, profile)
     page = Page(write_data_page(run, profile).read_text(encoding="utf-8"))
     assert contents(run) == before
