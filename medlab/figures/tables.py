@@ -19,7 +19,7 @@ def column_kind(column: list[str]) -> str:
     "How a column is set: numbers to the right, so that their sizes can be compared; long texts in several lines."
     if column and all(cell == MISSING or cell.replace(",", "").isdecimal() for cell in column):
         return "number"
-    return "text" if any(len(cell) > 30 for cell in column) else ""
+    return "text" if any(len(cell) > 24 for cell in column) else ""
 
 # %% ../../nbs/figures/tables.ipynb #1906efdd
 def page_table(
