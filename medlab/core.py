@@ -130,7 +130,7 @@ def checked_profile(profile: Profile) -> Profile:
     for step, values in profile.steps.items():
         if step in Params.known:
             profile.params(Params.known[step])
-        elif "report" in Params.known:  # all rooms are here
+        elif all(f"medlab.{name}" in sys.modules for name in LESSONS):  # a section of a lesson that is not imported cannot be checked here
             raise InputError(f"profile {profile.name!r}: unknown step {step!r}{nearest(step, Params.known)}")
     return profile
 
