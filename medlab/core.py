@@ -124,6 +124,12 @@ def apply_override(data: dict, override: str) -> None:
     except ValueError as error:
         raise InputError(f"override {override!r}: {error}; expected a value in YAML, such as 16, starter or [a, b]") from None
 
+# %% ../nbs/00_core.ipynb #5adba65e
+LESSONS = (
+    "core", "fetch", "collect", "preprocess", "instruct", "models", "finetune",
+    "quantize", "deploy", "serve", "evaluate", "judge", "report", "course",
+)
+
 # %% ../nbs/00_core.ipynb #09859b40
 def checked_profile(profile: Profile) -> Profile:
     "The profile, when every section and key in it is known to a room; else `InputError`."
@@ -345,12 +351,6 @@ class Outcome:
     incomplete: bool = False  # something could not be had: the same command goes on
     missing: list[str] = field(default_factory=list)  # names of what could not be had, such as a source
     content: dict[str, str] = field(default_factory=dict)  # output to a hash that leaves out timings
-
-# %% ../nbs/00_core.ipynb #5adba65e
-LESSONS = (
-    "core", "fetch", "collect", "preprocess", "instruct", "models", "finetune",
-    "quantize", "deploy", "serve", "evaluate", "judge", "report", "course",
-)
 
 # %% ../nbs/00_core.ipynb #5134d330
 #: Every step that is known so far, by its name.
