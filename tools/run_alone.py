@@ -44,7 +44,7 @@ def run(path, scratch):
     environment |= {"MEDLAB_RUN": str(own / "run"), "MEDLAB_CACHE_DIR": str(cache), "JUPYTER_PATH": ""}
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", "from nbdev.test import nbdev_test; nbdev_test()", "--path", str(path), "--n_workers", "0", "--do_print"],
+        [str(Path(sys.executable).parent / "nbdev_test"), "--path", str(path), "--n_workers", "0", "--do_print"],
         cwd=root, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     good = done.returncode == 0
