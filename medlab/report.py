@@ -23,7 +23,7 @@ from .contracts.records import SPLITS, TASKS, read_sources
 from .contracts.tasks import read_examples
 from .core import Manifest, Outcome, Params, Profile, Run, find_step, git_commit, load_profile, package_versions, profile_names, recover, step
 from .figures.data import MISSING, describe_records, draw_lengths, draw_records, length_panels
-from .figures.drawing import THEMES, draw_in_both_themes, shortened
+from .figures.drawing import THEMES, draw_in_both_themes, short_line
 from medlab.figures.results import (
     BASE, MAIN_METRICS, SHORT_TITLES, describe_loss, describe_rows, draw_loss, draw_tasks, draw_variants, find_row, formatted_value, last_tuned,
     variants_of,
@@ -296,7 +296,7 @@ def data_facts(data: dict) -> list[tuple[str, str]]:
         rows = largest_first(quality[key])
         facts.append((name, MISSING if rows is None else ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in rows) or "nothing"))
     facts.append(("licences", describe_licences_held(quality["licences_held"])))
-    return [(shortened(name, 80), " ".join(fact.split())) for name, fact in facts]
+    return [(short_line(name, 80), " ".join(fact.split())) for name, fact in facts]
 
 # %% ../nbs/12_report.ipynb #b14bf8b1
 def judge_words(judged: dict) -> str:

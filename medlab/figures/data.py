@@ -8,7 +8,7 @@ __all__ = ['OUTCOMES', 'MISSING', 'draw_records', 'describe_records', 'length_pa
 # %% ../../nbs/figures/data.ipynb #b9eed9ff
 from typing import Any
 
-from .drawing import THEMES, label_axes, new_figure, set_unit_scale, shortened
+from .drawing import THEMES, label_axes, new_figure, set_unit_scale, short_line
 
 # %% ../../nbs/figures/data.ipynb #e8117471
 #: What becomes of a record: the places in quality.json, and how it is drawn (colour, opacity, hatch).
@@ -42,7 +42,7 @@ def draw_records(by_source: dict[str, dict[str, int]] | None, theme: str) -> Any
             share = count / max(1, sum(counts.values()))
             axes.barh(place, share, 0.6, left, label="" if place else name, **outcome_style(name, theme))
             left += share
-    names = [f"{shortened(name)}\n{sum(counts.values()):,}" for name, counts in by_source.items()]
+    names = [f"{short_line(name)}\n{sum(counts.values()):,}" for name, counts in by_source.items()]
     axes.set_yticks(range(len(names)), reversed(names), parse_math=False)
     set_unit_scale(axes)
     figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=10, labelcolor=ink, handlelength=1.2, columnspacing=1)

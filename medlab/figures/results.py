@@ -10,7 +10,7 @@ __all__ = ['BASE', 'MAIN_METRICS', 'SHORT_TITLES', 'formatted_value', 'find_row'
 from typing import Any
 
 from ..contracts.records import TASKS
-from .drawing import THEMES, label_axes, new_figure, set_unit_scale, shortened
+from .drawing import THEMES, label_axes, new_figure, set_unit_scale, short_line
 
 # %% ../../nbs/figures/results.ipynb #6fe3d490
 def formatted_value(row: dict) -> str:
@@ -98,7 +98,7 @@ def draw_variants(rows: list[dict], theme: str) -> Any:
         for height, variant in enumerate(reversed(variants)):
             if row := find_row(rows, metric, task, variant):
                 draw_interval(axes, theme, height, row)
-        names = [shortened(name, 12) if place % 2 == 0 else "" for name in reversed(variants)]
+        names = [short_line(name, 12) if place % 2 == 0 else "" for name in reversed(variants)]
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.set_ylim(-0.6, len(variants) - 0.4)
         set_unit_scale(axes, percent=not metric.startswith("rouge"))
