@@ -30,11 +30,12 @@ from .sources.medquad import MedQuad
 from .sources.nhs import Nhs
 from .sources.openfda import OpenFda
 from .sources.pubmed import PubMed
+from .sources.rough import Rough
 from .sources.starter import Starter
 
 # %% ../nbs/02_collect.ipynb #f54db6ea
 #: The sources that come with medlab. The four data sets of the hub that have a mapping are sources of their own name.
-SOURCES: dict[str, Any] = {kind.name: kind for kind in (Starter, MedQuad, OpenFda, PubMed, MedlinePlus, Cdc, Nhs)}
+SOURCES: dict[str, Any] = {kind.name: kind for kind in (Starter, Rough, MedQuad, OpenFda, PubMed, MedlinePlus, Cdc, Nhs)}
 SOURCES |= {"hub": Hub} | {name: partial(Hub, name) for name in DATASETS}
 
 # %% ../nbs/02_collect.ipynb #3fbc62c7

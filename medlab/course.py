@@ -9,17 +9,20 @@ __all__ = ['check_parameters', 'execute', 'Lesson', 'lessons', 'select_lessons',
 
 # %% ../nbs/13_course.ipynb #156ffc98
 import importlib.util
+import json
 import os
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from .basics.errors import InputError, MedlabError, nearest
-from .basics.files import read_json, sha256_file, sha256_json, shipped, write_json
+from .basics.files import atomic_path, read_json, sha256_file, sha256_json, shipped, write_json
 from .basics.secrets import masked
 from .core import LESSONS, Profile, Run, Step, module_hash, open_run
 
@@ -66,24 +69,30 @@ def masked_texts(value: Any) -> Any:
 
 # %% ../nbs/13_course.ipynb #593eea8b
 @contextmanager
-def masked_output(
-    path: Path | str,
-) -> Iterator[str]:  # the address to give to papermill as its output
-    "A place for papermill to write to: each copy is masked and then written to `path`, whole."
+def shielded(
+    notebook: Path | str,
+    output: Path | str,
+) -> Iterator[tuple[str, str]]:  # addresses to give to papermill as its input and its output
+    "Addresses for papermill in place of paths. What it writes is masked and then stands under `output`, whole."
     from papermill.iorw import papermill_io
 
-    class Masked:
+    class Shield:
+        def read(self, address):
+            return Path(notebook).read_text(encoding="utf-8")
+
         def write(self, text, address):
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(masked_texts(json.loads(text)), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            copy = masked_texts(json.loads(text))
+            copy["metadata"].setdefault("papermill", {}).update(input_path=Path(notebook).name, output_path=Path(output).name)
+            with atomic_path(output) as temporary:
+                temporary.write_text(json.dumps(copy, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
         def pretty_path(self, address):
-            return str(path)
+            return address
 
     scheme = f"medlab-{os.getpid()}-{threading.get_ident()}:"
-    papermill_io.register(scheme, Masked())
+    papermill_io.register(scheme, Shield())
     try:
-        yield f"{scheme}notebook.ipynb"
+        yield f"{scheme}input.ipynb", f"{scheme}output.ipynb"
     finally:
         papermill_io._handlers[:] = [pair for pair in papermill_io._handlers if pair[0] != scheme]
 
@@ -105,9 +114,9 @@ def execute(
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # kernels import two to three times faster with bytecode
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # a batch wants progress bars as text
     try:
-        with own_kernel() as kernel, masked_output(output) as shielded:
+        with own_kernel() as kernel, shielded(notebook, output) as (source, copy):
             papermill.execute_notebook(
-                nbformat.read(notebook, as_version=4), shielded, parameters, kernel_name=kernel, cwd=str(folder), progress_bar=False,
+                source, copy, parameters, kernel_name=kernel, cwd=str(folder), progress_bar=False,
                 extra_arguments=["--log-level=CRITICAL"], coalesce_streams=True,  # a progress bar is one line in the copy, not hundreds
             )
     except papermill.PapermillExecutionError as error:
@@ -209,7 +218,7 @@ def run_course(
 ) -> Run:
     """Execute the lessons into `RUN/notebooks/`, skipping what is unchanged; the report's path is the last line.
 
-    Everything wrong with the profile or the choice is said before anything runs. Raises `MedlabError` for a failing cell
+    A wrong profile or choice is reported before anything runs. Raises `MedlabError` for a failing cell
     and when another `medlab run` works in the same folder.
     """
     from rich.console import Console

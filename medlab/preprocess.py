@@ -26,11 +26,11 @@ from .basics.files import is_nested, scan_parquet, sha256_file, write_json, writ
 from .contracts.records import PLACES, REASONS, Record, Rejected, SplitRecord
 from .core import Outcome, Profile, Run, step
 from .cleaning.benchmarks import read_benchmark
+from .cleaning.disk_store import DiskStore
 from .cleaning.leaks import LeakageError, body_of, check_leakage
 from .cleaning.records import PreprocessParams
-from .cleaning.disk_store import DiskStore
 from .splitting.decontaminate import arrange
-from .splitting.facts import BINS, Facts, length_bin, examine_batch
+from .splitting.facts import BINS, Facts, examine_batch, length_bin
 
 # %% ../nbs/03_preprocess.ipynb #cb02ccdb
 class Division(NamedTuple):

@@ -27,8 +27,8 @@ from .contracts.predictions import read_predictions
 from .contracts.records import SPLITS, TASKS, read_sources
 from .contracts.tasks import read_examples
 from medlab.figures.drawing import (
-    MAIN, MISSING, OUTCOMES, SHORT, THEMES, draw_lengths, draw_loss, draw_records, draw_tasks, draw_variants, find_row, in_both, in_short,
-    last_run, length_panels, loss_words, rows_words, formatted_value, spans, variants_of,
+    MAIN, MISSING, OUTCOMES, SHORT, THEMES, draw_lengths, draw_loss, draw_records, draw_tasks, draw_variants, find_row, formatted_value,
+    in_both, in_short, last_run, length_panels, loss_words, rows_words, spans, variants_of,
 )
 from .core import Outcome, Params, Profile, Run, find_step, git_commit, load_profile, package_versions, profile_names, step
 from .models import load_spec

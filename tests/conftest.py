@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# The same examples in every run, so that a red run can be repeated; look for new ones with HYPOTHESIS_EXAMPLES=new.
+# The same examples in every run, so that a red run can be repeated. HYPOTHESIS_EXAMPLES=new looks for new ones; when one of them
+# fails, the line `@reproduce_failure(...)` that is printed repeats it.
 settings.register_profile("same", derandomize=True)
-settings.register_profile("new", derandomize=False)
+settings.register_profile("new", derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_EXAMPLES", "same"))
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than 20 s; runs by default, leave it out with -m 'not slow'")
+    config.addinivalue_line("markers", "fuzz: looks for examples by itself (hypothesis; set by itself, but for a search inside a test); new ones with "
+                                       "HYPOTHESIS_EXAMPLES=new pytest -m fuzz")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.fuzz)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.base import busy, ok, redirect, wrong_type
 from servers.cdc import CDC, NIH, CdcServer, Page, envelope, error
-from servers.collecting import SourceFaults, answered, mutated, quick_fetcher, records, unread
+from servers.collecting import SourceFaults, answered, mutated, quick_fetcher, records, spoiled, unread
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.fetching.retry import TryAgain
@@ -333,12 +333,20 @@ def nothing_is_lost(body):
             assert reason or found.model_dump_json().encode()
 
 
+def test_whatever_stands_in_one_place_of_an_answer_it_is_read_or_refused():
+    refusal = envelope([], 400, [{"type": "Error", "userMessage": "", "developerMessage": "No such page."}])
+    for body in (envelope([Page(1).item()], total=3, nextUrl="http://x.example.org/media?pagenum=2"), refusal):
+        for wrong in spoiled(body):
+            nothing_is_lost(json.dumps(wrong).encode())
+
+
 @settings(max_examples=250, deadline=None)
 @given(st.integers(0, 2**32))
 def test_mutated_answers_are_read_or_refused(seed):
     nothing_is_lost(mutated(MADE_UP, seed, PIECES))
 
 
+@pytest.mark.fuzz
 def test_mutated_real_answers_are_read_or_refused(recorded):
     bodies = [path.read_bytes() for path in sorted(recorded.glob("hhs_*.json"))] + [(recorded / "cdc_v2_docs_example_media.json").read_bytes()]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medlab.cleaning.benchmarks import read_benchmark
 from medlab.cleaning.choices import contradicts, named_letters
-from medlab.cleaning.duplicates import candidates, hashed, near_pairs, openness, overlap, runs, shingles, jaccard, signatures, text_key, words_of
+from medlab.cleaning.duplicates import BANDS, REACH, ROWS, candidates, hashed, near_pairs, openness, overlap, runs, shingles, jaccard, signatures, text_key, words_of
 from medlab.cleaning.language import language_of, needs_a_look
 from medlab.cleaning.leaks import Item, find_leaks
 from medlab.cleaning.passages import HeldPassages, telling, word_windows, without_passages
@@ -445,12 +445,29 @@ def test_numbers_give_the_similarity_of_the_words(one, other, width):
     assert overlap(*numbers) == jaccard(shingles(one, width), shingles(other, width))
 
 
-def test_near_pairs_finds_every_copy_in_a_large_heap_through_its_neighbours():
+def test_near_pairs_joins_a_large_heap_through_its_neighbours_and_its_first_ones():
     text = " ".join(f"word{n}" for n in range(120))
-    groups = Groups(300)
-    for pair in near_pairs([f"{text} end{n}" for n in range(300)], 0.9):
-        groups.join(*pair)
-    assert set(groups.roots()) == {0}
+    pairs = set(near_pairs([f"{text} end{n}" for n in range(300)], 0.9))
+    assert {(n, n + 1) for n in range(299)} <= pairs  # each with the one before it
+    assert {(0, n) for n in range(1, 300)} <= pairs  # and with the first
+
+
+def heap_of(size, *pairs):
+    "Signatures that share their first band, so that all are in one heap; of each pair the rest is nearly the same, though no other band."
+    signed = np.random.default_rng(0).integers(1, 2**32, (size, BANDS * ROWS), dtype=np.uint32)
+    signed[:, :ROWS] = 0
+    for first, second in pairs:
+        signed[second] = signed[first]
+        signed[second, ROWS::ROWS] += 1  # one hash in every other band
+    return signed
+
+
+@pytest.mark.parametrize("pair, found", [
+    ((50, 51), True), ((50, 50 + REACH), True), ((50, 51 + REACH), False),  # a neighbour; the last that still is one; too far away
+    ((0, 99), True), ((REACH - 1, 99), True), ((REACH, 99), False),  # one of the heap's first; the last of these; none of them
+])  # fmt: skip
+def test_in_a_large_heap_neighbours_and_first_ones_are_looked_at(pair, found):
+    assert candidates(heap_of(100, pair), 0.8).tolist() == ([list(pair)] if found else [])
 
 
 def test_time_grows_with_the_texts_and_not_with_their_square():

@@ -16,7 +16,7 @@ import pytest
 from medlab.basics.files import read_json
 from medlab.core import LESSONS, Run
 
-STEPS = [room for room in LESSONS if room not in ("core", "fetch", "models", "course")]
+STEPS = [name for name in LESSONS if name not in ("core", "fetch", "models", "course")]
 
 
 def lines_of(output):
@@ -67,6 +67,86 @@ def test_two_runs_with_one_seed_are_the_same(course, smoke_run):
     first, second = (read_json(run.path / "report" / "results.json") for run in (one, other))
     assert first["rows"] == second["rows"]
     assert first["hashes"] == second["hashes"]
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    "Write a notebook of code cells below one parameters cell, execute it, and return the text of the executed copy."
+    import nbformat
+
+    from medlab.course import execute
+
+    def run(*cells, parameters=None, folder=tmp_path):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in ("n = 1", *cells)])
+        notebook.cells[0].metadata["tags"] = ["parameters"]
+        notebook.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
+        folder.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, folder / "lesson.ipynb")
+        try:
+            execute(folder / "lesson.ipynb", folder / "out" / "lesson.ipynb", parameters or {"n": 2}, folder)
+        finally:
+            found = (folder / "out" / "lesson.ipynb").read_text(encoding="utf-8")
+        return found
+
+    return run
+
+
+def test_lessons_run_in_the_python_that_runs_medlab_whatever_kernels_there_are(lesson, tmp_path, monkeypatch):
+    for place in ("one", "home/.local/share/jupyter"):
+        for name in ("python3", "medlab-lesson"):
+            folder = tmp_path / place / "kernels" / name
+            folder.mkdir(parents=True)
+            (folder / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": name, "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "one"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert sys.executable in lesson("import sys; print(sys.executable)", folder=tmp_path / "here")
+    assert os.environ["JUPYTER_PATH"] == str(tmp_path / "one")
+
+
+ODD = "odd {brace} 'quoted' \"twice\" a=b #1 ü 中 {}"
+
+
+def test_lessons_run_in_folders_with_odd_names(lesson, tmp_path):
+    folder = tmp_path / ODD
+    assert "given: " in lesson("print('given:', n)", parameters={"n": str(folder)}, folder=folder)
+    assert str(folder) == json.loads((folder / "out" / "lesson.ipynb").read_text())["metadata"]["papermill"]["parameters"]["n"]
+
+
+def test_a_run_folder_may_have_an_odd_name(medlab, tmp_path):
+    folder = tmp_path / ODD
+    done = medlab("run", "--profile", "smoke", "--run", folder, "--only", "core", "collect")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "collect" / "manifest.json").exists() and (folder / "notebooks" / "02_collect.ipynb").exists()
+    again = medlab("run", "--run", folder, "--only", "core,collect")
+    assert set(lines_of(again.stdout).values()) == {"unchanged"}
+
+
+def test_no_key_stands_in_an_executed_notebook(lesson, tmp_path, monkeypatch):
+    from medlab.basics.errors import MedlabError
+
+    key = "not-a/real key+0123456789"
+    monkeypatch.setenv("OPENFDA_API_KEY", key)
+    shown = lesson(f"print({key!r}); {{'address': 'https://x.org/?k=not-a%2Freal%20key%2B0123456789'}}")
+    assert "***" in shown and key not in shown and "%2Freal" not in shown
+    with pytest.raises(MedlabError) as caught:
+        lesson(f"raise ValueError('GET /?api_key=' + {key!r})", folder=tmp_path / "failing")
+    failed = (tmp_path / "failing" / "out" / "lesson.ipynb").read_text()
+    assert "ValueError" in failed and "***" in failed and key not in failed and key not in str(caught.value)
+
+
+def test_a_run_folder_keeps_its_own_profile(medlab, tmp_path):
+    assert medlab("run", "--profile", "cpu", "--run", tmp_path / "mine", "--only", "core").returncode == 0
+    again = medlab("run", "--run", tmp_path / "mine", "--only", "core")
+    assert "profile cpu" in again.stdout and "unchanged" in again.stdout
+
+
+def test_help_lists_the_commands_in_the_roads_order_and_says_what_is_allowed(medlab):
+    page = medlab("--help").stdout
+    places = [page.index(f" {name} ") for name in ("run", *STEPS)]
+    assert places == sorted(places)
+    assert re.fullmatch(r"medlab \d+\.\d+\.\d+", medlab("--version").stdout.strip())
+    assert "one of auto, ollama, llama_cpp" in " ".join(medlab("deploy", "--help").stdout.split())
+    assert "--replace" in medlab("collect", "--help").stdout
 
 
 def processes_in(folder):

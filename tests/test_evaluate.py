@@ -22,7 +22,7 @@ from medlab.metrics.baselines import majority_baselines
 from medlab.metrics.intervals import bootstrap_mean, mcnemar, newcombe, wilson
 from medlab.metrics.scores import CHOICES, agreement, compare, answer_scores, score, wanted_rows
 from medlab.contracts.tasks import FORMATS, Example, build_messages, options_in, read_examples, render_answer
-from medlab.contracts.engine import Sampling
+from medlab.contracts.engine import Completion, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,8 @@ def test_a_task_may_have_more_tokens_and_a_batch_has_one_limit(starter):
     asked = questions(some, Words(), EvaluateParams(max_new_tokens=70, longer={"treatment_recommendation": 150}))
     assert {(one.example.task, one.limit) for one in asked} == {("triage", 70), ("treatment_recommendation", 150)}
     assert asked == questions(some[::-1], Words(), EvaluateParams(max_new_tokens=70, longer={"treatment_recommendation": 150}))
+    assert all(one.messages == one.example.messages[:-1] and one.messages[-1]["role"] == "user" for one in asked)
+    assert [len(batch) for batch in batched(asked[:3] * 3, 4)] == [4, 4, 1]  # full ones, then what is left
     batches = batched(asked, 4)
     assert [one for batch in batches for one in batch] == asked
     assert all(len(batch) <= 4 and len({one.limit for one in batch}) == 1 for batch in batches)
@@ -218,8 +220,16 @@ def test_items_are_the_same_whatever_order_they_come_in(starter):
     pool = starter + strangers
     chosen = choose_items(pool, 3)
     assert chosen == choose_items(pool[::-1], 3)
-    assert len(chosen) == 3 * len(TASKS) and {example.source for example in chosen} == {"starter"}
+    assert [example.task for example in chosen] == [task for task in TASKS for _ in range(3)] and {example.source for example in chosen} == {"starter"}
     assert len({example.group for example in chosen}) == len(chosen)
+
+
+def test_of_one_group_one_item_is_chosen_whatever_its_task(starter):
+    twins = [example.model_copy(update={"group": "one patient"}) for example in starter if example.task in ("triage", "medical_qa")]
+    assert len(choose_items(twins, 3)) == 1
+    family = [example.model_copy(update={"group": f"patient {n // 2}"}) for n, example in enumerate(example for example in starter if example.task == "triage")]
+    chosen = choose_items(family, 3)
+    assert len(chosen) == 3 == len({example.group for example in chosen})
 
 
 def test_an_engine_that_goes_away_is_a_failure_not_a_missing_engine(starter):
@@ -236,7 +246,52 @@ def test_a_torn_ledger_loses_only_its_torn_line(starter, tmp_path):
     lines = [json.dumps({"variant": "base", "batch": n, "predictions": [said(starter[n], "base", "x").model_dump()]}) for n in range(3)]
     ledger.write_text("\n".join(lines)[:-9])
     assert sorted(kept_batches(ledger, "base", 4)) == [0, 1]
-    assert kept_batches(ledger, "served", 4) == {}
+    assert kept_batches(ledger, "served", 4) == {}  # a server that remembers starts anew, unless nothing is left to ask
+    assert sorted(kept_batches(ledger, "base", 2)) == [0, 1] and kept_batches(tmp_path / "none.jsonl", "served", 2) == {}
+    lines = [line.replace('"base"', '"served"') for line in lines]
+    ledger.write_text("\n".join(lines))
+    assert sorted(kept_batches(ledger, "served", 3)) == [0, 1, 2] and kept_batches(ledger, "served", 4) == {}
+
+
+class Counting:
+    "An engine that says `text` to everything, and that it saw `more` tokens than the prompt has."
+
+    name = "counting"
+
+    def __init__(self, more=0, lost=0):
+        self.more, self.lost, self.asked = more, lost, []
+
+    def generate(self, conversations, sampling):
+        self.asked.append((conversations, sampling))
+        time.sleep(0.05)
+        return [Completion(text=f"answer {n}", prompt_tokens=5 + self.more, completion_tokens=2, finish_reason="stop", seconds=0.0)
+                for n in range(len(conversations) - self.lost)]
+
+
+@pytest.fixture
+def batch(starter):
+    return [Question(example=example, messages=example.messages[:-1], prompt_tokens=5, prompt_sha256=f"{n}" * 64) for n, example in enumerate(starter[:5])]
+
+
+def test_a_batch_gives_one_answer_to_each_question_and_shares_its_time(batch):
+    engine, sampling, began = Counting(), Sampling(length=7), time.perf_counter()
+    found = ask_batch(engine, "q4_k_m", batch, sampling)
+    whole = time.perf_counter() - began
+    assert [(one.item_id, one.prompt_sha256, one.text) for one in found] == [(one.example.id, one.prompt_sha256, f"answer {n}") for n, one in enumerate(batch)]
+    assert {(one.variant, one.engine, one.prompt_tokens, one.completion_tokens, one.finish_reason) for one in found} == {("q4_k_m", "counting", 5, 2, "stop")}
+    assert 0.05 <= sum(one.seconds for one in found) <= whole + 0.001 and len({one.seconds for one in found}) == 1
+    assert engine.asked == [([one.messages for one in batch], sampling)]
+
+
+@pytest.mark.parametrize("more", [1, -1])
+def test_an_engine_that_saw_another_prompt_is_refused(batch, more):
+    with pytest.raises(MedlabError, match=f"counted {5 + more} prompt tokens, expected 5"):
+        ask_batch(Counting(more=more), "served", batch, Sampling())
+
+
+def test_an_engine_that_loses_an_answer_is_refused(batch):
+    with pytest.raises(ValueError):
+        ask_batch(Counting(lost=1), "served", batch, Sampling())
 
 
 # ---------------------------------------------------------------------- the real thing

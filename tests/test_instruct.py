@@ -61,6 +61,8 @@ def test_a_case_is_written_in_tags():
     text = render_answer(CASE, {"analysis": "Pale skin.", "letter": "B"}, OPTIONS)
     assert text == "<analysis>Pale skin.</analysis>\n<answer>B: Iron deficiency</answer>"
     assert options_in(user_prompt(CASE, "Which?\nA) is not an option here.", OPTIONS)) == OPTIONS
+    two = {"A": "iron", "B": "rest"}
+    assert options_in(user_prompt(CASE, "Which stage?\nC) stands in the letter, not in the question.", two)) == two  # options go up from A
     five = {letter: f"option {letter}" for letter in "ABCDE"}
     assert parse_answer(CASE, render_answer(CASE, {"analysis": "So.", "letter": "E"}, five), five)["letter"] == "E"
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.base import ok, wrong_type
-from servers.collecting import SourceFaults, answered, mutated, quick_fetcher, records, unread
+from servers.collecting import SourceFaults, answered, mutated, quick_fetcher, records, spoiled_xml, unread
 from servers.medlineplus import HOME, MedlinePlusServer, Topic, document, result
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
@@ -254,12 +254,18 @@ def nothing_is_lost(body):
         assert item.model_dump_json().encode() and (item.text.strip() and item.title if isinstance(item, Record) else item.reason and item.key)
 
 
+def test_whatever_stands_in_one_element_of_an_answer_it_is_read_or_refused():
+    for wrong in spoiled_xml(MADE_UP):
+        nothing_is_lost(wrong)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32))
 def test_mutated_answers_are_read_or_refused(seed):
     nothing_is_lost(mutated(MADE_UP, seed, PIECES))
 
 
+@pytest.mark.fuzz
 def test_mutated_real_answers_are_read_or_refused(shared_data):
     body = (shared_data / "recorded" / "medlineplus" / "healthtopics_search_cfs_2of3.xml").read_bytes()
 

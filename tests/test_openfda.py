@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers.base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
+from servers.collecting import spoiled
 from servers.openfda import OpenFdaServer, labels, nameless, over_the_counter, prescription
 
 from medlab.basics.errors import InputError, MissingError
@@ -338,6 +339,38 @@ def check_read(found):
     else:
         assert found.sections and found.title and found.subject and all(text.strip() for text in found.sections.values())
         found.model_dump_json()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_whatever_stands_in_one_place_of_a_label_it_is_read_or_unread(number):
+    assert isinstance(read(labels(3)[number]), Record)
+    for wrong in spoiled(labels(3)[number]):
+        check_read(read(wrong))
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="next_query lets urlsplit's ValueError through: a broken Link header ends the collection")
+def test_a_broken_address_in_a_link_header_leads_nowhere():
+    assert next_query('<https://[/label.json?search_after=0%3D1>; rel="next"') is None
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_whatever_stands_in_one_place_of_an_answer_it_is_explained(status):
+    for wrong in spoiled({"error": {"code": "NOT_FOUND", "message": "No matches found!"}, "results": [{"set_id": "a"}]}):
+        try:
+            check_answer(Fetched(status, {}, json.dumps(wrong).encode(), "https://api.fda.gov/x", "", "", False))
+        except (InputError, MissingError) as caught:
+            assert "api.fda.gov" in str(caught) or "openFDA" in str(caught)
+
+
+def test_only_a_list_of_results_is_an_answer():
+    sound = {"meta": {"x": 1}, "results": [{"set_id": "a"}]}
+    for status, body in [(200, sound), (404, sound), (500, sound), *((200, wrong) for wrong in spoiled(sound))]:
+        fetched = Fetched(status, {}, json.dumps(body).encode(), "https://api.fda.gov/x", "", "", False)
+        if status == 200 and isinstance(body, dict) and isinstance(body.get("results"), list):
+            check_answer(fetched)
+        else:
+            with pytest.raises((InputError, MissingError)):
+                check_answer(fetched)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

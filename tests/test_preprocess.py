@@ -22,6 +22,7 @@ from medlab.core import Profile, Run
 from medlab.cleaning.records import PreprocessParams, clean, record_fault
 from medlab.contracts.records import REASONS, Rejected, SplitRecord
 from medlab.preprocess import account, divide, preprocess
+from medlab.splitting.facts import split_of
 
 WORDS = [f"{first}{second}" for first in ("ba", "co", "di", "fu", "ge", "lo", "mi", "na", "po", "ra") for second in ("lam", "nor", "tis", "vek", "zum")]
 
@@ -227,31 +228,68 @@ def test_a_fixed_split_binds():
     assert splits(divide(fixed)) == {record.id: record.split for record in fixed}
 
 
+def test_what_shares_a_group_with_a_fixed_training_item_is_trained_on_too():
+    text = sentence(random.Random(3), 30)
+    fixed, collected = authored("Is a sprain urgent?", text, "train"), made("Is a sprain urgent?", sentence(random.Random(4), 30))
+    division = divide([fixed, collected, *many(20)])
+    assert not division.rejected and splits(division)[fixed.id] == splits(division)[collected.id] == "train"
+
+
 CASE = "A woman of 61 has had a dull ache in her left calf since a long flight two days ago, and the calf is swollen and warm."
 ADVICE = "Triage: urgent\nReason: A swollen warm calf after a long flight may be a clot in the deep veins and needs an ultrasound scan today."
 
 
-@pytest.mark.parametrize("question,answer", [
-    (CASE, ADVICE),
-    (f"  {CASE.upper()} ", "Triage: urgent\nReason: Another reason."),
-    (CASE.replace("61", "59"), "Triage: urgent\nReason: Another reason."),
-    (CASE.replace("a dull ache", "an ache"), ADVICE),
-    ("Completely new words ask for the very thing?", None),
+@pytest.mark.parametrize("question,answer,reason", [
+    (CASE, ADVICE, "exact_duplicate"),
+    (f"  {CASE.upper()} ", "Triage: urgent\nReason: Another reason.", "held_out"),
+    (CASE.replace("61", "59"), "Triage: urgent\nReason: Another reason.", "held_out"),
+    (CASE.replace("a dull ache", "an ache"), ADVICE, "near_duplicate"),
+    ("Completely new words ask for the very thing?", None, "held_out"),
 ], ids=["equal", "same question", "a number changed", "a word changed", "the answer on a website"])
-def test_a_train_copy_of_a_fixed_test_item_is_rejected(question, answer):
+def test_a_train_copy_of_a_fixed_test_item_is_rejected(question, answer, reason):
     exam = made(CASE, ADVICE, key="exam", kind="case", task="triage", split="test", gold={"triage": "urgent", "reason": ADVICE.split("Reason: ")[1]})
     copy = authored(question, answer, "train") if answer else made(question, ADVICE.split("Reason: ")[1])
     division = divide([copy, exam, *many(50)])
     kept = splits(division)
     assert kept[exam.id] == "test" and copy.id not in kept
     assert len(kept) == 51
-    assert [record.reason for record in division.rejected] in (["held_out"], ["near_duplicate"], ["exact_duplicate"])
+    (gone,) = division.rejected
+    assert (gone.reason, gone.twin) == (reason, None if reason == "held_out" else exam.id)  # a repeat is called one, and of what
 
 
 def test_a_copy_in_another_task_is_rejected_too():
     exam, copy = authored(CASE, ADVICE, "test"), authored(CASE, "Emergency: no\nAction: See a doctor today.", "train", "emergency_escalation")
     division = divide([exam, copy])
     assert splits(division) == {exam.id: "test"} and division.rejected[0].reason == "held_out"
+
+
+def test_nearly_the_same_case_in_two_tasks_is_no_repeat_but_stays_together():
+    rng = random.Random(4)
+    case = sentence(rng, 60)
+    cases = [authored(f"{case} {end}", sentence(rng, 3), "train", task) for end, task in (("Then?", "triage"), ("Now?", "symptom_analysis"))]
+    division = divide([*cases, *many(20)])
+    kept = {record.id: record for record in division.kept}
+    assert not division.rejected and kept[cases[0].id].group == kept[cases[1].id].group
+    again = authored(f"{case} So?", sentence(rng, 3), "train", "triage")
+    (gone,) = divide([*cases, again, *many(20)]).rejected  # in one task it is
+    assert gone.reason == "near_duplicate" and {gone.id, gone.twin} == {cases[0].id, again.id}
+
+
+@pytest.mark.parametrize("changed, together", [(1, True), (2, True), (3, False), (4, False)])  # of 20 words: 19/21, 18/22, 17/23 and 16/24 are shared
+def test_long_questions_are_together_from_four_fifths_of_their_words_on(changed, together):
+    rng, groups = random.Random(7), []
+    for number in range(12):
+        words = [f"{word}{number}" for word in rng.sample(WORDS, 20)]
+        others = [*words[:-changed][::-1], *(f"new{n}x{number}" for n in range(changed))]  # turned round, so that no passage is shared
+        twins = [made(f"{' '.join(asked)}?", sentence(rng), key=f"{number} {asked}") for asked in (words, others)]
+        kept = {record.id: record.group for record in divide(twins).kept}
+        groups.append(kept[twins[0].id] == kept[twins[1].id])
+    assert set(groups) == {together}
+
+
+@pytest.mark.parametrize("smallest, split", [(0, "test"), (0.124, "test"), (0.125, "validation"), (0.374, "validation"), (0.375, "train"), (0.999, "train")])
+def test_a_share_ends_where_the_next_one_begins(smallest, split):
+    assert split_of(smallest, validation_share=0.25, test_share=0.125) == split
 
 
 def test_authored_cases_that_end_in_the_same_advice_both_stay():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 from servers.base import Server, ok, wrong_type
-from servers.collecting import SourceFaults, mutated, quick_fetcher, records, unread
+from servers.collecting import SourceFaults, mutated, quick_fetcher, records, spoiled_xml, unread
 from servers.pubmed import CALLER, Paper, PubMedServer, article, article_set, busy_for, error
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
@@ -578,12 +578,18 @@ def nothing_is_lost(data):
         assert item.model_dump_json().encode() and (item.text.strip() if isinstance(item, Record) else item.reason)
 
 
+def test_whatever_stands_in_one_element_of_an_answer_it_is_read_or_refused():
+    for wrong in spoiled_xml(MADE_UP):
+        nothing_is_lost(wrong)
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.integers(0, 2**32))
 def test_mutated_answers_are_read_or_refused(seed):
     nothing_is_lost(mutated(MADE_UP, seed, PIECES))
 
 
+@pytest.mark.fuzz
 def test_mutated_real_answers_are_read_or_refused(recorded):
     names = ["medline21n1298_delete_citation.xml", "biopython_pubmed6.xml", "biopython_pubmed4.xml", "metapub_efetch_26415349.xml", "biopython_pubmed1.xml"]
     bodies = [(recorded / name).read_bytes() for name in names]

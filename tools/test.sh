@@ -24,6 +24,9 @@ MEDLAB_RUN="$scratch/lessons" nbdev_test --n_workers 2 --do_print
 part "pytest"
 MEDLAB_SMOKE_RUN="$scratch/lessons" pytest -q --ignore=tests/test_repository.py --durations=10
 
+part "pytest: the tests that look for examples, with new ones (a failure prints how to repeat it)"
+HYPOTHESIS_EXAMPLES=new pytest -q -m fuzz --ignore=tests/test_repository.py
+
 part "all lessons through papermill, profile smoke"
 medlab run --profile smoke --run "$scratch/smoke"
 

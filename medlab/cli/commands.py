@@ -6,14 +6,26 @@
 __all__ = ['app', 'show_version', 'options', 'main']
 
 # %% ../../nbs/cli/commands.ipynb #93cfa229
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from ..basics.errors import MedlabError
+from ..basics.errors import InputError, MedlabError, MissingError
+from ..basics.files import shipped
 from ..basics.secrets import masked
+from ..contracts.records import read_sources
+from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
+from ..course import import_lessons, lessons, run_course, short_path
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
 def allowed_values(info: Any) -> str:

@@ -8,11 +8,14 @@
             return Cdc(fetcher, base_url=server.base)
 """
 
+import copy
 import json
 import random
 from contextlib import contextmanager
+from itertools import islice
 
 import pytest
+from lxml import etree
 
 from medlab.basics.errors import MissingError
 from medlab.contracts.records import Record, Unread
@@ -49,6 +52,57 @@ def mutated(data: bytes, seed: int, pieces: list[bytes]) -> bytes:
         cut = bytes(data[here : here + length])
         data[here : here + length] = chance.choice([b"", chance.choice(pieces), cut + cut, bytes(reversed(cut)), cut + chance.choice(pieces)])
     return bytes(data)
+
+
+#: What may stand where something else was expected: of every JSON type, empty and not, and texts that are no addresses or days.
+WRONG = [None, True, False, 0, 7, -1.5, "", " ", "x", "http://[", "https://[", "<p>x", [], [None], [7], ["x"], [["x"]], [{}], {}, {"x": 7}, {"text": 7}]
+
+
+def places(value):
+    "Every (container, key) inside a JSON value, from the outside in."
+    for key, inner in list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else ():
+        yield value, key
+        yield from places(inner)
+
+
+def spoiled(body, wrong=WRONG):
+    "Copies of a JSON value, each with one place in it left out, or with something wrong in that place or for the whole: all there are, none by chance."
+    yield from copy.deepcopy(wrong)
+    for number in range(sum(1 for _ in places(body))):
+        for new in [..., *wrong]:
+            copied = copy.deepcopy(body)
+            container, key = next(islice(places(copied), number, None))
+            if new is ...:
+                del container[key]
+            else:
+                container[key] = copy.deepcopy(new)
+            yield copied
+
+
+def spoiled_xml(body):
+    "Copies of an XML document, each with one element left out, emptied, doubled, renamed or with another text, or one attribute lost or odd."
+    root = etree.fromstring(body)
+    for number, element in enumerate(root.iter("*")):
+        changes = ["text", "empty", "rename"] + (["gone", "twice"] if number else []) + [(name, value) for name in element.attrib for value in (None, "", "http://[")]
+        for change in changes:
+            copied = copy.deepcopy(root)
+            here = next(islice(copied.iter("*"), number, None))
+            match change:
+                case "text":
+                    here.text = "0 &<> http://["
+                case "empty":
+                    here.clear(keep_tail=True)
+                case "rename":
+                    here.tag = "other"
+                case "gone":
+                    here.getparent().remove(here)
+                case "twice":
+                    here.addnext(copy.deepcopy(here))
+                case name, None:
+                    del here.attrib[name]
+                case name, value:
+                    here.set(name, value)
+            yield etree.tostring(copied)
 
 
 PASSING = {
