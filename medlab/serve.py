@@ -135,12 +135,11 @@ class Gate:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        id, clock, status = request_id(headers.get(b"x-request-id")), time.perf_counter(), 0
+        id, clock = request_id(headers.get(b"x-request-id")), time.perf_counter()
 
         async def with_id(message: dict) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                scope["medlab.status"] = message["status"]
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", id.encode())]
             await send(message)
 
@@ -148,10 +147,10 @@ class Gate:
             await admit(self, scope, receive, with_id)
         except Exception as error:  # of any kind: it must not be printed with the request's text in it
             scope["medlab.error"] = error_name(error)
-            if not status:
+            if "medlab.status" not in scope:
                 await respond(with_id, 500, f"a bug in medlab; report it with the request id {id}")
         finally:
-            self.log(log_line(scope, id, status, time.perf_counter() - clock))
+            self.log(log_line(scope, id, scope.get("medlab.status", 0), time.perf_counter() - clock))
 
 # %% ../nbs/09_serve.ipynb #e334c471
 async def admit(gate: Gate, scope: dict, receive: Callable, send: Callable) -> None:
