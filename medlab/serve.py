@@ -124,6 +124,32 @@ def log_line(
     line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {id} {method} {route} {status} {1000 * seconds:.0f} ms"
     return f"{line} {scope.get('medlab.error', '')}".strip()
 
+# %% ../nbs/09_serve.ipynb #2f42d137
+async def respond(send: Callable, status: int, message: str) -> None:
+    "Send an error as JSON, then close the connection."
+    body = json.dumps(error_body(status, message)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+# %% ../nbs/09_serve.ipynb #e334c471
+async def admit(gate: "Gate", scope: dict, receive: Callable, send: Callable) -> None:
+    "Read the body within the gate's limits, then let the app answer."
+    try:
+        body = await asyncio.wait_for(read_body(receive, gate.max_body), gate.body_seconds)
+    except TimeoutError:
+        return await respond(send, 408, f"the request's body did not arrive within {gate.body_seconds:.0f} s; send it again")
+    except ConnectionError:
+        return
+    if body is None:
+        return await respond(send, 413, f"the request's body is larger than {gate.max_body // 1000} kB; shorten it")
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> dict:
+        return waiting.pop() if waiting else await receive()
+
+    await gate.app(scope, replay, send)
+
 # %% ../nbs/09_serve.ipynb #6d8b78d2
 class Gate:
     "ASGI middleware: id, size and time limit of every request, one line of log, and the last place to catch exceptions."
@@ -151,32 +177,6 @@ class Gate:
                 await respond(with_id, 500, f"a bug in medlab; report it with the request id {id}")
         finally:
             self.log(log_line(scope, id, scope.get("medlab.status", 0), time.perf_counter() - clock))
-
-# %% ../nbs/09_serve.ipynb #e334c471
-async def admit(gate: Gate, scope: dict, receive: Callable, send: Callable) -> None:
-    "Read the body within the gate's limits, then let the app answer."
-    try:
-        body = await asyncio.wait_for(read_body(receive, gate.max_body), gate.body_seconds)
-    except TimeoutError:
-        return await respond(send, 408, f"the request's body did not arrive within {gate.body_seconds:.0f} s; send it again")
-    except ConnectionError:
-        return
-    if body is None:
-        return await respond(send, 413, f"the request's body is larger than {gate.max_body // 1000} kB; shorten it")
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> dict:
-        return waiting.pop() if waiting else await receive()
-
-    await gate.app(scope, replay, send)
-
-# %% ../nbs/09_serve.ipynb #2f42d137
-async def respond(send: Callable, status: int, message: str) -> None:
-    "Send an error as JSON, then close the connection."
-    body = json.dumps(error_body(status, message)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 # %% ../nbs/09_serve.ipynb #58b12d0f
 class BusyError(MissingError):
