@@ -28,6 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than 20 s; runs by default, leave it out with -m 'not slow'")
+    config.addinivalue_line("markers", "long: takes many minutes; runs by hand only, with -m long")
     config.addinivalue_line("markers", "fuzz: looks for examples by itself (hypothesis; set by itself, but for a search inside a test); new ones with "
                                        "HYPOTHESIS_EXAMPLES=new pytest -m fuzz")
 

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own_data import own_json, own_lines
 
 from medlab.builders import choices, labels, pages, qa
 from medlab.cleaning.sentences import each_sentence, opening, sentences
@@ -225,6 +226,20 @@ def test_recorded_labels_give_sentences_or_reasons(shared_data):
     assert seen >= 3
 
 
+def test_labels_with_the_habits_of_real_ones_give_sentences_or_reasons():
+    "The twin of `test_recorded_labels_give_sentences_or_reasons`: openFDA's own field names, a page with labels whose sections are missing."
+    own, made = own_json("openfda.json"), {}
+    for row in (own["syrup"], own["tablets"], *own["page"]["results"]):
+        sections = {name: " ".join(texts) for name, texts in row.items() if isinstance(texts, list) and all(isinstance(text, str) for text in texts)}
+        made[row["set_id"][-4:]], = labels.build(record("label", subject="Zanitinib", sections=sections), 120)
+    assert made["a002"][0].gold == {
+        "use": "Zanitinib tablets are indicated for adults with zana tumours that carry the Q9 change, as shown by a test.",
+        "side_effects": "The most common adverse reactions (≥ 25%) are dry lips and vivid dreams.", "caution": "Zanitinib must not be given to people with zana anaemia."}
+    missing = "the label has no sentence for 120 words on "
+    assert {key: found for key, found in made.items() if key != "a002"} == {
+        "a001": missing + "side effects and caution", **dict.fromkeys(("a003", "a004", "a005"), missing + "use and side effects and caution")}
+
+
 # multiple choice
 
 
@@ -292,6 +307,40 @@ def test_real_exam_items_are_built_or_refused_with_a_reason(shared_data):
     assert 120 < outcomes["built"] < 400 and outcomes["no explanation"] > 300 and outcomes["the explanation argues for another option"] < 10
 
 
+def exam_item(row):
+    "A row of MedMCQA's own files, whose right options are numbered from 1, as a record."
+    return item((row["exp"] or "").strip(), question=row["question"], options={letter: row[f"op{letter.lower()}"] for letter in "ABCD"}, gold={"letter": " ABCD"[row["cop"]]})
+
+
+#: Why rows of data/medmcqa.jsonl give no example; all others give one.
+REFUSED = {1: "no explanation", 8: "names the right option", 9: "another option", 10: "picture", 11: "letters are missing", 13: "names the right option",
+           14: "names the right option", 16: "no explanation", 17: "two to five different ones"}
+
+
+@pytest.mark.parametrize("number, row", list(enumerate(own_lines("medmcqa.jsonl"), 1)), ids=lambda value: str(value) if isinstance(value, int) else "")
+def test_exam_items_are_built_or_refused_with_a_reason(number, row):
+    "The twin of `test_real_exam_items_are_built_or_refused_with_a_reason`: verdicts in many spellings, references, lists, lost letters, missing pictures."
+    made, = choices.build(exam_item(row), 60)
+    if number in REFUSED:
+        assert isinstance(made, str) and REFUSED[number] in made
+        return
+    analysis, explanation = made[0].gold["analysis"], re.sub(r"\W", "", row["exp"])
+    assert all(re.sub(r"\W", "", sentence) in explanation for sentence in sentences(analysis)) and len(analysis.split()) <= 60
+    assert made[0].gold["letter"] == " ABCD"[row["cop"]] and not re.search(r"(?i)\bans|\bref\b|\bi\.e\b|AIIMS", analysis + made[0].question)
+
+
+def test_questions_about_an_abstract_give_yes_no_maybe():
+    "The twin of `test_pubmedqa_gives_yes_no_maybe`."
+    letters, made = {"yes": "A", "no": "B", "maybe": "C"}, {}
+    for pmid, row in own_json("pubmedqa.json").items():
+        options = {letter: word for word, letter in letters.items()}
+        made[pmid[-1]], = choices.build(item(row["LONG_ANSWER"], question=row["QUESTION"], options=options, gold={"letter": letters[row["final_decision"]]},
+                                             text="\n".join(row["CONTEXTS"])), 90)
+    assert "no whole sentence" in made.pop("6")
+    assert {key: one.gold["letter"] for key, (one, _) in made.items()} == {"1": "A", "2": "B", "3": "C", "4": "A", "5": "B"}
+    assert made["1"][0].question.startswith("Does a walk after supper help people with heartburn to sleep?\nLying down soon after a meal")
+
+
 def test_pubmedqa_gives_yes_no_maybe(shared_data):
     rows = list(json.loads((shared_data / "pubmedqa" / "pqal_dev500.json").read_text()).values())[:60]
     letters = {"yes": "A", "no": "B", "maybe": "C"}
@@ -355,6 +404,22 @@ def test_recorded_abstracts_give_conclusions_of_their_own_words(shared_data):
             assert all(sentence in " ".join(text.split()) for sentence in sentences(one.gold["answer"]))
             assert len(ways) >= 8
     assert made >= len(rows) / 3
+
+
+def test_abstracts_with_and_without_labels_give_their_conclusions():
+    "The twin of `test_recorded_abstracts_give_conclusions_of_their_own_words`."
+    made = {}
+    for row in own_lines("abstracts.jsonl"):
+        labelled = {part["label"]: part["text"] for part in row["abstract"] if part["label"]} or None
+        outcome, = pages.build(record("abstract", title=row["title"], text="\n".join(part["text"] for part in row["abstract"]), sections=labelled), 120)
+        made[row["pmid"][-1]] = outcome if isinstance(outcome, str) else outcome[0].gold["answer"]
+        assert isinstance(outcome, str) or len(outcome[1]) >= 8
+    assert made == {
+        "1": "Two litres more shortened a summer fever by half a day. A larger trial should look at older people.",
+        "2": "In conclusion, a knee should be dry before a plaster goes on.", "3": "the abstract draws no conclusion in whole sentences within 120 words",
+        "4": "Hiccups are rare after an anaesthetic, and they pass without treatment.", "5": "These findings suggest that young mice hear the highest tones best.",
+        "6": "Patients with smooth soles should be given others before they are asked to walk.", "7": "Taken together, they show that short answers are wanted most.",
+        "8": "We conclude that weighing halves the salt."}
 
 
 BUILDERS = {"qa": qa.build, "label": labels.build, "mcq": choices.build, "page": pages.build, "abstract": pages.build}

@@ -6,6 +6,7 @@ from datetime import date
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own_data import own_json
 from servers.base import busy, ok, redirect, wrong_type
 from servers.cdc import CDC, NIH, CdcServer, Page, envelope, error
 from servers.collecting import SourceFaults, answered, mutated, quick_fetcher, records, spoiled, unread
@@ -315,6 +316,50 @@ def test_a_real_page_is_cut_at_its_headings(recorded):
     assert "- Rapid Worldwide Spread" in record.text and "- The number of people who become infected" in record.text and "\xa0" not in record.text
 
 
+OWN = own_json("cdc.json")
+
+
+def test_an_envelope_as_it_is_documented(store):
+    "The twin of `test_the_documented_example`: nulls and empty texts where a reader expects something, a `domainName` that is another's, an error without a word."
+    with CdcServer([Page(61)]) as server:
+        server.faults += [ok(OWN["example"])]
+        items = list(source(server, store).fetch())
+        assert [(record.title, record.url) for record in records(items)] == [("Clean Hands - Small Battles", "http://www.cdc.gov/made-up/hands/index.html")]
+        assert list(unread(items).values()) == ["the catalogue ends before its count"]  # 61 are announced, and nothing says where they are
+        server.faults += [ok(OWN["refusal"])]
+        with pytest.raises(InputError, match="status 400"):
+            list(source(server, store, topic="soap").fetch())
+    assert next_cdc_page(OWN["refusal"]["meta"]) is None  # its pagination is null
+    fragments = OWN["fragments"]
+    assert next_cdc_page(fragments) is None and item_problem({**Page(1).item(), "source": fragments["source"], "language": fragments["language"]}) is None
+
+
+def test_answers_of_a_sister_service():
+    "The twin of `test_recorded_answers_of_the_sister_service`: `messages` for `message`, a next page that is always named, media of other houses."
+    problems, following = {}, {}
+    for name, body in OWN["sister"].items():
+        meta, items = open_envelope(answered(json.dumps(body).encode()))
+        problems[name] = [item_problem(item) for item in items if "mediaType" in item]
+        following[name] = next_cdc_page(meta)
+    theirs, elsewhere = "not CDC's own: its source is somebody else", "not CDC's own: the page is not on cdc.gov"
+    assert {name: found for name, found in problems.items() if found} == {
+        "campaign media": [theirs], "spanish media": [theirs] * 2, "infographic": ["not a page but Infographic"], "cdc media": [None, elsewhere, "not in English"],
+    }  # fmt: skip
+    assert {name: (at["offset"], at["max"], at["format"]) for name, at in following.items() if at} == {
+        "campaigns": ("20", "20", "json"), "languages": ("100", "100", "json"), "spanish media": ("2", "2", "json"), "media types": ("10", "10", "json"), "tags": ("1", "1", "json"),
+    }  # fmt: skip
+
+
+def test_a_page_in_an_envelope_is_cut_at_its_headings(store):
+    "The twin of `test_a_real_page_is_cut_at_its_headings`: lists in lists, attributes on headings, breaks, a table, a script."
+    with CdcServer([Page(5, "About Zana Waves", answer=ok(OWN["page"]))]) as server:
+        (record,) = source(server, store).fetch()
+    assert list(record.sections) == ["About Zana Waves", "What Makes a Wave Hard", "Wave or Season"]
+    assert record.sections["About Zana Waves"].startswith("A zana wave is a made-up outbreak") and "<" not in record.text and "track" not in record.text
+    assert "- It Travels Fast" in record.text and "- The number of people who catch it" in record.text and "\xa0" not in record.text
+    assert "You can plan for it beforehand." in record.text and record.sections["Wave or Season"] == "Season | Wave\nEach winter | Once in a life"
+
+
 MADE_UP = json.dumps(envelope([Page(1).item(), Page(2, more={"source": NIH}).item(), Page(3).item()], total=3, nextUrl="http://x.example.org/media?pagenum=2")).encode()
 PIECES = [b"null", b"[", b"]", b"{", b"}", b'"', b",", b'"id":', b"\\ud800", b"\xff", b"\x00", b"1e999", b"NaN", b"-1", b"<h2>", b"</h2>", b"\\u0000", b'"http://["', b"true"]
 
@@ -361,6 +406,19 @@ def test_mutated_real_answers_are_read_or_refused(recorded):
             pass
 
     fuzz()
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.integers(0, 2**32))
+def test_mutated_envelopes_with_a_page_are_read_or_refused(seed):
+    "The twin of `test_mutated_real_answers_are_read_or_refused`."
+    bodies = [json.dumps(body).encode() for body in (OWN["page"], OWN["example"], OWN["sister"]["cdc media"], OWN["sister"]["snippet"])]
+    body = mutated(bodies[seed % len(bodies)], seed, PIECES)
+    nothing_is_lost(body)
+    try:
+        assert read_cdc_page(Page(5).item(), answered(body)).model_dump_json().encode()
+    except TryAgain:
+        pass
 
 
 @settings(max_examples=40, deadline=None)

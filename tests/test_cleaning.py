@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from own_data import own_lines
 
 from medlab.cleaning.benchmarks import read_benchmark
 from medlab.cleaning.choices import contradicts, named_letters
@@ -426,6 +427,15 @@ def test_short_lists_of_latin_names_are_english_and_short_foreign_sentences_are_
     assert sum(language_of(text) == "en" for text in FOREIGN) <= 2  # Danish and Hungarian, in seven words
 
 
+OWN_ANSWERS = [row for row in own_lines("medmcqa.jsonl") if row["exp"]]
+
+
+def test_explanations_full_of_latin_are_english_and_few_need_a_look():
+    "The twin of `test_no_english_explanation_is_called_foreign`."
+    assert Counter(language_of(row["exp"]) for row in OWN_ANSWERS) == {"en": 22}
+    assert sum(needs_a_look(row["exp"]) for row in OWN_ANSWERS) == 2  # names of drugs, and names of germs
+
+
 def test_no_english_explanation_is_called_foreign(answers):
     assert Counter(language_of(row["exp"]) for row in answers) == {"en": len(answers)}
     assert sum(needs_a_look(row["exp"]) for row in answers) < 0.5 * len(answers)
@@ -574,6 +584,16 @@ def test_other_words_for_other_things_are_no_leak():
 
 
 # choices
+
+
+def test_explanations_agree_with_their_key_and_not_with_another():
+    "The twin of `test_real_explanations_agree_with_their_key`: one of the rows argues for another option on purpose."
+    items = [(row["id"], row["exp"], "ABCD"[row["cop"] - 1], {letter.upper(): row[f"op{letter}"] for letter in "abcd"}) for row in OWN_ANSWERS]
+    silent = {"own-06", "own-13", "own-14", "own-15"}
+    assert {key for key, text, _, _ in items if not named_letters(text)} == silent
+    assert [key for key, *item in items if contradicts(*item)] == ["own-09"]
+    turned = {key for key, text, right, options in items if contradicts(text, "BCDA"["ABCD".index(right)], options)}
+    assert {key for key, *_ in items} - turned == silent
 
 
 def test_real_explanations_agree_with_their_key(answers):

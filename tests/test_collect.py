@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from own_data import FOLDER, made_up_documents, medquad_zip
 from servers.base import Server, gzip_bomb, redirect, wrong_type
 from servers.openfda import OpenFdaServer, labels
 
@@ -337,6 +338,31 @@ def test_a_download_is_made_once_and_a_failure_remembered(tmp_path):
     assert len(collected(path)) == 40
     server.shutdown()
     server.server_close()
+
+
+#: Folder to (pairs, with an answer) of data/medquad, as counted by hand.
+OWN_PARTS = {
+    "1_CancerGov_QA": (3, 3), "2_GARD_QA": (4, 2), "3_GHR_QA": (3, 3), "4_MPlus_Health_Topics_QA": (2, 2), "5_NIDDK_QA": (3, 3), "6_NINDS_QA": (3, 3), "7_SeniorHealth_QA": (2, 2),
+    "8_NHLBI_QA_XML": (2, 2), "9_CDC_QA": (4, 4), "10_MPlus_ADAM_QA": (3, 0), "11_MPlusDrugs_QA": (2, 0), "12_MPlusHerbsSupplements_QA": (1, 0),
+}  # fmt: skip
+
+
+def test_an_archive_with_every_part_is_read_whole(tmp_path):
+    "The twin of `test_the_real_archive_is_read_whole`: twelve parts, empty answers, a document without a pair and one in another form, a readme."
+    archive = medquad_zip(tmp_path / "MedQuAD-master.zip", made_up_documents(60))
+    items = collected(archive)
+    records = [item for item in items if isinstance(item, Record)]
+    ours = [record for record in records if not record.url.startswith("https://example.org/9")]
+    counts = {part: [record for record in ours if record.labels["part"] == part] for part in OWN_PARTS}
+    assert {part: (len(found), sum(bool(record.answer.strip()) for record in found)) for part, found in counts.items()} == OWN_PARTS
+    assert len(items) == len(records) == len({record.id for record in records}) == 92 and len(ours) == 32
+    files = [path for path in (FOLDER / "medquad").rglob("*.xml") if path.stem not in ("0000007", "0000008")]  # without a pair, in another form
+    assert len({record.raw_sha256 for record in ours}) == len(files) == 14
+    assert all(record.question.strip() and record.url and record.kind == "qa" and record.license == "CC-BY-4.0" for record in records)
+    assert {record.subject for record in counts["9_CDC_QA"]} == {"Parasites - Towel Worm (also known as Threaded Zana)", "Towel Worm on Ships"}
+    assert "\n                    - Zana gland cancer" in counts["1_CancerGov_QA"][0].answer  # white space as it was
+    few = collected(archive, limit=40)
+    assert len(few) == 40 and few == collected(archive, limit=60)[:40] != records[:40] and len({record.attribution for record in few}) >= 6
 
 
 @pytest.mark.skipif(not MEDQUAD.exists(), reason="the MedQuAD archive is not at hand")

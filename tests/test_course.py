@@ -169,9 +169,9 @@ def wait_for(condition, seconds=120):
 
 KILLED_IN = {
     # step: (what is changed so that it works for a while, what shows that it is in the middle)
-    "finetune": (["finetune.steps=40", "finetune.checkpoint_every=5"], "checkpoints/checkpoint-*/adapter_model.safetensors"),
-    "quantize": ([], "merged/*.safetensors"),
-    "evaluate": (["evaluate.max_new_tokens=24"], "*.jsonl"),
+    "finetune": (["finetune.steps=40", "finetune.checkpoint_every=5"], "finetune/checkpoints/checkpoint-*/adapter_model.safetensors"),
+    "quantize": ([], "quantize/merged/*.safetensors"),
+    "evaluate": (["evaluate.max_new_tokens=24", "evaluate.batch=2"], "ledgers/evaluate.jsonl"),
 }
 
 
@@ -180,17 +180,18 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(step, copied, medlab,
     overrides, evidence = KILLED_IN[step]
     run = copied[0]
     words = ["run", "--profile", "smoke", "--run", run.path, "--only", step, *(f"-p{override}" for override in overrides)]
-    shutil.rmtree(run.path / step)
+    for made_before in (step, "ledgers"):
+        shutil.rmtree(run.path / made_before)
 
     process = subprocess.Popen([sys.executable, "-m", "medlab.course", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    wait_for(lambda: process.poll() is not None or list((run.path / step).glob(evidence)))
+    wait_for(lambda: process.poll() is not None or list(run.path.glob(evidence)))
     assert process.poll() is None, f"it ended before it could be killed: {process.stdout.read().decode()}"
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (run.path / step / "manifest.json").exists()
     wait_for(lambda: not processes_in(run.path), 30)  # neither a kernel nor a server is left
 
-    begun = {path: path.stat().st_mtime_ns for path in (run.path / step).glob(evidence)}
+    begun = {path: path.stat().st_mtime_ns for path in run.path.glob(evidence)}
     again = medlab(*words)
     assert again.returncode == 0, again.stdout + again.stderr
     killed = run.manifest(step)
@@ -198,7 +199,8 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(step, copied, medlab,
 
     whole = Run(tmp_path / "whole")
     shutil.copytree(run.path, whole.path)
-    shutil.rmtree(whole.path / step)
+    for made_before in (step, "ledgers"):  # else it would only read what was answered
+        shutil.rmtree(whole.path / made_before, ignore_errors=True)
     assert medlab(step, "--run", whole.path).returncode == 0  # with the run's own profile
     contents = [{name: output.content for name, output in manifest.outputs.items()} for manifest in (killed, whole.manifest(step))]
     assert contents[0] == contents[1]

@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 
 import psutil
 import pytest
@@ -23,7 +24,7 @@ from medlab.contracts.chat import ChatFormat, check_same_prompt
 from medlab.contracts.engine import Sampling
 from medlab.models import load_spec, obtain
 
-from test_models import HARD_TEXTS, broken_ggufs, family, FAMILIES, medical_texts, user
+from test_models import HARD_TEXTS, broken_ggufs, family, FAMILIES, medical_texts, own_texts, user
 
 SHORT = Sampling(length=12)
 LONG = Sampling(length=1500)
@@ -75,7 +76,7 @@ def ollama(server, chat):
 
 
 def conversations():
-    for text in [*HARD_TEXTS, *medical_texts(8)]:
+    for text in [*HARD_TEXTS, *islice(own_texts(8), 16)]:
         yield user(text)
         yield user(text, "Be brief.")
         yield [*user("Hello", ""), {"role": "assistant", "content": text}, *user(text)]
@@ -84,10 +85,13 @@ def conversations():
 # one template everywhere
 
 
-def test_llama_cpp_has_the_same_tokens(llama, chat):
-    texts = [*HARD_TEXTS, *medical_texts(300)]
-    for text in texts:
+@pytest.mark.parametrize("texts", [own_texts, medical_texts])
+def test_llama_cpp_has_the_same_tokens(llama, chat, texts):
+    for text in [*HARD_TEXTS, *texts(300)]:
         assert llama.tokenize(text) == chat.encode(text), text
+
+
+def test_llama_cpp_gets_the_same_prompt(llama, chat):
     for messages in conversations():
         check_same_prompt(chat, messages, llama.tokenize(chat.prompt_text(messages)), "llama.cpp")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import servers.hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.collecting import spoiled
+from own_data import FOLDER, own_json, own_lines
 from servers.hub import COMMIT, HubServer
 
 from medlab.basics.errors import InputError
@@ -327,6 +329,42 @@ def test_any_row_is_a_record_or_says_why_not(name, data):
     columns = ["input", "output", *(column for field in mapping.model_dump().values() if field for column in ([field] if isinstance(field, str) else field))]
     row = data.draw(st.sampled_from([{}, SOUND[name]])) | {column: data.draw(CELLS) for column in columns if data.draw(st.booleans())}
     check_item(hub_record(name, DATASETS[name], row, 7, "0" * 64, "2026-01-01"))
+
+
+@pytest.mark.parametrize("correct_is, agreeing", [("number", 15), ("index", 0)])
+def test_a_file_that_counts_its_options_from_one(correct_is, agreeing):
+    "The twin of `test_the_real_medmcqa_counts_from_one`: counted from the wrong end, no verdict agrees with its letter."
+    columns = DATASETS["medmcqa"].columns.model_dump() | {"correct_is": correct_is}
+    found = list(Hub("medmcqa", path=str(FOLDER / "medmcqa.jsonl"), columns=columns, license="MIT").fetch())
+    assert len(found) == 24 and all(isinstance(item, Record) for item in found if correct_is == "number")
+    rows = {row["question"]: row["exp"] for row in own_lines("medmcqa.jsonl")}
+    items = [item for item in found if isinstance(item, Record) and item.answer and contradicting(item) is not None]
+    assert all(item.answer == rows[item.question] for item in items)
+    if correct_is == "number":
+        assert [item.question for item in items if contradicting(item)] == ["Which artery is felt behind the medial malleolus?"]
+    assert sum(not contradicting(item) for item in items) == agreeing
+
+
+def contradicting(item):
+    "Whether the letter at the beginning of an explanation is another than the right one; None for an explanation without."
+    said = re.match(r"(?i)ans(?:wer)?[-.: ]+(?:is )?[('\"]?([a-d])\b", item.answer)
+    return said and said[1].upper() != item.gold["letter"]
+
+
+def test_rows_in_pubmedqas_own_form_are_read():
+    "The twin of `test_the_real_pubmedqa_rows_are_read`."
+    rows = own_json("pubmedqa.json")
+    contexts = {pmid: {"labels": row["LABELS"], "meshes": row["MESHES"], "contexts": row["CONTEXTS"]} for pmid, row in rows.items()}
+    found = [
+        hub_record("pubmedqa", DATASETS["pubmedqa"], {"pubid": pmid, "question": row["QUESTION"], "context": contexts[pmid],
+                                                     "long_answer": row["LONG_ANSWER"], "final_decision": row["final_decision"]}, 0, "", "")
+        for pmid, row in rows.items()
+    ]  # fmt: skip
+    assert [item.options[item.gold["letter"]] for item in found] == [row["final_decision"] for row in rows.values()] == ["yes", "no", "maybe", "yes", "no", "maybe"]
+    assert all(isinstance(item, Record) and item.text.startswith(row["CONTEXTS"][0]) and row["CONTEXTS"][2].strip() in item.text and not item.may_train
+               for item, row in zip(found, rows.values()))
+    assert [item.answer for item in found] == [row["LONG_ANSWER"] for row in rows.values()]
+    assert found[0].url == "https://pubmed.ncbi.nlm.nih.gov/70000001/"
 
 
 def test_the_real_medmcqa_counts_from_one(shared_data):

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 
 import pytest
+from own_data import FOLDER, made_up_documents, medquad_zip
 
 from medlab.basics.errors import InputError, MedlabError
 from medlab.basics.files import read_parquet
@@ -639,6 +640,44 @@ def test_the_prompt_promises_no_length_that_a_profile_can_break(words):
     text = "Anaemia is a lack of red blood cells. " + " ".join(f"It has cause number {n}." for n in range(60))
     made, = make_examples({"train": [record(answer=text)], "validation": [], "test": []}, InstructParams(max_answer_words=words)).splits["train"]
     assert not re.search(r"\b(?:one|two|three|\d+)\b.*\bsentence", made.messages[0]["content"]) and len(made.gold["answer"].split()) <= words
+
+
+@pytest.fixture(scope="module")
+def own_build(tmp_path_factory):
+    "A build of the starter data, documents in MedQuAD's form and exam items in MedMCQA's, all written for these tests."
+    folder = tmp_path_factory.mktemp("own")
+    columns = {"id": "id", "question": "question", "options": ["opa", "opb", "opc", "opd"], "correct": "cop", "correct_is": "number", "answer": "exp"}
+    options = {"medquad": {"archive": str(medquad_zip(folder / "MedQuAD-master.zip", made_up_documents(150)))}, "medmcqa": {"path": str(FOLDER / "medmcqa.jsonl"), "columns": columns}}
+    steps = {"collect": {"sources": ["starter", "medquad", "medmcqa"], "options": options}, "preprocess": {"validation_share": 0.05, "test_share": 0.05},
+             "instruct": {"max_answer_words": 30}}
+    run = Run(folder / "run")
+    instruct(run, Profile(name="t", steps=steps))
+    return run
+
+
+def test_answers_of_an_archive_are_cut_and_starter_data_comes_first(own_build):
+    "The twin of `test_medquad_answers_are_cut_and_starter_data_comes_first`."
+    examples = read_examples(own_build.file("instruct", "train.jsonl"))
+    answers = [example.gold["answer"] for example in examples if example.source == "medquad" and example.task == "medical_qa"]
+    assert len(answers) > 50 and all(len(answer.split()) <= 30 and answer[-1] in ".!?)\"'" for answer in answers)
+    assert sum(len(answer.split()) > 20 for answer in answers) > 30  # they are cut, not merely short
+    sources = [example.source for example in examples]
+    assert set(sources) == {"starter", "medquad", "medmcqa"} and sources == sorted(sources, key=lambda source: source != "starter")
+    assert "original text" in own_build.file("instruct", "datasheet.md").read_text()
+
+
+def test_a_build_of_three_sources_has_every_task_and_can_be_made_again(own_build):
+    "The twin of `test_the_full_build_gives_ten_thousand_examples`, which alone says how many there are and how long it takes."
+    train = read_examples(own_build.file("instruct", "train.jsonl"))
+    cases = [example for example in train if example.task == CASE and example.source == "medmcqa"]
+    assert 8 < len(cases) <= 15 and len(train) > 600 and {example.task for example in train} == set(TASKS)
+    records = {split: read_parquet(own_build.file("preprocess", f"{split}.parquet"), SplitRecord) for split in SPLITS}
+    made = make_examples(records, InstructParams(max_answer_words=30))
+    for split in SPLITS:
+        assert [example.id for example in made.splits[split]] == [example.id for example in read_examples(own_build.file("instruct", f"{split}.jsonl"))]
+        for task in TASKS:
+            questions = [example.question for example in made.splits[split] if example.task == task]
+            assert Counter(map(opening_of, questions)).most_common(1)[0][1] <= max(2, 0.05 * len(questions))
 
 
 def test_medquad_answers_are_cut_and_starter_data_comes_first(tmp_path, shared_data):

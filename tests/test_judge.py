@@ -1,7 +1,6 @@
 "The judge against a real server on this machine that misbehaves in every way a hosted one has, through the real client."
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,28 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from medlab.basics.errors import InputError
+from medlab.basics.errors import InputError, MissingError
 from medlab.basics.files import read_json, read_jsonl
 from medlab.basics.processes import free_port
 from medlab.contracts.records import TASKS
 from medlab.contracts.tasks import FORMATS, options_in, parse_answer
+from medlab.core import load_profile
 from medlab.judge import (
-    HOSTED,
-    STATUSES,
-    Judge,
-    JudgeName,
-    JudgeParams,
-    Judgement,
-    Place,
-    hosted_place,
-    judge,
-    judge_all,
-    judge_messages,
-    judge_rows,
-    parse_verdict,
-    summary,
-    to_judge,
-)
+    HOSTED, STATUSES, Judge, JudgeName, JudgeParams, Judgement, Place, answers_to_judge, hosted_place, judge, judge_all, judge_inputs, judge_messages,
+    judge_rows, parse_verdict, read_replies, request_key, result_hashes, summary,
+)  # fmt: skip
 
 KEY = "gsk_a-key-that-must-not-be-seen"
 GOOD = '{"rationale": "misses the red flag", "score": 2}'
@@ -249,15 +236,105 @@ def test_where_the_judge_is(monkeypatch, tmp_path):
     assert hosted_place(JudgeParams(model="m")) == Place("other", "http://127.0.0.1:1", KEY, "m")
 
 
-def test_a_ledger_asks_nothing_twice_and_failures_again(start, tmp_path):
-    judge, server = start(reply(GOOD), reply("hm"), reply("hm"), error(401, "no"))
-    work = [(type("Item", (), {"id": str(n)}), judge_messages("q", "r", f"answer {n}")) for n in range(3)]
-    first = judge_all(judge, "served", work, tmp_path / "ledger.jsonl")
-    assert [one.status for one in first] == ["scored", "parse_error", "api_error"]
-    again, server = start(reply(GOOD))
-    second = judge_all(again, "served", work, tmp_path / "ledger.jsonl")
-    assert [one.status for one in second] == ["scored", "parse_error", "scored"] and len(server.requests) == 1
-    assert len(read_jsonl(tmp_path / "ledger.jsonl")) == 4  # it only grows
+# ---------------------------------------------------------------------- the ledger
+
+
+def answers(n):
+    return [(type("Item", (), {"id": str(place)}), judge_messages("q", "r", f"answer {place}")) for place in range(n)]
+
+
+def test_a_ledger_pays_for_no_reply_twice_and_asks_failures_again(start, tmp_path):
+    first, server = start(reply(GOOD), reply("hm"), reply("hm"), error(401, "no"))
+    ledger = tmp_path / "judge.jsonl"
+    found = judge_all(Judge(first.place, QUICK, ledger=ledger), "served", answers(3))
+    assert [one.status for one in found] == ["scored", "parse_error", "api_error"] and len(server.requests) == 4
+    again = judge_all(Judge(first.place, JudgeParams(tries=1, items=9, timeout=9), ledger=ledger), "merged", answers(3))
+    assert [one.status for one in again] == ["scored", "parse_error", "scored"] and len(server.requests) == 5
+    assert [(one.score, one.raw, one.usage, one.attempts) for one in again[:2]] == [(one.score, one.raw, one.usage, one.attempts) for one in found[:2]]
+    assert {one.variant for one in again} == {"merged"} and len(read_jsonl(ledger)) == 4  # it holds replies, not failures
+    assert KEY not in ledger.read_text()
+
+
+def test_a_judge_that_is_gone_still_gives_the_verdicts_that_were_paid_for(start, tmp_path):
+    first, server = start()
+    ledger = tmp_path / "judge.jsonl"
+    judge_all(Judge(first.place, QUICK, ledger=ledger), "served", answers(4)[2:])
+    server.script = [error(429, "tokens per day", headers={"retry-after": "3600"})]
+    found = judge_all(Judge(first.place, QUICK, ledger=ledger), "served", answers(4))
+    assert [one.status for one in found] == ["api_error", "skipped", "scored", "scored"] and len(server.requests) == 3
+
+
+def test_between_a_reply_and_its_repair_nothing_is_lost(start, tmp_path):
+    first, server = start(reply("I give it a 4."), error(429, "slow down", headers={"retry-after": "3600"}))
+    ledger = tmp_path / "judge.jsonl"
+    assert ask(Judge(first.place, QUICK, ledger=ledger)).status == "api_error"
+    found = ask(Judge(first.place, QUICK, ledger=ledger))
+    assert (found.status, found.score, found.attempts, found.usage["prompt_tokens"]) == ("scored", 2, 2, 200)
+    assert [len(body["messages"]) for _, _, body in server.requests] == [2, 4, 4]  # the first reply was not asked for again
+
+
+def test_equal_answers_are_one_request_and_cost_once(start):
+    judge, server = start(reply(GOOD), model=next(iter(HOSTED)))
+    same = [(type("Item", (), {"id": name}), judge_messages("q", "r", "same")) for name in "ab"]
+    found = judge_all(judge, "served", same)
+    assert len(server.requests) == 1 and [one.item_id for one in found] == ["a", "b"] and {one.status for one in found} == {"scored"}
+    assert summary(judge.name, "served", found)["cost_usd"] == pytest.approx(found[0].cost_usd, abs=1e-6) and found[0].cost_usd > 0
+
+
+def test_a_requests_key_is_the_whole_request_and_nothing_else():
+    from dataclasses import replace
+
+    place, messages = Place("other", "http://a", KEY, "toy"), judge_messages("q", "r", "a")
+    key = request_key(place, messages, JudgeParams(), 42)
+    for same in (JudgeParams(items=9), JudgeParams(tries=1), JudgeParams(longest_wait=1), JudgeParams(timeout=1), JudgeParams(variant="base")):
+        assert request_key(place, messages, same, 42) == key
+    assert request_key(replace(place, key="another"), messages, JudgeParams(), 42) == key  # whoever pays
+    others = {
+        request_key(place, messages, JudgeParams(), 43), request_key(place, messages, JudgeParams(max_tokens=9), 42),
+        request_key(place, judge_messages("q", "r", "b"), JudgeParams(), 42), request_key(replace(place, base_url="http://b"), messages, JudgeParams(), 42),
+        request_key(replace(place, model="openai/gpt-oss-20b"), messages, JudgeParams(), 42), request_key(replace(place, provider="groq"), messages, JudgeParams(), 42),
+        request_key(replace(place, fingerprint="fp"), messages, JudgeParams(), 42),
+    }  # fmt: skip
+    assert len(others | {key}) == 8
+    own = Place("medlab", "", "not-needed", "tiny, tuned", "fp")
+    started = replace(own, base_url="http://127.0.0.1:4711", model="medlab-run")
+    assert request_key(own, messages, JudgeParams(), 42) == request_key(started, messages, JudgeParams(), 42)  # its address changes with each start
+
+
+def test_a_torn_ledger_loses_only_its_torn_line(start, tmp_path):
+    first, _ = start()
+    ledger = tmp_path / "judge.jsonl"
+    judge_all(Judge(first.place, QUICK, ledger=ledger), "served", answers(3))
+    ledger.write_text(ledger.read_text()[:-30])
+    assert len(read_replies(ledger)) == 2 and read_replies(tmp_path / "none.jsonl") == {}
+    for strange in ('{"request": "k"}', '{"request": "k", "reply": {"text": "x"}}', '{"request": "k", "reply": 3}', "[1]"):
+        ledger.write_text(strange + "\n")
+        with pytest.raises(InputError, match="judge.jsonl"):
+            read_replies(ledger)
+
+
+def test_a_server_that_does_not_start_is_one_failure_and_no_number():
+    def start():
+        raise MissingError("no server program here")
+
+    judge = Judge(Place("medlab", "", "not-needed", "tiny", "fp"), QUICK, start=start)
+    found = judge_all(judge, "served", answers(2))
+    assert [one.status for one in found] == ["api_error", "skipped"] and all("no server program here" in one.why for one in found)
+
+
+def test_of_our_own_judge_counts_are_compared_and_words_are_not():
+    common = {"item_id": "1", "variant": "served", "request_sha256": ""}
+    names = JudgeName(provider="medlab", model="m"), JudgeName(provider="groq", model="m")
+    told, retold, other = (
+        [Judgement(**common, judge=name, status=status, why=why, usage={"prompt_tokens": 9 + n}, seconds=n) for name in names]
+        for n, (status, why) in enumerate([("parse_error", "line 1"), ("parse_error", "line 2"), ("refused", "no")])
+    )
+    for name, one, two, three in zip(names, told, retold, other):
+        first, second, third = (result_hashes(summary(name, "served", [judgement]), [judgement]) for judgement in (one, two, three))
+        assert (first == second) is (name.provider == "medlab") and first["judgements.jsonl"] != third["judgements.jsonl"]
+        assert ("judge.json" in first) is (name.provider == "medlab")
+    timed = [told[1].model_copy(update={"seconds": 99.0})]
+    assert result_hashes(summary(names[1], "served", timed), timed) == result_hashes(summary(names[1], "served", told[1:]), told[1:])
 
 
 # ---------------------------------------------------------------------- the step
@@ -267,14 +344,27 @@ def test_without_a_key_the_deployed_model_judges_and_nothing_is_claimed(smoke_ru
     run, _ = smoke_run
     found = read_json(run.file("judge", "judge.json"))
     assert sum(found["counts"].values()) == found["asked"] == 2 and found["calibrated"] is False
-    assert found["judges_itself"] and f"medlab-{run.name}" not in json.dumps(found)
+    assert found["judges_itself"] and found["judge"]["fingerprint"] and f"medlab-{run.name}" not in json.dumps(found)
     assert {row["status"] for row in found["rows"]} == {"uncalibrated"} and found["rows"][1]["value"] is None
-    for row in read_jsonl(run.path / "judge" / "ledger.jsonl"):
-        assert Judgement(**row).status in STATUSES
+    assert [Judgement(**row).item_id for row in read_jsonl(run.file("judge", "judgements.jsonl"))] == [one.id for one, _ in answers_to_judge(run, JudgeParams())]
+    assert not run.manifest("judge").incomplete and 2 <= len(read_jsonl(run.path / "ledgers" / "judge.jsonl")) <= 4
+
+
+def test_without_a_key_another_parameter_starts_no_server(copied, monkeypatch):
+    import medlab.serve
+
+    def refuse(*_):
+        raise AssertionError("the server was started though nothing was left to ask")
+
+    monkeypatch.setattr(medlab.serve, "serving", refuse)
+    run, _ = copied
+    before = run.manifest("judge")
+    after = judge(run, load_profile("smoke", ["judge.tries=2", "judge.timeout=50"]))
+    assert after.key != before.key and {name: one.content for name, one in after.outputs.items()} == {name: one.content for name, one in before.outputs.items()}
 
 
 def test_the_judge_sees_options_patient_and_tags_as_they_were(smoke_run):
-    work = {one.task: json.loads(messages[1]["content"]) for one, messages in to_judge(smoke_run[0], JudgeParams(items=8))}
+    work = {one.task: json.loads(messages[1]["content"]) for one, messages in answers_to_judge(smoke_run[0], JudgeParams(items=8))}
     assert set(work) == set(TASKS)
     case, plan = work["clinical_reasoning"], work["treatment_recommendation"]
     assert "\nA) " in case["question"] and "\nB) " in case["question"]
@@ -283,6 +373,8 @@ def test_the_judge_sees_options_patient_and_tags_as_they_were(smoke_run):
     assert "\nPatient: " in plan["question"] and len(plan["reference"].splitlines()) == len(FORMATS["treatment_recommendation"]) == 7
     for task, material in work.items():
         assert set(material) == {"question", "reference", "answer"} and parse_answer(task, material["reference"]), task
+    with pytest.raises(MissingError, match="judge.variant='q8_0' has no answers .variants that ran: base, "):
+        answers_to_judge(smoke_run[0], JudgeParams(variant="q8_0"))
 
 
 SCRIPT = """
@@ -293,13 +385,23 @@ judge(Run(sys.argv[1]), load_profile("smoke", ["judge.items=6", "judge.model=toy
 """
 
 
-def test_killed_in_the_middle_it_goes_on_where_it_was(copied, monkeypatch):
+@pytest.fixture
+def hosted(monkeypatch):
+    "A server on this machine that the environment names as the judge."
+    server = Server([])
+    monkeypatch.setenv("GROQ_BASE_URL", server.url)
+    monkeypatch.setenv("GROQ_API_KEY", KEY)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_killed_in_the_middle_it_goes_on_where_it_was(copied, hosted):
     run, _ = copied
-    server = Server([], delay=0.4)
-    env = {**os.environ, "GROQ_BASE_URL": server.url, "GROQ_API_KEY": KEY}
-    ledger = run.path / "judge" / "ledger.jsonl"
+    hosted.delay = 0.4
+    ledger = run.path / "ledgers" / "judge.jsonl"
     ledger.unlink()
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(run.path)], env=env, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(run.path)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (ledger.exists() and len(read_jsonl(ledger, "drop")) >= 2) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -308,15 +410,52 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(copied, monkeypatch):
     kept = len(read_jsonl(ledger, torn_end="drop"))
     assert 2 <= kept < 6 and run.manifest("judge") is None
 
-    asked = len(server.requests)
-    monkeypatch.setenv("GROQ_BASE_URL", server.url)
-    monkeypatch.setenv("GROQ_API_KEY", KEY)
-    server.delay = 0.0
-    from medlab.core import load_profile
-
+    asked, hosted.delay = len(hosted.requests), 0.0
     judge(run, load_profile("smoke", ["judge.items=6", "judge.model=toy"]))
-    assert len(server.requests) - asked == 6 - kept
+    assert len(hosted.requests) - asked == 6 - kept
     found = read_json(run.file("judge", "judge.json"))
     assert (found["asked"], found["counts"]["scored"], found["judge"]["provider"]) == (6, 6, "other")
-    assert KEY not in ledger.read_text() + run.file("judge", "judge.json").read_text()
-    server.shutdown()
+    assert KEY not in "".join(path.read_text() for path in (ledger, run.file("judge", "judge.json"), run.file("judge", "judgements.jsonl")))
+
+
+def test_a_rate_limit_leaves_the_step_incomplete_and_the_same_command_goes_on(copied, hosted):
+    run, _ = copied
+    profile = load_profile("smoke", ["judge.items=6", "judge.model=toy"])
+    hosted.script = [reply(GOOD), reply(GOOD), error(429, "tokens per day", headers={"retry-after": "5400"})]
+    part = judge(run, profile)
+    assert part.incomplete and len(part.missing) == 4 == len(set(part.missing)) and "429" in part.notes[0] and len(hosted.requests) == 3
+    assert read_json(run.file("judge", "judge.json"))["counts"] == {"scored": 2, "parse_error": 0, "refused": 0, "api_error": 1, "skipped": 3}
+    whole = judge(run, profile)
+    assert (whole.incomplete, whole.missing, whole.notes) == (False, [], []) and len(hosted.requests) == 7  # four more, nothing twice
+    assert judge(run, profile) == whole and len(hosted.requests) == 7  # done: it is unchanged
+    judge(run, load_profile("smoke", ["judge.items=7", "judge.model=toy", "judge.tries=2", "judge.timeout=9"]))
+    assert len(hosted.requests) == 8  # one more item, one more request
+    judge(run, load_profile("smoke", ["judge.items=2", "judge.model=toy"]))
+    assert len(hosted.requests) == 8 and read_json(run.file("judge", "judge.json"))["counts"]["scored"] == 2
+
+
+def test_a_judge_that_cannot_be_reached_leaves_the_step_incomplete(copied, monkeypatch):
+    run, _ = copied
+    monkeypatch.setenv("GROQ_BASE_URL", f"http://127.0.0.1:{free_port()}")
+    profile = load_profile("smoke", ["judge.tries=1"])
+    part = judge(run, profile)
+    assert part.incomplete and len(part.missing) == 2 and "cannot be reached" in part.notes[0]
+    assert {row["value"] for row in read_json(run.file("judge", "judge.json"))["rows"]} == {0.0, None}
+
+
+def test_a_hosted_judges_result_is_not_replaced_when_its_key_is_gone(copied, hosted, monkeypatch):
+    run, _ = copied
+    profile = load_profile("smoke", ["judge.model=toy"])
+    assert len(judge_inputs(profile)["the hosted judge"]) == 64
+    done = judge(run, profile)
+    before = run.file("judge", "judge.json").read_bytes()
+    monkeypatch.delenv("GROQ_BASE_URL")
+    monkeypatch.delenv("GROQ_API_KEY")
+    assert judge_inputs(profile)["the hosted judge"].startswith("not here: neither GROQ_API_KEY nor GROQ_BASE_URL is set")
+    for changed in (profile, load_profile("smoke", ["judge.model=toy", "judge.items=1"])):
+        with pytest.raises(MissingError, match="the hosted judge was used for the finished result.*neither GROQ_API_KEY.*--replace"):
+            judge(run, changed)
+    assert run.manifest("judge") == done and run.file("judge", "judge.json").read_bytes() == before
+    monkeypatch.setenv("MEDLAB_REPLACE", "1")
+    judge(run, profile)
+    assert read_json(run.file("judge", "judge.json"))["judges_itself"]

@@ -14,9 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from own_data import FOLDER
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
-from medlab.basics.files import read_json, sha256_file
+from medlab.basics.files import read_json, sha256_file, shipped
 from medlab.contracts.chat import ChatFormat, check_same_prompt
 from medlab.contracts.engine import Sampling, check_room
 from medlab.loaders.gguf import check_gguf, read_gguf
@@ -48,6 +49,17 @@ def chat(smollm):
 
 def user(text, system=None):
     return ([{"role": "system", "content": system}] if system is not None else []) + [{"role": "user", "content": text}]
+
+
+def own_texts(count):
+    "Questions and answers of the starter data and of documents written for these tests: the twins' stand-in for `medical_texts`."
+    import lxml.etree
+
+    rows = [json.loads(line) for path in sorted(shipped("data", "starter").glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = [text for row in rows for text in (row["question"], *row["fields"].values())]
+    texts = texts[:: max(1, len(texts) // count)][:count]
+    trees = [lxml.etree.fromstring(path.read_bytes()) for path in sorted((FOLDER / "medquad").rglob("*.xml"))]
+    yield from [*texts, *(tree.xpath(f"string((//{name})[1])") for tree in trees for name in ("Question", "Answer"))]
 
 
 def medical_texts(count):
@@ -306,12 +318,13 @@ def test_weights_are_what_transformers_reads_from_the_gguf(smollm):
         assert torch.allclose(weights.float(), theirs[name], rtol=2**-11, atol=1e-7), name
 
 
-def test_tokens_are_transformers_tokens(smollm, chat):
+@pytest.mark.parametrize("texts", [own_texts, medical_texts])
+def test_tokens_are_transformers_tokens(smollm, chat, texts):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm)
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (chat.eos_id, chat.eos_id)
-    for text in [*HARD_TEXTS, *medical_texts(200)]:
+    for text in [*HARD_TEXTS, *texts(200)]:
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == chat.encode(text), text
         assert chat.decode(chat.encode(text)) == text
         for messages in (user(text), user(text, "Be brief."), [*user("Hello", ""), {"role": "assistant", "content": text}, *user("And?")]):
@@ -319,8 +332,9 @@ def test_tokens_are_transformers_tokens(smollm, chat):
             assert tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == chat.prompt_ids(messages)
 
 
-def test_training_sees_the_prompt_that_use_sees(chat):
-    for text in [*HARD_TEXTS, *medical_texts(100)]:
+@pytest.mark.parametrize("texts", [own_texts, medical_texts])
+def test_training_sees_the_prompt_that_use_sees(chat, texts):
+    for text in [*HARD_TEXTS, *texts(100)]:
         messages = user(f"What about this? {text}", "Be brief.")
         ids, labels = chat.training_ids([*messages, {"role": "assistant", "content": text}])
         prompt = chat.prompt_ids(messages)

@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers.base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
 from servers.collecting import WRONG, places, spoiled
-from servers.nhs import ROOT, NhsServer, element, front, medicine, page, paths, section
+from servers.nhs import ROOT, NhsServer, element, front, medicine, page, paths, section, zana_fever, zanatidine, zilch
 
 from medlab.basics.errors import InputError, MissingError
 from medlab.contracts.records import Record, Unread
 from medlab.fetch import Fetched, Fetcher
+from medlab.fetching.markup import html_text
 from medlab.sources import nhs
 from medlab.sources.nhs import Nhs, check_nhs_page, error_of, next_nhs_page, path_of, read_nhs_page
 
@@ -309,22 +310,94 @@ def test_recorded_pages(recorded):
     assert records["conditions-acne-modules-true"].title == "Acne" and records["medicines-zopiclone-no-params"].aspect == "Medicine"
 
 
+@pytest.fixture
+def own(make):
+    "The long pages of `servers.nhs`, read through a server: path to record; and two lists of links."
+    bodies = {"conditions/zana-fever": zana_fever(), "conditions/zilch": zilch(), "medicines/zanatidine": zanatidine(), "womens-health/zana": front("womens-health/zana")}
+    bodies["health-a-to-z"] = page("health-a-to-z") | {"hasPart": [], "mainEntityOfPage": [
+        {"identifier": "24", "@type": "WebPageElement", "name": "canonicallinks", "headline": "", "text": "", "mainEntityOfPage": [element("<p>Find every condition here</p>", "All", "link")]}]}
+    with NhsServer(list(bodies), key="good-key-123") as server:
+        server.pages = bodies
+        found = list(make(server).fetch())
+    return dict(zip(bodies, found))
+
+
+def test_pages_with_the_habits_of_real_ones(own, make):
+    "The twin of `test_recorded_pages`."
+    assert {path for path, one in own.items() if isinstance(one, Unread)} == {"health-a-to-z", "womens-health/zana"}  # they are lists of links
+    read_ones = {path: one for path, one in own.items() if isinstance(one, Record)}
+    for path, record in read_ones.items():
+        assert record.title and record.url.startswith("https://www.nhs.uk/") and "\u00a0" not in record.text and "<" not in record.text.replace("< ", "")
+        lines = [line for line in record.text.split("\n") if len(line) > 20]
+        assert len(lines) == len(set(lines)), path
+    fever, spots, drug = (read_ones[path] for path in ("conditions/zana-fever", "conditions/zilch", "medicines/zanatidine"))
+    assert list(fever.sections) == ["Overview", "Check if you're at risk of Zana fever", "How to avoid Zana fever", "Medical help urgent"]
+    risk = fever.sections["Check if you're at risk of Zana fever"].split("\n")
+    assert "- North and South Zanaland" in risk and "- the islands of Zilch" in risk and "Before you pack" in risk and fever.text.count("an hour is enough") == 1
+    assert list(spots.sections)[0] == "Overview" and "- sky balm" in spots.sections["Treatments from a GP"] and spots.text.count("elbow – this is so") == 1
+    assert "Creams" not in spots.text and "PICTURES" not in spots.text and "Kinds of spots\nThere are two kinds" in spots.sections["Symptoms of zilch"]
+    assert drug.aspect == "Medicine" and list(drug.sections) == ["About zanatidine", "Key facts", "How and when to take zanatidine"]
+    with NhsServer(["conditions/zilch"], key="good-key-123") as server:
+        server.pages["conditions/zilch"] = zilch()
+        (checked,) = make(server, modules=True).fetch()
+        assert server.asked[-1].query["modules"] == "true"
+    assert (checked.title, checked.aspect) == ("Zilch", None) and "- sky balm" in checked.text  # its name stands in `about`, its genre nowhere
+
+
+def test_nothing_of_a_page_of_ours_is_lost(own):
+    "The twin of `test_nothing_of_a_recorded_page_is_lost`."
+    for path, body in (("conditions/zana-fever", zana_fever()), ("conditions/zilch", zilch()), ("medicines/zanatidine", zanatidine())):
+        whole, expected = letters(own[path].text), texts(body["mainEntityOfPage"])
+        assert len(expected) >= 5 and all(letters(html_text(text)) in whole for text in expected), path
+
+
+def texts(value):
+    "All texts of a branch but those of links."
+    if isinstance(value, dict):
+        if nhs.is_link(value):
+            return []
+        inner = [text for key in ("mainEntityOfPage", "mainEntity", "acceptedAnswer") for text in texts(value.get(key))]
+        return ([value["text"]] if isinstance(value.get("text"), str) else []) + inner
+    return [t for part in value for t in texts(part)] if isinstance(value, list) else []
+
+
 def test_nothing_of_a_recorded_page_is_lost(recorded):
     "Each paragraph of the branch that was taken is in the text."
-    from medlab.fetching.markup import html_text
-
-    def texts(value):
-        if isinstance(value, dict):
-            if nhs.is_link(value):
-                return []
-            inner = [text for key in ("mainEntityOfPage", "mainEntity", "acceptedAnswer") for text in texts(value.get(key))]
-            return ([value["text"]] if isinstance(value.get("text"), str) else []) + inner
-        return [t for part in value for t in texts(part)] if isinstance(value, list) else []
-
     for name in ("conditions-zika-no-params", "conditions-acne-no-params", "medicines-acrivastine-no-params", "conditions-cancer-no-params"):
         whole = letters(read(recorded[name]).text)
         for text in texts(recorded[name]["mainEntityOfPage"]):
             assert letters(html_text(text)) in whole, (name, text[:80])
+
+
+def entry_of(path, **more):
+    "An entry of a list, with the fields that the real ones have."
+    dates = {"datePublished": "2027-10-17T16:16:23+00:00", "dateModified": "2028-06-23T15:18:57+00:00", "lastReviewed": ["2028-06-20T00:00:00+00:00"], "reviewDue": "2031-06-20T00:00:00+00:00"}
+    about = {"@type": "MedicalWebPage", "genre": ["Condition"], "keywords": "", "code": [{"@type": "MedicalCode", "codeValue": "", "codingSystem": "SNOMED-CT"}], **dates}
+    return {"description": "", "linkRelationship": "Result", "@type": "LinkRole", "articleStatus": "published", "mainEntityOfPage": about, "url": f"{ROOT}{path}/", "name": path} | more
+
+
+def list_links(number, last):
+    "The links of a page of a list: to the first, the last, itself, and the next where there is one."
+    named = {"First Page": 1, "Last Page": last, "Self": number} | ({"Next Page": number + 1} if number < last else {})
+    return [{"@type": "LinkRole", "url": f"{ROOT}conditions/?page={page}", "name": name, "description": f"Link to {name}",
+             "linkRelationship": "Self" if name == "Self" else "Pagination"} for name, page in named.items()]
+
+
+def test_lists_and_manifests_with_the_links_of_real_ones(make):
+    "The twin of `test_recorded_lists_and_manifests`."
+    pagination = {name: f"{ROOT}manifest/pages/?page={page}" for name, page in (("first", 1), ("last", 50), ("self", 1), ("next", 2))} | {"count": 4985}
+    listed = [{"id": 1, "dateFirstPublished": "2027-11-28T16:31:08.215000Z", "dateModified": when, "dateNextReview": None, "description": None, "genre": [], "healthAspects": [],
+               "modules": False, "name": "A", "type": "ConditionsSubPage", "url": f"{ROOT}conditions/zana/{name}/", "webpage": f"https://www.nhs.uk/conditions/zana/{name}/"}
+              for name, when in (("what-happens", "2031-11-18T15:26:06.000524Z"), ("how-to-book-a-test", "2034-07-08T12:00:30.332225+01:00"))]
+    assert next_nhs_page({"pagination": pagination, "results": listed}) == "2"
+    bodies = {"2": {"relatedLink": list_links(2, 29)}, "29": {"relatedLink": list_links(29, 29)}, "category": {"significantLink": [entry_of("conditions/zana")]}}
+    assert {name: next_nhs_page(body) for name, body in bodies.items()} == {"2": "3", "29": None, "category": None}
+    entries = [*listed, entry_of("conditions/boils-of-zana"), entry_of("mental-health/children-and-young-adults/advice-for-parents/late-children")]
+    assert [path_of(entry["url"]) for entry in entries][::3] == ["conditions/zana/what-happens", "mental-health/children-and-young-adults/advice-for-parents/late-children"]
+    assert [nhs.changed_since(entry) for entry in entries] == ["2031-11-18", "2034-07-08", "2028-06-23", "2028-06-23"]
+    lists = {"1": {"significantLink": [entry_of("conditions/zana")], "relatedLink": list_links(1, 2)}, "2": {"significantLink": [entry_of("conditions/zilch")], "relatedLink": list_links(2, 2)}}
+    with Server(lambda asked: ok(lists[asked.query["page"]]) if "page" in asked.query else ok(zilch(asked.path))) as server:
+        assert len(list(make(server, lists=["conditions"]).fetch())) == 2 and [asked.query.get("page") for asked in server.asked] == ["1", None, "2", None]
 
 
 def test_recorded_lists_and_manifests(recorded):
@@ -332,6 +405,20 @@ def test_recorded_lists_and_manifests(recorded):
     assert next_nhs_page(recorded["conditions-root-page-29"]) is None and next_nhs_page(recorded["conditions-root-category-z"]) is None
     entries = recorded["manifest-pages-root-page-2"]["results"] + recorded["conditions-root-page-1"]["significantLink"]
     assert all(path_of(entry["url"]) and nhs.changed_since(entry) for entry in entries)
+
+
+def test_errors_as_the_server_words_them(quick):
+    "The twin of `test_recorded_errors`, through a server."
+    with NhsServer(paths(2), key="good-key-123") as server, Server(lambda asked: ok({"statusCode": 404, "message": "No sandbox answer for these values."}, status=404)) as sandbox:
+        fetcher = quick()
+        gone = fetcher.get(f"{server.base}/conditions/none/", headers={"apikey": "good-key-123"}, accept=(404,))
+        keyless = fetcher.get(f"{server.base}/conditions/zana-1/", accept=(401,))
+        unknown = fetcher.get(f"{sandbox.url}/conditions/zana-1/", accept=(404,))
+    assert error_of(gone) == (404, "Resource not found") and error_of(unknown)[0] == 404 and error_of(keyless)[0] == 401
+    with pytest.raises(MissingError, match="NHS_API_KEY.*missing subscription key"):
+        check_nhs_page(keyless)
+    for answer in (gone, unknown):
+        check_nhs_page(answer)  # a page that is not there ends nothing
 
 
 def test_recorded_errors(recorded):
@@ -385,7 +472,7 @@ def test_whatever_stands_in_one_place_of_a_page_it_is_read_or_unread(body):
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_pages_are_read_or_unread(data):
-    check_read(read(damage(data.draw(st.sampled_from([page("conditions/a"), medicine("medicines/b"), front("conditions")])), data)))
+    check_read(read(damage(data.draw(st.sampled_from([page("conditions/a"), medicine("medicines/b"), front("conditions"), zana_fever(), zilch(), zanatidine()])), data)))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,6 +8,7 @@ from datetime import date
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from own_data import own_json
 from servers.base import Server, busy, gzip_bomb, gzipped, hang_up, ok, redirect, slow_drip, torn, truncated, wrong_type
 from servers.collecting import spoiled
 from servers.openfda import OpenFdaServer, labels, nameless, over_the_counter, prescription
@@ -15,7 +16,7 @@ from servers.openfda import OpenFdaServer, labels, nameless, over_the_counter, p
 from medlab.basics.errors import InputError, MissingError
 from medlab.contracts.records import Record, Unread
 from medlab.fetch import Fetched, Fetcher
-from medlab.sources.openfda import QUERY, OpenFda, check_answer, next_query, read_label
+from medlab.sources.openfda import ANSWERS, QUERY, OpenFda, check_answer, next_query, read_label
 
 
 @pytest.fixture
@@ -289,6 +290,25 @@ def test_recorded_labels(shared_data):
     assert (page[2].title, page[2].subject) == ("Tagrisso (osimertinib)", "osimertinib")
 
 
+OWN = own_json("openfda.json")
+
+
+def test_labels_with_the_habits_of_real_ones(make):
+    "The twin of `test_recorded_labels`, through a server: headings and tables doubled, narrower fields repeated in wider ones, references to chapters."
+    with OpenFdaServer([OWN["syrup"], OWN["tablets"], *OWN["page"]["results"]]) as server:
+        syrup, tablets, *page = list(make(server.url).fetch())
+    assert (syrup.title, syrup.subject, syrup.aspect) == ("Little Fevrolin (paranol)", "paranol", "human otc drug")
+    assert syrup.sections["purpose"] == "Throat soother/fever reducer" and "59-90 lbs | 9-11 years | 9 mL" in syrup.sections["dosage"].split("\n")
+    assert syrup.sections["indications"].startswith("temporarily:\n- brings a fever down")
+    assert syrup.sections["warnings"].startswith("Kidney warning: This syrup") and syrup.sections["active_ingredient"] == "(in each 5 mL) Paranol 80 mg"
+    for once in ("if the child has had kidney stones", "ring a poison centre", "41-58 lbs", "Weight (lb)", "if the seal is broken"):
+        assert syrup.text.count(once) == 1, once
+    assert tablets.title == "Zanitinib" and tablets.sections["indications"].startswith("Zanitinib tablets are indicated")
+    assert "[see" not in tablets.text and "( 7.1 )" not in tablets.text and tablets.sections["interactions"].split("\n")[1].startswith("7.1 Drugs That Change")
+    assert [type(one) for one in page] == [Unread, Unread, Record]  # product data alone are no label
+    assert (page[2].title, page[2].subject) == ("Zagrissa (zanimertinib)", "zanimertinib")
+
+
 def test_recorded_statuses(shared_data):
     for path in sorted((shared_data / "recorded" / "openfda").glob("rec_*.json")):
         response = json.loads(path.read_text())["response"]
@@ -302,6 +322,22 @@ def test_recorded_statuses(shared_data):
         else:
             with pytest.raises(expected):
                 check_answer(fetched)
+
+
+@pytest.mark.parametrize("number, expected", list(enumerate([None, None, None, InputError, MissingError, InputError])))
+def test_statuses_as_openfda_sends_them(quick, number, expected):
+    "The twin of `test_recorded_statuses`: answers of another endpoint, nothing found, a wrong sort, a wrong key, a broken query."
+    told = OWN["statuses"][number]
+    with Server({"/drug/label.json": ok(told["body"], told["headers"], told["status"])}) as server:
+        fetched = quick().get(f"{server.url}/drug/label.json", accept=ANSWERS)
+    assert fetched.status == told["status"]
+    if expected:
+        with pytest.raises(expected, match=["Sorting allowed", "OPENFDA_API_KEY", "Lexical error"][number - 3]):
+            check_answer(fetched)
+        return
+    check_answer(fetched)
+    assert (next_query(fetched.headers.get("link", "")) is not None) == ("Link" in told["headers"])
+    assert all(isinstance(read(result), Unread) for result in told["body"].get("results", []))
 
 
 # --- damaged labels ------------------------------------------------------------------------------------------------------
@@ -376,7 +412,7 @@ def test_only_a_list_of_results_is_an_answer():
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_labels_are_read_or_unread(data):
-    check_read(read(damaged(data.draw(st.sampled_from(labels(3))), data)))
+    check_read(read(damaged(data.draw(st.sampled_from([*labels(3), OWN["syrup"], OWN["tablets"]])), data)))
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

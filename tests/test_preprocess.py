@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from own_data import made_up_documents, medquad_zip
 
 from medlab.cleaning.duplicates import near_pairs, text_key
 from medlab.cleaning.leaks import LeakageError, check_leakage, find_leaks
@@ -533,6 +534,41 @@ PARTS = {
 }
 
 
+#: What is left over from a website in MedQuAD's answers.
+RESIDUE = re.compile(
+    r"(?m)\AAlso:|^Espaol$|\nNIH: [^\n]*\Z|\ba persons [a-z]|\bbodys\b| \?|\? \?|   |Key Points\n|Human Phenotype Ontology \(HPO\) has|\bdoesnt\b|\[\d{4}\]")
+#: Part to (pairs, with an answer) of data/medquad and sixty documents more.
+OWN_PARTS = {
+    "GARD": (4, 2), "GHR": (3, 3), "MPlusHealthTopics": (2, 2), "NINDS": (3, 3), "NHLBI": (2, 2), "CDC": (4, 4), "ADAM": (3, 0), "MPlusDrugs": (2, 0), "MPlusHerbsSupplements": (1, 0),
+}
+
+
+def test_an_archive_with_every_part_is_cleaned_split_and_accounted_for(tmp_path, monkeypatch):
+    "The twin of `test_the_whole_of_medquad`."
+    monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(medquad_zip(tmp_path / "MedQuAD-master.zip", made_up_documents(60))))
+    run = Run(tmp_path / "run")
+    preprocess(run, Profile(name="t", steps={"collect": {"sources": ["medquad"]}}))
+    quality = read_json(run.file("preprocess", "quality.json"))
+    parts = {name.removeprefix("medquad: "): (counts["records"], counts["records"] - counts.get("no_answer", 0)) for name, counts in quality["parts"].items()}
+    assert {name: parts[name] for name in OWN_PARTS} == OWN_PARTS
+    assert set(parts) - set(OWN_PARTS) == {"CancerGov", "NIDDK", "NIHSeniorHealth"} and sum(count for count, _ in parts.values()) == 92
+    counts, rejected = quality["sources"]["medquad"], quality["rejected_by_source"]["medquad"]
+    assert sum(counts.values()) == 92 and counts["rejected"] == sum(rejected.values())  # every one that left has a reason
+    assert {name: count for name, count in rejected.items() if name not in ("shares_passage", "near_duplicate")} == {
+        "no_answer": 8, "links_only": 1, "headings_only": 1, "exact_duplicate": 1}
+    assert counts["train"] > 50 and counts["test"] > 2 and counts["validation"] > 2
+    assert quality["personal"] == {"EMAIL": 1, "HELPLINE": 1, "PHONE": 1} and set(quality["languages"]) == {"en"}
+    assert sum(quality["lengths"]["collected"]) >= 84 and quality["leakage"] == {"train against test and validation": 0, "validation against test": 0}
+    texts = {record.question: record.answer for name in ("train", "validation", "test") for record in read_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord)}
+    assert [text for text in texts.values() if RESIDUE.search(text)] == []
+    assert texts["What is Zana Gland Cancer?"].split("\n")[:2] == ["- Warm rooms raise the risk.", "Zana gland cancer is a disease in which cells of the zana gland grow without a plan."]
+    assert texts["What are the symptoms of Yellow elbow syndrome?"].startswith("About 90% of patients: Yellow skin of the elbow; Stiff sleeve sign.\nAbout 50%")
+    assert texts["What is Quiet Ear?"] == "Quiet ear is a loss of low sounds that comes with age. It is harder to follow a talk in a hall than at a table."
+    assert texts["What is Hiccups at Night?"].startswith("Hiccups at night are tugs") and texts["How to prevent Hiccups at Night?"].endswith("A person's weight plays a part as well.")
+    assert texts["How to diagnose Syrup Kidney?"].endswith("by telephone at [PHONE] or write to [EMAIL] about it.") and "1-800-891-5390" in texts["What to do for Syrup Kidney?"]
+    assert texts["How many people are affected by whistling knee disease?"].startswith("Whistling knee disease is met in one of 40,000 newborns. It is twice")
+
+
 @pytest.mark.slow
 def test_the_whole_of_medquad(tmp_path, shared_data, monkeypatch):
     monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(shared_data / "MedQuAD-master.zip"))
@@ -554,5 +590,4 @@ def test_the_whole_of_medquad(tmp_path, shared_data, monkeypatch):
     texts = [record.answer for record in train] + [record.answer for record in test]
     crossing = [pair for pair in near_pairs(texts) if pair[0] < len(train) <= pair[1] and len(texts[pair[0]].split()) >= 12]
     assert crossing == []
-    residue = re.compile(r"(?m)\AAlso:|^Espaol$|\nNIH: [^\n]*\Z|\ba persons [a-z]|\bbodys\b| \?|\? \?|   |Key Points\n|Human Phenotype Ontology \(HPO\) has|\bdoesnt\b|\[\d{4}\]")
-    assert [text[:60] for text in texts if residue.search(text)][:3] == []
+    assert [text[:60] for text in texts if RESIDUE.search(text)][:3] == []

@@ -117,8 +117,19 @@ def complete_answer(reply: Any, seconds: float, base_url: str) -> Completion:
     return Completion(text, usage["prompt_tokens"], usage["completion_tokens"], seconds, reason)
 
 # %% ../../nbs/engines/openai_compatible.ipynb #ee1e84d9
-def served_model(base_url: str) -> str:
-    "The id of the model that a server offers."
+def served_model(
+    base_url: str,  # the server's address, without /v1
+) -> str:
+    "The id of the first model that a server offers. Raises `MissingError` when nothing answers or no model is offered, `MedlabError` for another reply."
     import httpx
 
-    return httpx.get(f"{base_url}/v1/models", timeout=30).raise_for_status().json()["data"][0]["id"]
+    try:
+        reply = httpx.get(f"{base_url.rstrip('/')}/v1/models", timeout=30)
+        offered = reply.raise_for_status().json()["data"]
+        return offered[0]["id"]
+    except httpx.TransportError:
+        raise MissingError(f"nothing answers at {base_url}; start the server (`medlab serve`) or correct the address") from None
+    except IndexError:
+        raise MissingError(f"{base_url} offers no model; load one, for example with `medlab deploy`") from None
+    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
+        raise MedlabError(f"{base_url}/v1/models gave no list of models ({type(error).__name__}); expected an OpenAI-compatible server") from None

@@ -56,6 +56,58 @@ def front(path: str) -> dict:
     return page(path) | {"hasPart": [], "mainEntityOfPage": [{"name": "keylinks", "mainEntityOfPage": [element("", "Zana", "link")]}]}
 
 
+def copies(*sections: dict) -> list[dict]:
+    "The other branch of a page: its sections once more, as health topics with fewer fields."
+    topics = [one for one in sections if "hasHealthAspect" in one]
+    return [
+        {
+            "@type": "HealthTopicContent", "url": f"{ROOT}x/#{one['hasHealthAspect'].rpartition('/')[2]}", "hasHealthAspect": one["hasHealthAspect"],
+            "headline": one.get("headline", ""), "description": "", "hasPart": [{"@type": "WebPageElement", "headline": "", "text": part.get("text", "")} for part in one["hasPart"]],
+        }
+        for one in topics
+    ]  # fmt: skip
+
+
+def zana_fever(path: str = "conditions/zana-fever") -> dict:
+    "A long page: an opening in bold, boxes whose heading stands in their text, a section with an aspect instead of a heading, related links."
+    causes = section("Check if you're at risk of Zana fever", element(
+        "<p>Zana fever is passed on by damp towels.</p><p>It is met in:</p><ul><li><p>North and South Zanaland</p></li><li><p>the islands of&nbsp;Zilch</p></li></ul>"), aspect="Causes")
+    box = section(None, element("<h3>Before you pack</h3><p>Towels are sold everywhere. <a href=\"https://www.nhs.uk/made-up/\">Read about towels</a>.</p>", name="Information"))
+    avoid = section("How to avoid Zana fever", element("<p>If you are going there, a few habits lower your risk.</p>"), element(
+        "<div><h3>Do</h3><ul><li><p>hang towels in the sun – an hour is enough</p></li><li><p>bring two</p></li></ul></div>", name="Do/Don't"), aspect="Prevention")
+    urgent = section(None, element("<h2>Ask for an urgent appointment if:</h2><div><p>\n You came back from Zanaland and:</p><ul><li>you have a fever above 38.5&nbsp;&deg;C</li></ul></div>",
+                                   name="urgent"), aspect="MedicalHelpUrgent")
+    links = {"name": "RelatedLinks", "headline": "More in Conditions", "@type": "WebPageElement", "mainEntityOfPage": [element("Towels", "Towels", "link")]}
+    body = page(path) | {"name": "Zana fever", "genre": ["Condition"], "keywords": [], "hasPart": copies(causes, avoid, urgent)}
+    opening = section(None, element("<p><b>Zana fever is spread by towels in warm countries. It is mild &lt; 5 days in most people.</b></p>"))
+    return body | {"mainEntityOfPage": [opening, causes, box, avoid, urgent, section(None), links]}
+
+
+def zilch(path: str = "conditions/zilch") -> dict:
+    "A page whose treatments stand in the second branch alone, among copies of the first and key words; with a picture among its elements."
+    picture = {"position": 1, "identifier": "13", "@type": "ImageObject", "name": "Picture of zilch spots.", "caption": "", "keywords": ["Skin", "Zilch"], "credit": "<p>A HOUSE OF PICTURES</p>"}
+    symptoms = section("Symptoms of zilch", element("<p>Zilch is seen on the:</p><ul><li>elbow – this is so for nearly everyone with zilch</li><li>heel – one in nine</li></ul>"), picture,
+                       element("<p>There are two kinds of spot, and neither of them hurts:</p><ul><li>flat&nbsp;–&nbsp;they are blue</li></ul>", "Kinds of spots"), aspect="Symptoms")
+    tries = section("Things you can try if you have zilch", element("<p>Elbows like to be kept dry. Change a wet sleeve soon.</p>"), aspect="SelfCare")
+    advice = section(None, element("<p>If spots stay for a month, speak to a pharmacist about them.</p>", "When to ask for advice"))
+    overview = {"@type": "HealthTopicContent", "hasHealthAspect": "http://schema.org/OverviewHealthAspect", "headline": "", "hasPart": [
+        {"@type": "WebPageElement", "headline": "Zilch", "text": "Symptoms"}, {"@type": "WebPageElement", "headline": "Treatment", "text": "Creams"}]}
+    treated = {"@type": "HealthTopicContent", "hasHealthAspect": "http://schema.org/TreatmentsHealthAspect", "headline": "Treatments from a GP", "description": "", "hasPart": [
+        {"@type": "WebPageElement", "headline": "", "text": "<p>A GP may offer one of these creams against zilch spots:</p><ul><li>sky balm</li><li>a lotion with salt</li></ul>"}]}
+    body = page(path) | {"name": "Zilch", "alternativeHeadline": "Overview", "keywords": [], "hasPart": [*copies(symptoms, tries), overview, treated]}
+    return body | {"mainEntityOfPage": [section(None, element("<p><b>Zilch is a made-up condition of the skin.</b></p>")), symptoms, tries, advice]}
+
+
+def zanatidine(path: str = "medicines/zanatidine") -> dict:
+    "A medicine's page: an empty section, an element in the middle whose heading is in its text."
+    about = section("About zanatidine", element("<p>Zanatidine is a made-up medicine for hiccups.</p>"), aspect="Overview")
+    facts = section("Key facts", element("<ul><li>It's usual to take zanatidine with bread.</li><li>It works in an hour.</li></ul>"))
+    use = section("How and when to take zanatidine", element("<p>If a doctor prescribed zanatidine, do as the label says.</p>"),
+                  element('<h4>Contact 111 for advice now if:</h4><div class="nhsuk-card"><ul>\n<li>\n  you took more than the bread would hold\n</li></ul></div>', name="urgent"),
+                  element('<p>If you need to go out, <a href="https://www.nhs.uk/x/">take the box along</a>.</p>'), aspect="UsageOrSchedule")
+    return page(path) | {"name": "Zanatidine", "genre": ["Medicine"], "keywords": "", "mainEntityOfPage": [about, section(None), facts, use], "hasPart": copies(about, use)}
+
+
 def paths(count: int) -> list[str]:
     return [f"{'medicines' if number % 4 == 0 else 'conditions'}/zana-{number}" for number in range(1, count + 1)]
 
