@@ -10,25 +10,28 @@ from .basics.errors import InputError, MedlabError
 from .basics.files import atomic_path, sha256_json, sha256_text, write_json
 from .contracts.chat import ChatFormat, check_same_prompt
 from .contracts.engine import Engine, Sampling
-from .core import Outcome, Profile, Run, step
+from .core import NOT_HERE, Outcome, Profile, Run, step
 from .engines.deployment import DeployParams, choose_place, model_parameters, planned, running, server_version
 
 # %% ../nbs/08_deploy.ipynb #534cf44c
 def modelfile(
     chat: ChatFormat,
     sampling: Sampling,
-    gguf: str = "../quantize/model-q4_k_m.gguf",  # seen from the Modelfile's folder
+    gguf: str,  # seen from the Modelfile's folder, such as "../quantize/model-q4_k_m.gguf"
 ) -> str:
-    'The Modelfile for `ollama create NAME -f Modelfile`; raises `InputError` for a stop that cannot be written in one.'
+    """The Modelfile for `ollama create NAME -f Modelfile`; raises `InputError` for a stop that cannot be written in one.
+
+    Source: Ollama, docs/modelfile.mdx.
+    """
     parameters = model_parameters(chat, sampling)
     texts = parameters.pop("stop")
     if any('"' in text or "\n" in text for text in texts):
-        raise InputError(f"stops {texts!r}: a quotation mark or a line break cannot stand in a Modelfile")
+        raise InputError(f"stops {texts!r}: expected texts without quotation marks and line breaks, which a Modelfile cannot hold")
     settings = [f"PARAMETER {name} {value}" for name, value in parameters.items()] + [f'PARAMETER stop "{text}"' for text in texts]
     return "\n".join([f"FROM {gguf}", "", f'TEMPLATE """{chat.go_template()}"""', "", *settings, ""])
 
 # %% ../nbs/08_deploy.ipynb #c3ee14b3
-#: Conversations in which templates are known to differ.
+#: Conversations that templates are known to render differently.
 CONVERSATIONS = {
     "plain": [{"role": "user", "content": "What is aspirin?"}],
     "with system": [{"role": "system", "content": "You are careful."}, {"role": "user", "content": "What is aspirin?"}],
@@ -46,12 +49,12 @@ CONVERSATIONS = {
 def check_parity(
     engine: Engine,  # one that can `render` (Ollama) or `tokenize` (llama.cpp)
     chat: ChatFormat,
-    context: int = 2048,
-) -> list[dict]:  # one row a conversation: name, tokens, prompt_sha256
-    """Compare what a server makes of conversations with what `ChatFormat` makes of them.
+    context: int = 2048,  # tokens of prompt and answer together
+) -> list[dict]:  # one row per conversation: conversation, tokens, prompt_sha256
+    """Compare the prompts that a server makes of `CONVERSATIONS` with those of `ChatFormat`.
 
-    Raises `MedlabError` with the first difference: in the text where the server renders it, in the token ids where it gets those, and in the
-    number of tokens that it says it has read.
+    Raises `MedlabError` with the first difference: in the text where the server renders it, in the token ids where the server gets ids, and in the
+    number of tokens that the server reports.
     """
     rows = []
     for name, messages in CONVERSATIONS.items():
@@ -65,23 +68,32 @@ def check_parity(
     return rows
 
 # %% ../nbs/08_deploy.ipynb #d6d98748
-def record_server(profile: Profile) -> dict[str, str]:
+def record_server(
+    profile: Profile,
+) -> dict[str, str]:  # kind of server to the hash of its version; an Ollama that is not here is noted with how to get it
     "What the step depends on besides the model: the server that would be chosen now."
-    return {"server": sha256_text(server_version(choose_place(profile.params(DeployParams))))}
+    params = profile.params(DeployParams)
+    server = server_version(choose_place(params))
+    kind = server.split()[0]
+    servers = {kind: sha256_text(server)}
+    if params.engine == "auto" and kind != "ollama":
+        servers["ollama"] = f"{NOT_HERE}: start Ollama, or build it with `make ollama`"
+    return servers
 
 # %% ../nbs/08_deploy.ipynb #80ce447e
 @step("deploy", params=DeployParams, outputs=["Modelfile", "parity.json", "deployment.json"], needs=["quantize"], inputs=record_server,
       packages=["ollama", "xllamacpp"])
 def deploy(run: Run, profile: Profile) -> Outcome:
-    "Put the quantized model on Ollama, or the embedded llama.cpp server, and prove that it sees the prompts it was trained on."
+    "Put the quantized model on Ollama or the embedded llama.cpp server, and prove that it sees the prompts that it was trained on."
     folder, params = run.folder("deploy"), profile.params(DeployParams)
     place = choose_place(params)
-    this = planned(run, params, server_version(place))
+    deployment = planned(run, params, server_version(place))
     with atomic_path(folder / "Modelfile") as temporary:
-        temporary.write_text(modelfile(this.chat, this.sampling), encoding="utf-8")
-    with running(run, this, place, renew=True) as engine:
-        write_json(folder / "parity.json", {"server": this.server, "conversations": check_parity(engine, this.chat, params.context)})
-    described = this.described()
+        temporary.write_text(modelfile(deployment.chat, deployment.sampling, f"../quantize/{deployment.gguf.name}"), encoding="utf-8")
+    with running(run, deployment, place, renew=True) as engine:
+        rows = check_parity(engine, deployment.chat, params.context)
+    write_json(folder / "parity.json", {"server": deployment.server, "conversations": rows})
+    described = deployment.described()
     write_json(folder / "deployment.json", described)
-    notes = [] if place or params.engine == "llama_cpp" else ["no Ollama here, so the embedded llama.cpp server stands in; `make ollama` builds one"]
+    notes = [] if place or params.engine == "llama_cpp" else ["no Ollama here, so the embedded llama.cpp server is used; `make ollama` builds Ollama"]
     return Outcome(notes=notes, content={"deployment.json": sha256_json({**described, "model": ""})})

@@ -13,9 +13,9 @@ import pytest
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json, write_json
 from medlab.basics.processes import free_port
-from medlab.core import Run, load_profile
-from medlab.deploy import CONVERSATIONS, check_parity, deploy
-from medlab.engines.deployment import DeployParams, check_vocabulary, deployed, model_name, model_parameters, open_deployment, planned
+from medlab.core import NOT_HERE, Run, find_step, load_profile
+from medlab.deploy import CONVERSATIONS, check_parity, deploy, record_server
+from medlab.engines.deployment import DeployParams, check_vocabulary, deployed, model_file, model_name, model_parameters, open_deployment, planned
 from medlab.engines.ollama_server import OllamaEngine, OllamaServer, find_ollama
 
 HELLO = [{"role": "user", "content": "What is aspirin?"}]
@@ -124,6 +124,7 @@ def test_weights_of_zeros_are_refused(this, tmp_path):
 def test_without_ollama_llama_cpp_stands_in_and_says_so(copied, no_ollama, monkeypatch):
     run, profile = copied
     before = run.manifest("deploy")
+    monkeypatch.setenv("MEDLAB_REPLACE", "1")
     manifest = deploy(run, profile)
     assert len(manifest.notes) == 1 and "make ollama" in manifest.notes[0] and "\n" not in manifest.notes[0]
     assert deployed(run).engine == read_json(run.file("deploy", "deployment.json"))["engine"] == "llama_cpp"
@@ -147,9 +148,62 @@ def test_ollama_that_went_away(copied, no_ollama):
     assert deploy.finished(run, profile) is None
     with pytest.raises(MissingError, match="medlab deploy"), open_deployment(run, profile):
         pass
+    before = run.manifest("deploy")
+    with pytest.raises(MissingError, match="ollama was used for the finished result"):
+        deploy(run, profile)
+    assert run.manifest("deploy") == before
 
 
-def test_who_insists_on_ollama_is_told(copied, no_ollama):
+def test_a_result_of_a_vanished_ollama_is_not_replaced_silently(copied, no_ollama, monkeypatch):
+    "Also where there is no Ollama to begin with: what the manifest says of the server decides."
+    run, profile = copied
+    noted = read_json(run.file("deploy", "manifest.json"))
+    noted["inputs"] = {**{name: value for name, value in noted["inputs"].items() if name != "llama_cpp"}, "ollama": "a" * 64}
+    write_json(run.file("deploy", "manifest.json"), noted)
+    before = {path: path.read_bytes() for path in (run.path / "deploy").rglob("*.json")}
+    with pytest.raises(MissingError, match="deploy: ollama was used .*make ollama.*--replace"):
+        deploy(run, profile)
+    assert {path: path.read_bytes() for path in (run.path / "deploy").rglob("*.json")} == before
+    monkeypatch.setenv("MEDLAB_REPLACE", "1")
+    deploy(run, profile)
+    assert deployed(run).engine == "llama_cpp"
+    monkeypatch.delenv("MEDLAB_REPLACE")
+    assert deploy.finished(run, profile)  # no Ollama then, none now: nothing is lost
+
+
+def test_the_server_is_recorded(no_ollama, monkeypatch, tmp_path):
+    auto, embedded = load_profile("smoke"), load_profile("smoke", ["deploy.engine=llama_cpp"])
+    without = record_server(auto)
+    assert without["ollama"].startswith(f"{NOT_HERE}: ") and "make ollama" in without["ollama"]
+    assert record_server(embedded) == {"llama_cpp": without["llama_cpp"]}  # a choice, nothing is missing
+    with pytest.raises(MissingError, match="make ollama"):
+        record_server(load_profile("smoke", ["deploy.engine=ollama"]))
+    hashes = set()
+    for version in ("0.24.0", "0.25.0"):
+        program = tmp_path / version / "ollama"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho ollama version is {version}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}/bin{os.pathsep}/usr/bin")
+        recorded = record_server(auto)
+        assert list(recorded) == ["ollama"]
+        hashes.add(recorded["ollama"])
+    assert len(hashes) == 2  # another version is another server
+
+
+def test_a_file_of_another_type_is_deployed(copied, no_ollama, monkeypatch):
+    "The deployment takes the file that quantize made, whatever its type."
+    run, _ = copied
+    monkeypatch.setenv("MEDLAB_REPLACE", "1")
+    profile = load_profile("smoke", ["quantize.type=q8_0"])
+    find_step("deploy")(run, profile)
+    assert model_file(run).name == "model-q8_0.gguf" and deployed(run).gguf == model_file(run)
+    assert "FROM ../quantize/model-q8_0.gguf" in run.file("deploy", "Modelfile").read_text().splitlines()
+    with open_deployment(run, profile) as engine:
+        assert engine.generate([HELLO], deployed(run).sampling.model_copy(update={"length": 2}))[0].completion_tokens
+
+
+def test_a_profile_that_requires_ollama_is_refused_without_one(copied, no_ollama):
     run, _ = copied
     with pytest.raises(MissingError, match="make ollama"):
         deploy(run, load_profile("smoke", ["deploy.engine=ollama"]))
@@ -208,7 +262,7 @@ def test_an_answer_must_leave_room_for_a_question(smoke_run):
 
 PARENT = """
 import sys
-from medlab.core import Run, load_profile
+from medlab.core import NOT_HERE, Run, find_step, load_profile
 from medlab.engines.deployment import open_deployment
 with open_deployment(Run(sys.argv[1]), load_profile("smoke")) as engine:
     print("open", flush=True)

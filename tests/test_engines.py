@@ -280,12 +280,13 @@ def test_llama_cpp_too_slow(gguf, chat):
 
 @pytest.mark.parametrize("what", ["llama", "ollama"])
 def test_servers_die_with_their_parent(what, tmp_path, gguf, request):
-    begin = f"from medlab.engines.llama_cpp import *\ne = LlamaCppEngine({str(gguf)!r}, chat)\nchild = e.server"
+    begin = f"from medlab.engines.llama_cpp import LlamaCppEngine\ne = LlamaCppEngine({str(gguf)!r}, chat)\nchild = e.server"
     if what == "ollama":
         place = request.getfixturevalue("binary")
         begin = f"""
 from pathlib import Path
-from medlab.engines.ollama_server import *
+from medlab.contracts.engine import Sampling
+from medlab.engines.ollama_server import OllamaEngine, OllamaPlace, OllamaServer
 s = OllamaServer(OllamaPlace(binary=Path({str(place.binary)!r})), {str(tmp_path / "m")!r})
 s.create('m', {str(gguf)!r}, chat.go_template(), {{}})
 OllamaEngine(s.host, 'm', chat).generate([[dict(role='user', content='hi')]], Sampling(length=1))
@@ -293,7 +294,8 @@ child = s.child
 """
     code = f"""
 import psutil, time
-from medlab.models import *
+from medlab.contracts.chat import ChatFormat
+from medlab.models import load_spec, obtain
 chat = ChatFormat.from_folder(obtain(load_spec('smollm2-135m-instruct')))
 {begin}
 print([p.pid for p in psutil.Process(child.process.pid).children(recursive=True)], flush=True)
@@ -401,7 +403,7 @@ GOOD = {"choices": [{"message": {"role": "assistant", "content": "Hi."}, "finish
 
 @pytest.fixture
 def scripted():
-    "A server that answers whatever it is told to."
+    "A server whose answers the test chooses."
     servers = []
 
     def start(content, status=200, wait=0, cut=False):
@@ -443,9 +445,9 @@ def changed(**choice):
 
 
 @pytest.mark.parametrize("script, kind, message", [
-    ({"content": changed(finish_reason=None)}, MedlabError, "torn answer: finish_reason None"),
-    ({"content": {**GOOD, "choices": [{"message": {"content": "Hi"}}]}}, MedlabError, "torn answer"),
-    ({"content": changed(message={"role": "assistant", "content": None})}, MedlabError, "torn answer"),
+    ({"content": changed(finish_reason=None)}, MedlabError, "incomplete answer: finish_reason None"),
+    ({"content": {**GOOD, "choices": [{"message": {"content": "Hi"}}]}}, MedlabError, "incomplete answer"),
+    ({"content": changed(message={"role": "assistant", "content": None})}, MedlabError, "incomplete answer"),
     ({"content": changed(finish_reason="content_filter")}, MedlabError, "content_filter"),
     ({"content": {"choices": []}}, MedlabError, "without choices"),
     ({"content": {**GOOD, "usage": None}}, MedlabError, "count its tokens"),

@@ -12,11 +12,12 @@ import pytest
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json, remove
+from medlab.engines.deployment import model_file
 from medlab.engines.hf import load_model
 from medlab.finetune import FinetuneParams, add_lora, load_base, save_adapter
 from medlab.contracts.chat import ChatFormat
 from medlab.models import load_spec, obtain
-from medlab.quantize import CHECK, check_quantize_space, find_quantizer, merge, model_file, open_gguf, quantize, quantize_gguf, speak, staged
+from medlab.quantize import CHECK, check_quantize_space, find_quantizer, merge, open_gguf, quantize, quantize_gguf, sample_answer, staged
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_unreadable_ggufs(smoke_run, base, tmp_path):
     ):  # fmt: skip
         path = tmp_path / f"{name}.gguf"
         path.write_bytes(content)
-        for use in (open_gguf, lambda p: quantize_gguf(p, tmp_path / "out.gguf", "q4_k_m"), lambda p: speak(p, chat, 4, tmp_path / "log")):
+        for use in (open_gguf, lambda p: quantize_gguf(p, tmp_path / "out.gguf", "q4_k_m"), lambda p: sample_answer(p, chat, 4, tmp_path / "log")):
             with pytest.raises(InputError, match=says):
                 use(path)
     assert not (tmp_path / "out.gguf").exists()

@@ -60,11 +60,11 @@ def llama(served):
     return this, lambda: LlamaCppEngine(this.gguf, this.chat, this.sampling.context)
 
 
-def in_process(engine, this, params=ServeParams()):
+def in_process(engine, deployment, params=ServeParams()):
     from fastapi.testclient import TestClient
 
     lines = []
-    return TestClient(create_app(engine, this, params, log=lines.append), raise_server_exceptions=False), lines
+    return TestClient(create_app(engine, deployment, params, log=lines.append), raise_server_exceptions=False), lines
 
 
 def test_every_promised_call_comes_out(served):

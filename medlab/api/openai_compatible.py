@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TextPart', 'ChatMessage', 'TextFormat', 'ChatRequest', 'plain_messages', 'requested_sampling', 'completion_reply',
-           'check_model', 'router']
+           'router']
 
 # %% ../../nbs/api/openai_compatible.ipynb #dc41c2f6
 import time
@@ -19,7 +19,7 @@ from ..contracts.engine import Completion, Engine, Sampling, check_room
 
 # %% ../../nbs/api/openai_compatible.ipynb #9cb59060
 class TextPart(BaseModel):
-    "A piece of a message; ours are text only."
+    "A part of a message: text only."
 
     model_config = ConfigDict(extra="forbid")
 
@@ -28,7 +28,7 @@ class TextPart(BaseModel):
 
 # %% ../../nbs/api/openai_compatible.ipynb #d61db69c
 class ChatMessage(BaseModel):
-    "One turn."
+    "One turn of a conversation."
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,7 +37,7 @@ class ChatMessage(BaseModel):
 
 # %% ../../nbs/api/openai_compatible.ipynb #1a35d450
 class TextFormat(BaseModel):
-    "The only response format that this server can promise: text."
+    "The only response format that this server supports: text."
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,7 +45,7 @@ class TextFormat(BaseModel):
 
 # %% ../../nbs/api/openai_compatible.ipynb #5a6014a0
 class ChatRequest(BaseModel):
-    "A chat completion request; a field that the server cannot honour is an error, and null means absent."
+    "A chat completion request; a field that the server cannot honour is an error, null means absent. Source: OpenAI, API reference."
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,7 +68,7 @@ class ChatRequest(BaseModel):
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     response_format: TextFormat | None = None
-    # no bearing on the answer
+    # no effect on the answer
     user: str | None = None
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
@@ -76,7 +76,7 @@ class ChatRequest(BaseModel):
 
 # %% ../../nbs/api/openai_compatible.ipynb #fcbf55e3
 def plain_messages(request: ChatRequest) -> list[dict[str, str]]:
-    "The conversation as role and text; the parts of a message are joined."
+    "The conversation as dicts of role and content; the parts of a message are joined."
     return [
         {"role": turn.role, "content": turn.content if isinstance(turn.content, str) else "".join(part.text for part in turn.content)}
         for turn in request.messages
@@ -87,14 +87,14 @@ def requested_sampling(
     request: ChatRequest,
     base: Sampling,  # the deployment's settings
 ) -> Sampling:
-    "The deployment's sampling with what the request states put over it; raises `InputError` for stops that are none."
+    "The deployment's sampling, changed where the request states a value; raises `InputError` for empty or too many stops."
     stated = request.model_dump(include={"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed"}, exclude_none=True)
     if length := request.max_completion_tokens or request.max_tokens:
         stated["length"] = length
     if request.stop is not None:
         extra = [request.stop] if isinstance(request.stop, str) else request.stop
         if len(extra) > 4 or not all(extra):
-            raise InputError(f"stop: got {len(extra)} texts, expected one to four that are not empty")
+            raise InputError(f"stop: got {extra!r:.80}, expected one to four texts that are not empty")
         stated["stop"] = [*base.stop, *extra]  # the model's own control tokens end an answer in any case
     return base.model_copy(update=stated)
 
@@ -102,9 +102,9 @@ def requested_sampling(
 def completion_reply(
     completion: Completion,
     model: str,
-    fingerprint: str,  # what must change when the weights do
-) -> dict:  # a chat completion object
-    "What the client gets for one answer."
+    fingerprint: str,  # changes when the weights change
+) -> dict:
+    "One answer as a chat completion object. Source: OpenAI, API reference."
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
@@ -123,14 +123,14 @@ def completion_reply(
 
 # %% ../../nbs/api/openai_compatible.ipynb #5ce9a498
 def check_model(
-    asked: str,  # what the client wrote
-    model: str,  # what is deployed
+    requested: str,  # the client's name for the model
+    model: str,  # the deployed model's name
 ) -> None:
-    "Raise a 404 for a model that is not here."
+    "Raise FastAPI's `HTTPException` with status 404 for a model that is not deployed."
     from fastapi import HTTPException
 
-    if asked not in (model, "medlab"):
-        raise HTTPException(404, f"model {asked!r} is not here; this server has {model!r} (or 'medlab' for short)")
+    if requested not in (model, "medlab"):
+        raise HTTPException(404, f"model {requested!r} is not here; expected {model!r} (or 'medlab' for short)")
 
 # %% ../../nbs/api/openai_compatible.ipynb #6b039257
 def router(
