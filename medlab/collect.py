@@ -180,7 +180,7 @@ class Collection:
         except MissingError as error:
             report.status, report.why = "partial" if report.count else "skipped", " ".join(str(error).split())
         report.license, report.attribution = dict(licenses.most_common()), shortened(sorted(credits))
-        report.asked = {key: round(value - before[key], 1) for key, value in vars(self.fetcher.counts).items()}
+        report.requests = {key: round(value - before[key], 1) for key, value in vars(self.fetcher.counts).items()}
         self.reports.append(report)
 
     def check(self, record: Record, name: str) -> None:
@@ -244,6 +244,6 @@ def collect(run: Run, profile: Profile) -> Outcome:
     write_json(folder / "sources.json", [report.model_dump() for report in reports])
     return Outcome(
         notes=[f"{report.name} {report.status}: {report.why}" for report in reports if report.status != "collected"],
-        content={"sources.json": sha256_json([report.model_dump(exclude={"why", "asked"}) for report in reports])},
+        content={"sources.json": sha256_json([report.model_dump(exclude={"why", "requests"}) for report in reports])},
         incomplete=not params.offline and any(report.status != "collected" for report in reports),
     )

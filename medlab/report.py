@@ -193,7 +193,7 @@ def build_data(run: Run) -> dict[str, Any]:
     "What results.json holds of the data, from files alone; None where they say nothing. Raises `MissingError` before `instruct` has run."
     manifest, quality = run.manifest("preprocess"), read_json(run.file("preprocess", "quality.json"))
     return {
-        "sources": [one.model_dump(exclude={"asked"}) for one in read_sources(run.file("collect", "sources.json"))],  # `asked` holds waiting times
+        "sources": [one.model_dump(exclude={"requests"}) for one in read_sources(run.file("collect", "sources.json"))],  # `requests` holds waiting times
         "licences": collected_licences(run),
         "quality": {name: quality.get(name) for name in QUALITY},
         "settings": {name: manifest and manifest.params.get(name) for name in ("near_duplicate_threshold", "mask_personal")},

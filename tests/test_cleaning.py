@@ -14,15 +14,16 @@ from own_data import own_lines
 
 from medlab.cleaning.benchmarks import read_benchmark
 from medlab.cleaning.choices import contradicts, named_letters
-from medlab.cleaning.duplicates import BANDS, REACH, ROWS, candidates, hashed, near_pairs, openness, overlap, runs, shingles, jaccard, signatures, text_key, words_of
-from medlab.cleaning.language import language_of, needs_a_look
+from medlab.cleaning.duplicates import BANDS, MAX_NEIGHBOURS, ROWS, candidates, hashed, near_pairs, openness, overlap, shingle_hashes, shingles, jaccard, signatures, text_key, words_of
+from medlab.cleaning.language import language_of, needs_classifier
 from medlab.cleaning.leaks import Item, find_leaks
-from medlab.cleaning.passages import HeldPassages, telling, word_windows, without_passages
-from medlab.cleaning.personal import found_in, is_nhs_number, mask, may_hold_personal
-from medlab.cleaning.disk_store import Groups
+from medlab.cleaning.passages import HeldPassages, uncommon_passages, word_windows, without_passages
+from medlab.cleaning.personal import find_personal, is_nhs_number, mask, may_hold_personal
+from medlab.cleaning.disk_store import UnionFind
 from medlab.cleaning.text import (
-    fixed_characters, mended_question, mended_text, signs_by_share, tidy_text, trimmed_answer, without_boilerplate, without_outline,
+    fixed_characters, repair_question, repair_text, tidy_text, trim_answer, without_boilerplate, without_outline,
 )
+from medlab.sources.medquad_tables import signs_by_share, with_tables_read
 from medlab.basics.errors import InputError
 from medlab.contracts.records import Record
 
@@ -46,9 +47,9 @@ def answers(shared_data):
 @QUICK
 @given(WILD)
 def test_mending_twice_changes_nothing_and_nothing_raises(text):
-    once = mended_text(text)
-    assert mended_text(once) == once
-    assert trimmed_answer("What is it?", trimmed_answer("What is it?", once)) == trimmed_answer("What is it?", once)
+    once = repair_text(text)
+    assert repair_text(once) == once
+    assert trim_answer("What is it?", trim_answer("What is it?", once)) == trim_answer("What is it?", once)
     assert not re.search(r"[^\S\n]{2}|\n\n|^\s|\s$", tidy_text(fixed_characters(text)))
 
 
@@ -60,7 +61,7 @@ def test_tidying_loses_no_letter(text):
 
 def test_a_long_run_of_blanks_takes_no_long_time():
     began = time.perf_counter()
-    mended_text("a" + " " * 300_000 + "b" + "\n" * 100_000 + "?" * 50_000 + "(" * 50_000)
+    repair_text("a" + " " * 300_000 + "b" + "\n" * 100_000 + "?" * 50_000 + "(" * 50_000)
     assert time.perf_counter() - began < 5
 
 
@@ -82,7 +83,7 @@ def test_a_long_run_of_blanks_takes_no_long_time():
     ("Foods:     - milk    - eggs", "Foods:\n- milk\n- eggs"),
 ])  # fmt: skip
 def test_residue_goes_and_medicine_stays(text, mended):
-    assert mended_text(text) == mended
+    assert repair_text(text) == mended
 
 
 @pytest.mark.parametrize("text,mended", [
@@ -102,17 +103,17 @@ def test_residue_goes_and_medicine_stays(text, mended):
     ("- Lymph - a fluid\n- nodes", None),
 ])  # fmt: skip
 def test_what_a_page_leaves_at_its_edges_goes(text, mended):
-    assert mended_text(text) == (text if mended is None else mended)
+    assert repair_text(text) == (text if mended is None else mended)
 
 
 def test_nested_lists_of_html_stay_lists():
-    text = mended_text("<ul><li>Rest<ul><li>at night</li><li>by day</li></ul></li><li>Ice</li></ul>")
+    text = repair_text("<ul><li>Rest<ul><li>at night</li><li>by day</li></ul></li><li>Ice</li></ul>")
     assert [line.strip() for line in text.split("\n")] == ["- Rest", "- at night", "- by day", "- Ice"]
 
 
 def test_a_table_without_a_known_share_does_not_begin_with_also():
     table = "The Human Phenotype Ontology provides the following. Signs and Symptoms Approximate number of patients (when available) Ataxia - Gout - Cataract -"
-    assert trimmed_answer("What are the symptoms?", table) == "Signs and symptoms: Ataxia; Gout; Cataract."
+    assert with_tables_read(table) == "Signs and symptoms: Ataxia; Gout; Cataract."
 
 
 @pytest.mark.parametrize("question,mended", [
@@ -120,11 +121,11 @@ def test_a_table_without_a_known_share_does_not_begin_with_also():
     ("What causes What I need to know about Gallstones ?", "What causes Gallstones?"), ("Is 5.5 high or 6.1 ?", "Is 5.5 high or 6.1?"),
 ])  # fmt: skip
 def test_questions_lose_the_marks_of_their_template(question, mended):
-    assert mended_question(question) == mended
+    assert repair_question(question) == mended
 
 
 def test_html_becomes_text_with_its_list():
-    text = mended_text("<p>Causes of <b>gout</b>:</p><ul><li>uric acid</li><li>beer</li></ul>")
+    text = repair_text("<p>Causes of <b>gout</b>:</p><ul><li>uric acid</li><li>beer</li></ul>")
     assert "- uric acid\n- beer" in text and "<" not in text
 
 
@@ -370,7 +371,7 @@ def test_a_nhs_number_has_one_right_check_digit_at_most(nine):
 @given(st.lists(st.sampled_from(["MRN ", "0045981", "born ", "12/03/1961", "555-201-3344", " a@b.co ", "Jane Roe, ", "DOB: ", "943 476 5919", " mg ", "call ",
                                  "5552013344", "+44 20 7946 0958", "\n", "NHS number ", "Hospital number "]), max_size=7).map("".join))
 def test_the_cheap_test_misses_nothing(text):
-    assert may_hold_personal(text) or not found_in(text)
+    assert may_hold_personal(text) or not find_personal(text)
 
 
 # language
@@ -433,12 +434,12 @@ OWN_ANSWERS = [row for row in own_lines("medmcqa.jsonl") if row["exp"]]
 def test_explanations_full_of_latin_are_english_and_few_need_a_look():
     "The twin of `test_no_english_explanation_is_called_foreign`."
     assert Counter(language_of(row["exp"]) for row in OWN_ANSWERS) == {"en": 22}
-    assert sum(needs_a_look(row["exp"]) for row in OWN_ANSWERS) == 2  # names of drugs, and names of germs
+    assert sum(needs_classifier(row["exp"]) for row in OWN_ANSWERS) == 2  # names of drugs, and names of germs
 
 
 def test_no_english_explanation_is_called_foreign(answers):
     assert Counter(language_of(row["exp"]) for row in answers) == {"en": len(answers)}
-    assert sum(needs_a_look(row["exp"]) for row in answers) < 0.5 * len(answers)
+    assert sum(needs_classifier(row["exp"]) for row in answers) < 0.5 * len(answers)
 
 
 # duplicates
@@ -451,19 +452,19 @@ TOKENS = st.lists(st.sampled_from("abcdefgh"), max_size=30).map(" ".join)
 @given(TOKENS, TOKENS, st.integers(1, 4))
 def test_numbers_give_the_similarity_of_the_words(one, other, width):
     assume(one and other)
-    numbers = [runs(hashed(words_of(text)), width) for text in (one, other)]
+    numbers = [shingle_hashes(hashed(words_of(text)), width) for text in (one, other)]
     assert overlap(*numbers) == jaccard(shingles(one, width), shingles(other, width))
 
 
-def test_near_pairs_joins_a_large_heap_through_its_neighbours_and_its_first_ones():
+def test_near_pairs_joins_a_large_bucket_through_its_neighbours_and_its_first_ones():
     text = " ".join(f"word{n}" for n in range(120))
     pairs = set(near_pairs([f"{text} end{n}" for n in range(300)], 0.9))
     assert {(n, n + 1) for n in range(299)} <= pairs  # each with the one before it
     assert {(0, n) for n in range(1, 300)} <= pairs  # and with the first
 
 
-def heap_of(size, *pairs):
-    "Signatures that share their first band, so that all are in one heap; of each pair the rest is nearly the same, though no other band."
+def bucket_of(size, *pairs):
+    "Signatures that share their first band, so that all are in one bucket; of each pair the rest is nearly the same, though no other band."
     signed = np.random.default_rng(0).integers(1, 2**32, (size, BANDS * ROWS), dtype=np.uint32)
     signed[:, :ROWS] = 0
     for first, second in pairs:
@@ -473,17 +474,17 @@ def heap_of(size, *pairs):
 
 
 @pytest.mark.parametrize("pair, found", [
-    ((50, 51), True), ((50, 50 + REACH), True), ((50, 51 + REACH), False),  # a neighbour; the last that still is one; too far away
-    ((0, 99), True), ((REACH - 1, 99), True), ((REACH, 99), False),  # one of the heap's first; the last of these; none of them
+    ((50, 51), True), ((50, 50 + MAX_NEIGHBOURS), True), ((50, 51 + MAX_NEIGHBOURS), False),  # a neighbour; the last that still is one; too far away
+    ((0, 99), True), ((MAX_NEIGHBOURS - 1, 99), True), ((MAX_NEIGHBOURS, 99), False),  # one of the bucket's first; the last of these; none of them
 ])  # fmt: skip
-def test_in_a_large_heap_neighbours_and_first_ones_are_looked_at(pair, found):
-    assert candidates(heap_of(100, pair), 0.8).tolist() == ([list(pair)] if found else [])
+def test_in_a_large_bucket_neighbours_and_first_ones_are_looked_at(pair, found):
+    assert candidates(bucket_of(100, pair), 0.8).tolist() == ([list(pair)] if found else [])
 
 
 def test_time_grows_with_the_texts_and_not_with_their_square():
     seconds = []
     for count in (2000, 8000):
-        signed = signatures([runs(hashed([*(f"w{n}" for n in range(40)), f"x{number}"])) for number in range(count)])
+        signed = signatures([shingle_hashes(hashed([*(f"w{n}" for n in range(40)), f"x{number}"])) for number in range(count)])
         began = time.process_time()
         candidates(signed, 0.95)
         seconds.append(time.process_time() - began)
@@ -530,7 +531,7 @@ def test_what_is_cut_leaves_whole_sentences_and_no_passage(said, start):
 
 def test_commonness_is_counted_in_groups():
     found = {n: np.array([0]) for n in range(12)}
-    assert not telling(found, lambda n: n, 1)[0] and telling(found, lambda n: n // 2, 1)[0]
+    assert not uncommon_passages(found, lambda n: n, 1)[0] and uncommon_passages(found, lambda n: n // 2, 1)[0]
 
 
 def test_advice_is_not_held_against_advice_but_against_a_page():
@@ -600,8 +601,8 @@ def test_real_explanations_agree_with_their_key(answers):
     items = [(row["exp"], "ABCD"[row["cop"] - 1], {letter.upper(): row[f"op{letter}"] for letter in "abcd"}) for row in answers]
     verdicts = sum(bool(named_letters(text)) for text, _, _ in items)
     assert verdicts > 1050 and sum(contradicts(*item) for item in items) == 0
-    turned = sum(contradicts(text, "BCDA"["ABCD".index(right)], options) for text, right, options in items)
-    assert turned > 0.95 * verdicts
+    shifted = sum(contradicts(text, "BCDA"["ABCD".index(right)], options) for text, right, options in items)
+    assert shifted > 0.95 * verdicts
 
 
 @pytest.mark.parametrize("explanation,letters", [
@@ -647,7 +648,7 @@ def test_a_benchmark_is_read_whatever_its_columns_are_called(tmp_path, name, con
 @QUICK
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=40))
 def test_groups_are_the_connected_components(pairs):
-    groups = Groups(31)
+    groups = UnionFind(31)
     for pair in pairs:
         groups.join(*pair)
     roots = groups.roots()

@@ -22,8 +22,10 @@ from medlab.contracts.records import Record, record_id
 from medlab.core import Profile, Run
 from medlab.cleaning.records import PreprocessParams, clean, record_fault
 from medlab.contracts.records import REASONS, Rejected, SplitRecord
-from medlab.preprocess import account, divide, preprocess
+from medlab.preprocess import divide, preprocess
 from medlab.splitting.facts import split_of
+from medlab.sources.medquad_tables import readable_answer
+from medlab.splitting.quality import quality_counts
 
 WORDS = [f"{first}{second}" for first in ("ba", "co", "di", "fu", "ge", "lo", "mi", "na", "po", "ra") for second in ("lam", "nor", "tis", "vek", "zum")]
 
@@ -127,11 +129,11 @@ def test_the_gate_names_the_kind(change, kind):
 
 
 def test_the_step_stops_at_the_gate_and_writes_every_pair(tmp_path, monkeypatch):
-    "A splitter that deals records at random must not get past the step."
+    "A splitter that assigns records at random must not get past the step."
     rng = np.random.default_rng(0)
-    monkeypatch.setattr("medlab.preprocess.sides", lambda facts, found, params: (rng.integers(0, 3, len(found.order), dtype=np.uint8),
-                                                                                np.full(len(found.order), 7, dtype=np.uint64)))
-    monkeypatch.setattr("medlab.preprocess.decontaminate", lambda arranged: None)
+    monkeypatch.setattr("medlab.splitting.decontaminate.assign_splits", lambda facts, found, params: (
+        rng.integers(0, 3, len(found.order), dtype=np.uint8), np.full(len(found.order), 7, dtype=np.uint64)))
+    monkeypatch.setattr("medlab.splitting.decontaminate.decontaminate", lambda placement: None)
     run = run_with(tmp_path, many(60))
     with pytest.raises(LeakageError, match=r"share a group.*leakage\.json") as caught:
         preprocess(run, Profile(name="t"))
@@ -376,9 +378,6 @@ def test_personal_data_are_masked_and_counted_eponyms_stay(tmp_path):
     ("How to prevent keratitis ?", "Topics", "headings_only"),
     ("What is (are) Parasites ?", "Frequently Asked Queestions (FAQs)", "headings_only"),
     ("How can I prevent poisoning?", "General guidelines for safe seafood consumption:", "headings_only"),
-    ("How is it treated?", "These resources address the diagnosis or management of it:  - Gene Review", "links_only"),
-    ("What are the symptoms of X ?", "The Human Phenotype Ontology provides the following list. Signs and Symptoms Approximate number of patients",
-     "only_a_table"),
     ("Where are trials ?", "Information about clinical trials is available from the NCI website.", "boilerplate"),
     ("What is it ?", "El asma es una enfermedad de las vías respiratorias que se puede tratar con un inhalador.", "foreign_language"),
     ("What is long ?", "A word and another. " * 600, "too_long"),
@@ -388,6 +387,16 @@ def test_every_useless_pair_leaves_with_its_reason(question, answer, reason):
     division = divide([made(question, answer), *many(3)])
     assert [record.reason for record in division.rejected] == [reason]
     assert len(division.kept) == 3
+
+
+@pytest.mark.parametrize("answer,reason", [
+    ("These resources address the diagnosis or management of it:  - Gene Review", "links_only"),
+    ("The Human Phenotype Ontology provides the following list. Signs and Symptoms Approximate number of patients", "only_a_table"),
+])  # fmt: skip
+def test_an_answer_that_medquad_flags_leaves_with_that_reason(answer, reason):
+    text, flags = readable_answer(answer)
+    division = divide([made("What are the symptoms of X ?", text, flags=flags), *many(3)])
+    assert [(record.reason, record.answer) for record in division.rejected] == [(reason, clean(made("?", answer)).answer)]
 
 
 def test_a_page_without_text_is_rejected_and_one_with_text_is_not():
@@ -439,7 +448,7 @@ def test_near_pairs_finds_what_brute_force_finds():
 def test_the_account_adds_up(divided):
     copies = [record.model_copy(update={"id": f"copy {number}"}) for number, record in enumerate(many(5))]
     division = divide([*many(50), made("What is a herb?", ""), *copies])
-    counts = account(division)
+    counts = quality_counts(*division)
     assert counts["records"] == 56 == sum(counts["splits"].values()) + sum(counts["rejected"].values())
     assert counts["rejected"] == {"no_answer": 1, "exact_duplicate": 5}
 
@@ -529,8 +538,9 @@ def test_a_share_that_makes_no_sense_is_refused():
 
 #: Part to (pairs, with an answer), as counted by hand over the archive.
 PARTS = {
-    "CancerGov": (729, 729), "GARD": (5394, 5389), "GHR": (5430, 5430), "MPlusHealthTopics": (981, 981), "NIDDK": (1192, 1192), "NINDS": (1088, 1088),
-    "NIHSeniorHealth": (769, 769), "NHLBI": (559, 559), "CDC": (270, 270), "ADAM": (17348, 0), "MPlusDrugs": (12889, 0), "MPlusHerbsSupplements": (792, 0),
+    "1_CancerGov_QA": (729, 729), "2_GARD_QA": (5394, 5389), "3_GHR_QA": (5430, 5430), "4_MPlus_Health_Topics_QA": (981, 981),
+    "5_NIDDK_QA": (1192, 1192), "6_NINDS_QA": (1088, 1088), "7_SeniorHealth_QA": (769, 769), "8_NHLBI_QA_XML": (559, 559), "9_CDC_QA": (270, 270),
+    "10_MPlus_ADAM_QA": (17348, 0), "11_MPlusDrugs_QA": (12889, 0), "12_MPlusHerbsSupplements_QA": (792, 0),
 }
 
 
@@ -539,7 +549,8 @@ RESIDUE = re.compile(
     r"(?m)\AAlso:|^Espaol$|\nNIH: [^\n]*\Z|\ba persons [a-z]|\bbodys\b| \?|\? \?|   |Key Points\n|Human Phenotype Ontology \(HPO\) has|\bdoesnt\b|\[\d{4}\]")
 #: Part to (pairs, with an answer) of data/medquad and sixty documents more.
 OWN_PARTS = {
-    "GARD": (4, 2), "GHR": (3, 3), "MPlusHealthTopics": (2, 2), "NINDS": (3, 3), "NHLBI": (2, 2), "CDC": (4, 4), "ADAM": (3, 0), "MPlusDrugs": (2, 0), "MPlusHerbsSupplements": (1, 0),
+    "2_GARD_QA": (4, 2), "3_GHR_QA": (3, 3), "4_MPlus_Health_Topics_QA": (2, 2), "6_NINDS_QA": (3, 3), "8_NHLBI_QA_XML": (2, 2), "9_CDC_QA": (4, 4),
+    "10_MPlus_ADAM_QA": (3, 0), "11_MPlusDrugs_QA": (2, 0), "12_MPlusHerbsSupplements_QA": (1, 0),
 }
 
 
@@ -551,7 +562,7 @@ def test_an_archive_with_every_part_is_cleaned_split_and_accounted_for(tmp_path,
     quality = read_json(run.file("preprocess", "quality.json"))
     parts = {name.removeprefix("medquad: "): (counts["records"], counts["records"] - counts.get("no_answer", 0)) for name, counts in quality["parts"].items()}
     assert {name: parts[name] for name in OWN_PARTS} == OWN_PARTS
-    assert set(parts) - set(OWN_PARTS) == {"CancerGov", "NIDDK", "NIHSeniorHealth"} and sum(count for count, _ in parts.values()) == 92
+    assert set(parts) - set(OWN_PARTS) == {"1_CancerGov_QA", "5_NIDDK_QA", "7_SeniorHealth_QA"} and sum(count for count, _ in parts.values()) == 92
     counts, rejected = quality["sources"]["medquad"], quality["rejected_by_source"]["medquad"]
     assert sum(counts.values()) == 92 and counts["rejected"] == sum(rejected.values())  # every one that left has a reason
     assert {name: count for name, count in rejected.items() if name not in ("shares_passage", "near_duplicate")} == {

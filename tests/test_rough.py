@@ -161,7 +161,7 @@ STAYS = {
 
 @pytest.mark.parametrize("key", RESIDUE)
 def test_residue_goes_and_the_text_stays(key, kept):
-    before, after = said(RECORDS[key]), said(kept[key])
+    before, after = said(LINES[key]), said(kept[key])
     assert all(mark in before for mark in RESIDUE[key]) and not [mark for mark in RESIDUE[key] if mark in after]
     assert STAYS.get(key, "") in after and len(after.split()) > 20
 

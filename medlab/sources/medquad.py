@@ -30,6 +30,7 @@ from ..basics.files import cache_folder, read_json, sha256_json, sha256_text, wr
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.download import download
 from ..fetching.markup import parse_xml
+from .medquad_tables import readable_answer
 
 # %% ../../nbs/sources/medquad.ipynb #c82bc5f8
 ROOTS = ("Document", "doc", "DiseaseFile")
@@ -89,9 +90,10 @@ def medquad_record(
 ) -> Record:
     "One pair as a `Record`."
     question = pair.find("Question")
+    answer, flags = readable_answer(text_of(pair.find("Answer")))
     return Record(
         id=record_id("medquad", key), source="medquad", kind="qa", title=title, subject=title, aspect=question.get("qtype") or None,
-        question=text_of(question), answer=text_of(pair.find("Answer")), url=root.get("url") or None, license=MedQuad.license, may_train=True,
+        question=text_of(question), answer=answer, flags=flags, url=root.get("url") or None, license=MedQuad.license, may_train=True,
         labels={"part": key.partition("/")[0]},
         attribution=ATTRIBUTION.format(root.get("source") or root.get("corpus") or "not named"), raw_sha256=digest,
     )

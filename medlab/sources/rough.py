@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..basics.errors import InputError, MissingError, first_problem
 from ..basics.files import sha256_file, sha256_json, shipped
 from ..contracts.records import Record, Unread, record_id
+from .medquad_tables import readable_answer
 
 # %% ../../nbs/sources/rough.ipynb #a6ff97b8
 #: File (without `.jsonl`) to the kind of its records.
@@ -142,6 +143,9 @@ def to_record(
 ) -> Record:
     "A line as the `Record` that all sources give."
     content = line.model_dump(include={"title", "subject", "aspect", "question", "answer", "sections", "options", "flags", "split", "license"})
+    if line.answer and kind == "qa":  # three lines copy MedQuAD's tables and lists of links, so they are read the same way
+        content["answer"], flags = readable_answer(line.answer)
+        content["flags"] += flags
     return Record(
         id=record_id("rough", line.key), source="rough", kind=kind, gold={"letter": line.letter} if line.letter else None,
         may_train=line.license == "CC-BY-4.0", attribution=Rough.attribution, raw_sha256=digest, **content,
