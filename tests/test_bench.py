@@ -58,12 +58,12 @@ def test_what_is_printed_is_in_the_file_and_the_file_says_where_it_comes_from(me
     found, said, out = measured
     assert read_json(out) == found and found["finished"] >= found["began"]
     assert found["command"] == "medlab bench data --size 1 --size 2 --answers 20 --repeats 1"
-    asked = found["asked"]
-    assert asked["archive"] == {"name": "small.zip", "fingerprint": MedQuad(small).fingerprint()} and str(small.parent) not in json.dumps(asked)
-    assert asked["machine"]["cores"] >= 1 and {"medlab", "python", "rensa", "lxml"} <= set(asked["packages"])
+    conditions = found["conditions"]
+    assert conditions["archive"] == {"name": "small.zip", "fingerprint": MedQuad(small).fingerprint()} and str(small.parent) not in json.dumps(conditions)
+    assert conditions["machine"]["cores"] >= 1 and {"medlab", "python", "rensa", "lxml"} <= set(conditions["packages"])
     assert len(found["commit"] or "x" * 40) in (40, 41) and all("at" in part for part in found["parts"].values())
     lines = [line for line in said if not line.startswith("WARNING")]
-    assert lines.pop() == f"Results, with where they come from: {out}"
+    assert lines.pop() == f"Results and their conditions: {out}"
     assert [line.split()[0] for line in lines] == [*STAGES, "road", "road"]
     for stage, line in zip(STAGES, lines):
         assert f"{found['parts'][stage]['medlab']['records_per_second']:,.0f} (" in line
@@ -91,7 +91,7 @@ def test_an_unfinished_file_goes_on_and_a_changed_one_does_not(measured, small, 
     assert "Unfinished" in bench_tables(read_json(out))
     said = []
     again = bench_data(small, [1, 2], answers=20, repeats=1, report=said.append, out=out)
-    assert said[0] == f"Going on with {out}, which was broken off."
+    assert said[0] == f"Continuing with {out}, which was interrupted."
     assert again["parts"]["parse"]["kept"] == "from before" and again["parts"]["road 2x"] == found["parts"]["road 2x"]
     assert again["parts"]["road 1x"]["at"] > found["parts"]["road 1x"]["at"] and again["finished"]
     write_json(out, found | {"finished": None, "parts": parts})
@@ -136,7 +136,7 @@ def test_copies_are_about_something_else_and_no_lighter(small):
         assert one.subject.split()[0] in one.question
 
 
-def test_memory_counts_children_and_the_failure_of_a_process_is_told():
+def test_memory_counts_children_and_the_failure_of_a_process_is_reported():
     held = run_measured("medlab.bench.measure:hold", megabytes=200, seconds=0.7)
     assert held["peak_mb"] > 200 and held["seconds"] > 0.7 and held["others_cores"] >= 0
     with pytest.raises(MedlabError, match="ModuleNotFoundError: No module named 'medlab.nowhere'"):

@@ -27,7 +27,7 @@ from medlab.contracts.records import read_records, read_sources, read_unread
 from medlab.basics.errors import InputError, MissingError
 from medlab.basics.files import shipped
 from medlab.contracts.records import TASKS, Record, Unread, record_id
-from medlab.core import Run, load_profile, open_run
+from medlab.core import NOT_HERE, Run, load_profile, open_run
 from medlab.fetch import Counts, Fetcher, host_of
 from medlab.fetching.pace import Bucket
 from medlab.sources import medquad
@@ -121,7 +121,7 @@ def test_a_broken_line_is_named_by_file_number_and_reason(starter, task, change,
     with pytest.raises(InputError) as caught:
         list(Starter(starter).fetch())
     assert f"{task}.jsonl, line 7:" in str(caught.value) and complaint in str(caught.value)
-    assert "mend or delete the line" in str(caught.value)
+    assert "correct or delete the line" in str(caught.value)
 
 
 def test_an_answer_that_is_none_of_the_options(starter):
@@ -244,7 +244,7 @@ def test_a_tar_that_climbs_links_or_breaks_off_does_no_harm(tmp_path):
     whole = path.read_bytes()
     for length in (700, 1024, 2048, len(whole) - 9000):  # also between two files, where tarfile says nothing
         path.write_bytes(whole[:length])
-        with pytest.raises(InputError, match="a.tar is no whole archive"):
+        with pytest.raises(InputError, match="a.tar is not a complete archive"):
             collected(path)
 
 
@@ -253,7 +253,7 @@ def test_archives_that_are_none(tmp_path):
     for content in (b"", b"<html>Please log in</html>", good[: len(good) // 2]):
         (tmp_path / "bad.zip").write_bytes(content)
         for use in (lambda: MedQuad(tmp_path / "bad.zip").fingerprint(), lambda: collected(tmp_path / "bad.zip")):
-            with pytest.raises(InputError, match="bad.zip is no whole archive"):
+            with pytest.raises(InputError, match="bad.zip is not a complete archive"):
                 use()
 
 
@@ -266,7 +266,7 @@ def test_bytes_that_rotted_inside_are_noticed(tmp_path):
         try:
             assert collected(tmp_path / "b.zip") == collected(tmp_path / "a.zip")  # a time stamp was hit
         except InputError as error:
-            assert "no whole archive" in str(error)
+            assert "not a complete archive" in str(error)
 
 
 def test_bombs_are_refused_by_their_table_of_contents(tmp_path, monkeypatch):
@@ -408,6 +408,34 @@ def test_without_network_it_is_skipped_with_one_line_and_stays_skipped(tmp_path,
     assert collect.finished(run, profile) is not None
 
 
+def test_an_archive_that_is_no_longer_named_does_not_shrink_a_finished_collection(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(make_archive(tmp_path / "a.zip")))
+    run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[starter, medquad]", "collect.offline=true"])
+    finished = collect(run, profile)
+    monkeypatch.delenv("MEDLAB_MEDQUAD_ARCHIVE")
+    with pytest.raises(MissingError, match="medquad was used for the finished result .*set MEDLAB_MEDQUAD_ARCHIVE.*add --replace"):
+        collect(run, profile)
+    assert run.manifest("collect") == finished and finished.missing == []
+    assert Counter(record.source for record in read_records(run.file("collect", "records.parquet")))["medquad"] == 40
+    monkeypatch.setenv("MEDLAB_REPLACE", "1")
+    assert collect(run, profile).missing == ["medquad"]
+    assert {record.source for record in read_records(run.file("collect", "records.parquet"))} == {"starter"}
+    monkeypatch.delenv("MEDLAB_REPLACE")
+    assert collect(run, profile).missing == ["medquad"]  # nothing is lost that was not lost before
+
+
+def test_a_source_that_cannot_be_opened_any_more_is_named_with_the_reason(tmp_path, starter):
+    values = ["collect.sources=[rough, starter]", f"collect.options={{starter: {{folder: {starter}}}}}"]
+    run, profile = open_run("smoke", tmp_path / "run", values)
+    finished = collect(run, profile)
+    (starter / "triage.jsonl").unlink()
+    prints = source_fingerprints(profile)
+    assert prints["source starter"].startswith(f"{NOT_HERE}: {starter} has no triage.jsonl; ") and not prints["source rough"].startswith(NOT_HERE)
+    with pytest.raises(MissingError, match="source starter was used .* has no triage.jsonl.*add --replace"):
+        collect(run, profile)
+    assert run.manifest("collect") == finished
+
+
 @pytest.mark.parametrize("by", ["profile", "environment"])
 def test_an_archive_that_is_named_but_absent_stops_the_run(tmp_path, monkeypatch, by):
     absent, values = tmp_path / "MedQuAD.zip", ["collect.sources=[starter, medquad]"]
@@ -416,7 +444,7 @@ def test_an_archive_that_is_named_but_absent_stops_the_run(tmp_path, monkeypatch
     else:
         monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(absent))
     run, profile = open_run("smoke", tmp_path / "run", values)
-    with pytest.raises(InputError, match="MedQuAD.zip, named by .*, is not there"):
+    with pytest.raises(InputError, match="MedQuAD.zip, named by .*, does not exist"):
         collect(run, profile)
     assert run.manifest("collect") is None
 
@@ -540,6 +568,20 @@ def test_one_dead_source_does_not_stop_the_others_unless_required(tmp_path, pond
                 collect(open_run("smoke", tmp_path / f"required-{behaviour}")[0], required)
 
 
+def test_a_source_that_quotes_its_key_is_reported_without_it(tmp_path, pond, monkeypatch):
+    monkeypatch.setenv("NCBI_API_KEY", "ncbi-key-789")
+    run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[pond, starter]"])
+
+    def quotes(self, since=None, limit=None):
+        raise MissingError("https://pond.example.org/?api_key=another-key&q=ncbi-key-789 cannot be reached")
+        yield
+
+    monkeypatch.setattr(Pond, "fetch", quotes)
+    manifest = collect(run, profile)
+    assert "pond skipped: https://pond.example.org/?api_key=***&q=*** cannot be reached" in manifest.notes
+    assert files_with("ncbi-key-789", tmp_path) == [] == files_with("another-key", tmp_path)
+
+
 def test_what_is_no_record_is_counted_and_listed(tmp_path, pond):
     run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[pond]", "collect.options={pond: {limit: 2, since: 2026-02-03}}"])
     collect(run, profile)
@@ -632,7 +674,7 @@ def refuse(*given, **_):
     print("A SOCKET:", given)
     raise SystemExit(9)
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
-from medlab.course import main
+from medlab.cli.commands import main
 main()
 """
     words = [word for name in names for word in ("--source", name)]

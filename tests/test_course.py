@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from medlab.basics.files import read_json
+from medlab.basics.files import read_json, shipped
 from medlab.core import LESSONS, Run
 
 STEPS = [name for name in LESSONS if name not in ("core", "fetch", "models", "course")]
@@ -224,7 +224,8 @@ def test_only_one_runner_works_in_a_folder_and_a_killed_one_holds_nothing(medlab
 def test_the_page_on_the_data_needs_no_model(medlab, tmp_path):
     done = medlab("report", "--data", "--run", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "data.html" in done.stdout and "832" in (tmp_path / "run" / "data.html").read_text()
+    count = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in shipped("data", "starter").glob("*.jsonl"))
+    assert "data.html" in done.stdout and f"<td class=\"number\">{count:,}</td>" in (tmp_path / "run" / "data.html").read_text(encoding="utf-8")
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["collect", "instruct", "preprocess"]
 
 

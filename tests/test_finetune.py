@@ -8,11 +8,13 @@ import time
 import pytest
 
 from medlab.basics.errors import InputError, MedlabError
-from medlab.basics.files import read_json, remove, sha256_file, write_jsonl
-from medlab.core import load_profile
-from medlab.finetune import FinetuneParams, choose_method, encode_examples, finetune, last_checkpoint, read_rows, save_adapter, train
-from medlab.contracts.tasks import read_examples
+from medlab.basics.files import cache_folder, read_json, remove, sha256_file, write_jsonl
 from medlab.contracts.chat import ChatFormat
+from medlab.contracts.tasks import read_examples
+from medlab.core import load_profile
+from medlab.finetune import (
+    COMPLETE, FinetuneParams, choose_method, encode_examples, fast_compute, finetune, last_checkpoint, measure_compute, read_rows, save_adapter, train,
+)
 from medlab.models import load_spec, obtain
 
 PROMPT_WORDS = ("careful medical assistant", "<|im_start|>", "Reply with exactly")
@@ -77,7 +79,7 @@ def test_tensorboard_has_the_curves(smoke_run):
 
 
 def test_same_seed_same_bytes(base, rows, tmp_path):
-    "Twice with one seed, once with another; dropout is on, so that chance has a hand in it."
+    "Twice with one seed, once with another; dropout is on, so random numbers are drawn in every step."
     params, digests = FinetuneParams(steps=3, checkpoint_every=3, warmup=1), []
     for name, seed in (("first", 7), ("second", 7), ("other", 8)):
         model, _ = train(base, rows, [], params, seed, tmp_path / name)
@@ -88,22 +90,22 @@ def test_same_seed_same_bytes(base, rows, tmp_path):
 
 
 def test_kill_minus_nine(copied, smoke_run):
-    "Killed between two checkpoints, with half a checkpoint lying about, and called again: byte for byte what an undisturbed run gives."
+    "Killed between two checkpoints, with half a checkpoint left behind, and called again: byte for byte what an undisturbed run gives."
     run, profile = copied
     remove(run.path / "finetune")
     code = f"from medlab.core import open_run; from medlab.finetune import finetune; finetune(*open_run('smoke', {str(run.path)!r}))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoints = run.path / "finetune" / "checkpoints"
-    while not (checkpoints / "checkpoint-4" / "whole").exists():
+    while not (checkpoints / "checkpoint-4" / COMPLETE).exists():
         assert process.poll() is None, "training ended before it could be killed"
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert run.manifest("finetune") is None and not (run.path / "finetune" / "adapter").exists()
-    torn = checkpoints / "checkpoint-6"
-    torn.mkdir(exist_ok=True)
-    (torn / "trainer_state.json").write_text('{"global_st')
-    (torn / "whole").unlink(missing_ok=True)
+    half = checkpoints / "checkpoint-6"
+    half.mkdir(exist_ok=True)
+    (half / "trainer_state.json").write_text('{"global_st')
+    (half / COMPLETE).unlink(missing_ok=True)
     assert last_checkpoint(checkpoints).name == "checkpoint-4"
 
     finetune(run, profile)
@@ -120,7 +122,7 @@ def test_a_loss_that_is_no_number_stops_the_training(base, rows, tmp_path):
     assert checkpoint is None or int(checkpoint.name.rpartition("-")[2]) < 3, "a checkpoint was written after the loss broke"
 
 
-def test_long_examples_are_left_out_whole(smoke_run, chat):
+def test_long_examples_are_left_out_not_cut(smoke_run, chat):
     run, _ = smoke_run
     examples = read_examples(run.file("instruct", "train.jsonl"))
     lengths = sorted(len(chat.training_ids(example.messages)[0]) for example in examples)
@@ -145,10 +147,70 @@ def test_without_bitsandbytes_plain_lora_and_one_note(monkeypatch, base, rows, t
 
     find_spec = medlab.finetune.find_spec
     monkeypatch.setattr(medlab.finetune, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
-    chosen, notes = choose_method(FinetuneParams())
+    chosen, notes, _ = choose_method(FinetuneParams(), base)
     assert chosen["quantization"] == "none" and len(notes) == 1 and "pip install bitsandbytes" in notes[0]
     _, log = train(base, rows, [], FinetuneParams(steps=1, dropout=0.0), 7, tmp_path)
     assert log["method"]["quantization"] == "none" and log["notes"] == notes
+
+
+# which floats to compute in
+
+FLOAT32, BFLOAT16 = {"float32": 1.0, "bfloat16": 3.0}, {"float32": 1.0, "bfloat16": 0.4}
+
+
+def measured_as(monkeypatch, product, step):
+    "Replace the two measurements by given seconds and note which of them were made."
+    import medlab.finetune
+
+    made = []
+    monkeypatch.setattr(medlab.finetune, "product_seconds", lambda *_: made.append("product") or product)
+    monkeypatch.setattr(medlab.finetune, "step_seconds", lambda *_: made.append("step") or step)
+    return made
+
+
+@pytest.mark.parametrize("product, step, compute, made", [
+    (FLOAT32, BFLOAT16, "float32", ["product"]),  # slow in the product: nothing else is measured
+    ({"float32": 1.0, "bfloat16": 0.95}, BFLOAT16, "float32", ["product"]),
+    (BFLOAT16, BFLOAT16, "bfloat16", ["product", "step"]),
+    (BFLOAT16, FLOAT32, "float32", ["product", "step"]),  # fast in the product, slow in training
+    (BFLOAT16, {"float32": 1.0, "bfloat16": 0.9}, "float32", ["product", "step"]),
+])
+def test_the_measurement_decides(monkeypatch, base, product, step, compute, made):
+    calls = measured_as(monkeypatch, product, step)
+    found = measure_compute(base, "nf4", FinetuneParams())
+    assert (found["compute"], calls) == (compute, made)
+    assert (found["product"], found["step"]) == (product, step if "step" in made else None)
+
+
+def test_one_computer_decides_once(monkeypatch, base, rows, tmp_path):
+    "Two trainings on one computer compute alike, also when a second measurement would come out the other way; a resumed one keeps its own."
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
+    calls = measured_as(monkeypatch, BFLOAT16, BFLOAT16)
+    _, first = train(base, rows, [], FinetuneParams(steps=1), 7, tmp_path / "first")
+    assert calls == ["product", "step"] and first["method"]["compute"] == "bfloat16"
+    calls = measured_as(monkeypatch, FLOAT32, FLOAT32)
+    _, second = train(base, rows, [], FinetuneParams(steps=1), 7, tmp_path / "second")
+    assert calls == [] and second["method"] == first["method"]
+    kept = read_json(tmp_path / "second" / "method.json")
+    assert kept["measured"]["step"] == BFLOAT16, "the figures that decided are written down"
+    remove(cache_folder("compute"))
+    _, resumed = train(base, rows, [], FinetuneParams(steps=2), 7, tmp_path / "first")
+    assert resumed["method"]["compute"] == "bfloat16" and calls == []
+    assert fast_compute(base, "nf4", FinetuneParams())["compute"] == "float32" and calls == ["product"]
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_resumed_to_the_bit_in_both_floats(base, rows, tmp_path, compute):
+    params = FinetuneParams(steps=4, checkpoint_every=2, warmup=1, compute=compute)
+    for name, cap in (("straight", None), ("stopped", 1e-9)):
+        model, log = train(base, rows, rows[:2], params.model_copy(update={"checkpoint_every": 1, "max_seconds": cap} if cap else {}), 7, tmp_path / name)
+        if cap:
+            assert len(log["steps"]) == 1
+            model, log = train(base, rows, rows[:2], params, 7, tmp_path / name)
+            assert log["resumed_at"] == 1
+        save_adapter(model, tmp_path / name / "adapter", "tiny-random")
+    digests = {sha256_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("straight", "stopped")}
+    assert len(digests) == 1 and log["method"]["compute"] == compute
 
 
 def test_the_time_cap_marks_the_run_as_truncated(base, rows, tmp_path):

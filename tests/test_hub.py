@@ -95,7 +95,7 @@ def test_a_data_set_comes_from_the_hub_at_its_commit_once(tmp_path, repository):
     assert one["answer"] == "Because 3." and records[2]["answer"] is None and one["subject"] == "Anatomy"
 
 
-@pytest.mark.parametrize(("fault", "said"), [("gated", "accept its terms"), ("gone", "cannot be had here"), ("broken", "cannot be had here")])
+@pytest.mark.parametrize(("fault", "said"), [("gated", "accept its terms"), ("gone", "is not available"), ("broken", "is not available")])
 def test_a_hub_that_does_not_give_is_missing_not_a_crash(tmp_path, repository, fault, said):
     with HubServer(repository, NAME, fault) as hub:
         done = fetched(tmp_path, hub.url, HF_TOKEN="hf_secret_token")
@@ -157,7 +157,7 @@ def test_a_folder_of_the_same_name_does_not_stand_in_for_the_commit(tmp_path, re
 
 def test_without_network_or_with_another_commit_it_is_missing(tmp_path, repository):
     done = fetched(tmp_path, "http://127.0.0.1:9")
-    assert done.stdout.startswith("MissingError openlifescienceai/medmcqa cannot be had here") and naps(done) == [1, 2, 4, 8, 8]
+    assert done.stdout.startswith("MissingError openlifescienceai/medmcqa is not available") and naps(done) == [1, 2, 4, 8, 8]
     assert "offline is set" in fetched(tmp_path, "http://127.0.0.1:9", offline=True).stdout
     with HubServer(repository, NAME) as hub:
         assert fetched(tmp_path, hub.url, options={"revision": "0" * 40}).stdout.startswith("MissingError")
@@ -202,7 +202,7 @@ def test_a_cell_of_a_csv_is_text_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "id,q,a\n1,What,x,\n2,Who,y,\n", "one cell more than its head"),  # pandas would move each cell to the left
+        ("a.csv", "id,q,a\n1,What,x,\n2,Who,y,\n", "one cell more than its header"),  # pandas would move each cell to the left
         ("a.csv", "id,q,a\n1,What,x\n2,Who,y,z\n", "line 3"),
         ("a.csv", 'id,q,a\n1,"What,x\n2,Who,y\n', "EOF inside string"),
         ("a.csv", "id,q,a\n1,Größe,x\n".encode("latin-1"), "utf-8"),
@@ -281,7 +281,7 @@ def test_a_licence_that_says_nothing_keeps_a_table_out_of_training(tmp_path):
         ("hub", {}, "expected one of them"),
         ("medmcqa", {"revision": "main"}, "40 hexadecimal digits"),
         ("medical-reasoning", {}, "40 hexadecimal digits"),
-        ("hub", {"path": "/no/such.csv"}, "is no file"),
+        ("hub", {"path": "/no/such.csv"}, "is not a file"),
         ("medmcqa", {"columns": {"question": "q", "options": ["a", "b"]}}, "without `correct`"),
         ("medmcqa", {"licence": "MIT"}, "did you mean 'license'"),
         ("medmcqa", {"trust_remote_code": True}, "unknown key 'trust_remote_code'"),

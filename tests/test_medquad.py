@@ -98,8 +98,8 @@ def test_a_nested_zip_and_a_link_in_a_zip_are_no_pages(tmp_path):
     assert asked(found) == ["What is 1 ?"] and "broken XML" in unread(found)["1_QA/2.xml"]  # its text is a path, and nobody goes there
 
 
-@pytest.mark.parametrize(("how", "said"), [("encrypted", "is encrypted"), ("checksum", "no whole archive"), ("method", "no whole archive"), ("size", "no whole archive")])
-def test_members_that_cannot_be_had_are_said(tmp_path, how, said):
+@pytest.mark.parametrize(("how", "said"), [("encrypted", "is encrypted"), ("checksum", "not a complete archive"), ("method", "not a complete archive"), ("size", "not a complete archive")])
+def test_members_that_cannot_be_read_are_reported(tmp_path, how, said):
     path = zipped(tmp_path / "a.zip", ("1_QA/1.xml", page(1) * 3), compression=zipfile.ZIP_DEFLATED)
     content = bytearray(path.read_bytes())
     central = content.index(b"PK\x01\x02")
@@ -150,7 +150,7 @@ def test_a_tar_is_read_as_a_stream_and_a_bomb_is_left_at_the_limit(tmp_path, mon
 def test_a_tar_whose_checksum_is_wrong_is_said(tmp_path):
     path = tarred(tmp_path / "a.tar.gz", ("1_QA/1.xml", tarfile.REGTYPE, page(1)), mode="w:gz")
     path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
-    with pytest.raises(InputError, match="a.tar.gz is no whole archive"):
+    with pytest.raises(InputError, match="a.tar.gz is not a complete archive"):
         list(MedQuad(path).fetch())
 
 
@@ -164,7 +164,7 @@ def test_a_folder_with_a_pipe_and_a_link_to_nowhere(tmp_path):
     os.mkfifo(folder / "2.xml")  # reading it would wait for ever
     (folder / "3.xml").symlink_to("gone.xml")
     found = list(MedQuad(tmp_path / "MedQuAD").fetch())
-    assert asked(found) == ["What is 1 ?"] and len(unread(found)) == 2 and set(unread(found).values()) == {"not a file, or a link to none"}
+    assert asked(found) == ["What is 1 ?"] and len(unread(found)) == 2 and set(unread(found).values()) == {"not a file, or a broken link"}
 
 
 @pytest.mark.parametrize("archive", [5, ["a.zip"], True])

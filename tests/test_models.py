@@ -1,4 +1,4 @@
-"Model specs, having a model on the disk, and the one chat format: what a notebook is the wrong place for."
+"Model specs, models on the disk, and the one chat format: what does not fit into a notebook."
 
 import json
 import os
@@ -21,7 +21,7 @@ from medlab.basics.files import read_json, sha256_file, shipped
 from medlab.contracts.chat import ChatFormat, check_same_prompt
 from medlab.contracts.engine import Sampling, check_room
 from medlab.loaders.gguf import check_gguf, read_gguf
-from medlab.models import ModelSpec, load_spec, obtain, is_complete
+from medlab.models import ModelSpec, is_complete, load_spec, obtain
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -131,7 +131,96 @@ def test_a_folder_of_ones_own(tmp_path, smollm):
     assert obtain(spec) == tmp_path
 
 
-# having the model
+def own_model(folder, smollm):
+    "A folder that holds a model of the user's own, and a spec beside it that names the folder by a relative path."
+    shutil.copytree(smollm, folder / "tuned")
+    return write_spec(folder / "mine.yaml", sources=[{"kind": "folder", "path": "tuned"}])
+
+
+def test_a_path_in_a_spec_is_relative_to_the_spec(tmp_path, smollm, monkeypatch):
+    "From any current folder, also when that folder has another model of the same name; and where spec and model move together."
+    (tmp_path / "here").mkdir()
+    path = own_model(tmp_path / "here", smollm)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "tuned").mkdir(parents=True)
+    (elsewhere / "tuned" / "config.json").write_text("{}")
+    monkeypatch.chdir(elsewhere)
+    assert obtain(load_spec(path)) == tmp_path / "here" / "tuned"
+    assert obtain(load_spec("../here/mine.yaml")) == tmp_path / "here" / "tuned"
+    shutil.move(tmp_path / "here", tmp_path / "moved")
+    assert obtain(load_spec(tmp_path / "moved" / "mine.yaml")) == tmp_path / "moved" / "tuned"
+
+
+def test_a_tokenizer_from_a_spec_beside_the_spec(tmp_path, smollm, monkeypatch):
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
+    own_model(tmp_path, smollm)
+    path = write_spec(tmp_path / "dice.yaml", name="dice", sources=[{"kind": "random", "tokenizer_of": "mine.yaml"}])
+    before = load_spec(path).fingerprint
+    assert sha256_file(obtain(load_spec(path)) / "tokenizer.json") == sha256_file(smollm / "tokenizer.json")
+    (tmp_path / "tuned" / "tokenizer_config.json").write_text("{}")
+    assert load_spec(path).fingerprint != before
+
+
+def test_the_fingerprint_of_a_folder_is_its_content(tmp_path, smollm, monkeypatch):
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir(), other.mkdir()
+    first = load_spec(own_model(one, smollm)).fingerprint
+    assert load_spec(own_model(other, smollm)).fingerprint == first, "the place of a model must not count"
+    (one / "tuned" / "README.md").write_text("notes")
+    assert load_spec(one / "mine.yaml").fingerprint == first, "a file that nothing reads must not count"
+    changes = {"model.safetensors": b"\x01", "config.json": b" ", "tokenizer.json": b" ", "tokenizer_config.json": b" ", "chat_template.jinja": b"x"}
+    seen = {first}
+    for name, end in changes.items():
+        with open(one / "tuned" / name, "ab") as stream:
+            stream.write(end)
+        seen.add(load_spec(one / "mine.yaml").fingerprint)
+    assert len(seen) == 1 + len(changes)
+
+
+def test_weights_changed_in_place_have_another_fingerprint(tmp_path, smollm, monkeypatch):
+    "Same name, same size: only the time of change and the bytes differ."
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
+    path = own_model(tmp_path, smollm)
+    before, weights = load_spec(path).fingerprint, tmp_path / "tuned" / "model.safetensors"
+    size = weights.stat().st_size
+    with open(weights, "r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        last = stream.read(1)
+        stream.seek(-1, os.SEEK_END)
+        stream.write(bytes([last[0] ^ 1]))
+    assert weights.stat().st_size == size and load_spec(path).fingerprint != before
+
+
+def test_a_fingerprint_reads_large_files_once(tmp_path, smollm, monkeypatch):
+    import medlab.models
+
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
+    path, read = own_model(tmp_path, smollm), []
+    monkeypatch.setattr(medlab.models, "sha256_file", lambda file: read.append(Path(file).name) or sha256_file(file))
+    first = load_spec(path).fingerprint
+    assert "model.safetensors" in read
+    read.clear()
+    assert load_spec(path).fingerprint == first and "model.safetensors" not in read
+    for note in (tmp_path / "cache" / "hashes").iterdir():
+        note.write_text("[")  # a damaged note is made again
+    assert load_spec(path).fingerprint == first and "model.safetensors" in read
+
+
+def test_a_retrained_folder_runs_the_training_again(tmp_path, smollm, monkeypatch):
+    "The fingerprint is an input of the step that trains on the model."
+    from medlab.core import Profile
+    from medlab.finetune import finetune
+
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
+    profile = Profile(name="mine", model=str(own_model(tmp_path, smollm)))
+    before = finetune.inputs(profile)
+    assert finetune.inputs(profile) == before
+    (tmp_path / "tuned" / "chat_template.jinja").write_text("other")
+    assert finetune.inputs(profile) != before
+
+
+# bringing the model onto the disk
 
 
 def run_python(code, **env):
@@ -143,7 +232,7 @@ OBTAIN_TINY = "from medlab.models import load_spec, obtain; print(obtain(load_sp
 
 @pytest.fixture
 def fresh_cache(tmp_path, smollm):
-    "A cache that holds the big model already (hard links) and nothing else."
+    "A cache that already holds the larger model (hard links) and nothing else."
     there = tmp_path / "cache" / "models" / smollm.name
     there.mkdir(parents=True)
     for path in smollm.iterdir():
@@ -151,7 +240,7 @@ def fresh_cache(tmp_path, smollm):
     return tmp_path / "cache"
 
 
-def test_two_processes_make_it_once_and_alike(fresh_cache):
+def test_two_processes_make_it_once_and_get_the_same(fresh_cache):
     command = [sys.executable, "-c", OBTAIN_TINY]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "MEDLAB_CACHE_DIR": str(fresh_cache)})
             for _ in range(2)]
@@ -164,7 +253,7 @@ def test_two_processes_make_it_once_and_alike(fresh_cache):
 
 
 def test_a_killed_one_leaves_nothing_half_made(tmp_path):
-    "SIGKILL while the weights are being written; the next call makes it whole and clears the remains away."
+    "SIGKILL while the weights are being written; the next call makes the folder and removes what was left."
     cache = tmp_path / "cache"
     code = "from medlab.models import load_spec, obtain; obtain(load_spec('smollm2-135m-instruct'))"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, env={**os.environ, "MEDLAB_CACHE_DIR": str(cache)})
@@ -218,9 +307,9 @@ def hub_spec(path, repo="medlab/tiny"):
 @pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_without_wheel_and_hub_it_says_how_to_get_it(tmp_path, env):
     path = hub_spec(tmp_path / "mine.yaml")
-    said = run_python(HUB_ONLY.format(path=str(path)), MEDLAB_CACHE_DIR=str(tmp_path / "c"), HF_HOME=str(tmp_path / "hf"), **env)
-    assert said.stdout.startswith("MissingError model 'mine': medlab/tiny could not be fetched"), said.stdout + said.stderr
-    assert "be online once" in said.stdout and "pip install no-such-wheel" in said.stdout
+    done = run_python(HUB_ONLY.format(path=str(path)), MEDLAB_CACHE_DIR=str(tmp_path / "c"), HF_HOME=str(tmp_path / "hf"), **env)
+    assert done.stdout.startswith("MissingError model 'mine': medlab/tiny could not be fetched"), done.stdout + done.stderr
+    assert "be online once" in done.stdout and "pip install no-such-wheel" in done.stdout
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -283,9 +372,9 @@ def test_the_hub_where_there_is_no_wheel(tmp_path, hub):
     url, asked = hub(tiny)
     env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "MEDLAB_CACHE_DIR": str(tmp_path / "c"), "HF_HUB_DISABLE_XET": "1"}
     env |= {"HUGGINGFACE_TOKEN": "hf_not_a_real_token", "HF_TOKEN": "", "HF_HUB_OFFLINE": "0"}
-    said = run_python(HUB_ONLY.format(path=str(hub_spec(tmp_path / "mine.yaml"))), **env)
-    folder = Path(said.stdout.strip())
-    assert is_complete(folder), said.stdout + said.stderr
+    done = run_python(HUB_ONLY.format(path=str(hub_spec(tmp_path / "mine.yaml"))), **env)
+    folder = Path(done.stdout.strip())
+    assert is_complete(folder), done.stdout + done.stderr
     assert sha256_file(folder / "model.safetensors") == sha256_file(tiny / "model.safetensors")
     assert not list(folder.glob("*.py")) and not list(folder.glob("*.bin"))
     assert not any("evil" in path or ".bin" in path for _, path, _ in asked if "/resolve/" in path)
@@ -297,8 +386,8 @@ def test_the_hub_where_there_is_no_wheel(tmp_path, hub):
 def test_a_gated_model_says_what_to_do(tmp_path, hub):
     url, _ = hub(tmp_path, status=403)
     env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "MEDLAB_CACHE_DIR": str(tmp_path / "c"), "HF_HUB_OFFLINE": "0"}
-    said = run_python(HUB_ONLY.format(path=str(hub_spec(tmp_path / "mine.yaml"))), **env)
-    assert "accept its licence" in said.stdout and "HF_TOKEN" in said.stdout, said.stdout + said.stderr
+    done = run_python(HUB_ONLY.format(path=str(hub_spec(tmp_path / "mine.yaml"))), **env)
+    assert "accept its licence" in done.stdout and "HF_TOKEN" in done.stdout, done.stdout + done.stderr
 
 
 # weights and tokens
@@ -480,7 +569,7 @@ def test_broken_ggufs_are_input_errors(tmp_path):
 # sampling
 
 
-def test_every_engine_is_told_everything():
+def test_every_engine_gets_every_value():
     sampling = Sampling(temperature=0.7, top_k=7, top_p=0.8, min_p=0.1, repeat_penalty=1.3, seed=3, stop=["\n\n"], context=512, length=9)
     ollama, llama = sampling.for_ollama(), sampling.for_llama_cpp()
     for options in (ollama, llama):
@@ -503,6 +592,6 @@ def test_no_room():
         check_room(1985, Sampling())
 
 
-def test_spec_model_is_strict():
+def test_a_spec_refuses_unknown_keys():
     with pytest.raises(ValueError):
         ModelSpec(name="x", license="x", attribution="x", sources=[], colour="red")

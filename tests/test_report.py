@@ -5,22 +5,25 @@ import html.parser
 import json
 import re
 import shutil
+import zipfile
 
 import pytest
 
 from medlab.basics.errors import MissingError
-from medlab.basics.files import read_json, sha256_file, write_json, write_parquet
+from medlab.basics.files import read_json, sha256_file, shipped, write_json, write_parquet
 from medlab.contracts.records import TASKS, Record
 from medlab.core import Run, load_profile
-from medlab.metrics.scores import VARIANTS, wanted_rows
-from medlab.report import data_page as write_data_page
-from medlab.figures.drawing import MAIN, MISSING, SHORT, THEMES, draw_lengths, draw_loss, draw_records, draw_tasks, draw_variants, formatted_value
-from medlab.report import make_data_figures, make_figures
-from medlab.core import STEPS
+from medlab.evaluate import EvaluateParams
+from medlab.figures.data import MISSING, draw_lengths, draw_records
+from medlab.figures.drawing import THEMES
+from medlab.figures.results import MAIN_METRICS, SHORT_TITLES, draw_loss, draw_tasks, draw_variants, formatted_value
+from medlab.instruct import instruct
+from medlab.metrics.scores import wanted_rows
 from medlab.report import (
-    QUALITY, WORDS, build_data, build_results, command_of, data_headline, headline, page_parts, render_card, render_data, render_html,
-    report, results_hash,
+    EARLIER_STEPS, METRIC_WORDS, QUALITY, RESULTS_SCHEMA, build_data, build_results, command_of, data_headline, describe_variants, headline, make_data_figures,
+    make_figures, page_parts, render_card, render_data, render_html, report, results_hash,
 )
+from medlab.report import data_page as write_data_page
 
 WHY = 'no engine here <script>alert(1)</script> & "quotes"'
 
@@ -73,29 +76,36 @@ def data_page(smoke_run):
     return Page(smoke_run[0].file("report", "data.html").read_text(encoding="utf-8"))
 
 
-def test_every_number_has_n_interval_and_status(results):
+def test_every_number_has_n_interval_and_status(results, smoke_run):
     for row in results["rows"]:
         assert set(row) == {"metric", "task", "variant", "value", "n", "low", "high", "status", "why"}
         if row["value"] is None:
             assert row["status"] in ("not run", "uncalibrated") and row["why"], row
         else:
             assert row["n"] > 0 and row["low"] <= row["value"] <= row["high"]
-        assert row["metric"] in WORDS
+        assert row["metric"] in METRIC_WORDS
     keys = [(row["metric"], row["task"], row["variant"]) for row in results["rows"]]
     assert len(keys) == len(set(keys))
-    assert {(m, t, v) for m, t, _ in wanted_rows() for v in VARIANTS} <= set(keys)
+    assert {(m, t, v) for m, t, _ in wanted_rows() for v in smoke_run[1].params(EvaluateParams).variants} <= set(keys)
 
 
 def test_it_says_where_the_numbers_come_from(results, smoke_run):
     assert results["command"] == "medlab run --profile smoke" and results["seed"] == 42 and results["hardware"]["cores"] >= 1
     assert {"torch", "transformers", "groq", "medlab"} <= set(results["packages"])
-    for each in STEPS:
-        manifest = smoke_run[0].manifest(each.name)
+    for step in EARLIER_STEPS:
+        manifest = smoke_run[0].manifest(step)
         for name, output in manifest.outputs.items():
-            assert results["hashes"][f"{each.name}/{name}"] == output.content
-        assert results["timings"]["steps"][each.name]["seconds"] == manifest.seconds
+            assert results["hashes"][f"{step}/{name}"] == output.content
+        assert results["timings"]["steps"][step]["seconds"] == manifest.seconds
     assert any(name.startswith("collect reads") for name in results["hashes"])
     assert "seconds" not in json.dumps(results["rows"])
+
+
+def test_the_file_names_its_schema_and_the_shipped_one_has_the_same_keys(results):
+    shipped_results = read_json(shipped("data", "results", "cpu.json"))
+    assert results["schema"] == shipped_results["schema"] == RESULTS_SCHEMA == 2
+    assert set(shipped_results) <= set(results) and set(results) - set(shipped_results) <= {"incomplete"}
+    assert [one["metric"] for one in results["majority_baselines"]] == [one["metric"] for one in shipped_results["majority_baselines"]]
 
 
 @pytest.mark.parametrize("name", ["report.html", "data.html"])
@@ -132,9 +142,9 @@ def test_page_and_card_show_the_numbers_of_the_results_file(page, results, smoke
     card = smoke_run[0].file("report", "MODEL_CARD.md").read_text(encoding="utf-8")
     assert headline(results["rows"]) in page.text and headline(results["rows"]) in card
     for row in results["rows"]:
-        if (row["metric"], row["task"]) in MAIN:
+        if (row["metric"], row["task"]) in MAIN_METRICS:
             assert formatted_value(row) in page.text
-            line = next(line for line in card.splitlines() if line.startswith(f"| {WORDS[row['metric']][0]} |"))
+            line = next(line for line in card.splitlines() if line.startswith(f"| {METRIC_WORDS[row['metric']][0]} |"))
             assert formatted_value(row) in line and f"| {row['n']} |" in line
     assert card.startswith("---\nlanguage: en\n") and "Not a medical device" in card and "Not a medical device" in page.text
 
@@ -142,7 +152,7 @@ def test_page_and_card_show_the_numbers_of_the_results_file(page, results, smoke
 def test_no_mean_of_an_uncalibrated_judge(page, results, smoke_run):
     judged = read_json(smoke_run[0].file("judge", "judge.json"))
     assert next(row for row in results["rows"] if row["metric"] == "judge_score")["value"] is None
-    assert f"Asked about {judged['asked']} answers" in page.text and "No mean score is shown" in page.text
+    assert f"The judge was given {judged['asked']} answers" in page.text and "No mean score is shown" in page.text
 
 
 def test_rendering_again_gives_the_same_result_in_another_folder(copied, results):
@@ -152,7 +162,7 @@ def test_rendering_again_gives_the_same_result_in_another_folder(copied, results
     assert again["data"] == results["data"]
     before = {name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png") for name in [path.name]}
     make_figures(run, again["rows"])
-    make_data_figures(run, again["data"])
+    make_data_figures(run.folder("report"), again["data"])
     assert before == {path.name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png")}
     assert len(before) == (3 + 2) * len(THEMES)
 
@@ -175,6 +185,26 @@ def test_what_was_not_run_is_shown_as_not_run_and_escaped(copied):
     assert "<script" not in card
 
 
+def test_an_incomplete_step_is_named_on_the_page(smoke_run, results):
+    run, _ = smoke_run
+    text = render_html(run, results | {"incomplete": {"judge": [WHY], "evaluate": []}}, [])
+    words = " ".join(Page(text).text.split())
+    assert f"Incomplete: judge, without {WHY}. The same command" in words and "Incomplete: evaluate. The same command" in words
+    assert "<script" not in text and "Incomplete" not in Page(render_html(run, results | {"incomplete": {}}, [])).text
+
+
+def test_a_variant_of_any_name_is_described_and_drawn(copied):
+    run, profile = copied
+    path = run.file("evaluate", "metrics.json")
+    measured = read_json(path)
+    measured["rows"] += [row | {"variant": WHY} for row in measured["rows"] if row["variant"] == "merged"]
+    write_json(path, measured)
+    changed = build_results(run, profile)
+    assert describe_variants(changed["rows"])[-1][0] == WHY and f"the {WHY} model" in headline(changed["rows"])
+    text = render_html(run, changed, make_figures(run, changed["rows"]))
+    assert "<script" not in text and WHY in Page(text).text and "<script" not in render_card(run, changed)
+
+
 def test_a_run_of_its_own_making_says_so(smoke_run, tmp_path):
     own = tmp_path / "mine.yaml"
     own.write_text("seed: 3\nmodel: tiny-random\nsteps: {judge: {items: 1}}\n")
@@ -189,14 +219,14 @@ def test_an_unfinished_run_has_no_report(tmp_path, smoke_run):
 
 def test_figures_cope_with_anything():
     row = {"value": None, "n": 0, "low": None, "high": None, "status": "not run", "why": "x"}
-    empty = [{"metric": m, "task": t, "variant": v, **row} for m, t, _ in wanted_rows() for v in VARIANTS]
+    empty = [{"metric": m, "task": t, "variant": v, **row} for m, t, _ in wanted_rows() for v in ("base", "merged", "q8_0")]
     for rows in ([], empty):
         for theme in THEMES:
             draw_variants(rows, theme)
             draw_tasks(rows, theme)
     for curve in ([{"step": 1, "loss": 2.0}], [{"step": n, "loss": 2.0} for n in range(300)]):
         draw_loss(curve, "dark")
-    assert set(SHORT) == {metric for metric, _ in MAIN} and len(TASKS) == 8
+    assert set(SHORT_TITLES) == {metric for metric, _ in MAIN_METRICS} and len(TASKS) == 8
 
 
 def test_the_pictures_are_pictures(smoke_run, page):
@@ -278,7 +308,7 @@ def test_whatever_a_source_or_reason_or_licence_is_called_it_stays_text(rich):
     run, profile = rich
     changed = build_results(run, profile)
     texts = [
-        render_data(run, changed["data"], make_data_figures(run, changed["data"])),
+        render_data(run, changed["data"], make_data_figures(run.folder("report"), changed["data"])),
         render_html(run, changed, make_figures(run, changed["rows"])),
     ]
     for text in texts:
@@ -296,7 +326,7 @@ def test_the_page_says_what_each_source_gave_and_what_became_of_it(rich):
     page = Page(render_data(run, data, []))
     gave = {row[0]: row[1:] for row in page.tables["What each source gave"]}
     assert gave["medquad"] == ["collected", "800", "800", "0"] and gave["openfda"] == ["skipped", "0", "0", "0"]
-    assert gave[WHY] == ["partial", "100", "0", "7"] and "openfda was skipped: no network" in page.text
+    assert gave[WHY] == ["partial", "100", "0", "7"] and "openfda (skipped): no network" in page.text
     assert page.tables["What could not be read"][1:] == [[WHY, WHY, "7"]]
     assert page.tables["Duplicates left out"][1:] == [["the same words", "30"], ["nearly the same", "20"]]
     assert page.tables["Parts of a source"][1:] == [["medquad: GARD", "800", "250", "400", "10", "90", "0", "50"]]
@@ -314,12 +344,12 @@ def test_a_licence_that_is_held_is_printed_wherever_the_data_are(rich):
     run, profile = rich
     changed = build_results(run, profile)
     page = Page(render_data(run, changed["data"], []))
-    words = "licences_held: nhs. Whoever made this run states to hold a licence"
+    words = "licences_held: nhs. The user of this run states to hold a licence"
     report = Page(render_html(run, changed, make_figures(run, changed["rows"])))
     assert words in page.text and words in report.text and words in render_card(run, changed)
     licences = {(row[0], row[1]): row[3] for row in page.tables["Licences"][1:]}
     assert licences == {
-        ("nhs", "OGL"): "by a licence that was stated to be held", ("medquad", "CC-BY-4.0"): "yes", (WHY, WHY): "no",
+        ("nhs", "OGL"): "yes, by a licence that the user states to hold", ("medquad", "CC-BY-4.0"): "yes", (WHY, WHY): "no",
         (WHY, "unknown"): "no: the licence is not known",
     }  # fmt: skip
     data = changed["data"]
@@ -344,7 +374,7 @@ def test_what_quality_json_does_not_hold_is_shown_as_missing_and_never_as_zero(r
     for title in ("In and out, by source", "Left out, and why", "Duplicates left out", "Leakage gate", "Records: words of answer or text"):
         assert title not in page.tables and title in page.text  # a heading without a table
     assert {row[1] for row in page.tables["Splits"][1:]} == {MISSING}
-    make_data_figures(run, data)
+    make_data_figures(run.folder("report"), data)
 
 
 def test_the_page_on_data_needs_no_model(smoke_run, tmp_path):
@@ -353,7 +383,7 @@ def test_the_page_on_data_needs_no_model(smoke_run, tmp_path):
     for name in ("collect", "preprocess", "instruct"):
         shutil.copytree(smoke_run[0].path / name, run.path / name)
     data = build_data(run)
-    assert Page(render_data(run, data, make_data_figures(run, data))).tables["Examples by task"]
+    assert Page(render_data(run, data, make_data_figures(run.folder("report"), data))).tables["Examples by task"]
     with pytest.raises(MissingError):
         build_data(Run(tmp_path / "empty"))
 
@@ -369,6 +399,59 @@ def test_the_page_on_data_can_be_had_alone_and_leads_nowhere_that_is_not_there(s
     targets = {attributes.get("id") for _, attributes in page.tags}
     assert links and all(link.startswith("#") and link[1:] in targets for link in links)
     assert not (run.path / "report").exists() and sum(tag == "img" for tag, _ in page.tags) == 2
+
+
+def contents(run):
+    "Every file of the data steps with its bytes and its time of change."
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns)
+            for name in ("collect", "preprocess", "instruct") for path in sorted((run.path / name).rglob("*")) if path.is_file()}  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", ["collect.limit=3", "preprocess.mask_personal=false", "instruct.max_answer_words=12", "seed=7"])
+def test_showing_the_data_rebuilds_nothing_when_a_parameter_has_changed(copied, changed):
+    run, _ = copied
+    other, before = load_profile("smoke", [changed]), contents(run)
+    assert len(before) > 6 and not instruct.finished(run, other)  # the step itself would do its work again
+    page = Page(write_data_page(run, other).read_text(encoding="utf-8"))
+    assert contents(run) == before and page.tables["Examples by task"]
+
+
+def test_showing_the_data_rebuilds_nothing_when_an_archive_is_gone(tmp_path, monkeypatch):
+    archive = tmp_path / "MedQuAD-master.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        for number in range(12):
+            text = f"Topic {number} is a disease of the skin, which is seen in children and goes away by itself after {number + 2} weeks."
+            pair = f'<QAPair><Question qid="{number}-1" qtype="information">What is (are) topic {number} ?</Question><Answer>{text}</Answer></QAPair>'
+            whole = f'<Document id="{number}" source="Test"><Focus>topic {number}</Focus>{pair}</Document>'
+            made.writestr(f"M/1_Test_QA/{number:07d}.xml", whole)
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(archive))
+    run, profile = Run(tmp_path / "run"), load_profile("smoke", ["collect.sources=[starter, medquad]", "collect.offline=true"])
+    instruct(run, profile)
+    before = contents(run)
+    archive.rename(tmp_path / "hidden.zip")
+    monkeypatch.delenv("MEDLAB_MEDQUAD_ARCHIVE")
+    assert not instruct.finished(run, profile)
+    page = Page(write_data_page(run, profile).read_text(encoding="utf-8"))
+    assert contents(run) == before
+    assert next(row for row in page.tables["What each source gave"] if row[0] == "medquad")[1:3] == ["collected", "12"]
+
+
+def test_what_was_never_made_is_made_for_the_page_and_nothing_else(copied):
+    run, profile = copied
+    shutil.rmtree(run.path / "instruct")
+    before = contents(run)
+    write_data_page(run, load_profile("smoke", ["collect.limit=3"]))
+    after = contents(run)
+    assert before.items() < after.items() and {path.relative_to(run.path).parts[0] for path in after.keys() - before.keys()} == {"instruct"}
+
+
+def test_a_result_that_a_killed_process_had_set_aside_is_shown_and_kept(copied):
+    run, _ = copied
+    before = contents(run)
+    (run.path / "collect").rename(run.path / ".collect.finished")
+    write_data_page(run, load_profile("smoke", ["collect.limit=3"]))
+    assert contents(run) == before
 
 
 def test_numbers_stand_to_the_right_and_a_credit_is_given_once(rich):

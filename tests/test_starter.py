@@ -1,16 +1,20 @@
 "The starter data as a whole: enough of them, no two alike, nothing given away by its form, each line with its basis and its second reading."
 
 import re
+import runpy
 from collections import Counter, defaultdict
 from itertools import combinations
 from math import log
+from pathlib import Path
 
 import pytest
 
 from medlab.basics.files import shipped
 from medlab.contracts.records import TASKS
+from medlab.metrics.scores import CHOICES
 from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS, read_lines
 
+ROOT = Path(__file__).parent.parent
 LINES = {task: read_lines(shipped("data", "starter", f"{task}.jsonl")) for task in TASKS}
 EVERY = [(task, line) for task in TASKS for line in LINES[task]]
 
@@ -19,7 +23,7 @@ def words(text):
     return re.findall(r"\w+", text.casefold())
 
 
-def told(line):
+def wording(line):
     "All that a model would see of a line: question, complaint, options, answer."
     parts = [line.question, *(line.options or {}).values(), *line.fields.values()]
     return " ".join(parts + ([line.patient.complaint] if line.patient else []))
@@ -31,16 +35,19 @@ def shingles(text):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_each_task_has_a_hundred_lines_with_a_fixed_test(task):
+def test_each_task_has_a_hundred_lines_with_a_fixed_test_and_each_scored_one_enough_to_measure(task):
     splits = Counter(line.split for line in LINES[task])
     assert splits.total() >= 100 and splits["test"] >= 20 and splits["validation"] >= 10 and splits["train"] >= 70
+    if task in CHOICES:
+        assert splits["test"] >= 120 and splits["validation"] >= 30
+        assert 3 * sum(line.split == "test" and line.difficulty == "hard" for line in LINES[task]) >= splits["test"]
     assert len({line.specialty for line in LINES[task]}) >= 12
     assert min(Counter(line.difficulty for line in LINES[task])[level] for level in ("easy", "medium", "hard")) >= 20
 
 
 def test_no_two_lines_are_nearer_than_half():
     "Jaccard similarity over sets of three words, all lines of all tasks against each other."
-    sets = [(line.key, shingles(told(line))) for _, line in EVERY]
+    sets = [(line.key, shingles(wording(line))) for _, line in EVERY]
     holders = defaultdict(list)
     for place, (_, found) in enumerate(sets):
         for shingle in found:
@@ -62,6 +69,16 @@ def test_questions_are_not_filled_into_one_form():
         assert len({" ".join(words(line.question)) for line in LINES[task]}) >= len(LINES[task]) - 3 * (task == "clinical_reasoning")
 
 
+def test_no_two_questions_of_a_task_share_eight_words_in_a_row():
+    for task in TASKS:
+        holders = defaultdict(set)
+        for line in LINES[task]:
+            found = words(line.question)
+            for run in zip(*(found[place:] for place in range(8))):
+                holders[run].add(line.key)
+        assert not [keys for keys in holders.values() if len(keys) > 1]
+
+
 @pytest.mark.parametrize("task", [task for task in TASKS if any(name in FIELD_CHOICES for name in TASK_FIELDS[task])])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_choice_cannot_be_guessed_from_its_frequency_or_length(task, split):
@@ -73,6 +90,52 @@ def test_a_choice_cannot_be_guessed_from_its_frequency_or_length(task, split):
         for pick in (max, min):
             guessed = sum(line.fields["letter"] == pick(line.options, key=lambda letter: len(line.options[letter])) for line in lines)
             assert guessed / len(lines) <= 0.35, f"the option of {pick.__name__}imal length is right in {guessed} of {len(lines)}"
+
+
+SHORTCUTS = runpy.run_path(str(ROOT / "tools" / "shortcuts.py"))
+
+
+@pytest.fixture(scope="module")
+def surface():
+    "For each scored task, the majority baseline and what rules that read only the surface score on the test."
+    return {task: SHORTCUTS["accuracies"](task) for task in CHOICES}
+
+
+@pytest.mark.parametrize("task", CHOICES)
+def test_no_rule_that_reads_only_the_surface_gains_twelve_points(task, surface):
+    majority = surface[task]["majority"]
+    families = {name: value for name, value in surface[task].items() if name != "majority"}
+    assert len(families) == 6 and {"length", "word lists", "naive Bayes", "TF-IDF, logistic regression"} < set(families)
+    assert not {name: value for name, value in families.items() if value > majority + 0.12}, majority
+
+
+def marked(line, right):
+    "A line whose wording gives away what is right: by a word, an opening, or the length of an option."
+    if line.options:
+        return line.model_copy(update={"options": {
+            letter: f"Surely the {text}, as everybody on this ward has known for years" if letter == line.fields["letter"] else text
+            for letter, text in line.options.items()
+        }})  # fmt: skip
+    return line.model_copy(update={"question": "Surely I would say that " + line.question + " And so on, and so on." * 8 if right else line.question})
+
+
+@pytest.mark.parametrize(("task", "label"), [("safety_refusal", "refuse"), ("emergency_escalation", "yes"), ("clinical_reasoning", None)])
+def test_the_rules_find_a_shortcut_that_is_there(task, label):
+    lines = [marked(line, line.fields[CHOICES[task][0]] == label) for line in LINES[task]]
+    train, test = ([line for line in lines if line.split == split] for split in ("train", "test"))
+    found = SHORTCUTS["option_families"](train, test) if task == "clinical_reasoning" else SHORTCUTS["label_families"](task, train, test)
+    assert min(found[name] for name in ("length", "word lists", "opening words", "naive Bayes", "TF-IDF, logistic regression")) > 0.85, found
+
+
+def test_the_datasheet_shows_what_the_rules_score(surface):
+    text = shipped("data", "starter", "README.md").read_text(encoding="utf-8")
+    head, *rows = [line.strip("| ").split(" | ") for line in re.search(r"^\| rule \|.*?\n\n", text, re.M | re.S)[0].split("\n") if line and "---" not in line]
+    assert head == ["rule", *CHOICES] and [row[0] for row in rows] == ["majority", *SHORTCUTS["FAMILIES"]]
+    for name, *cells in rows:
+        for task, cell in zip(CHOICES, cells):
+            assert (cell == "–") == (name not in surface[task])
+            if cell != "–":  # another version of scikit-learn may turn a line or two
+                assert abs(int(cell.removesuffix(" %")) - 100 * surface[task][name]) <= (0.5 if name == "majority" else 2.5), (name, task)
 
 
 def test_the_tasks_where_mistakes_hurt_have_lines_that_mislead():
@@ -109,7 +172,7 @@ def test_every_line_was_read_again_against_something():
     assert all(len(words(line.basis)) >= 3 for _, line in EVERY)
 
 
-def test_the_patients_of_treatment_plans_are_told_with_units():
+def test_the_patients_of_treatment_plans_have_units():
     for line in LINES["treatment_recommendation"]:
         for name, value in (line.patient.vitals | line.patient.labs).items():
             assert name.strip() and value.strip() and (re.search(r"[^\d\s./-]", value) or name.casefold() in ("inr", "ph", "bmi", "gcs", "das28", "phq-9", "gad-7", "fib-4")), (line.key, name, value)
@@ -117,17 +180,17 @@ def test_the_patients_of_treatment_plans_are_told_with_units():
 
 def test_no_line_holds_a_name_a_number_or_an_address():
     for _, line in EVERY:
-        text = told(line)
+        text = wording(line)
         assert not re.search(r"\b\d{3}[-\s]\d{3,4}[-\s]\d{4}\b|@\w|https?://|www\.", text), line.key
 
 
 def test_the_datasheet_counts_what_is_there():
     text = shipped("data", "starter", "README.md").read_text(encoding="utf-8")
-    told_rows = {cells[0]: list(map(int, cells[1:])) for row in re.findall(r"^\| (\w+ \|.*\d) \|$", text, re.M) if (cells := row.split(" | "))}
+    stated_rows = {cells[0]: list(map(int, cells[1:])) for row in re.findall(r"^\| (\w+ \|.*\d) \|$", text, re.M) if (cells := row.split(" | "))}
     for task in TASKS:
         lines = LINES[task]
         splits, kinds = Counter(line.split for line in lines), Counter(line.adversarial for line in lines)
-        assert told_rows[task] == [
+        assert stated_rows[task] == [
             len(lines), *(splits[split] for split in ("train", "validation", "test")),
             *(kinds[kind] for kind in ("polite_harm", "casual_urgent", "benign_alarming")),
             sum(line.verdict == "corrected" for line in lines), sum(line.checked_against != "general knowledge" for line in lines),
