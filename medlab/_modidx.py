@@ -659,7 +659,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                              'medlab.core.step': ('core.html#step', 'medlab/core.py'),
                              'medlab.core.without_import_style': ('core.html#without_import_style', 'medlab/core.py')},
             'medlab.course': { 'medlab.course.Lesson': ('course.html#lesson', 'medlab/course.py'),
-                               'medlab.course.Lesson.room': ('course.html#lesson.room', 'medlab/course.py'),
+                               'medlab.course.Lesson.module': ('course.html#lesson.module', 'medlab/course.py'),
                                'medlab.course.Lesson.step': ('course.html#lesson.step', 'medlab/course.py'),
                                'medlab.course.check_parameters': ('course.html#check_parameters', 'medlab/course.py'),
                                'medlab.course.copy_of': ('course.html#copy_of', 'medlab/course.py'),

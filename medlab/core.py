@@ -79,7 +79,7 @@ def load_profile(
     """Read a profile and apply overrides `step.key=value` (values are read as YAML).
 
     Raises `InputError` for a file that is no profile, an unknown name, section or key. Sections are checked against the
-    rooms imported so far; the command line imports them all.
+    modules imported so far; the command line imports them all.
     """
     path = profile_path(str(source))
     data = read_yaml(path, "a profile like data/profiles/cpu.yaml")
@@ -132,7 +132,7 @@ LESSONS = (
 
 # %% ../nbs/00_core.ipynb #09859b40
 def checked_profile(profile: Profile) -> Profile:
-    "The profile, when every section and key in it is known to a room; else `InputError`."
+    "The profile, when every section and key in it is known to a module; else `InputError`."
     for step, values in profile.steps.items():
         if step in Params.known:
             profile.params(Params.known[step])
@@ -170,8 +170,8 @@ class Manifest(BaseModel):
     outputs: dict[str, Output]  # path inside the step's folder
     notes: list[str] = []  # one line each: what was skipped, and what to do about it
     truncated: bool = False  # a safety cap stopped it early
-    incomplete: bool = False  # something could not be had; asked for again, the step goes on
-    missing: list[str] = []  # what could not be had, by name
+    incomplete: bool = False  # something was not available; the same command goes on
+    missing: list[str] = []  # names of what was not available
     packages: dict[str, str] = {}
     python: str
     platform: str
@@ -238,8 +238,8 @@ def locked(
     except Timeout:
         said = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
         if not wait:
-            raise MedlabError(f"{said} works in {folder}; wait until it has ended, or choose another folder with --run") from None
-        print(f"medlab: waiting for {said}, which works in {folder}", file=sys.stderr, flush=True)
+            raise MedlabError(f"{said} is using {folder}; wait until it has ended, or choose another folder with --run") from None
+        print(f"medlab: waiting for {said}, which is using {folder}", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         if lock.lock_counter == 1:
@@ -348,8 +348,8 @@ class Outcome:
 
     notes: list[str] = field(default_factory=list)  # one line each: what was skipped, and what to do about it
     truncated: bool = False  # a safety cap stopped it early
-    incomplete: bool = False  # something could not be had: the same command goes on
-    missing: list[str] = field(default_factory=list)  # names of what could not be had, such as a source
+    incomplete: bool = False  # something was not available: the same command goes on
+    missing: list[str] = field(default_factory=list)  # names of what was not available, such as a source
     content: dict[str, str] = field(default_factory=dict)  # output to a hash that leaves out timings
 
 # %% ../nbs/00_core.ipynb #5134d330
@@ -484,7 +484,7 @@ def recover(run: Run, name: str) -> None:
     os.replace(aside, folder)
 
 # %% ../nbs/00_core.ipynb #da7d7d77
-#: How an input is noted that cannot be had; it may be followed by the reason.
+#: How an input that is not available is noted; the reason may follow.
 NOT_HERE = "not here"
 
 # %% ../nbs/00_core.ipynb #3bddf086
@@ -544,7 +544,7 @@ def collect_outputs(step: Step, folder: Path, outcome: Outcome) -> dict[str, Out
 
 # %% ../nbs/00_core.ipynb #777dcc61
 def step(
-    name: str,  # the step's and its room's name, such as "collect"
+    name: str,  # the step's and its module's name, such as "collect"
     params: type[Params],  # what a profile may say about it
     outputs: Iterable[str],  # files (or globs) that it hands on; equal work must give equal content
     needs: Iterable[str] = (),  # names of the earlier steps whose folders it reads

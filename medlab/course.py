@@ -138,14 +138,14 @@ class Lesson:
     path: Path
 
     @property
-    def room(self) -> str:
+    def module(self) -> str:
         "The module that it exports, such as 'finetune'."
         return self.name[3:]
 
     @property
     def step(self) -> Step | None:
         "Its step, None for a lesson that only teaches."
-        found = getattr(importlib.import_module(f"medlab.{self.room}"), self.room, None)
+        found = getattr(importlib.import_module(f"medlab.{self.module}"), self.module, None)
         return found if isinstance(found, Step) else None
 
 # %% ../nbs/13_course.ipynb #8eca19ba
@@ -163,9 +163,9 @@ def select_lessons(
     "The lessons named by `only`, or those between `first` and `last`; an unknown name raises `InputError`."
     def find(name: str) -> int:
         for place, lesson in enumerate(every):
-            if name in (lesson.name, lesson.room, lesson.name[:2]):
+            if name in (lesson.name, lesson.module, lesson.name[:2]):
                 return place
-        raise InputError(f"lesson {name!r} is unknown{nearest(name, [lesson.room for lesson in every])}")
+        raise InputError(f"lesson {name!r} is unknown{nearest(name, [lesson.module for lesson in every])}")
 
     if wanted := [find(name) for name in only]:
         if first or last:
@@ -182,7 +182,7 @@ def stamp_of(lesson: Lesson, run: Run, profile: Profile) -> str | None:
     manifest = lesson.step.finished(run, profile) if lesson.step else None
     if lesson.step and manifest is None:
         return None
-    return sha256_json([sha256_file(lesson.path), module_hash(f"medlab.{lesson.room}"), manifest.key if manifest else ""])
+    return sha256_json([sha256_file(lesson.path), module_hash(f"medlab.{lesson.module}"), manifest.key if manifest else ""])
 
 # %% ../nbs/13_course.ipynb #36f31468
 def copy_of(lesson: Lesson, run: Run) -> Path:
@@ -237,9 +237,9 @@ def run_course(
 
 # %% ../nbs/13_course.ipynb #214d5739
 def import_lessons() -> None:
-    "Import every room, so that every step's parameters are known and a misspelt profile is refused at once."
-    for room in LESSONS:
-        importlib.import_module(f"medlab.{room}")
+    "Import every lesson's module, so that every step's parameters are known and a misspelt profile is refused at once."
+    for name in LESSONS:
+        importlib.import_module(f"medlab.{name}")
 
 # %% ../nbs/13_course.ipynb #f225dea7
 def run_or_skip(lesson: Lesson, run: Run, profile: Profile, console) -> None:
@@ -257,7 +257,7 @@ def run_or_skip(lesson: Lesson, run: Run, profile: Profile, console) -> None:
 # %% ../nbs/13_course.ipynb #9b929cce
 def notes_of(lesson: Lesson, run: Run) -> list[str]:
     "What a lesson's step had to leave out, one line each."
-    manifest = run.manifest(lesson.room) if lesson.step else None
+    manifest = run.manifest(lesson.module) if lesson.step else None
     return manifest.notes if manifest else []
 
 # %% ../nbs/13_course.ipynb #d4423ee6

@@ -215,7 +215,7 @@ def test_only_one_runner_works_in_a_folder_and_a_killed_one_holds_nothing(medlab
     )  # fmt: skip
     assert holder.stdout.readline() == b"held\n"
     refused = medlab("run", "--profile", "smoke", "--run", run.path, "--only", "core")
-    assert refused.returncode == 1 and "another `medlab run` works in" in refused.stderr
+    assert refused.returncode == 1 and f"process {holder.pid}" in refused.stderr and "is using" in refused.stderr
     holder.kill()
     holder.wait()
     assert medlab("run", "--profile", "smoke", "--run", run.path, "--only", "core").returncode == 0

@@ -72,7 +72,7 @@ class Child:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", GUARD, *map(str, command)],
                 stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})},
-                start_new_session=True,  # whoever ends our group must not end the guard before it has done its work
+                start_new_session=True,  # a signal to our group must not end the guard before it has done its work
             )
 
     def stop(self) -> None:
