@@ -6,6 +6,8 @@
 __all__ = ['CONVERSATIONS', 'modelfile', 'check_parity', 'record_server', 'deploy']
 
 # %% ../nbs/08_deploy.ipynb #a4fc2166
+from typing import Any
+
 from .basics.errors import InputError, MedlabError
 from .basics.files import atomic_path, sha256_json, sha256_text, write_json
 from .contracts.chat import ChatFormat, check_same_prompt
@@ -57,8 +59,9 @@ def check_parity(
     number of tokens that the server reports.
     """
     rows = []
+    server: Any = engine  # an `Engine` need not have either method
     for name, messages in CONVERSATIONS.items():
-        theirs = engine.render(messages) if hasattr(engine, "render") else engine.tokenize(chat.prompt_text(messages))
+        theirs = server.render(messages) if hasattr(server, "render") else server.tokenize(chat.prompt_text(messages))
         check_same_prompt(chat, messages, theirs, f"{engine.name}, conversation {name!r},")
         read = engine.generate([messages], Sampling(context=context, length=1))[0].prompt_tokens
         ids = chat.prompt_ids(messages)

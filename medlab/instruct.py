@@ -11,8 +11,8 @@ __all__ = ['BUILDERS', 'PREFIXES', 'Draft', 'make_draft', 'make_drafts', 'shuffl
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ from .basics.files import atomic_path, hash_fraction, read_json, scan_parquet, s
 from .contracts.datasheet import datasheet
 from .contracts.records import SPLITS, TASKS, Patient, SplitRecord
 from .contracts.tasks import Example, build_messages, to_row
-from .core import Outcome, Params, Profile, Run, step
+from .core import Params, Profile, Run, step
 from .cleaning.leaks import Item, check_leakage, find_leaks
 from .cleaning.lists import lists_to_sentences
 from .builders import choices, labels, pages, qa
@@ -47,7 +47,7 @@ class Draft(NamedTuple):
     record: str  # the id of its record
     source: str
     group: str
-    split: str | None
+    split: Literal["train", "validation", "test"] | None
     options: dict[str, str] | None
     patient: Patient | None
     labels: dict[str, str]
@@ -127,7 +127,8 @@ def remove_overlap(
     drafts: dict[str, list[Draft]],  # by split
 ) -> tuple[dict[str, list[Draft]], int]:  # the drafts that stay, and how many were removed
     "Remove from train what has the answer or topic of a validation or test draft, and from validation what has that of a test draft."
-    kept, taken, removed = {}, set(), 0
+    kept: dict[str, list[Draft]] = {}
+    taken, removed = set(), 0
     for split in reversed(SPLITS):
         kept[split] = [draft for draft in drafts[split] if not comparison_keys(draft) & taken]
         removed += len(drafts[split]) - len(kept[split])
@@ -194,7 +195,8 @@ def remove_leaks(splits: dict[str, list[Example]], built: set[str]) -> int:
     before = sum(map(len, splits.values()))
     for seen, held_out in (("validation", ["test"]), ("train", ["test", "validation"])):
         sides = [[one for split in names for one in splits[split]] for names in ([seen], held_out)]
-        leaks = find_leaks(*(lambda side=side: (leak_item(one, one.id in built) for one in side) for side in sides))
+        items: list[Any] = [lambda side=side: (leak_item(one, one.id in built) for one in side) for side in sides]
+        leaks = find_leaks(items[0], items[1])
         removed = {leak.train for leak in leaks} & built
         splits[seen] = [example for example in splits[seen] if example.id not in removed]
     return before - sum(map(len, splits.values()))
@@ -224,19 +226,21 @@ class ExampleSet(NamedTuple):
 
 # %% ../nbs/04_instruct.ipynb #ae32e561
 def make_examples(
-    records: dict[str, Iterable[SplitRecord]],  # by split; each is read once
+    records: Mapping[str, Iterable[SplitRecord]],  # by split; each is read once
     params: InstructParams = InstructParams(),
     seed: int = 42,
 ) -> ExampleSet:
     "All examples of all splits; the result does not depend on the order of the records."
-    drafts, left_out = {}, Counter()
+    drafts: dict[str, list[Draft]] = {}
+    left_out = Counter()
     for split in SPLITS:
         found = [one for record in records[split] for one in make_drafts(record, params.max_answer_words)]
         left_out.update(one for one in found if isinstance(one, str))
         drafts[split] = shuffled_drafts((one for one in found if isinstance(one, Draft)), seed)
         del found
     drafts, left_out["asks or answers the same as a held-out example"] = remove_overlap(drafts)
-    splits, taken, built = {}, set(), {one.id for rows in drafts.values() for one in rows if not one.authored}
+    splits: dict[str, list[Example]] = {}
+    taken, built = set(), {one.id for rows in drafts.values() for one in rows if not one.authored}
     for split in reversed(SPLITS):
         kept = limit_per_task(drafts[split], getattr(params, f"{split}_per_task"))
         left_out[f"more than {split}_per_task of their task in {split}"] += len(drafts.pop(split)) - len(kept)
@@ -261,7 +265,7 @@ def check_examples(splits: dict[str, list[Example]]) -> None:
     "Raise `MedlabError` when splits share a group, a question or a text, or when an opening begins too many of a task's examples."
     for seen, held_out in (("train", "test"), ("train", "validation"), ("validation", "test")):
         sides = [[Item(one.id, one.group, one.question, equal_only=True) for one in splits[split]] for split in (seen, held_out)]
-        check_leakage(*sides, (seen, held_out))
+        check_leakage(sides[0], sides[1], (seen, held_out))
     for split, examples in splits.items():
         for task in TASKS:
             questions = [example.question for example in examples if example.task == task]
@@ -272,7 +276,7 @@ def check_examples(splits: dict[str, list[Example]]) -> None:
 
 # %% ../nbs/04_instruct.ipynb #141c4388
 @step("instruct", params=InstructParams, needs=["preprocess"], outputs=["train.jsonl", "validation.jsonl", "test.jsonl", "datasheet.md"])
-def instruct(run: Run, profile: Profile) -> Outcome | None:
+def instruct(run: Run, profile: Profile) -> None:
     "Make examples of the eight tasks from the preprocessed records, check them, and write them with a datasheet."
     params, folder = profile.params(InstructParams), run.folder("instruct")
     paths = {split: run.file("preprocess", f"{split}.parquet") for split in SPLITS}

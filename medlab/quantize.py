@@ -173,7 +173,7 @@ def find_quantizer() -> Path:
     if found := shutil.which("llama-quantize"):
         return Path(found)
     try:
-        files = metadata.files("ik-llama-cpp-python") or []
+        files: list[Any] = metadata.files("ik-llama-cpp-python") or []
     except metadata.PackageNotFoundError:
         files = []
     for file in files:

@@ -29,7 +29,7 @@ from .basics.errors import InputError, MedlabError, MissingError
 from .basics.files import atomic_path, write_json
 from .basics.processes import Child
 from .contracts.engine import Completion, Engine, Sampling
-from .core import Outcome, Params, Profile, Run, find_step, step
+from .core import Params, Profile, Run, find_step, step
 from .engines.deployment import Deployed, deployed, open_deployment
 from .api import ask as ask_endpoint, openai_compatible
 
@@ -239,7 +239,7 @@ def create_app(
 
     silent = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
     app = FastAPI(title="medlab", description="A small medical language model, for learning. It is not medical advice.", telemetry=silent)
-    queued = OneAtATime(engine, params.queue_seconds)
+    queued: Any = OneAtATime(engine, params.queue_seconds)
     openai = openai_compatible.router(queued, deployment.chat, deployment.sampling, deployment.model, deployment.fingerprint)
     app.include_router(ask_endpoint.router(queued, deployment.chat, deployment.sampling, deployment.model))
     app.include_router(openai)
@@ -372,7 +372,7 @@ def check_server(
 
 # %% ../nbs/09_serve.ipynb #ec8fb57d
 @step("serve", params=ServeParams, outputs=["check.json"], needs=["deploy"], packages=["fastapi", "uvicorn", "httpx"])
-def serve(run: Run, profile: Profile) -> Outcome | None:
+def serve(run: Run, profile: Profile) -> None:
     "Start the server on the deployed model, make every call that it promises, and record the results."
     with serving(run, profile, profile.params(ServeParams).port) as url:
         write_json(run.folder("serve") / "check.json", {"calls": check_server(url, deployed(run))})

@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import MedlabError
 from .secrets import masked
@@ -61,7 +62,7 @@ class Child:
 
     def __init__(
         self,
-        command: list[str],  # program and arguments
+        command: Sequence[Any],  # program and arguments
         log: Path | str,  # where its output goes
         env: dict[str, str] | None = None,  # added to the environment
     ):

@@ -301,7 +301,7 @@ def measure_road(archive: str, times: int, tick: Callable[[], Any]) -> dict[str,
 # %% ../../nbs/bench/data.ipynb #5311e340
 def plan(archive: str, sizes: Sequence[int], answers: int, repeats: int, tick: Callable[[], Any]) -> dict[str, Callable[[], dict]]:
     "The parts of the results by name, each with the function that measures it."
-    parts = {stage: partial(measure_stage, archive, stage, answers, repeats, tick) for stage in STAGES}
+    parts: dict[str, Callable[[], dict]] = {stage: partial(measure_stage, archive, stage, answers, repeats, tick) for stage in STAGES}
     for times in sorted(set(sizes)):
         parts[f"road {times}x"] = partial(measure_road, archive, times, tick)
     return parts

@@ -207,7 +207,7 @@ class Results:
     def __init__(self, path: Path | str, conditions: dict[str, Any], command: str):
         self.path, old = Path(path), read_json(path) if Path(path).exists() else {}
         self.resumed = isinstance(old, dict) and old.get("conditions") == conditions and not old.get("finished", True)
-        new = {"command": command, "commit": git_commit(), "began": now(), "load_average": load_average(), "finished": None, "conditions": conditions, "parts": {}}
+        new: dict[str, Any] = {"command": command, "commit": git_commit(), "began": now(), "load_average": load_average(), "finished": None, "conditions": conditions, "parts": {}}
         self.found = old if self.resumed else new
         write_json(self.path, self.found)
 

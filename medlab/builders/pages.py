@@ -91,8 +91,8 @@ def page_questions(
     heading, kind = " ".join(heading.split()), section_kind(heading, subject)
     phrasings = NAMED_PHRASINGS[kind] if kind in NAMED_PHRASINGS and subject.casefold() in heading.casefold() else PHRASINGS[kind]
     inside = subject.lower() if f" {subject.lower()}" in text else subject
-    phrasings = [phrasing.format(x=subject if phrasing.startswith("{x}") else inside, h=heading) for phrasing in phrasings]
-    return [phrasing[0].upper() + phrasing[1:] for phrasing in phrasings]
+    questions = [phrasing.format(x=subject if phrasing.startswith("{x}") else inside, h=heading) for phrasing in phrasings]
+    return [question[0].upper() + question[1:] for question in questions]
 
 # %% ../../nbs/builders/pages.ipynb #8cbc4cc2
 def page_symptom_fields(

@@ -105,7 +105,7 @@ def hash_item(item: Item) -> ItemHashes:
     import numpy as np
 
     question, text, authored = (hashed(words_of(part)) for part in (item.question, item.text, item.authored_answer or ""))
-    keys = [(("group", item.group), 0)] if item.group else []
+    keys: list[tuple[tuple[str, Any], int]] = [(("group", item.group), 0)] if item.group else []
     parts = (("question", question, item.question), ("text", text, item.text))
     keys += [((name, hash(numbers.tobytes())), hash(part)) for name, numbers, part in parts if len(numbers)]
     if len(question) >= REORDERED and not item.equal_only:
@@ -140,14 +140,14 @@ class ItemIndex:
                     self.shared[place] = found
         for name, cuts in waiting.items():
             self.signed[name].append(signatures(cuts))
-        self.table = HeldPassages(passages)
+        self.table: HeldPassages = HeldPassages(passages)
 
     def equal(self, hashes: ItemHashes) -> Iterator[Leak]:
         "Leaks of a training item whose group, question or text equals that of a held-out item."
         for key, exact in hashes.keys:
             if key in self.known:
                 other, held_exact = self.known[key]
-                kind = {"group": "group", "reordered question": "near_duplicate"}.get(key[0])
+                kind: Any = {"group": "group", "reordered question": "near_duplicate"}.get(key[0])
                 yield Leak(kind or ("exact" if exact == held_exact else "normalised"), hashes.id, other)
 
 # %% ../../nbs/cleaning/leaks.ipynb #b23ac8e2

@@ -74,7 +74,8 @@ class HeldPassages:
         "Indices of the held-out passages in a training item, each once."
         import numpy as np
 
-        found, written = (np.searchsorted(self.numbers, numbers[self.find(numbers)]) for numbers in (passages, authored))
+        places: Any = (np.searchsorted(self.numbers, numbers[self.find(numbers)]) for numbers in (passages, authored))
+        found, written = places
         return np.unique(np.concatenate((found, written[~self.only_authored[written]])))
 
 # %% ../../nbs/cleaning/passages.ipynb #9fcdefce

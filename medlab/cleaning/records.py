@@ -9,7 +9,7 @@ __all__ = ['PreprocessParams', 'clean', 'without_personal', 'record_fault', 'Exa
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -65,7 +65,8 @@ def without_personal(record: Record) -> tuple[Record, Counter]:
     "Replace personal data in a collected record by placeholders, and count them by kind; an authored record stays as it is."
     if record.task is not None:
         return record, Counter()
-    counts, update = Counter(), {}
+    counts = Counter()
+    update: dict[str, Any] = {}
     for name in ("question", "answer", "text"):
         if value := getattr(record, name):
             update[name], found = mask(value)

@@ -130,7 +130,7 @@ REASONS = {
 }
 
 # %% ../../nbs/contracts/records.ipynb #5b6ec89c
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 STRICTEST_FIRST = SPLITS[::-1]  # a group with items fixed for two splits goes to the strictest
 
 # %% ../../nbs/contracts/records.ipynb #5a31d16b

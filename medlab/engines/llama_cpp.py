@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.processes import Child
@@ -54,7 +55,7 @@ def serve_gguf(
 def server_address(log: Path) -> str | None:
     "The base URL in a server's output, None until it is printed."
     found = re.search(r"^medlab: serving at (\S+)$", log.read_text(encoding="utf-8", errors="replace"), re.M)
-    return found and found[1]
+    return found[1] if found else None
 
 # %% ../../nbs/engines/llama_cpp.ipynb #093fe230
 def load_error(
@@ -165,7 +166,7 @@ def llama_answer(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) 
     if answer["truncated"] or answer["tokens_evaluated"] != len(prompt):
         raise MedlabError(f"llama.cpp read {answer['tokens_evaluated']} tokens of a prompt of {len(prompt)}; this is a bug in medlab, please report it")
     text, stopped = cut_at_stop(engine.chat, answer["tokens"], sampling)
-    reason = "stop" if stopped or answer["stop_type"] in ("eos", "word") else "length"
+    reason: Literal["stop", "length"] = "stop" if stopped or answer["stop_type"] in ("eos", "word") else "length"
     return Completion(text, len(prompt), answer["tokens_predicted"], round(time.perf_counter() - started, 4), reason)
 
 # %% ../../nbs/engines/llama_cpp.ipynb #941fa5f0

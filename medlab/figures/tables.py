@@ -136,7 +136,7 @@ def flow_tables(data: dict) -> list[dict]:
 # %% ../../nbs/figures/tables.ipynb #9a494780
 def duplicate_table(rejected: dict[str, int] | None, threshold: float | None) -> dict:
     "How many records were left out as duplicates of others."
-    rows = rejected and [["the same words", rejected.get("exact_duplicate", 0)], ["nearly the same", rejected.get("near_duplicate", 0)]]
+    rows: Any = rejected and [["the same words", rejected.get("exact_duplicate", 0)], ["nearly the same", rejected.get("near_duplicate", 0)]]
     share = MISSING if threshold is None else threshold
     words = f"Nearly the same: the Jaccard similarity of the two texts, over runs of three words, is {share} or more."
     return page_table("Duplicates left out", ["kind", "records"], rows, words, "No record was left out, for this or any other reason.")
@@ -177,6 +177,6 @@ def length_tables(data: dict) -> list[dict]:
     found = []
     for title, lengths in length_panels(data):
         names = [name for name in lengths or {} if name != "words_from"]
-        rows = lengths and [[words, *(lengths[name][place] for name in names)] for place, words in enumerate(bin_names(lengths["words_from"]))]
+        rows: Any = lengths and [[words, *(lengths[name][place] for name in names)] for place, words in enumerate(bin_names(lengths["words_from"]))]
         found.append(page_table(title, ["words", *names], rows))
     return found

@@ -37,9 +37,10 @@ class WheelSource(BaseModel):
     def path(self) -> Path | None:
         "Where the GGUF is, None when the package is not installed."
         try:
-            path = Path(metadata.distribution(self.distribution).locate_file(self.file))
+            place: Any = metadata.distribution(self.distribution).locate_file(self.file)
         except metadata.PackageNotFoundError:
             return None
+        path = Path(place)
         return path if path.is_file() else None
 
     def how(self) -> str:
@@ -96,11 +97,11 @@ def gguf_tensors(stream: Any) -> dict[str, int]:
             skip_gguf_value(stream, kind)
     offsets = {}
     for _ in range(tensors):
-        name = gguf_text(stream).decode()
+        tensor = gguf_text(stream).decode()
         (dimensions,) = struct.unpack("<I", stream.read(4))
         shape = struct.unpack(f"<{dimensions}Q", stream.read(8 * dimensions))
         kind, offset = struct.unpack("<IQ", stream.read(12))
-        offsets[name] = offset + tensor_bytes(shape, kind)
+        offsets[tensor] = offset + tensor_bytes(shape, kind)
     offsets[""] = -(-stream.tell() // alignment) * alignment
     return offsets
 

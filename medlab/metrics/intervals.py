@@ -36,14 +36,15 @@ def bootstrap_mean(
     """
     import numpy
 
-    values = numpy.asarray(list(values), dtype=float)
-    if len(values) == 0:
+    numbers = numpy.asarray(list(values), dtype=float)
+    if len(numbers) == 0:
         raise InputError("got no values; expected at least one; report the row as not run instead")
-    if values.min() == values.max():
-        unseen = wilson(0, len(values))[1]
-        return tuple(float(values[0] + (bound - values[0]) * unseen) for bound in bounds)
-    drawn = numpy.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = numpy.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    if numbers.min() == numbers.max():
+        unseen = wilson(0, len(numbers))[1]
+        low, high = (float(numbers[0] + (bound - numbers[0]) * unseen) for bound in bounds)
+        return low, high
+    drawn = numpy.random.default_rng(seed).integers(len(numbers), size=(resamples, len(numbers)))
+    low, high = numpy.percentile(numbers[drawn].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 # %% ../../nbs/metrics/intervals.ipynb #67d2a02b

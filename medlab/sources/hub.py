@@ -194,7 +194,7 @@ def hub_record(name: str, data: DataSet, row: dict, place: int, digest: str, whe
 # %% ../../nbs/sources/hub.ipynb #8f8e0c80
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 #: Options of the readers. A CSV cell is text: "None" may be an option and 007 a key. A JSON column has one type.
-READING = {
+READING: dict[str, dict[str, Any]] = {
     "json": {"on_mixed_types": None, "parse_agent_traces": False}, "parquet": {},
     "csv": {"converters": {place: str for place in range(1000)}, "keep_default_na": False, "na_filter": False},
 }

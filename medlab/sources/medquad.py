@@ -187,9 +187,9 @@ class TarArchive(Archive):
         super().__init__(path)
         self.bodies = {}
         with path.open("rb") as raw:
-            opener = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(raw.read(2), open)
+            opener: Any = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(raw.read(2), open)
         with opener(path, "rb") as stream:
-            watched = Watched(stream, path)
+            watched: Any = Watched(stream, path)
             with tarfile.open(fileobj=watched, mode="r|") as members:
                 for member in members:
                     self.keep(member, members)
@@ -214,12 +214,12 @@ class TarArchive(Archive):
         return self.bodies[name]
 
 # %% ../../nbs/sources/medquad.ipynb #f633302c
-def open_archive(path: Path | str) -> Archive:
+def open_archive(path: Path | str) -> FolderArchive | TarArchive | ZipArchive:
     "Open an untrusted archive. Raises `InputError` when it is damaged, encrypted, absurdly large, or not MedQuAD."
     path = Path(path)
     try:
         if path.is_dir():
-            archive = FolderArchive(path)
+            archive: FolderArchive | TarArchive | ZipArchive = FolderArchive(path)
         else:
             with explained_archive_errors(path):
                 archive = TarArchive(path) if tarfile.is_tarfile(path) else ZipArchive(path)

@@ -163,6 +163,7 @@ def nhs_page(source: "Nhs", path: str, has_modules: bool = True) -> Record | Unr
 def nhs_pages(source: "Nhs", since: date | None, limit: int | None) -> Iterator[Record | Unread]:
     "The pages of all entries, each once."
     seen, given, refused = set(), 0, 0
+    item: Any  # a Record, or an Unread with its reason
     for number, entry in enumerate(source.listed() if limit != 0 else (), 1):
         entry = entry if isinstance(entry, dict) else {"url": entry}
         path = path_of(entry.get("url"))

@@ -293,16 +293,16 @@ def check_answer(fetched: Fetched) -> None:
     except MissingError as error:  # a web page; with status 500 it comes from a gateway and passes
         raise TryAgain(f"{fetched.url} answered 500 with a web page; try again later") if fetched.status == 500 else error from None
     body = fetched.json()
-    error = body.get("error") if isinstance(body, dict) else None
-    if error is None and fetched.status == 200 and isinstance(body, dict) and isinstance(body.get("results"), list):
+    fault = body.get("error") if isinstance(body, dict) else None
+    if fault is None and fetched.status == 200 and isinstance(body, dict) and isinstance(body.get("results"), list):
         return
-    error = error if isinstance(error, dict) else {"message": str(error or body)[:200]}
-    code, said = str(error.get("code", "")), masked(" ".join(str(error.get(part) or "") for part in ("message", "details")).strip())[:300]
+    fault = fault if isinstance(fault, dict) else {"message": str(fault or body)[:200]}
+    code, said = str(fault.get("code", "")), masked(" ".join(str(fault.get(part) or "") for part in ("message", "details")).strip())[:300]
     if code == "NOT_FOUND":
         return
     if code.startswith("API_KEY") or fetched.status == 403:
         raise MissingError(f"openFDA does not accept the key in OPENFDA_API_KEY ({code or 403}); correct it or unset it, openFDA also works without a key")
-    if code == "OVER_RATE_LIMIT" or (fetched.status == 500 and not error.get("details")):
+    if code == "OVER_RATE_LIMIT" or (fetched.status == 500 and not fault.get("details")):
         raise TryAgain(f"{fetched.url}: {code} {said}; try again later", OpenFda.busy_wait if code == "OVER_RATE_LIMIT" else None)
     if fetched.status == 200 or fetched.status == 404:
         raise MissingError(f"{fetched.url}: expected labels under 'results', got {said or 'something else'}; is base_url openFDA?")

@@ -275,7 +275,7 @@ class Search:
 
     count: int  # hits; PubMed lists at most 9,999 of them
     ids: list[str]  # of the listed hits, newest first
-    session: dict[str, str]  # WebEnv and query_key, for efetch
+    session: dict[str, Any]  # WebEnv and query_key, for efetch
     unknown: list[str]  # words of the query that PubMed does not know
     fetched: Fetched
 
@@ -349,7 +349,7 @@ def ask_eutils(
 
 def search_pubmed(source: "PubMed", dates: tuple[date, date] | None, datetype: str) -> Search:
     "Search for everything, or for what is dated within two days. A stored answer is good for one day."
-    span = {"datetype": datetype, "mindate": dates[0].strftime("%Y/%m/%d"), "maxdate": dates[1].strftime("%Y/%m/%d")} if dates else {}
+    span: dict[str, Any] = {"datetype": datetype, "mindate": dates[0].strftime("%Y/%m/%d"), "maxdate": dates[1].strftime("%Y/%m/%d")} if dates else {}
     return read_search(ask_eutils(source, "esearch.fcgi", read_search, DAY, term=source.query, usehistory="y", retmax=LISTED, **span))
 
 # %% ../../nbs/sources/pubmed.ipynb #b1034097

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..contracts.records import PLACES, REASONS, Record, Rejected, SplitRecord
+from ..contracts.records import PLACES, REASONS, Rejected, SplitRecord
 from ..cleaning.leaks import body_of
 from ..cleaning.records import PreprocessParams
 from .facts import BINS, Facts, length_bin
@@ -23,7 +23,7 @@ class QualityCounts:
         self.sources, self.reasons, self.parts, self.licences = (defaultdict(Counter) for _ in range(4))
         self.languages, self.groups, self.lengths = Counter(), Counter(), defaultdict(Counter)
 
-    def counted(self, rows: Iterable[Record], place: str) -> Iterator[Record]:  # `place`: one of `PLACES`
+    def counted(self, rows: Iterable[Any], place: str) -> Iterator[Any]:  # `SplitRecord`s, or `Rejected` ones; `place`: one of `PLACES`
         "Pass the rows of a place on and count them."
         for row in rows:
             self.sources[row.source][place] += 1
@@ -71,7 +71,8 @@ def quality_counts(
     rejected: Iterable[Rejected],
 ) -> dict[str, Any]:  # as in `quality.json`
     "Count records that are already in memory, such as the two lists of a `Division`."
-    counts, places = QualityCounts(), defaultdict(list)
+    counts = QualityCounts()
+    places: dict[str, list[Any]] = defaultdict(list)
     for record in kept:
         places[record.split or "retrieval"].append(record)
     places["rejected"] = list(rejected)
