@@ -180,9 +180,9 @@ def test_an_answer_ends_at_a_stop(hf, llama, ollama):
 
 def test_too_long_is_refused_not_cut(hf, llama, ollama):
     for engine in (hf, llama, ollama):
-        with pytest.raises(InputError, match="the context holds 2048"):
+        with pytest.raises(InputError, match="at most 2048 together"):
             engine.generate([user("word " * 3000)], SHORT)
-    with pytest.raises(InputError, match="the context holds 2048"):
+    with pytest.raises(InputError, match="at most 2048 together"):
         llama.generate([user("word " * 3000)], Sampling(context=8192))  # more than the server was started with
 
 
