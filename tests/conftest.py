@@ -89,7 +89,7 @@ def shared_data():
 def medlab():
     "Run a `medlab` command as a user would; returns the finished process."
 
-    def command(*words, timeout=600, **env):
+    def command(*words, timeout=1800, **env):
         return subprocess.run(
             [sys.executable, "-m", "medlab.course", *map(str, words)],
             capture_output=True, text=True, timeout=timeout, env={**os.environ, "COLUMNS": "150", **env},
