@@ -23,7 +23,7 @@ from typing import Any
 
 from .basics.errors import InputError, MedlabError, nearest
 from .basics.files import atomic_path, read_json, sha256_file, sha256_json, shipped, write_json
-from .basics.secrets import masked
+from .basics.secrets import masked, secrets_set
 from .core import LESSONS, Profile, Run, Step, module_hash, open_run
 
 # %% ../nbs/13_course.ipynb #da15328f
@@ -59,13 +59,16 @@ def own_kernel() -> Iterator[str]:  # the kernel's name
                 os.environ["JUPYTER_PATH"] = before
 
 # %% ../nbs/13_course.ipynb #c5e31f41
-def masked_texts(value: Any) -> Any:
-    "A JSON value with every known key masked in every text of it."
+def masked_texts(
+    value: Any,  # a JSON value
+    keys: list[str],  # of `secrets_set`
+) -> Any:
+    "A JSON value with every key masked in every text of it."
     if isinstance(value, dict):
-        return {name: masked_texts(one) for name, one in value.items()}
+        return {name: masked_texts(one, keys) for name, one in value.items()}
     if isinstance(value, list):
-        return [masked_texts(one) for one in value]
-    return masked(value) if isinstance(value, str) else value
+        return [masked_texts(one, keys) for one in value]
+    return masked(value, keys) if isinstance(value, str) else value
 
 # %% ../nbs/13_course.ipynb #593eea8b
 @contextmanager
@@ -81,7 +84,7 @@ def shielded(
             return Path(notebook).read_text(encoding="utf-8")
 
         def write(self, text, address):
-            copy = masked_texts(json.loads(text))
+            copy = masked_texts(json.loads(text), secrets_set())  # read once: a copy holds thousands of texts
             copy["metadata"].setdefault("papermill", {}).update(input_path=Path(notebook).name, output_path=Path(output).name)
             with atomic_path(output) as temporary:
                 temporary.write_text(json.dumps(copy, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

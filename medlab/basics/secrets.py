@@ -45,9 +45,12 @@ def colab_secret(name: str) -> str | None:
 # %% ../../nbs/basics/secrets.ipynb #378765a1
 SHORTEST_KEY = 6  # characters; "x" or "none", which some put where a key is asked for and none is needed, would be found in every text
 
-def masked(text: str) -> str:
+def masked(
+    text: str,
+    keys: Iterable[str] | None = None,  # for many texts: `secrets_set()`, read once
+) -> str:
     "The text with the value of every key that is set replaced by ***, also where it is written as in an address (%2B for +)."
-    for value in sorted(secrets_set(), key=len, reverse=True):  # one key may be the beginning of another
+    for value in sorted(secrets_set() if keys is None else keys, key=len, reverse=True):  # one key may be the beginning of another
         if len(value) >= SHORTEST_KEY:
             text = text.replace(value, "***").replace(quote(value, safe=""), "***")
     return text
