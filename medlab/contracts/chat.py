@@ -9,6 +9,7 @@ __all__ = ['ROLES', 'checked_conversation', 'Pieces', 'ChatFormat', 'check_same_
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def checked_conversation(
     for number, message in enumerate(messages, 1):
         if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
             raise InputError(f"message {number}: expected a role of {', '.join(ROLES)} and a text as content, got {message!r:.80}")
+        if any("\ud800" <= char <= "\udfff" for char in message["content"]):
+            raise InputError(f"message {number} holds half of a character (a lone surrogate); expected text that UTF-8 can write, remove it")
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     if turns != [("user", "assistant")[n % 2] for n in range(len(turns))] or not turns:
@@ -36,6 +39,24 @@ def checked_conversation(
     if roles[-1] != ends_with:
         raise InputError(f"the last message is from {roles[-1]!r}; expected {ends_with!r}")
     return messages
+
+# %% ../../nbs/contracts/chat.ipynb #45e993e3
+#: The day on which every template is rendered.
+TEMPLATE_DATE = date(2024, 7, 26)
+
+
+def generation_tag() -> type:
+    "Jinja's extension for `{% generation %} … {% endgeneration %}`, which writes what stands inside."
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags = {"generation"}
+
+        def parse(self, parser):
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return Generation
 
 # %% ../../nbs/contracts/chat.ipynb #b84ce685
 def compiled_template(template: str) -> Any:
@@ -46,9 +67,10 @@ def compiled_template(template: str) -> Any:
     def raise_exception(message):
         raise InputError(f"the chat template refuses this conversation: {message}")
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
+    extensions = [jinja2.ext.loopcontrols, generation_tag()]
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    environment.globals["raise_exception"] = raise_exception
+    environment.globals.update(raise_exception=raise_exception, strftime_now=TEMPLATE_DATE.strftime)
     try:
         return environment.from_string(template)
     except jinja2.TemplateSyntaxError as error:
@@ -71,12 +93,35 @@ def read_template(
     folder: Path,
     config: dict,  # what tokenizer_config.json holds
 ) -> str:
-    "The chat template of a model folder: chat_template.jinja, else the one in tokenizer_config.json; `InputError` when there is none."
-    beside = folder / "chat_template.jinja"
-    template = beside.read_text(encoding="utf-8") if beside.is_file() else config.get("chat_template")
-    if not isinstance(template, str):
+    """The chat template of a model folder; raises `InputError` when there is none, or several without a default.
+
+    It stands in chat_template.jinja, in chat_template.json, or in tokenizer_config.json. Some models give a list of named templates.
+    """
+    beside, older = folder / "chat_template.jinja", folder / "chat_template.json"
+    found = beside.read_text(encoding="utf-8") if beside.is_file() else config.get("chat_template")
+    if found is None and older.is_file():
+        found = read_json(older).get("chat_template")
+    if isinstance(found, list):
+        found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+    if isinstance(found, dict):
+        names = ", ".join(map(str, found))
+        found = found.get("default") or (next(iter(found.values())) if len(found) == 1 else None)
+        if found is None:
+            raise InputError(f"{folder} has the chat templates {names} and none named default; write the one to use into chat_template.jinja")
+    if not isinstance(found, str):
         raise InputError(f"{folder} has no chat template; expected an instruction-tuned model, or put chat_template.jinja beside it")
-    return template
+    return found
+
+# %% ../../nbs/contracts/chat.ipynb #e25e73ee
+def read_special(
+    folder: Path,
+    config: dict,  # what tokenizer_config.json holds
+) -> dict[str, str]:
+    "The special tokens that a template may name, from tokenizer_config.json, else from special_tokens_map.json."
+    path = folder / "special_tokens_map.json"
+    known = {**(read_json(path) if path.is_file() else {}), **{name: value for name, value in config.items() if value}}
+    named = ((name, known.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token"))
+    return {name: value if isinstance(value, str) else value["content"] for name, value in named if value}
 
 # %% ../../nbs/contracts/chat.ipynb #bbb461f1
 @dataclass(frozen=True)
@@ -86,9 +131,17 @@ class Pieces:
     before_system: str
     after_system: str  # up to the first user's words
     before_user: str  # before the first user's words when there is no system message
-    after_user: str  # up to where the assistant's answer begins
-    before_assistant: str  # between `after_user` and an answer of an earlier turn: nothing, or a space
-    after_assistant: str  # up to the next user's words
+    after_user: str  # from a user's words to an answer of an earlier turn
+    after_assistant: str  # from an answer to the next user's words
+    before_answer: str  # from the last user's words to where the model goes on
+    added_to_prompt: str  # the end of `before_answer` that the template writes in training only, such as an empty think block
+    answer_lead: str  # white space that opens the answer in training: the model writes it itself
+    after_answer: str  # from the last answer to the end of the text
+    folded: bool  # the template has no system role: the system's text opens the first user's turn
+
+# %% ../../nbs/contracts/chat.ipynb #27ea6f31
+#: What transformers passes to every template, and how templates of thinking models are told to leave the thoughts empty.
+NOT_USED: dict[str, Any] = {"tools": None, "documents": None, "enable_thinking": False}
 
 # %% ../../nbs/contracts/chat.ipynb #2cbfe51e
 class ChatFormat:
@@ -97,8 +150,9 @@ class ChatFormat:
     def __init__(self, tokenizer: Any, template: str, special: dict[str, str]):
         self.tokenizer, self.template, self.special = tokenizer, template, special
         self.compiled = compiled_template(template)
-        self.control_tokens = control_tokens(tokenizer)
+        self.trims = trims(self)
         self.pieces = take_apart(self)
+        self.control_tokens = control_tokens(self)
         self.end_of_turn = end_of_turn(self)
         self.stops = stops(self)
         self.stop_ids = [tokenizer.token_to_id(token) for token in self.stops]
@@ -108,22 +162,24 @@ class ChatFormat:
     def from_folder(cls, folder: Path | str) -> "ChatFormat":
         "Read tokenizer and chat template of a model folder; raises `MissingError` or `InputError` for a folder that lacks one of them."
         tokenizer, config = read_tokenizer(Path(folder)), read_json(Path(folder) / "tokenizer_config.json")
-        names = ("bos_token", "eos_token", "unk_token", "pad_token")
-        special = {name: value if isinstance(value, str) else value["content"] for name in names if (value := config.get(name))}
-        return cls(tokenizer, read_template(Path(folder), config), special)
+        return cls(tokenizer, read_template(Path(folder), config), read_special(Path(folder), config))
 
     def rendered(self, messages: list[dict], add_generation_prompt: bool) -> str:
         "What the chat template writes; raises `InputError` when it fails."
         import jinja2
 
         try:
-            return self.compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **self.special)
+            return self.compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **NOT_USED, **self.special)
         except jinja2.TemplateError as error:
             raise InputError(f"the chat template fails on this conversation: {error}; use the template that came with the model") from None
 
+    def prepared(self, messages: list[dict]) -> list[dict]:
+        "The messages as they are rendered and sent to a server: see `prepared_messages`."
+        return prepared_messages(self, messages)
+
     def prompt_text(self, messages: list[dict]) -> str:
         "The prompt up to where the assistant's answer begins. `messages` end with the user's turn; else `InputError`."
-        return self.rendered(without_control(self, checked_conversation(messages)), True)
+        return self.rendered(self.prepared(without_control(self, checked_conversation(messages))), True) + self.pieces.added_to_prompt
 
     def prompt_ids(self, messages: list[dict]) -> list[int]:
         "The prompt as token ids: what every engine gets, and what training sees before the answer."
@@ -161,58 +217,131 @@ def answer_labels(
 ) -> tuple[list[int], list[int]]:  # ids and labels of equal length; a label of -100 is not trained on
     """Token ids of a whole conversation, and labels that are -100 except on the last answer and the token that ends its turn.
 
-    Raises `InputError` for messages that are no conversation, and for a template that writes a prompt differently once it is answered.
+    The text is encoded once, as a whole. Raises `InputError` for messages that are no conversation.
     """
-    checked_conversation(messages, ends_with="assistant")
-    prompt = chat.prompt_text(messages[:-1])
-    text = chat.rendered(without_control(chat, messages), False)
-    if not text.startswith(prompt):
-        raise InputError("the chat template writes another prompt in training than in use; this model family is not supported")
-    answer, end, _ = text[len(prompt):].partition(chat.end_of_turn)
-    if not end:
-        raise InputError(f"the chat template does not end the answer with {chat.end_of_turn!r}; this model family is not supported")
-    before, after = chat.encode(prompt), chat.encode(answer + end)
-    return before + after, [-100] * len(before) + after
+    checked_conversation(without_control(chat, messages), ends_with="assistant")
+    prompt, answer = chat.prompt_text(messages[:-1]), chat.prepared(messages)[-1]["content"]
+    end = chat.pieces.after_answer.partition(chat.end_of_turn)[0] + chat.end_of_turn
+    encoded = chat.tokenizer.encode(prompt + chat.pieces.answer_lead + answer + end, add_special_tokens=False)
+    before = chat.encode(prompt)
+    first = len(before)
+    if encoded.ids[:first] != before:  # a token reaches from the prompt into the answer
+        first = next(n for n, (_, stop) in enumerate(encoded.offsets) if stop > len(prompt))
+    return encoded.ids, [-100] * first + encoded.ids[first:]
 
 # %% ../../nbs/contracts/chat.ipynb #8c5008fb
-def take_apart(chat: ChatFormat) -> Pieces:
+def between(text: str, marks: list[str]) -> list[str]:
+    "The texts before, between and after marks that must follow one another; raises `InputError` for a mark that is not there."
+    parts = []
+    for mark in marks:
+        part, found, text = text.partition(mark)
+        if not found:
+            raise InputError("it leaves out or rewrites a message")
+        parts.append(part)
+    return [*parts, text]
+
+
+def marked(turns: Iterable[str]) -> list[dict]:
+    "A conversation with a mark as each content; `turns` are names such as S, U, A, U2, whose first letter is the role."
+    return [{"role": {"S": "system", "U": "user", "A": "assistant"}[turn[0]], "content": f"Zq{turn}qZ"} for turn in turns]
+
+# %% ../../nbs/contracts/chat.ipynb #2915f292
+def find_pieces(
+    chat: ChatFormat,
+    system: bool,  # whether the template is shown a system message
+) -> Pieces:
     "Find what a template writes between the contents by rendering marks; raises `InputError` for one that does more than that."
-    def between(text: str, *marks: str) -> list[str]:
-        parts = []
-        for mark in marks:
-            part, found, text = text.partition(mark)
-            if not found:
-                raise InputError(f"the chat template leaves out or rewrites a message; this model family is not supported: {chat.template[:80]!r}")
-            parts.append(part)
-        return [*parts, text]
+    def around(*turns: str, asks: bool = True) -> list[str]:
+        messages = marked(turns if system else [turn for turn in turns if turn != "S"])
+        parts = between(chat.rendered(messages, asks), [message["content"] for message in messages])
+        return parts if system else ["", *parts]
 
-    def rendered_around(*turns: str) -> list[str]:
-        messages = [{"role": {"S": "system", "U": "user", "A": "assistant"}[turn[0]], "content": f"Zq{turn}qZ"} for turn in turns]
-        return between(chat.rendered(messages, True), *(message["content"] for message in messages))
+    before_user, asked = between(chat.rendered(marked("U"), True), ["ZqUqZ"])
+    before_system, after_system, asked_after_system = around("S", "U")
+    long, answered = around("S", "U", "A", "U2", "A2", "U3"), around("S", "U", "A", asks=False)
+    after_user, after_assistant = long[2], long[3]
+    if asked != asked_after_system or long != [before_system, after_system, after_user, after_assistant, after_user, after_assistant, asked]:
+        raise InputError("it writes turns differently by their place")
+    if not system:
+        before_system, after_system = before_user, "\n\n"
+    before_answer, lead = prompt_and_lead(asked, answered[2])
+    return Pieces(before_system, after_system, before_user, after_user, after_assistant, before_answer, before_answer[len(asked):], lead,
+                  answered[3], folded=not system)
 
-    before_system, after_system, after_user = rendered_around("S", "U")
-    before_user, end = rendered_around("U")
-    long = rendered_around("S", "U", "A", "U2", "A2", "U3")
-    before_assistant, after_assistant = long[2].removeprefix(after_user), long[3]
-    pieces = Pieces(before_system, after_system, before_user, after_user, before_assistant, after_assistant)
-    answered = after_user + before_assistant
-    if end != after_user or long != [before_system, after_system, answered, after_assistant, answered, after_assistant, after_user]:
-        raise InputError(f"the chat template writes turns differently by their place; this model family is not supported: {chat.template[:80]!r}")
-    return pieces
+# %% ../../nbs/contracts/chat.ipynb #43a41e13
+def prompt_and_lead(
+    asked: str,  # what the template writes after the last user's words when it asks for an answer
+    answered: str,  # what it writes there when the answer follows
+) -> tuple[str, str]:  # the end of the prompt, and what the model writes before its answer: nothing, or white space
+    """Where the prompt ends and the model's own words begin.
+
+    A template that writes an empty think block in training only, writes it into the prompt: the model need not learn it. A space before the answer
+    belongs to the answer, because tokenizers join it with the first word. Raises `InputError` for a template that writes two different prompts.
+    """
+    if asked.startswith(answered):
+        return asked, ""
+    rest = answered[len(asked):]
+    if not answered.startswith(asked):
+        raise InputError("it writes another prompt in training than in use")
+    return (answered, "") if rest.strip() else (asked, rest)
+
+# %% ../../nbs/contracts/chat.ipynb #9074e101
+def take_apart(chat: ChatFormat) -> Pieces:
+    """The pieces of a template. One that has no system role, or puts the system's words elsewhere than in front, is taken apart without.
+
+    Raises `InputError` for a template that does more than write fixed texts.
+    """
+    try:
+        return find_pieces(chat, system=True)
+    except InputError:
+        try:
+            return find_pieces(chat, system=False)
+        except InputError as error:
+            raise InputError(f"the chat template cannot be used: {error}; this model family is not supported: {chat.template[:80]!r}") from None
+
+# %% ../../nbs/contracts/chat.ipynb #7615b88e
+def trims(chat: ChatFormat) -> bool:
+    "Whether a template cuts white space off some content."
+    def cut(*turns: str) -> bool:
+        messages = [{**message, "content": f"\n {message['content']} \n"} for message in marked(turns)]
+        try:
+            text = chat.rendered(messages, True)
+        except InputError:  # such as a template without a system role
+            return False
+        return not all(message["content"] in text for message in messages)
+
+    return cut("U") or cut("S", "U") or cut("U", "A", "U2")
+
+# %% ../../nbs/contracts/chat.ipynb #08f48677
+def prepared_messages(chat: ChatFormat, messages: list[dict]) -> list[dict]:
+    "The messages as they are rendered and sent: white space cut off if the template does so, the system's text in the user's turn if it has no system role."
+    if chat.trims:
+        messages = [{**message, "content": message["content"].strip()} for message in messages]
+    if chat.pieces.folded and len(messages) > 1 and messages[0]["role"] == "system":
+        system, first, *rest = messages
+        messages = [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+    return messages
 
 # %% ../../nbs/contracts/chat.ipynb #71b0a0fb
-def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    "All control tokens of a vocabulary: tokens with a meaning for the model that stand for no text."
-    return tuple(token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items()) if token.special)
+def added_tokens(tokenizer: Any) -> dict[str, bool]:
+    "The added tokens of a vocabulary that are more than white space, and whether each is marked special."
+    found = (token for _, token in sorted(tokenizer.get_added_tokens_decoder().items()))
+    return {token.content: token.special for token in found if token.content.strip()}
+
+
+def control_tokens(chat: ChatFormat) -> tuple[str, ...]:
+    "All control tokens: those marked special, and those that the template writes between the turns. Some models forget the mark."
+    fixed = "\0".join(value for value in vars(chat.pieces).values() if isinstance(value, str))
+    return tuple(token for token, special in added_tokens(chat.tokenizer).items() if special or token in fixed)
 
 
 def end_of_turn(chat: ChatFormat) -> str:
     "The control token that the template writes after an answer; raises `InputError` when there is none."
-    after = chat.pieces.after_assistant
-    found = [(after.find(token), token) for token in chat.control_tokens if token in after]
+    after = chat.pieces.after_answer or chat.pieces.after_assistant
+    found = [(after.find(token), -len(token), token) for token in added_tokens(chat.tokenizer) if token in after]
     if not found:
         raise InputError("the chat template ends an answer with no control token; this model family is not supported")
-    return min(found)[1]
+    return min(found)[2]
 
 
 def stops(chat: ChatFormat) -> list[str]:
@@ -226,13 +355,15 @@ def in_go(chat: ChatFormat) -> str:
     "A chat template in the language of Go's text/template; raises `InputError` when one of its pieces cannot stand in a Modelfile."
     pieces = chat.pieces
     begin_system, begin_user = (without_bos(chat, text) for text in (pieces.before_system, pieces.before_user))
-    for text in (begin_system, begin_user, pieces.after_system, pieces.after_user, pieces.before_assistant, pieces.after_assistant):
+    for text in (begin_system, begin_user, pieces.after_system, pieces.after_user, pieces.after_assistant, pieces.before_answer):
         if "{{" in text or '"""' in text:
             raise InputError(f"the chat template writes {text!r}, which cannot stand in a Modelfile; this model family is not supported")
+    last = '{{ if eq (len (slice $.Messages $index)) 1 }}' + pieces.before_answer + "{{ else }}" + pieces.after_user + "{{ end }}"
     return (
         '{{- range $index, $message := .Messages }}{{ if eq $message.Role "system" }}' + begin_system + "{{ $message.Content }}" + pieces.after_system
-        + '{{ else if eq $message.Role "assistant" }}' + pieces.before_assistant + "{{ $message.Content }}" + pieces.after_assistant
-        + "{{ else }}{{ if eq $index 0 }}" + begin_user + "{{ end }}{{ $message.Content }}" + pieces.after_user + "{{ end }}{{ end }}"
+        + '{{ else if eq $message.Role "assistant" }}{{ $message.Content }}' + pieces.after_assistant
+        + "{{ else }}{{ if eq $index 0 }}" + begin_user + "{{ end }}{{ $message.Content }}"
+        + (pieces.after_user if pieces.after_user == pieces.before_answer else last) + "{{ end }}{{ end }}"
     )
 
 # %% ../../nbs/contracts/chat.ipynb #47ba3c30
@@ -249,7 +380,9 @@ def check_same_prompt(
     who: str,  # its name, for the error
 ) -> None:
     "Raise `MedlabError` with the first difference when another consumer's prompt is not `ChatFormat`'s."
-    ours = chat.prompt_text(messages) if isinstance(theirs, str) else chat.prompt_ids(messages)
+    ours: Any = chat.prompt_ids(messages)
+    if isinstance(theirs, str):  # a server adds the beginning-of-text token as a token; its text may lack it, once
+        ours, theirs = without_bos(chat, chat.prompt_text(messages)), without_bos(chat, theirs)
     if ours == theirs:
         return
     place = next((n for n, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
