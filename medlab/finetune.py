@@ -25,8 +25,8 @@ from .basics.machine import processor
 from .contracts.chat import ChatFormat
 from .contracts.tasks import Example, read_examples
 from .core import Outcome, Params, Profile, Run, step
-from .engines.hf import nf4, quiet
 from .models import load_spec, obtain
+from .engines.hf import nf4, quiet
 
 # %% ../nbs/06_finetune.ipynb #c80516a0
 class FinetuneParams(Params):
@@ -39,6 +39,7 @@ class FinetuneParams(Params):
     warmup: int = Field(2, ge=0)  # steps over which the learning rate rises; after that it falls along a cosine
     rank: int = Field(16, ge=1)  # of LoRA's matrices
     alpha: int = Field(32, ge=1)  # LoRA's strength; with rsLoRA the update is scaled by alpha / sqrt(rank)
+    targets: list[str] = []  # names of the linear layers that get LoRA; empty: all of the transformer blocks
     dropout: float = Field(0.05, ge=0, lt=1)  # on LoRA's input; 0 saves a quarter of the memory
     max_length: int = Field(400, ge=16)  # tokens; longer examples are left out, never cut
     checkpoint_every: int = Field(4, ge=1)  # steps; the validation loss is measured then too
@@ -51,24 +52,40 @@ class FinetuneParams(Params):
 #: One example for training: token ids, and labels of the same length that are -100 where nothing is learnt.
 Row = tuple[list[int], list[int]]
 
+# %% ../nbs/06_finetune.ipynb #3c28b3e8
+#: Why an example is left out that does not fit.
+TOO_LONG = "too long"
+
+# %% ../nbs/06_finetune.ipynb #2d966f72
+def encode_fitting(examples: list[Example], chat: ChatFormat, max_length: int) -> tuple[list[Row], dict[str, str]]:
+    "As `encode_examples`; none may be left."
+    rows, left_out = [], {}
+    for example in examples:
+        try:
+            ids, labels = chat.training_ids(example.messages)
+        except InputError as error:
+            left_out[example.id] = str(error)
+            continue
+        if len(ids) > max_length:
+            left_out[example.id] = TOO_LONG
+        else:
+            rows.append((ids, labels))
+    return rows, left_out
+
 # %% ../nbs/06_finetune.ipynb #29e6dfe1
 def encode_examples(
     examples: list[Example],
     chat: ChatFormat,
     max_length: int,  # tokens
-) -> tuple[list[Row], list[str]]:  # what fits, in order, and the ids of the examples that do not
-    "Turn examples into token ids and labels; examples that are too long are left out. Raises `InputError` when none is left."
-    rows, too_long = [], []
-    for example in examples:
-        ids, labels = chat.training_ids(example.messages)
-        if len(ids) > max_length:
-            too_long.append(example.id)
-        else:
-            rows.append((ids, labels))
+) -> tuple[list[Row], dict[str, str]]:  # what can be learnt from, in order; the ids of the other examples, with the reason
+    "Turn examples into token ids and labels. Those that are too long or hold a control token are left out. Raises `InputError` when none is left."
+    rows, left_out = encode_fitting(examples, chat, max_length)
     if not rows:
-        why = f"all {len(too_long)} are longer than {max_length} tokens; raise finetune.max_length" if too_long else "there are none in instruct/; run `medlab instruct`"
+        why = next((why for why in left_out.values() if why != TOO_LONG), None) or (
+            f"all {len(left_out)} are longer than {max_length} tokens; raise finetune.max_length" if left_out else
+            "there are none in instruct/; run `medlab instruct`")
         raise InputError(f"got no training examples, expected at least one: {why}")
-    return rows, too_long
+    return rows, left_out
 
 # %% ../nbs/06_finetune.ipynb #7eafc551
 def plan_batches(
@@ -147,23 +164,31 @@ def load_base(
     model.config.use_cache = False
     return model
 
-# %% ../nbs/06_finetune.ipynb #cf1f29ed
-#: The linear layers of a transformer block that get a LoRA detour: all of attention and all of the feed-forward part.
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
 # %% ../nbs/06_finetune.ipynb #cd761698
 def add_lora(
     model: Any,  # a transformers model; its weights are frozen
     params: FinetuneParams,
 ) -> Any:  # a peft model whose only trainable weights are LoRA's, in float32
-    "Put rank-stabilised LoRA beside all linear layers. Sources: LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732)."
+    """Put rank-stabilised LoRA beside linear layers: all of the transformer blocks, fused ones too, or those that the profile names.
+
+    Raises `InputError` for a name that no layer has. Sources: LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732).
+    """
     with quiet():
         from peft import LoraConfig, get_peft_model
 
+    unknown = [name for name in params.targets if not any(layer.split(".")[-1] == name for layer, _ in model.named_modules())]
+    if unknown:
+        raise InputError(f"finetune.targets names {', '.join(unknown)}, which no layer of this model is called; leave targets empty for all linear layers")
     config = LoraConfig(
-        r=params.rank, lora_alpha=params.alpha, lora_dropout=params.dropout, use_rslora=True, target_modules=list(TARGETS), task_type="CAUSAL_LM"
+        r=params.rank, lora_alpha=params.alpha, lora_dropout=params.dropout, use_rslora=True, target_modules=params.targets or "all-linear",
+        task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+# %% ../nbs/06_finetune.ipynb #dd92f35e
+def lora_targets(model: Any) -> list[str]:
+    "The names of the layers that have LoRA beside them."
+    return sorted({name.split(".")[-1] for name in model.targeted_module_names})
 
 # %% ../nbs/06_finetune.ipynb #1ac34722
 #: The floats that a base model may be computed in.
@@ -497,6 +522,18 @@ def save_adapter(
             else:
                 flush_to_disk(path)
 
+# %% ../nbs/06_finetune.ipynb #e2f753a8
+def left_out_notes(
+    left_out: dict[str, str],  # example id to reason
+    total: int,  # examples, those left out included
+    max_length: int,  # tokens
+) -> list[str]:
+    "What a reader has to know about the training examples that were left out."
+    long = [name for name, why in left_out.items() if why == TOO_LONG]
+    others = [f"example {name} was left out: {why}" for name, why in left_out.items() if why != TOO_LONG]
+    notes = [f"{len(long)} of {total} training examples are longer than {max_length} tokens and were left out"] if long else []
+    return notes + others[:10] + ([f"{len(others) - 10} more examples were left out for such reasons"] if len(others) > 10 else [])
+
 # %% ../nbs/06_finetune.ipynb #ad306ef0
 def read_rows(
     run: Run,
@@ -504,12 +541,11 @@ def read_rows(
     params: FinetuneParams,
 ) -> tuple[list[Row], list[Row], list[str]]:  # training rows, validation rows, notes
     "The run's training and validation examples as token ids; examples that are too long are left out, and a note says how many."
-    rows, too_long = encode_examples(read_examples(run.file("instruct", "train.jsonl")), chat, params.max_length)
-    total = len(rows) + len(too_long)
-    notes = [f"{len(too_long)} of {total} training examples are longer than {params.max_length} tokens and were left out"] if too_long else []
+    rows, left_out = encode_examples(read_examples(run.file("instruct", "train.jsonl")), chat, params.max_length)
+    notes = left_out_notes(left_out, len(rows) + len(left_out), params.max_length)
     held_out = read_examples(run.file("instruct", "validation.jsonl"))
     share = max(1, len(held_out) // max(1, params.validation))  # spread over the file, which is ordered by source and task
-    fitting = [row for example in held_out[::share] if len((row := chat.training_ids(example.messages))[0]) <= params.max_length]
+    fitting, _ = encode_fitting(held_out[::share], chat, params.max_length)
     return rows, sorted(fitting[: params.validation], key=lambda row: len(row[0])), notes
 
 # %% ../nbs/06_finetune.ipynb #5eb23aae
@@ -526,7 +562,7 @@ def model_info(
     return {
         "base_model": spec.name, "base_license": spec.license, "base_fingerprint": spec.fingerprint, "seed": profile.seed,
         "method": "QLoRA" if log["method"]["quantization"] == "nf4" else "LoRA", **log["method"],
-        "rank": params.rank, "alpha": params.alpha, "scaling": params.alpha / math.sqrt(params.rank), "targets": list(TARGETS),
+        "rank": params.rank, "alpha": params.alpha, "scaling": params.alpha / math.sqrt(params.rank), "targets": lora_targets(model),
         "trainable_parameters": learning, "total_parameters": total, "examples": examples, "steps": len(log["steps"]), "tokens": log["tokens"],
         "loss": {"first": log["steps"][0]["loss"], "last": log["steps"][-1]["loss"]}, "validation": log["validation"],
         "truncated": log["truncated"],

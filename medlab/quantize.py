@@ -42,6 +42,14 @@ class QuantizeParams(Params):
     type: Literal["q4_k_s", "q4_k_m", "q5_k_m", "q6_k", "q8_0"] = "q4_k_m"  # llama.cpp's name of the mix of types
     check_tokens: int = Field(16, ge=1, le=256)  # length of the answer that the finished file has to give
 
+# %% ../nbs/07_quantize.ipynb #6d581fc0
+def stored_type(folder: Path) -> str:
+    "The type of a model folder's weights, as config.json names it: under `dtype`, or under `torch_dtype` in folders from before transformers 4.56."
+    config = read_json(folder / "config.json")
+    parts = [config, config.get("text_config") or {}]  # models that also see images name it for their text part
+    named = next((name for part in parts for key in ("dtype", "torch_dtype") if (name := part.get(key))), "float16")
+    return str(named).removeprefix("torch.")
+
 # %% ../nbs/07_quantize.ipynb #4c93fff1
 def merge(
     base: Path,  # the 16-bit base model's folder
@@ -55,7 +63,7 @@ def merge(
     """
     import torch
 
-    stored = getattr(torch, read_json(base / "config.json").get("dtype") or "float16")
+    stored = getattr(torch, stored_type(base))
     with quiet():
         model = load_model(base, adapter, dtype="float32").merge_and_unload().to(stored)
         if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
@@ -74,8 +82,8 @@ def merge(
 
 # %% ../nbs/07_quantize.ipynb #42b1f62f
 def files_without_weights(folder: Path) -> list[Path]:
-    "All files of a model folder except its weights and the notes of `obtain`."
-    skip = ("medlab.json", "model.safetensors.index.json")
+    "All files of a model folder except its weights, the notes of `obtain`, and generation settings: every request states its own."
+    skip = ("medlab.json", "model.safetensors.index.json", "generation_config.json")
     return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix != ".safetensors" and path.name not in skip)
 
 # %% ../nbs/07_quantize.ipynb #e295c697
@@ -220,24 +228,22 @@ def check_header(
         return fields[name].contents() if name in fields else None
 
     embedding = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
-    expected = {
-        "tokenizer.chat_template": chat.template,
-        "tokenizer.ggml.eos_token_id": chat.eos_id,
-        "number of tokens": chat.tokenizer.get_vocab_size(),
-        "rows of the embedding": chat.tokenizer.get_vocab_size(),
-    }
-    got = {
-        "number of tokens": len(fields["tokenizer.ggml.tokens"].data) if "tokenizer.ggml.tokens" in fields else 0,
-        "rows of the embedding": int(embedding.shape[-1]) if embedding else 0,
-    }
-    for name, value in expected.items():
-        if (found := got[name] if name in got else value_of(name)) != value:
-            raise MedlabError(f"the GGUF's {name} is {str(found)[:60]!r}, expected {str(value)[:60]!r}; run `medlab quantize` again")
+    tokens = len(fields["tokenizer.ggml.tokens"].data) if "tokenizer.ggml.tokens" in fields else 0
+    rows, known = int(embedding.shape[-1]) if embedding else 0, chat.tokenizer.get_vocab_size()
+    template, end = value_of("tokenizer.chat_template"), value_of("tokenizer.ggml.eos_token_id")
+    for name, right, found, expected in (
+        ("tokenizer.chat_template", template == chat.template, template, chat.template),
+        ("tokenizer.ggml.eos_token_id", end in chat.stop_ids, end, f"one of {chat.stop_ids}"),
+        ("number of tokens", tokens >= known, tokens, f"{known} or more"),  # some models pad their vocabulary to a round number
+        ("rows of the embedding", rows == tokens, rows, tokens),
+    ):
+        if not right:
+            raise MedlabError(f"the GGUF's {name} is {str(found)[:60]!r}, expected {str(expected)[:60]!r}: it would answer nonsense; run `medlab quantize` again")
     size, weights = (sum(int(getattr(tensor, name)) for tensor in reader.tensors) for name in ("n_bytes", "n_elements"))
     return {
         "architecture": value_of("general.architecture"), "name": value_of("general.name"), "tokenizer": value_of("tokenizer.ggml.model"),
-        "pre_tokenizer": value_of("tokenizer.ggml.pre"), "vocabulary": got["number of tokens"], "eos_token_id": value_of("tokenizer.ggml.eos_token_id"),
-        "chat_template_sha256": sha256_text(value_of("tokenizer.chat_template")),
+        "pre_tokenizer": value_of("tokenizer.ggml.pre"), "vocabulary": tokens, "eos_token_id": end,
+        "chat_template_sha256": sha256_text(template),
         "tensors": dict(sorted(Counter(tensor.tensor_type.name.lower() for tensor in reader.tensors).items())),
         "bits_per_weight": round(8 * size / weights, 3),
     }

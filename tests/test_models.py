@@ -481,31 +481,166 @@ FAMILIES = {  # beginning of text, template, end of turn
               "{{ m.content }}<end_of_turn>\n{% endfor %}" + GENERATE + "<start_of_turn>model\n{% endif %}", "<end_of_turn>"),
     "mistral": ("<s>", FOLDED + "{% if m.role == 'user' %}[INST] {% if loop.first %}{{ first }}{% endif %}{{ m.content }}[/INST]"
                 "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}", "</s>"),
+    "gemma, no system role": (
+        "<bos>", "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+        + GENERATE + "<start_of_turn>model\n{% endif %}", "<end_of_turn>"),
+    "llama3, trimmed and dated": (
+        "<|begin_of_text|>", "{{- bos_token }}{% if tools is not none %}{{ raise_exception('tools') }}{% endif %}"
+        "{% if messages[0].role == 'system' %}{% set said = messages[0].content | trim %}{% set messages = messages[1:] %}{% else %}{% set said = '' %}"
+        "{% endif %}<|start_header_id|>system<|end_header_id|>\n\nToday: {{ strftime_now('%d %b %Y') }}\n\n{{ said }}<|eot_id|>"
+        "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>{% endfor %}"
+        + GENERATE + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}", "<|eot_id|>"),
+    "qwen3": ("<|endoftext|>", "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
+              "{% endif %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
+              "{% endfor %}" + GENERATE + "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
+              "<think>\n\n</think>\n\n{% endif %}{% endif %}", "<|im_end|>"),
+    "think block in training only": (
+        "<|endoftext|>", "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}" + GENERATE + "<|im_start|>assistant\n{% endif %}", "<|im_end|>"),
+    "mistral, system last": (
+        "<s>", "{{ bos_token }}{% if messages[0].role == 'system' %}{% set said = messages[0].content %}{% set rest = messages[1:] %}{% else %}"
+        "{% set rest = messages %}{% endif %}{% for m in rest %}{% if m.role == 'user' %}[INST] {% if loop.last and said is defined %}{{ said }}\n\n"
+        "{% endif %}{{ m.content }}[/INST]{% else %} {{ m.content | trim }}</s>{% endif %}{% endfor %}", "</s>"),
 }
+TURNS = ("<start_of_turn>", "<|start_header_id|>", "<|end_header_id|>", "<|im_start|>", "[INST]", "[/INST]")
 
 
-def family(name):
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+def byte_tokenizer():
+    "Letters as bytes, as in GPT-2, Llama 3 and Qwen."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    bos, template, end = FAMILIES[name]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in dict.fromkeys((bos, end, "</s>"))])
+    return tokenizer
+
+
+def sentencepiece_tokenizer():
+    "A space before every text, and words joined with the space in front, as in Llama 2 and Mistral."
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    letters = sorted({letter for letter in map(chr, range(33, 127))})
+    vocabulary = ["<unk>", "▁", *(f"<0x{n:02X}>" for n in range(256)), *letters, "▁H", "▁Hi"]
+    merges = [("▁", "H"), ("▁H", "i")]
+    tokenizer = Tokenizer(models.BPE({token: n for n, token in enumerate(vocabulary)}, merges, unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return tokenizer
+
+
+TOKENIZERS = {"bytes": byte_tokenizer, "SentencePiece": sentencepiece_tokenizer}
+
+
+def family(name, kind="bytes", marked=True):
+    "The chat format of a family; `marked`: whether its control tokens say that they are special."
+    from tokenizers import AddedToken
+
+    bos, template, end = FAMILIES[name]
+    tokenizer = TOKENIZERS[kind]()
+    turns = [token for token in TURNS if token in template]
+    tokenizer.add_tokens([AddedToken(token, special=marked, normalized=False) for token in dict.fromkeys((end, *turns))])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in dict.fromkeys((bos, "</s>"))])
     return ChatFormat(tokenizer, template, {"bos_token": bos, "eos_token": "</s>"})
 
 
+TALKS = {
+    "one turn": user("Hello"), "with a system text": user("Hello", "Be kind."), "white space": user("  Hello?\n\n\tReally? \n", "Be kind.\n"),
+    "several turns": [*user("Hello", "Be kind."), {"role": "assistant", "content": "Hi."}, *user("And now?")],
+}
+EVERY_FAMILY = [(name, kind, marked) for name in FAMILIES for kind in TOKENIZERS for marked in (True, False)]
+
+
+@pytest.mark.parametrize(("name", "kind", "marked"), EVERY_FAMILY)
+def test_other_families_are_taken_apart(name, kind, marked):
+    chat = family(name, kind, marked)
+    bos, template, end = FAMILIES[name]
+    assert chat.end_of_turn == end and end in chat.stops and end in chat.control_tokens
+    for talk in TALKS.values():
+        ids, labels = chat.training_ids([*talk, {"role": "assistant", "content": "Hi."}])
+        assert ids.count(chat.tokenizer.token_to_id(bos)) == ("bos_token" in template)
+        assert chat.decode([label for label in labels if label != -100], keep_control=True).strip() in (f"Hi.{end}", f"Hi. {end}")
+        assert [id for id, label in zip(ids, labels) if label == -100] == chat.prompt_ids(talk), "trained on another prompt than is used later"
+        assert ids == chat.encode(chat.prompt_text(talk) + chat.pieces.answer_lead + "Hi." + end), "encoded in pieces"
+    assert bos not in chat.go_template() or "bos_token" not in template  # the server adds it; twice would be one too many
+
+
 @pytest.mark.parametrize("name", FAMILIES)
-def test_other_families_are_taken_apart(name):
+def test_prompts_are_those_of_transformers(name):
+    "Our own rendering against the library's, on the messages that we send; only a think block that the template forgets in use is ours."
+    from transformers import PreTrainedTokenizerFast
+
     chat = family(name)
-    bos, _, end = FAMILIES[name]
-    assert chat.end_of_turn == end and end in chat.stops
-    ids = chat.prompt_ids(user("Hello", "Be kind."))
-    assert ids.count(chat.tokenizer.token_to_id(bos)) == (0 if name == "zephyr" else 1)
-    assert bos not in chat.go_template()  # the server adds it; twice would be one too many
-    _, labels = chat.training_ids([*user("Hello", "Be kind."), {"role": "assistant", "content": "Hi."}])
-    assert chat.decode([label for label in labels if label != -100], keep_control=True).replace(" ", "") == f"Hi.{end}"
+    theirs = PreTrainedTokenizerFast(tokenizer_object=chat.tokenizer, chat_template=chat.template.replace("strftime_now('%d %b %Y')", "'26 Jul 2024'"), **chat.special)
+    for talk in TALKS.values():
+        text = theirs.apply_chat_template(chat.prepared(talk), tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        assert chat.prompt_text(talk) == text + chat.pieces.added_to_prompt
+        answered = [*chat.prepared(talk), {"role": "assistant", "content": "Hi."}]
+        text = theirs.apply_chat_template(answered, tokenize=False, enable_thinking=False)
+        assert text.startswith(chat.prompt_text(talk) + chat.pieces.answer_lead + "Hi." + chat.end_of_turn)
+
+
+def test_a_system_text_opens_the_first_turn_where_there_is_no_system_role():
+    for name in ("gemma, no system role", "mistral, system last"):
+        chat = family(name)
+        assert chat.pieces.folded and [message["role"] for message in chat.prepared(TALKS["several turns"])] == ["user", "assistant", "user"]
+        assert chat.prompt_text(user("Hello", "Be kind.")) == chat.prompt_text(user("Be kind.\n\nHello"))
+    assert not family("llama3").pieces.folded
+
+
+def test_the_date_in_a_prompt_never_changes():
+    assert "Today: 26 Jul 2024" in family("llama3, trimmed and dated").prompt_text(user("Hello"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("folder", sorted(Path(os.environ.get("MEDLAB_TEST_TOKENIZERS", "/nowhere")).glob("*/tokenizer.json")) or [None])
+def test_real_tokenizers(folder):
+    "Folders with tokenizer.json and tokenizer_config.json of published models."
+    if folder is None:
+        pytest.skip("MEDLAB_TEST_TOKENIZERS names no folder with tokenizers: expected NAME/tokenizer.json and NAME/tokenizer_config.json in it")
+    from transformers import PreTrainedTokenizerFast
+
+    chat = ChatFormat.from_folder(folder.parent)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder), chat_template=chat.template, **chat.special)
+    for talk in TALKS.values():
+        assert theirs.apply_chat_template(chat.prepared(talk), add_generation_prompt=True, enable_thinking=False)["input_ids"] == chat.prompt_ids(talk)
+        ids, labels = chat.training_ids([*talk, {"role": "assistant", "content": "Answer: It helps."}])
+        assert [id for id, label in zip(ids, labels) if label == -100] == chat.prompt_ids(talk)
+        assert chat.decode([label for label in labels if label != -100], keep_control=True).strip() == f"Answer: It helps.{chat.end_of_turn}"
+
+
+def test_half_of_a_character_is_refused(chat):
+    with pytest.raises(InputError, match="half of a character"):
+        chat.prompt_ids(user("bad \ud83d"))
+
+
+@pytest.mark.parametrize(("templates", "expected"), [
+    ([{"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}], "yes"), ({"default": "yes", "rag": "no"}, "yes"),
+    ([{"name": "only", "template": "yes"}], "yes"), ([{"name": "rag", "template": "a"}, {"name": "tools", "template": "b"}], None),
+])
+def test_named_templates(templates, expected, tmp_path, smollm):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(smollm / name, tmp_path / name)
+    config = read_json(tmp_path / "tokenizer_config.json")
+    real = config["chat_template"]
+    fill = lambda text: {"yes": real}.get(text, "{{ raise_exception('the wrong template') }}")  # noqa: E731
+    named = [{**one, "template": fill(one["template"])} for one in templates] if isinstance(templates, list) else {k: fill(v) for k, v in templates.items()}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": named}))
+    if expected:
+        assert ChatFormat.from_folder(tmp_path).template == real
+    else:
+        with pytest.raises(InputError, match="rag, tools and none named default"):
+            ChatFormat.from_folder(tmp_path)
+
+
+def test_special_tokens_may_stand_in_a_map_of_their_own(tmp_path, smollm):
+    shutil.copyfile(smollm / "tokenizer.json", tmp_path / "tokenizer.json")
+    config = read_json(smollm / "tokenizer_config.json")
+    names = [name for name in config if name.endswith("_token") and not name.startswith("add")]
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({name: {"content": config.pop(name)} for name in names}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert ChatFormat.from_folder(tmp_path).special == ChatFormat.from_folder(smollm).special
 
 
 @pytest.mark.parametrize("template, message", [
@@ -513,6 +648,7 @@ def test_other_families_are_taken_apart(name):
     ("{{ messages[0].content }}", "leaves out or rewrites"),
     ("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}", "leaves out or rewrites"),
     ("{% for m in messages %}{{ loop.index }} {{ m.content }}<|im_end|>{% endfor %}", "by their place"),
+    ("{% for m in messages %}{{ 'A:' if m.role == 'assistant' }}{{ m.content }}<|im_end|>{% endfor %}{{ 'Reply:' if add_generation_prompt }}", "another prompt in training"),
     ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "no control token"),
     ("{{ raise_exception('System role not supported') }}", "System role not supported"),
     ("{% for m in messages %}{{ m.content.__class__.__mro__ }}{% endfor %}", "fails|leaves out"),

@@ -68,7 +68,7 @@ def load_model(
     with quiet():
         import torch
         from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -77,6 +77,7 @@ def load_model(
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{folder} cannot be loaded: {first_line(error)}; remove it and run the step that writes it again") from None
+        model.generation_config = GenerationConfig()  # what stands beside the weights would fill every setting that a request leaves open
         return (with_adapter(model, Path(adapter)) if adapter else model).eval()
 
 # %% ../../nbs/engines/hf.ipynb #01badc29

@@ -251,7 +251,7 @@ class OllamaEngine:
     def request(self, messages: list[dict], sampling: Sampling) -> dict:
         "The body of a call to /api/chat, with nothing left to the server's defaults."
         options = {**sampling.for_ollama(), "stop": [*self.chat.stops, *sampling.stop]}
-        return {"model": self.model, "messages": messages, "stream": False, "truncate": False, "shift": False, "options": options}
+        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, "options": options}
 
     def render(
         self,
