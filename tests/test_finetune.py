@@ -13,7 +13,8 @@ from medlab.contracts.chat import ChatFormat
 from medlab.contracts.tasks import read_examples
 from medlab.core import load_profile
 from medlab.finetune import (
-    COMPLETE, FinetuneParams, choose_method, encode_examples, fast_compute, finetune, last_checkpoint, measure_compute, read_rows, save_adapter, train,
+    COMPLETE, FinetuneParams, add_lora, choose_method, encode_examples, fast_compute, finetune, last_checkpoint, left_out_notes, lora_targets, measure_compute,
+    read_rows, save_adapter, train,
 )
 from medlab.models import load_spec, obtain
 
@@ -221,3 +222,47 @@ def test_the_time_cap_marks_the_run_as_truncated(base, rows, tmp_path):
 def test_a_misspelt_parameter_is_an_error():
     with pytest.raises(InputError, match="did you mean 'learning_rate'"):
         load_profile("smoke", ["finetune.learning_rte=0.1"])
+
+
+# other architectures, other people's texts
+
+
+def tiny(name):
+    "A random model of another architecture, a few thousand weights large."
+    import transformers
+
+    small = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    configs = {
+        "Qwen3": lambda: transformers.Qwen3Config(**small), "Gemma2": lambda: transformers.Gemma2Config(**small),
+        "Phi3": lambda: transformers.Phi3Config(**{key: value for key, value in small.items() if key != "head_dim"}, pad_token_id=0),
+        "GPT2": lambda: transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=32),
+    }
+    return transformers.AutoModelForCausalLM.from_config(configs[name]())
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("Qwen3", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+    ("Gemma2", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+    ("Phi3", {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}), ("GPT2", {"c_attn", "c_proj", "c_fc"}),
+])
+def test_lora_stands_beside_every_linear_layer_of_a_block_and_not_beside_the_vocabulary(name, expected):
+    assert set(lora_targets(add_lora(tiny(name), FinetuneParams()))) == expected
+
+
+def test_a_profile_may_name_the_layers():
+    assert lora_targets(add_lora(tiny("Qwen3"), FinetuneParams(targets=["q_proj", "v_proj"]))) == ["q_proj", "v_proj"]
+    with pytest.raises(InputError, match="finetune.targets names c_attn, which no layer"):
+        add_lora(tiny("Qwen3"), FinetuneParams(targets=["q_proj", "c_attn"]))
+
+
+@pytest.mark.parametrize("text", ["Write the dose into <filename>.", "a <file_sep> b", "bad \ud83d"])
+def test_an_example_that_cannot_be_encoded_is_left_out_by_name(smoke_run, chat, text):
+    examples = read_examples(smoke_run[0].file("instruct", "train.jsonl"))[:4]
+    messages = [*examples[1].messages[:1], {"role": "user", "content": text}, examples[1].messages[-1]]
+    spoiled = examples[1].model_copy(update={"id": "the-bad-one", "messages": messages})
+    rows, left_out = encode_examples([examples[0], spoiled, *examples[2:]], chat, 400)
+    assert len(rows) == 3 and list(left_out) == ["the-bad-one"]
+    note, = left_out_notes(left_out, 4, 400)
+    assert "the-bad-one" in note and ("control token" in note or "half of a character" in note)
+    with pytest.raises(InputError, match="expected at least one: message 2 holds"):
+        encode_examples([spoiled], chat, 400)

@@ -1,5 +1,6 @@
 """The model file: made of the right weights, the same bytes everywhere, and refused when it is broken."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,11 +14,14 @@ import pytest
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json, remove
 from medlab.engines.deployment import model_file
-from medlab.engines.hf import load_model
+from medlab.engines.hf import HfEngine, load_model
 from medlab.finetune import FinetuneParams, add_lora, load_base, save_adapter
 from medlab.contracts.chat import ChatFormat
+from medlab.contracts.engine import Sampling
 from medlab.models import load_spec, obtain
-from medlab.quantize import CHECK, check_quantize_space, find_quantizer, merge, open_gguf, quantize, quantize_gguf, sample_answer, staged
+from medlab.quantize import (
+    CHECK, check_header, check_quantize_space, find_quantizer, merge, open_gguf, quantize, quantize_gguf, sample_answer, staged, stored_type, to_gguf,
+)
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +176,86 @@ def test_a_folder_without_hard_links_is_copied(monkeypatch, tmp_path):
     with staged(tmp_path / "model", "name") as folder:
         assert (folder.name, (folder / "config.json").read_text()) == ("name", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+# folders as other people's models have them
+
+
+def changed_copy(base, folder, config=(), tokenizer=(), padded=0):
+    "The base model's folder with other entries in its configuration files, and so many more rows in its embedding."
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, folder)
+    (folder / "medlab.json").unlink()
+    for name, entries in (("config.json", dict(config)), ("tokenizer_config.json", dict(tokenizer))):
+        kept = {key: value for key, value in {**read_json(folder / name), **entries}.items() if value is not None}
+        (folder / name).write_text(json.dumps(kept))
+    if padded:
+        weights = load_file(folder / "model.safetensors")
+        rows = weights["model.embed_tokens.weight"]
+        weights["model.embed_tokens.weight"] = torch.cat([rows, torch.zeros(padded, rows.shape[1], dtype=rows.dtype)])
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps({**read_json(folder / "config.json"), "vocab_size": len(rows) + padded}))
+    return folder
+
+
+def checked(folder, tmp_path):
+    to_gguf(folder, tmp_path / "model.gguf", "changed")
+    return check_header(open_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
+
+
+def test_more_rows_in_the_embedding_than_tokens(base, tmp_path):
+    "Qwen and Phi pad their vocabulary to a round number."
+    header = checked(changed_copy(base, tmp_path / "padded", padded=128), tmp_path)
+    assert header["vocabulary"] == ChatFormat.from_folder(base).tokenizer.get_vocab_size() + 128
+
+
+def test_fewer_rows_than_tokens_are_refused(base, tmp_path):
+    from tokenizers import AddedToken, Tokenizer
+
+    folder = changed_copy(base, tmp_path / "extended")
+    to_gguf(folder, tmp_path / "model.gguf", "extended")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken("<|new|>", special=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(MedlabError, match="number of tokens"):
+        check_header(open_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
+
+
+def test_an_end_of_text_that_does_not_end_a_turn(base, tmp_path):
+    "Gemma's <eos> beside <end_of_turn>, Llama 3's <|end_of_text|> beside <|eot_id|>: both end an answer."
+    folder = changed_copy(base, tmp_path / "eos", tokenizer={"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>"})
+    chat = ChatFormat.from_folder(folder)
+    assert checked(folder, tmp_path)["eos_token_id"] == chat.tokenizer.token_to_id("<|endoftext|>") != chat.eos_id
+
+
+@pytest.mark.parametrize("entries", [{"dtype": None, "torch_dtype": "bfloat16"}, {"dtype": "bfloat16"}, {"dtype": "torch.bfloat16"},
+                                     {"dtype": None, "text_config": {"torch_dtype": "bfloat16"}}])
+def test_the_type_of_the_weights_under_its_old_and_its_new_name(base, tmp_path, entries):
+    assert stored_type(changed_copy(base, tmp_path / "typed", config=entries)) == "bfloat16"
+
+
+def test_an_old_bfloat16_folder_is_merged_in_bfloat16(base, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = changed_copy(base, tmp_path / "old", config={"dtype": None, "torch_dtype": "bfloat16"})
+    weights = {name: weight.to(torch.bfloat16) for name, weight in load_file(folder / "model.safetensors").items()}
+    weights["model.norm.weight"][0] = 70_000.0  # fits bfloat16, not float16
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_adapter(add_lora(load_base(folder), FinetuneParams()), tmp_path / "adapter", "old")
+    (tmp_path / "old" / "generation_config.json").write_text('{"num_beams": 3}')
+    merge(folder, tmp_path / "adapter", tmp_path / "merged")
+    assert {weight.dtype for weight in load_file(tmp_path / "merged" / "model.safetensors").values()} == {torch.bfloat16}
+    assert not (tmp_path / "merged" / "generation_config.json").exists(), "settings that nobody chose would decide answers"
+
+
+def test_generation_settings_beside_the_weights_decide_nothing(base, tmp_path):
+    folder, answers = changed_copy(base, tmp_path / "with"), []
+    for settings in (None, {"no_repeat_ngram_size": 2, "num_beams": 3, "repetition_penalty": 1.9, "do_sample": True, "temperature": 1.5}):
+        if settings:
+            (folder / "generation_config.json").write_text(json.dumps(settings))
+        with HfEngine(folder) as engine:
+            answers.append([one.text for one in engine.generate([CHECK], Sampling(length=30))])
+    assert answers[0] == answers[1]
