@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .basics.errors import InputError, MedlabError, MissingError
 from .basics.files import append_jsonl, read_jsonl, sha256_json, sha256_text, write_json, write_jsonl
@@ -71,6 +71,12 @@ class Verdict(BaseModel):
     rationale: str = Field(min_length=1)
     score: int = Field(ge=1, le=5)
 
+    @field_validator("score", mode="before")
+    @classmethod
+    def whole(cls, value: Any) -> Any:
+        "4.0 is the whole number 4; 4.5, true and \"4\" are none."
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
 # %% ../nbs/11_judge.ipynb #0b629f89
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict:
     "A JSON object's pairs as a dict; a key that appears twice raises ValueError."
@@ -79,11 +85,24 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict:
         raise ValueError("a key appears twice")
     return found
 
+# %% ../nbs/11_judge.ipynb #4386daf8
+def unwrapped(text: str) -> str:
+    "A reply without a byte order mark, the thoughts before it, a code block around it, or the list of text parts that it came in."
+    text = re.sub(r"^\s*<(think|thinking|reasoning)>.*?</\1>", "", text.removeprefix("\ufeff"), flags=re.S | re.I).strip().removeprefix("\ufeff")
+    fenced = re.fullmatch(r"(`{3,})(?:json)?\s*\n(.*?)\n\s*\1", text, re.S | re.I)
+    if fenced:
+        text = fenced[2].strip()
+    if text.startswith("["):
+        parts = json.loads(text, object_pairs_hook=without_repeats)
+        if parts and all(isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts):
+            return unwrapped("".join(part["text"] for part in parts))
+    return text
+
 # %% ../nbs/11_judge.ipynb #60efb517
 def parse_verdict(text: str) -> Verdict:
-    "Read a judge's reply strictly; raises `InputError` that says what is wrong with it."
+    "Read a judge's reply strictly, apart from what stands around the object; raises `InputError` that says what is wrong with it."
     try:
-        return Verdict(**json.loads(text, object_pairs_hook=without_repeats))
+        return Verdict(**json.loads(unwrapped(text), object_pairs_hook=without_repeats))
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -125,13 +125,26 @@ def test_one_repair_and_no_more(start):
     assert (found.status, found.score, found.raw, len(server.requests)) == ("parse_error", None, "still 4", 2)
 
 
+@pytest.mark.parametrize("text", [
+    "```json\n{}\n```", "```\n{}\n```", "  ```JSON\n  {}\n  ```  ", "<think>It leaves out {{x}}.</think>\n{}", "<think>\n\n</think>\n\n```json\n{}\n```", "\ufeff{}",
+    " \n{}\n ", "<thinking>a\nb</thinking>{}",
+])  # fmt: skip
+def test_what_stands_around_a_verdict_is_taken_off(text):
+    for verdict in ('{"rationale": "fine", "score": 4}', '{"rationale": "fine", "score": 4.0}', '{\n  "score": 4,\n  "rationale": "fine, ``` and </think>"\n}'):
+        wrapped = text.replace("{}", verdict).replace("{{x}}", "{x}")
+        assert parse_verdict(wrapped).score == 4
+        assert parse_verdict(json.dumps([{"type": "text", "text": wrapped}])).score == 4
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "5", '{"score": 5}', '{"rationale": "x", "score": "5"}', '{"rationale": "x", "score": 5.5}', '{"rationale": "x", "score": 0}',
      '{"rationale": "x", "score": 6}', '{"rationale": "x", "score": true}', '{"rationale": "x", "score": null}', '{"rationale": "", "score": 5}',
      '{"rationale": "x", "score": 1, "score": 5}', '{"rationale": "x", "score": 5, "also": 1}', '[{"rationale": "x", "score": 5}]', "null", "{",
      '{"rationale": "x", "score": 5} {"rationale": "x", "score": 5}', 'The verdict: {"rationale": "x", "score": 5}', "[" * 100_000,
-     '{"rationale": "x", "score": NaN}', '{"rationale": "x", "score": 5e0}', '{"rationale": ["x"], "score": 5}'],
+     '{"rationale": "x", "score": NaN}', '{"rationale": "x", "score": "4/5"}', '{"rationale": "x", "score": 40}', '<think>{"rationale": "x", "score": 5}',
+     '```json\n{"rationale": "x", "score": 5}\n```\n```json\n{"rationale": "x", "score": 1}\n```', '[{"type": "text", "text": "5"}]', '[{"type": "text"}]',
+     '<think>fine</think>', '```\n5\n```', '{"rationale": "x", "score": 1e400}', '{"rationale": ["x"], "score": 5}'],
 )  # fmt: skip
 def test_what_is_no_verdict(text):
     with pytest.raises(InputError):

@@ -135,6 +135,44 @@ def test_the_callers_mistakes_are_400(served, path, body, says):
     assert says in reply.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("more", [
+    {"tools": None}, {"tools": []}, {"tools": [], "tool_choice": "none"}, {"logit_bias": None}, {"logit_bias": {}}, {"logprobs": False, "top_logprobs": None},
+    {"top_logprobs": 0}, {"stream_options": None}, {"reasoning_effort": None}, {"audio": None}, {"a_field_of_tomorrow": None}, {"stop": ""}, {"stop": []},
+    {"functions": None, "function_call": None}, {"modalities": ["text"]}, {"parallel_tool_calls": False}, {"temperature": None, "n": None, "max_tokens": None},
+])
+def test_what_means_off_is_accepted(post, more):
+    assert post("/v1/chat/completions", {**CHAT, "max_completion_tokens": 2, **more}).status_code == 200
+
+
+@pytest.mark.parametrize("messages", [
+    [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello", "refusal": None, "tool_calls": None, "function_call": None, "audio": None,
+                                         "annotations": []}, {"role": "user", "content": "more"}],
+    [{"role": "developer", "content": "Be brief"}, {"role": "user", "content": "Hi"}],
+    [{"role": "user", "content": "Hi", "name": None}],
+])
+def test_messages_as_clients_send_them_back(post, messages):
+    body = {**CHAT, "max_completion_tokens": 2, "messages": messages}
+    assert post("/v1/chat/completions", body).status_code == 200
+    if messages[0]["role"] == "developer":
+        as_system = {**body, "messages": [{**messages[0], "role": "system"}, *messages[1:]]}
+        texts = [post("/v1/chat/completions", one).json()["choices"][0]["message"]["content"] for one in (body, as_system)]
+        assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(("path", "body"), [
+    ("/v1/chat/completions", {**CHAT, "messages": [{"role": "user", "content": "\ud83d"}]}),
+    ("/v1/chat/completions", {**CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": "\udc00"}]}]}),
+    ("/v1/chat/completions", {**CHAT, "stop": "\ud83d"}), ("/v1/chat/completions", {**CHAT, "stop": ["a", "\ud83d"]}),
+    ("/v1/chat/completions", {**CHAT, "tools": [{"type": "function"}]}), ("/v1/chat/completions", {**CHAT, "tool_choice": "auto"}),
+    ("/v1/chat/completions", {**CHAT, "logit_bias": {"5": 1}}), ("/v1/chat/completions", {**CHAT, "top_logprobs": 3}),
+    ("/ask", {**CASE, "options": {"A": "\ud83d", "B": "y"}}), ("/ask", {**CASE, "case": "a \ud83d"}),
+])
+def test_what_cannot_be_honoured_is_refused(served, path, body):
+    "Half of a character, which UTF-8 cannot write, among them."
+    reply = httpx.post(served[2] + path, content=json.dumps(body), headers={"content-type": "application/json"}, timeout=120, trust_env=False)
+    assert reply.status_code == 400 and reply.json()["error"]["type"] == "invalid_request_error", reply.text
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b'{"case": NaN}', b"\xff\xfe\x00", b"[" * 50_000, b'{"case": "a", "case": 3}'])
 def test_what_is_no_json_is_400(served, raw):
     reply = httpx.post(served[2] + "/ask", content=raw, headers={"content-type": "application/json"}, timeout=60, trust_env=False)
