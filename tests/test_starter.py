@@ -25,7 +25,8 @@ def words(text):
 
 def wording(line):
     "All that a model would see of a line: question, complaint, options, answer."
-    parts = [line.question, *(line.options or {}).values(), *line.fields.values()]
+    parts = [said for turn in line.turns or [] for said in (turn.question, *turn.fields.values())]
+    parts += [line.question, *(line.options or {}).values(), *line.fields.values()]
     return " ".join(parts + ([line.patient.complaint] if line.patient else []))
 
 
@@ -73,7 +74,7 @@ def test_no_two_questions_of_a_task_share_eight_words_in_a_row():
     for task in TASKS:
         holders = defaultdict(set)
         for line in LINES[task]:
-            found = words(line.question)
+            found = words(" ".join([*(turn.question for turn in line.turns or []), line.question]))
             for run in zip(*(found[place:] for place in range(8))):
                 holders[run].add(line.key)
         assert not [keys for keys in holders.values() if len(keys) > 1]
