@@ -231,7 +231,7 @@ def run_course(
     import_lessons()
     run, loaded = open_run(profile, run_dir, overrides)
     with only_one_runner(run):
-        console.print(f"medlab run: profile {loaded.name}, {len(wanted)} lessons, in {short_path(run.path)}")
+        console.print(f"medlab run: profile {loaded.name}, {len(wanted)} lesson{'s' * (len(wanted) != 1)}, in {short_path(run.path)}")
         started = time.monotonic()
         for lesson in wanted:
             run_or_skip(lesson, run, loaded, console)

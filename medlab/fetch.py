@@ -202,7 +202,7 @@ class Counts:
     bytes: int = 0  # received, unpacked
 
     def __str__(self) -> str:
-        parts = [f"{self.requests} asked", f"{self.from_store} stored", self.retries and f"{self.retries} again", f"{self.waited:.0f} s waited"]
+        parts = [f"{self.requests} requested", f"{self.from_store} from the store", self.retries and f"{self.retries} retried", f"{self.waited:.0f} s waited"]
         return ", ".join(part for part in parts if part)
 
 # %% ../nbs/01_fetch.ipynb #5cfcd045

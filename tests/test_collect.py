@@ -708,7 +708,7 @@ def test_the_bar_shows_records_requests_waits_and_what_is_left(capsys):
     fetcher = types.SimpleNamespace(counts=Counts(requests=3, from_store=4, waited=2.0))
     slow = (time.sleep(0.4) or number for number in range(5))
     assert list(progress("openfda", slow, 9, fetcher)) == list(range(5))
-    assert "collect openfda" in (said := capsys.readouterr().err) and "/9" in said and "3 asked, 4 stored, 2 s waited" in said
+    assert "collect openfda" in (said := capsys.readouterr().err) and "/9" in said and "3 requested, 4 from the store, 2 s waited" in said
 
 
 def test_the_help_page_teaches(medlab):

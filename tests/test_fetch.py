@@ -554,7 +554,7 @@ def test_long_waits_are_announced_with_whom_and_how_long(server, fetcher, monkey
 def test_long_waits_are_said_on_stderr(tmp_path, capsys):
     Fetcher(tmp_path).announce(4, "api.example.org")
     assert "waiting 4 s for api.example.org" in capsys.readouterr().err
-    assert str(Counts(requests=2, from_store=3)) == "2 asked, 3 stored, 0 s waited"
+    assert str(Counts(requests=2, from_store=3)) == "2 requested, 3 from the store, 0 s waited"
 
 
 # --- what an answer says -------------------------------------------------------------------------------------------------

@@ -293,7 +293,7 @@ def measure_stage(archive: str, stage: str, answers: int, repeats: int, tick: Ca
 
 # %% ../../nbs/bench/data.ipynb #b05c1bf3
 def measure_road(archive: str, times: int, tick: Callable[[], Any]) -> dict[str, Any]:
-    "Measure the whole road at one size."
+    "Measure all steps from the archive to train.jsonl at one size."
     found = {"times": times, **run_measured(work_name("whole_road"), archive=archive, times=times)}
     tick()
     return found
@@ -329,7 +329,7 @@ def bench_data(
     report: Callable[[str], Any] = print,  # called with a line for each part
     out: Path | str | None = None,  # the results file; default runs/bench_data.json
 ) -> dict[str, Any]:  # what is in the results file
-    """Measure the four stages beside the alternatives, and the whole road at several sizes; a stage that cannot run says why.
+    """Measure the four stages beside the alternatives, and all steps from the archive to train.jsonl at several sizes; a stage that cannot run says why.
 
     The results file is written after each part. After Ctrl-C the same call continues there. Raises `InputError` for impossible arguments.
     """

@@ -64,7 +64,7 @@ def draw_loss(curve: list[dict], theme: str) -> Any:
 def describe_loss(curve: list[dict]) -> str:
     "The loss curve in words, for readers who cannot see it."
     first, last = curve[0], curve[-1]
-    return f"Training loss over {len(curve)} steps: {first['loss']:.2f} at step {first['step']}, {last['loss']:.2f} at step {last['step']}."
+    return f"Training loss over {len(curve)} step{'s' * (len(curve) != 1)}: {first['loss']:.2f} at step {first['step']}, {last['loss']:.2f} at step {last['step']}."
 
 # %% ../../nbs/figures/results.ipynb #ffbf6bd0
 def draw_interval(axes: Any, theme: str, height: float, row: dict) -> None:
