@@ -20,7 +20,7 @@ from .basics.errors import InputError, MedlabError
 from .basics.files import atomic_path, hash_fraction, read_json, scan_parquet, sha256_text, write_jsonl
 from .contracts.datasheet import datasheet
 from .contracts.records import SPLITS, TASKS, Patient, SplitRecord
-from .contracts.tasks import Example, build_messages, to_row
+from .contracts.tasks import GOLD_LISTS, Example, build_messages, to_row
 from .core import Params, Profile, Run, step
 from .cleaning.leaks import Item, check_leakage, find_leaks
 from .cleaning.lists import lists_to_sentences
@@ -41,7 +41,7 @@ class Draft(NamedTuple):
     id: str  # 16 hexadecimal digits, the same in every run
     task: str
     phrasings: tuple[str, ...]  # of its question, the preferred one first; at most `MAX_PHRASINGS`
-    gold: dict[str, str]  # the fields of the answer
+    gold: dict[str, Any]  # the fields of the answer, and the lists of a treatment plan
     authored: bool  # a person wrote question and answer for this task
     topic: str  # of a built one: its task, subject and aspect; empty where they are not known
     record: str  # the id of its record
@@ -51,6 +51,7 @@ class Draft(NamedTuple):
     options: dict[str, str] | None
     patient: Patient | None
     labels: dict[str, str]
+    turns: list[dict[str, str]] | None
 
 # %% ../nbs/04_instruct.ipynb #867b75ca
 def make_draft(
@@ -66,7 +67,7 @@ def make_draft(
     first = int(name, 16) % len(phrasings)
     return Draft(
         name, record.task, (*phrasings[first:], *phrasings[:first])[:MAX_PHRASINGS], record.gold or {}, authored, topic, record.id,
-        sys.intern(record.source), record.group, record.split, record.options, record.patient, record.labels,
+        sys.intern(record.source), record.group, record.split, record.options, record.patient, record.labels, record.turns,
     )
 
 # %% ../nbs/04_instruct.ipynb #9ee03fc1
@@ -93,11 +94,17 @@ def make_drafts(
         for built in BUILDERS[record.kind](record, max_answer_words):
             yield built if isinstance(built, str) else draft_or_reason(make_draft(*built))
 
+# %% ../nbs/04_instruct.ipynb #e500236a
+def draft_messages(draft: Draft, question: str) -> list[dict[str, str]]:
+    "The conversation of a draft, with its answer; raises `InputError` as `build_messages` does."
+    fields = {name: value for name, value in draft.gold.items() if name not in GOLD_LISTS}
+    return build_messages(draft.task, question, draft.options, fields, draft.patient, draft.turns)
+
 # %% ../nbs/04_instruct.ipynb #165bda72
 def draft_or_reason(draft: Draft) -> Draft | str:
     "A built draft, or the reason why it cannot be written: its text contains parts of the format."
     try:
-        build_messages(draft.task, draft.phrasings[0], draft.options, draft.gold)
+        draft_messages(draft, draft.phrasings[0])
         return draft
     except InputError:
         return "its text does not fit the answer's format"
@@ -179,7 +186,7 @@ def make_example(
 ) -> Example:
     "The example of a draft; raises `InputError` for an authored record that breaks its task's format."
     try:
-        messages = build_messages(draft.task, question or draft.phrasings[0], draft.options, draft.gold, draft.patient)
+        messages = draft_messages(draft, question or draft.phrasings[0])
     except InputError as error:
         raise InputError(f"record {draft.record} of {draft.source!r}: {error}; correct it in its source") from None
     gold = {**draft.gold, "reference": messages[-1]["content"]}
@@ -204,7 +211,7 @@ def remove_leaks(splits: dict[str, list[Example]], built: set[str]) -> int:
 # %% ../nbs/04_instruct.ipynb #01f7da2b
 def leak_item(example: Example, built: bool) -> Item:
     "What the leakage check compares of an example: the question and the answer without its labels."
-    answer = " ".join(value for name, value in example.gold.items() if name not in ("reference", "option", "letter"))
+    answer = " ".join(value for name, value in example.gold.items() if name not in ("reference", "option", "letter", *GOLD_LISTS))
     return Item(example.id, example.group, example.question, answer if built else "", None if built else answer)
 
 # %% ../nbs/04_instruct.ipynb #db0778da

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from medlab.basics.files import shipped
-from medlab.contracts.records import TASKS
+from medlab.contracts.records import TASKS, record_id
 from medlab.metrics.scores import CHOICES
-from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS, read_lines
+from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS, Starter, read_lines
 
 ROOT = Path(__file__).parent.parent
 LINES = {task: read_lines(shipped("data", "starter", f"{task}.jsonl")) for task in TASKS}
@@ -25,7 +25,8 @@ def words(text):
 
 def wording(line):
     "All that a model would see of a line: question, complaint, options, answer."
-    parts = [line.question, *(line.options or {}).values(), *line.fields.values()]
+    parts = [said for turn in line.turns or [] for said in (turn.question, *turn.fields.values())]
+    parts += [line.question, *(line.options or {}).values(), *line.fields.values()]
     return " ".join(parts + ([line.patient.complaint] if line.patient else []))
 
 
@@ -73,7 +74,7 @@ def test_no_two_questions_of_a_task_share_eight_words_in_a_row():
     for task in TASKS:
         holders = defaultdict(set)
         for line in LINES[task]:
-            found = words(line.question)
+            found = words(" ".join([*(turn.question for turn in line.turns or []), line.question]))
             for run in zip(*(found[place:] for place in range(8))):
                 holders[run].add(line.key)
         assert not [keys for keys in holders.values() if len(keys) > 1]
@@ -175,7 +176,7 @@ def test_every_line_was_read_again_against_something():
 def test_the_patients_of_treatment_plans_have_units():
     for line in LINES["treatment_recommendation"]:
         for name, value in (line.patient.vitals | line.patient.labs).items():
-            assert name.strip() and value.strip() and (re.search(r"[^\d\s./-]", value) or name.casefold() in ("inr", "ph", "bmi", "gcs", "das28", "phq-9", "gad-7", "fib-4")), (line.key, name, value)
+            assert name.strip() and value.strip() and (re.search(r"[^\d\s./-]", value) or name.casefold() in ("inr", "ph", "urine ph", "haematocrit", "bmi", "gcs", "das28", "phq-9", "gad-7", "fib-4")), (line.key, name, value)
 
 
 def test_no_line_holds_a_name_a_number_or_an_address():
@@ -240,3 +241,60 @@ def test_the_datasheet_says_how_much_can_be_guessed_and_how_far_topics_overlap()
     files = lambda line: set(re.findall(r"[\w/]+\.xml", line.checked_against))  # noqa: E731
     seen = [line for task, line in held if any(files(line) & files(other) for kind, other in EVERY if kind != task and other.split == "train")]
     assert f"{len(seen)} of the {len(held)} test lines" in text, len(seen)
+
+
+PLANS = LINES["treatment_recommendation"]
+CONVERSATIONS = [line for line in LINES["safety_refusal"] if line.turns]
+
+
+def test_there_are_plans_enough_to_train_and_to_measure():
+    splits = Counter(line.split for line in PLANS)
+    assert splits["train"] >= 200 and splits["validation"] >= 30 and splits["test"] >= 120
+
+
+def test_a_plan_lists_what_its_medication_field_names():
+    "The lists are for programs that check a plan. Most of their drugs stand in the plan by name, the others by their class."
+    named = []
+    for line in PLANS:
+        plan = " ".join(line.fields.values()).casefold()
+        for one in line.medications:
+            names = [word for word in words(one.drug) if len(word) > 4] or words(one.drug)
+            named.append(any(name[:6] in plan for name in names))
+            assert one.side_effects, f"{line.key}: {one.drug} has no side effects"
+    assert sum(named) >= 0.85 * len(named) and len(named) > 400
+
+
+def test_no_plan_gives_what_it_says_the_patient_must_not_get():
+    for line in PLANS:
+        forbidden = {reason.split(":")[0].strip().casefold() for reason in line.contraindicated}
+        assert not {one.drug.casefold() for one in line.medications} & forbidden, line.key
+
+
+def test_doses_have_numbers_with_units():
+    "A few drugs have no standard dose and are given by a local protocol."
+    doses = [one.dose for line in PLANS for one in line.medications]
+    assert sum(bool(re.search(r"\d", dose)) for dose in doses) >= 0.8 * len(doses)
+
+
+def test_conversations_are_decided_by_their_last_turn_alone():
+    "In each split, what was decided before says nothing about what is right now."
+    assert len(CONVERSATIONS) >= 24
+    for split in ("train", "validation", "test"):
+        pairs = Counter((line.turns[-1].fields["decision"], line.fields["decision"]) for line in CONVERSATIONS if line.split == split)
+        assert len(pairs) == 4 and max(pairs.values()) == min(pairs.values()), (split, pairs)
+
+
+def test_a_conversation_becomes_messages_in_turn():
+    from medlab.instruct import make_drafts, make_example
+    from medlab.contracts.records import SplitRecord
+
+    keys = {record_id("starter", line.key): line for line in CONVERSATIONS}
+    records = [record for record in Starter().fetch() if record.id in keys]
+    assert len(records) == len(CONVERSATIONS)
+    for record in records:
+        (draft,) = make_drafts(SplitRecord(**record.model_dump(), group="g"))
+        example, line = make_example(draft), keys[record.id]
+        assert [message["role"] for message in example.messages] == ["system", "user", "assistant", "user", "assistant"]
+        assert example.messages[1]["content"] == line.turns[0].question and example.messages[3]["content"] == line.question
+        assert example.messages[2]["content"].startswith(f"Decision: {line.turns[0].fields['decision']}")
+        assert line.turns[0].question in example.question and line.question in example.question

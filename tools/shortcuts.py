@@ -28,6 +28,11 @@ def words(text: str) -> list[str]:
     return re.findall(r"[\w']+", text.casefold())
 
 
+def asked(line) -> str:
+    "All that the user says in a line: the earlier turns of a conversation, and the question."
+    return "\n".join([*(turn.question for turn in line.turns or []), line.question])
+
+
 def starts(texts: list[str]) -> list[str]:
     return [" ".join(words(text)[:2]) for text in texts]
 
@@ -93,7 +98,7 @@ def by_models(models: list, train: list[str], labels: list[str], test: list[str]
 
 def label_families(task: str, train: list, test: list) -> dict[str, float]:
     field = CHOICES[task][0]
-    texts, labels, questions = [one.question for one in train], [one.fields[field] for one in train], [one.question for one in test]
+    texts, labels, questions = [asked(one) for one in train], [one.fields[field] for one in train], [asked(one) for one in test]
     guesses = {
         "length": by_length(texts, labels, questions),
         "single words": by_single_words(texts, labels, questions),
