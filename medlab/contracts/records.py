@@ -116,6 +116,7 @@ REASONS = {
     "question_repeated": "the answer only repeats the question",
     "headings_only": "the answer has headings and no sentence",
     "links_only": "the answer is a list of links",
+    "other_aspect": "the answer answers another question than its own",
     "only_a_table": "the answer is a flattened table that cannot be read",
     "boilerplate": "the answer or text is only the boilerplate of a website",
     "too_short": "the answer has fewer words than `min_answer_words`",
