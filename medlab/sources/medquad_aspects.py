@@ -69,22 +69,36 @@ CUES = {
                r"recur|regress|chronic|disappear|residual|severe|mild|difficult|remain|persist|warning",
     "considerations": r"should|need to|recommend|advis|\bask\b|talk|avoid|call\b|contact|see a|try to|can help|may help|check|make sure|choose|limit",
 }  # fmt: skip
-#: The narrower words for an aspect that a page has several times: only some of those answers are about it.
+#: Of these, one stands near the beginning where a page has the aspect several times.
 NARROW = {
     "symptoms": r"symptom|signs?\b|feel|notic|pain|swell|swollen|itch|tired|weak|discomfort|sores?\b|rash|numb|stiff|dizz|bleed|ability to", "causes": r"caus|due to|result|leads? to|because|factor|trigger|link",
     "treatment": r"treat|therap|medic|drug|surg|\bcure|reliev|transplant|remov|replac", "prevention": r"prevent|reduc|lower|avoid|protect|vaccin",
     "exams and tests": r"diagnos|test|exam|detect|screen|biops|scan", "susceptibility": r"risk|likely|common in|affect|occurs in|men\b|people who",
-    "research": r"research|stud|trial|scientist",
+    "research": r"research|stud|trial|scientist", "outlook": r"prognos|outlook|surviv|die\b|death|recover",
+}  # fmt: skip
+#: The names of the aspects, as texts use them.
+NAMED = {
+    "symptoms": r"\bsymptoms?\b|\bsigns of\b", "treatment": r"\btreat(?:ed|ment|ments)\b|\btherap(?:y|ies)\b", "causes": r"\bcaused? by\b|\bcauses? of\b|\bspread",
+    "exams and tests": r"\bdiagnos|\bdetected\b|\btest(?:s|ing)\b", "prevention": r"\bprevent", "susceptibility": r"\brisk factor|\bat risk\b",
+    "outlook": r"\bprognosis|\bsurviv|\bdeath\b", "research": r"\bresearchers?\b|\bscientists?\b|\bclinical trial",
 }  # fmt: skip
 
-def speaks_of(
+def has_words(cues: str, answer: str, reach: int) -> bool:
+    "Whether one of the words stands among the first `reach` words of an answer."
+    return bool(re.search(cues, " ".join(answer.split()[:reach]), re.I))
+
+
+def is_beside(
     aspect: str,
     answer: str,
     repeated: bool = False,  # whether its page has the aspect several times
-) -> bool:  # True for an aspect without words of its own
-    "Whether an answer uses words of its aspect: within 45 words, or within 25 where the aspect is repeated."
-    cues, reach = (NARROW[aspect], 25) if repeated and aspect in NARROW else (CUES.get(aspect, ""), 45)
-    return bool(re.search(cues, " ".join(answer.split()[:reach]), re.I))
+) -> bool:  # False for an aspect without words of its own
+    "Whether an answer speaks of something else than its aspect."
+    if repeated and aspect in NARROW:
+        return not has_words(NARROW[aspect], answer, 25)
+    if aspect not in CUES or has_words(CUES[aspect], answer, 45):
+        return False
+    return aspect == "considerations" or any(has_words(cues, answer, 25) for other, cues in NAMED.items() if other != aspect)
 
 # %% ../../nbs/sources/medquad_aspects.ipynb #cf9b37d8
 #: How a heading begins, by aspect.
@@ -127,7 +141,7 @@ def answers_another_aspect(
         return repeated and not says_what_it_is(record.subject or record.title or "", answer)
     if aspect == "considerations" and says_what_it_is(record.subject or "", answer.removeprefix("- ")):
         return True  # the summary of a page
-    return not speaks_of(aspect, answer, repeated)
+    return is_beside(aspect, answer, repeated)
 
 
 def with_aspects_checked(
