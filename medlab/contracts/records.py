@@ -112,6 +112,7 @@ REASONS = {
     "no_answer": "the answer is empty",
     "no_text": "the text is empty",
     "retracted": "the paper was retracted",
+    "not_medicine": "the paper is not about medicine",
     "broken_question": "the question has no words",
     "question_repeated": "the answer only repeats the question",
     "headings_only": "the answer has headings and no sentence",
