@@ -10,7 +10,7 @@ __all__ = ['PMID', 'NO_TITLE', 'UNKNOWN', 'ADDRESS', 'QUERY', 'LISTED', 'MOST', 
 # %% ../../nbs/sources/pubmed.ipynb #fb5e5069
 import hashlib
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -79,12 +79,18 @@ LABELS = (
     "background and objectives", "background and objective", "conclusions and relevance", "conclusion and relevance", "results and conclusions",
     "aims and objectives", "objective and methods", "design and methods",
 )  # fmt: skip
-A_LABEL = "|".join(
-    re.escape(form).replace(r"\ and\ ", r"\s(?:and|&|AND|And)\s").replace(r"\ ", r"\s")
-    for label in sorted(LABELS, key=len, reverse=True) for form in (label.title(), label.capitalize(), label.upper())
-)
+
+def spelled(change: Callable[[str], str]) -> str:
+    "A pattern for the labels, the longest first, each of whose words was changed."
+    words = (re.sub(r"\b(?:and|And|AND)\b", "(?:and|And|AND|&)", change(label)) for label in sorted(LABELS, key=len, reverse=True))
+    return "|".join(label.replace(" ", r"\s") for label in words)
+
+SMALL, GREAT = f"{spelled(str.title)}|{spelled(str.capitalize)}", spelled(str.upper)
+A_LABEL = f"{SMALL}|{GREAT}"
 #: A label behind a full stop or in front of a sentence without the space that belongs there.
-GLUED = re.compile(rf"(?:^|(?<=[.!?)\]%])\s?)({A_LABEL})[.:]?(?=[A-Z][a-z]|[A-Z] |[0-9(])|(?<=[a-z0-9%)\]][.!?])({A_LABEL})[.:]?\s+(?=[A-Z0-9])")
+GLUED = re.compile(
+    rf"(?:^|(?<=[.!?)\]%])\s?)(?:({SMALL})[.:]?(?=[A-Z0-9(])|({GREAT})[.:]?(?=[A-Z][a-z]|[A-Z] |[0-9(]))|"
+    rf"(?<=[a-z0-9%)\]][.!?])({A_LABEL})[.:]?\s+(?=[A-Z0-9])")
 #: A label with a colon at the beginning of a sentence.
 MARKED = re.compile(rf"(?:^|(?<=[.!?)\]%])\s*)({A_LABEL}):\s*(?=[\w\"'(<>±~≥≤])")
 
@@ -173,9 +179,10 @@ WITHDRAWN = {
 # %% ../../nbs/sources/pubmed.ipynb #b04ee383
 #: Words by which an editor marks a paper.
 MARKS = {
-    "retracted": r"(?:partially )?(?:retracted|withdrawn|removed)(?: and replaced| and republished)?(?: (?:article|paper|chapter|study|review|manuscript|publication))?",
-    "retraction notice": r"(?:partial )?(?:retraction|withdrawal)(?: and (?:replacement|republication))?(?: (?:notice|note|statement|announcement))?|"
-                         r"(?:temporary )?removal notice|(?:notice|note|statement) of (?:partial )?(?:retraction|withdrawal)(?: and (?:replacement|republication))?",
+    "retracted": r"(?:(?:article|paper) )?(?:partially )?(?:retracted|withdrawn|removed)(?: and replaced| and republished)?"
+                 r"(?: (?:article|paper|chapter|study|review|manuscript|publication))?(?: by (?:the )?(?:authors?|editors?|publisher|journal))?",
+    "retraction notice": r"(?:(?:article|paper|partial) )?(?:retraction|withdrawal)(?: and (?:replacement|republication))?(?: (?:notice|note|statement|announcement|letter))?|"
+                         r"(?:temporary )?removal notice|(?:notice|note|statement|letter) of (?:partial )?(?:retraction|withdrawal)(?: and (?:replacement|republication))?",
     "expression of concern": r"(?:editorial |editors?'?s? |publisher'?s? )?(?:expressions?|notice|note) of (?:editorial )?concern",
     "correction notice": r"(?:author'?s? |publisher'?s? |editorial )?correction(?: notice)?|errat(?:um|a)|corrigend(?:um|a)",
 }
@@ -193,14 +200,15 @@ def mark_of(title: str) -> str | None:  # a flag
         clear = re.match(rf"(?i)\W*(?=(?:{words}))(?:{CLEAR})", title)
         shouted = re.match(rf"\W*(?:RETRACTED|WITHDRAWN|RETRACTION)\s", title) and not title.isupper() and re.match(rf"(?i)\W*(?:{words})\b", title)
         ends = re.search(rf"(?i)(?:[:.(\[|—]|\s[-–]\s)\s*(?:{words})[\s.)\]]*$", title)
-        inside = re.search(rf"(?i)\[\s*(?:{words})\b[^\]]*\]", title)
-        if begins or clear or shouted or ends or inside:
+        inside = re.search(rf"(?i)\[\s*(?:{words})\b[^\]]*\]|\((?=(?:{words})\b)(?:retracted (?:article|paper|publication)|\w+ of vol)\b", title)
+        named = re.match(rf"(?=(?i:{words}))[^:]*(?:Concern (?i:on|about|over|regarding|for|to) [A-Z\"“']|Retracted–|Withdrawn–)", title)
+        if begins or clear or shouted or ends or inside or named:
             return flag
     return None
 
 # %% ../../nbs/sources/pubmed.ipynb #3a8b0a26
 PLACEHOLDERS = {
-    "retracted": r"\W*(?:this|the (?:above |following )?)\s*(?:article|paper|manuscript|chapter|publication|review|study)\b[^.]{0,80}\b(?:has|have) been (?:retracted|withdrawn|removed)\b",
+    "retracted": r"\W*(?:this|the (?:above |following )?)\s*(?:article|paper|manuscript|chapter|publication|review|study)(?:,[^,.]{0,80},)? (?:has|have) been (?:retracted|withdrawn|removed)\b",
     "retraction notice": r"\W*this retracts the article\b", "correction notice": r"\W*this corrects the article\b",
 }
 
@@ -224,7 +232,9 @@ MEDICAL_SUBHEADINGS = frozenset(
     "toxicity; transmission; transplantation; urine".split("; "))
 MEDICAL_HEADINGS = re.compile(
     r"(?i)\bhumans?\b|\b(?:male|female|adult|aged|child|infant|adolescent|pregnancy|mice|rats)\b|disease|disorder|syndrome|patient|health|medic|clinic|hospital|nurs|surg|"
-    r"therap|pharmac|drug|diagnos|neoplasm|carcinoma|infection|vaccin|wounds|injur|pain|mortality|dental|physician|itis\b|emia\b|pathy\b|oma\b")
+    r"therap|pharmac|drug|diagnos|neoplasm|carcinoma|infection|vaccin|wounds|injur|pain|mortality|dental|physician|itis\b|emia\b|pathy\b|oma\b|osis\b|"
+    r"diabet|hypertens|stroke|asthma|fever|obes|fractur|burns|hemorrh|tubercul|malaria|\bhiv\b|influenza|covid|tumou?r|cancer|sepsis|headache|depressi|anxiety|dementia|"
+    r"epilep|seizure|blind|deaf|birth|pregnan|contracept|diet|smok|exercise|sleep|death|suicid|immun|antibod|\b(?:blood|heart|kidney|liver|lung|brain|bone|skin|eye)s?\b")
 ANIMAL_PATIENTS = re.compile(r"(?i)\bveterinary\b|\b(?:dog|cat|cattle|horse|sheep|goat|swine|poultry|bird|fish|rodent|animal) diseases\b")
 OTHER_JOURNALS = re.compile(
     r"(?i)veterinar|\bplant\b|botan|phyto(?!therap|med)|\bcrops?\b|agricultur|agronom|horticult|forest|\bsoil\b|poultry|dairy|livestock|aquacult|fisher|entomolog|ornitholog|"
