@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import sha256_json
-from ..basics.secrets import masked, secret
+from ..basics.secrets import secret
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.markup import html_text
 from ..fetching.request import split_address
-from ..fetching.retry import TryAgain
+from ..fetching.retry import TryAgain, without_caller
 from ..fetch import Fetched, Fetcher, check_json
 
 # %% ../../nbs/sources/openfda.ipynb #dfc771e7
@@ -332,8 +332,9 @@ def check_answer(fetched: Fetched) -> None:
     fault = body.get("error") if isinstance(body, dict) else None
     if fault is None and fetched.status == 200 and isinstance(body, dict) and isinstance(body.get("results"), list):
         return
-    fault = fault if isinstance(fault, dict) else {"message": str(fault or body)[:200]}
-    code, said = str(fault.get("code", "")), masked(" ".join(str(fault.get(part) or "") for part in ("message", "details")).strip())[:300]
+    fault = fault if isinstance(fault, dict) else {"message": str(fault or body)}
+    code = without_caller(str(fault.get("code", "")))[:60]
+    said = without_caller(" ".join(str(fault.get(part) or "") for part in ("message", "details")).strip())[:300]
     if code == "NOT_FOUND":
         return
     if code.startswith("API_KEY") or fetched.status == 403:

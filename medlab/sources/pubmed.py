@@ -17,10 +17,10 @@ from typing import Any
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import sha256_json
-from ..basics.secrets import masked, secret
+from ..basics.secrets import secret
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.markup import parse_xml
-from ..fetching.retry import TryAgain
+from ..fetching.retry import TryAgain, without_caller
 from ..fetch import Fetched, Fetcher
 
 # %% ../../nbs/sources/pubmed.ipynb #c463d0e1
@@ -370,7 +370,7 @@ def complaint(
     address: str,
 ) -> Exception:  # the error to raise
     "The error that fits a message of E-utilities."
-    said = " ".join(masked(said).split())[:200]
+    said = " ".join(without_caller(said).split())[:200]
     if "retstart" not in said and re.search(r"WebEnv|obtain query|retrieve history", said):
         return SessionGone(f"{address}: PubMed has forgotten this search ({said})")
     if "cannot be larger" not in said and re.search(r"(?i)Backend failed|proxy|PubOne|time(d |-)?out|temporar|unavailable", said):
@@ -388,7 +388,7 @@ def checked_answer(
     try:
         root = parse_xml(fetched.content, fetched.url, doctype=True)
     except InputError as error:
-        why = str(error).removeprefix(fetched.url)[:150]
+        why = without_caller(str(error).removeprefix(fetched.url))[:150]
         raise TryAgain(f"{fetched.url} answered {fetched.status}, expected whole XML: it {why.strip()}") from None
     if said := " ".join(plain_text(error) for error in root.iter("ERROR")):
         raise complaint(said, fetched.url)
@@ -419,7 +419,7 @@ def read_search(fetched: Fetched) -> Search:
     count, ids = plain_text(root.find("Count")), [plain_text(pmid) for pmid in root.findall("IdList/Id")]
     session = {"WebEnv": plain_text(root.find("WebEnv")), "query_key": plain_text(root.find("QueryKey"))}
     if not re.fullmatch("[0-9]{1,12}", count) or not all(re.fullmatch(PMID, pmid) for pmid in ids) or (int(count) and not (ids and all(session.values()))):
-        raise TryAgain(f"{fetched.url}: expected a count, PMIDs and a WebEnv; got {count!r}, {len(ids)} PMIDs, WebEnv {session['WebEnv']!r}")
+        raise TryAgain(f"{fetched.url}: expected a count, PMIDs and a WebEnv; got {without_caller(count)[:40]!r}, {len(ids)} PMIDs, WebEnv {session['WebEnv'][:40]!r}")
     return Search(int(count), ids, session, [plain_text(word) for word in root.iter(*UNKNOWN)], fetched)
 
 # %% ../../nbs/sources/pubmed.ipynb #9046d2af
