@@ -14,13 +14,13 @@ from ..contracts.records import Record
 # %% ../../nbs/sources/medquad_aspects.ipynb #2cdc09c2
 TITLE_WORDS = re.compile(r"^(?:what i need to know about (?:my )?|understanding |facts about |living with |your guide to |parasites )+", re.I)
 
-def plain_words(text: str) -> str:
+def words_alone(text: str) -> str:
     "A text in one line without apostrophes, asterisks, dashes and hints on pronunciation; MedQuAD lost many of them."
     return " ".join(re.sub(r"[-–—]", " ", re.sub(r"['’*]|\([A-Za-z]+(?:-[A-Za-z]+)+\)", "", text)).split())
 
-def names_of(subject: str) -> tuple[list[str], list[str]]:  # names; initials
+def subject_names(subject: str) -> tuple[list[str], list[str]]:  # names; initials
     "The names under which a text may speak of a subject."
-    core = TITLE_WORDS.sub("", plain_words(subject))
+    core = TITLE_WORDS.sub("", words_alone(subject))
     inside = [re.sub(r"^(?:also |formerly |sometimes )?(?:known as|called) ", "", one) for one in re.findall(r"\(([^()]+)\)", core)]
     outside = [re.sub(r"\([^()]*\)", " ", part) for part in [core, *core.split(": ")]]
     outside += [re.sub(r"\(([^()]*)\)", r"\1", core)]
@@ -44,8 +44,8 @@ def says_what_it_is(
     answer: str,
 ) -> bool:
     "Whether the first sentence of an answer says what its subject is. A heading may be joined to the sentence."
-    names, initials = names_of(subject)
-    lead = " ".join(plain_words(answer).split()[:60])
+    names, initials = subject_names(subject)
+    lead = " ".join(words_alone(answer).split()[:60])
     lead = re.split(r"(?<=[^.A-Z][.!])\s", lead.split("? ", 1)[-1], maxsplit=1)[0]
     whole = rf"(?:^|\b[A-Z][\w-]*\.? )(?i:(?:an?|the|your|having|people with) )?(?i:{one_of(names)}){ASIDE}{SAYS}"
     short = rf"^(?:An? |The )?(?:{one_of(initials)}){ASIDE}{SAYS}"
@@ -69,6 +69,8 @@ CUES = {
                r"recur|regress|chronic|disappear|residual|severe|mild|difficult|remain|persist|warning",
     "considerations": r"should|need to|recommend|advis|\bask\b|talk|avoid|call\b|contact|see a|try to|can help|may help|check|make sure|choose|limit",
 }  # fmt: skip
+
+# %% ../../nbs/sources/medquad_aspects.ipynb #5176d16c
 #: Of these, one stands near the beginning where a page has the aspect several times.
 NARROW = {
     "symptoms": r"symptom|signs?\b|feel|notic|pain|swell|swollen|itch|tired|weak|discomfort|sores?\b|rash|numb|stiff|dizz|bleed|ability to", "causes": r"caus|due to|result|leads? to|because|factor|trigger|link",
@@ -83,6 +85,7 @@ NAMED = {
     "outlook": r"\bprognosis|\bsurviv|\bdeath\b", "research": r"\bresearchers?\b|\bscientists?\b|\bclinical trial",
 }  # fmt: skip
 
+# %% ../../nbs/sources/medquad_aspects.ipynb #8a969a08
 def has_words(cues: str, answer: str, reach: int) -> bool:
     "Whether one of the words stands among the first `reach` words of an answer."
     return bool(re.search(cues, " ".join(answer.split()[:reach]), re.I))
