@@ -279,7 +279,8 @@ def test_a_drug_is_not_named_after_its_company():
 
 
 @pytest.mark.parametrize("text,name", [
-    ("Active ingredient (in each 5 mL) Zanavir 160 mg", "zanavir"), ("Active Ingredients Zinc Oxide.......4%", "zinc oxide"), ("Zanavir Hydrobromide, 10 mg Purpose Antitussive", "zanavir hydrobromide"),
+    ("Active ingredient (in each 5 mL) Zanavir 160 mg", "zanavir"), ("Active Ingredients Zinc Oxide.......4%", "zinc oxide"), ("Zanavir Hydrobromide, 10 mg Purpose Antitussive",
+    "zanavir hydrobromide"),
     ("Zanavir (0.05%)", "zanavir"),
 ])  # fmt: skip
 def test_the_active_ingredient_names_a_drug(text, name):

@@ -434,7 +434,8 @@ def test_what_was_taken_back_in_its_title_alone_is_kept_out_too(title, flags):
         "RETRACTED - X.", "RETRACTED X and fever", "retracted: x", "Retracted paper: X", "Withdrawn by the authors: X", "Paper retracted: X", "Retracted—X", "Retracted–X", "Retracted article. X",
         "Retracted and Replaced: X", "REMOVED: X", "X [retracted in: J 2010]", "X (Retracted article. See vol. 7, pg. 9, 2011)", "Retracted Chapter: X", "X. [Withdrawn]")),
     *(("retraction notice", title) for title in (
-        "Retraction. X.", "X: Retraction.", "X [Retraction].", "X. Retraction", "RETRACTION: X", "Notice of Retraction: X", "NOTICE OF RETRACTION. X", "Retraction statement: X", "Statement of Retraction: X",
+        "Retraction. X.", "X: Retraction.", "X [Retraction].", "X. Retraction", "RETRACTION: X", "Notice of Retraction: X", "NOTICE OF RETRACTION. X", "Retraction statement: X",
+        "Statement of Retraction: X",
         "Retraction notice to \"X\" [Y 2 (2019) 1-5].", "Retraction Note: X", "Retraction to: X", "Retraction for Sharma et al., X.", "Retraction of: X", "Retraction of 'X'.",
         "Retraction of the article \"X\"", "Retraction of publication: X", "Withdrawal notice to X", "Notice of withdrawal: X", "Partial Retraction: X", "Retraction and replacement: X",
         "Removal notice to X", "Temporary Removal notice: X", "Retraction – X", "Letter of retraction: X", "Retraction letter", "Retraction", "Retraction|X", "Article retraction: X",
@@ -443,15 +444,21 @@ def test_what_was_taken_back_in_its_title_alone_is_kept_out_too(title, flags):
         "Expression of Concern: X", "Editorial Expression of Concern: X", "Expression of Concern. X", "Expression of Concern - X", "Expression of Concern for \"X\"", "X: expression of concern",
         "Editors' note of concern: X", "Notice of Concern: X", "Expression of Concern About 'X'", "Expression of Concern on X", "X [Expression of concern]")),
     *(("correction notice", title) for title in (
-        "Erratum: X", "Erratum to: X", "Erratum for X", "Corrigendum to 'X'", "Correction: X", "Correction to: X", "Correction to \"X\"", "Correction.", "Author Correction: X", "Publisher Correction: X",
+        "Erratum: X", "Erratum to: X", "Erratum for X", "Corrigendum to 'X'", "Correction: X", "Correction to: X", "Correction to \"X\"", "Correction.", "Author Correction: X",
+        "Publisher Correction: X",
         "X: Erratum.", "X [Corrigendum]")),
     *((None, title) for title in (
-        "Retraction of the eyelids in Graves' disease.", "Retraction pocket cholesteatoma.", "Upper eyelid retraction: a review.", "Lid retraction", "Nipple retraction.", "Gingival retraction in dentistry: a review",
-        "Withdrawn patients in a trial of X.", "Reasons for withdrawal: a cohort.", "Drugs withdrawn from the market.", "Alcohol withdrawal: treatment", "Opioid withdrawal. A review.", "Withdrawal of life support",
-        "Coping with withdrawal", "Steroid withdrawal: how and when?", "Expression of concern in emergency calls: a study.", "Mothers' expression of concern about fever.", "Expression of concern about vaccines among parents",
+        "Retraction of the eyelids in Graves' disease.", "Retraction pocket cholesteatoma.", "Upper eyelid retraction: a review.", "Lid retraction", "Nipple retraction.",
+        "Gingival retraction in dentistry: a review",
+        "Withdrawn patients in a trial of X.", "Reasons for withdrawal: a cohort.", "Drugs withdrawn from the market.", "Alcohol withdrawal: treatment", "Opioid withdrawal. A review.",
+        "Withdrawal of life support",
+        "Coping with withdrawal", "Steroid withdrawal: how and when?", "Expression of concern in emergency calls: a study.", "Mothers' expression of concern about fever.",
+        "Expression of concern about vaccines among parents",
         "A study of retraction notices in radiology.", "Retraction rates: why papers are retracted", "Retractions in oncology", "Why was this paper retracted? A survey", "Clot retraction assay.",
-        "Retraction-induced brain injury.", "Brain retraction: how to avoid injury", "Chest retractions in infants", "Retraction of testis in boys: surgical outcome", "Correction of scoliosis: results.",
-        "Correction for multiple testing.", "Vision correction: LASIK", "Errors and corrections: a review.", "Removed teeth: an audit", "Removal of the gallbladder", "Lung retraction and compliance")),
+        "Retraction-induced brain injury.", "Brain retraction: how to avoid injury", "Chest retractions in infants", "Retraction of testis in boys: surgical outcome",
+        "Correction of scoliosis: results.",
+        "Correction for multiple testing.", "Vision correction: LASIK", "Errors and corrections: a review.", "Removed teeth: an audit", "Removal of the gallbladder",
+        "Lung retraction and compliance")),
 ])
 def test_a_mark_stands_apart_and_the_same_word_inside_of_a_title_is_none(flag, title):
     record = one("<AbstractText>Text.</AbstractText>", "CC BY 4.0", title=title.replace("X", "Fever in nurses"))
@@ -483,12 +490,14 @@ def test_the_highest_version_counts_wherever_it_stands(order):
 
 
 def mesh(*headings):
-    rows = "".join(f"<MeshHeading><DescriptorName>{name}</DescriptorName>{f'<QualifierName>{sub}</QualifierName>' if sub else ''}</MeshHeading>" for name, _, sub in (h.partition("/") for h in headings))
+    rows = "".join(f"<MeshHeading><DescriptorName>{name}</DescriptorName>{f'<QualifierName>{sub}</QualifierName>' if sub else ''}</MeshHeading>"
+        for name, _, sub in (h.partition("/") for h in headings))
     return f"<MeshHeadingList>{rows}</MeshHeadingList>"
 
 
 @pytest.mark.parametrize(("headings", "journal", "out"), [
-    (["Botany", "Software"], "Any", True), (["Solar Energy", "Silicon/chemistry"], "Any", True), (["Soil Microbiology", "Plants/genetics"], "Any", True), (["Greece, Ancient", "Philosophy/history"], "Any", True),
+    (["Botany", "Software"], "Any", True), (["Solar Energy", "Silicon/chemistry"], "Any", True), (["Soil Microbiology", "Plants/genetics"], "Any", True), (["Greece, Ancient",
+    "Philosophy/history"], "Any", True),
     (["Animals", "Dog Diseases/drug therapy", "Dogs"], "Any", True), (["Animals", "Cattle", "Mastitis, Bovine/veterinary"], "Any", True), (["Stars, Celestial"], "Any", True),
     (["Humans"], "Physical review letters", False), (["Humans", "Zoonoses/veterinary"], "Any", False), (["Asthma/drug therapy"], "Any", False), (["Mice", "Inflammation/pathology"], "Any", False),
     (["Drug Utilization", "Health Expenditures/economics"], "Any", False), (["Antigens/immunology"], "Any", False), (["Hospitals"], "Any", False), (["Diabetes Mellitus"], "Any", False),

@@ -73,7 +73,8 @@ CUES = {
 # %% ../../nbs/sources/medquad_aspects.ipynb #5176d16c
 #: Of these, one stands near the beginning where a page has the aspect several times.
 NARROW = {
-    "symptoms": r"symptom|signs?\b|feel|notic|pain|swell|swollen|itch|tired|weak|discomfort|sores?\b|rash|numb|stiff|dizz|bleed|ability to", "causes": r"caus|due to|result|leads? to|because|factor|trigger|link",
+    "symptoms": r"symptom|signs?\b|feel|notic|pain|swell|swollen|itch|tired|weak|discomfort|sores?\b|rash|numb|stiff|dizz|bleed|ability to",
+    "causes": r"caus|due to|result|leads? to|because|factor|trigger|link",
     "treatment": r"treat|therap|medic|drug|surg|\bcure|reliev|transplant|remov|replac", "prevention": r"prevent|reduc|lower|avoid|protect|vaccin",
     "exams and tests": r"diagnos|test|exam|detect|screen|biops|scan", "susceptibility": r"risk|likely|common in|affect|occurs in|men\b|people who",
     "research": r"research|stud|trial|scientist", "outlook": r"prognos|outlook|surviv|die\b|death|recover",

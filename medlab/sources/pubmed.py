@@ -198,7 +198,7 @@ def mark_of(title: str) -> str | None:  # a flag
     for flag, words in MARKS.items():
         begins = re.match(rf"(?i)\W*(?:{words})(?:{CUT}|{OF_A_PAPER})", title)
         clear = re.match(rf"(?i)\W*(?=(?:{words}))(?:{CLEAR})", title)
-        shouted = re.match(rf"\W*(?:RETRACTED|WITHDRAWN|RETRACTION)\s", title) and not title.isupper() and re.match(rf"(?i)\W*(?:{words})\b", title)
+        shouted = re.match(r"\W*(?:RETRACTED|WITHDRAWN|RETRACTION)\s", title) and not title.isupper() and re.match(rf"(?i)\W*(?:{words})\b", title)
         ends = re.search(rf"(?i)(?:[:.(\[|—]|\s[-–]\s)\s*(?:{words})[\s.)\]]*$", title)
         inside = re.search(rf"(?i)\[\s*(?:{words})\b[^\]]*\]|\((?=(?:{words})\b)(?:retracted (?:article|paper|publication)|\w+ of vol)\b", title)
         named = re.match(rf"(?=(?i:{words}))[^:]*(?:Concern (?i:on|about|over|regarding|for|to) [A-Z\"“']|Retracted–|Withdrawn–)", title)
