@@ -24,12 +24,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .basics.errors import InputError, MedlabError, MissingError
 from .basics.files import atomic_path, explained_disk_errors, sha256_file, sha256_text, write_json
-from .basics.secrets import SHORTEST_KEY, masked, secrets_set
+from .basics.secrets import SHORTEST_KEY, masked, secrets_set, written_forms
 from .fetching.pace import Bucket, seconds_to_wait, used_up
 from medlab.fetching.request import (
     carries_key, flat, is_this_machine, new_client, opened, posted_text, public_address, refuse_open_door, sent_items,
 )
-from .fetching.retry import BadAnswer, TryAgain, explained_network_errors, refusal, retrying, without_keys
+from .fetching.retry import WHO_ASKS, BadAnswer, TryAgain, explained_network_errors, refusal, retrying, without_caller, without_keys
 
 # %% ../nbs/01_fetch.ipynb #966e9e2a
 #: Half of a character, written as an escape. JSON allows it, but no file can hold it. Group 1 is a whole character, which stays.
@@ -62,7 +62,7 @@ class Fetched:
         try:
             return json.loads(LONE_SURROGATE.sub(lambda found: found[1] or r"\ufffd", self.text), strict=False)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{self.url}: expected JSON: {error}; it begins with {masked(self.text[:80])!r}") from None
+            raise InputError(f"{self.url}: expected JSON: {error}; it begins with {without_caller(self.text[:5000])[:80]!r}") from None
 
 # %% ../nbs/01_fetch.ipynb #337d33ae
 class Note(BaseModel):
@@ -131,10 +131,12 @@ def kept_body(
     content: bytes,
     sent: Iterable[tuple[str, Any]],  # names and values that were sent; only a key among them can come back
 ) -> bytes:
-    "A body as it came, with *** for a key that was sent and came back."
-    keys = {value for value in secrets_set() if len(value) >= SHORTEST_KEY}
-    for key in keys & {value for _, value in flat(sent)}:
-        content = content.replace(key.encode(), b"***").replace(quote(key, safe="").encode(), b"***")
+    "A body as it came, with *** for a key or an e-mail address of ours that was sent and came back."
+    sent, known = flat(sent), set(secrets_set())
+    ours = {value for name, value in sent if value in known or name.lower() in WHO_ASKS}
+    for value in sorted((value for value in ours if len(value) >= SHORTEST_KEY), key=len, reverse=True):
+        for form in written_forms(value):
+            content = content.replace(form.encode(), b"***")
     return content
 
 # %% ../nbs/01_fetch.ipynb #ff521eb5
@@ -146,7 +148,7 @@ def unpacked(
 ) -> bytes:
     "A decompressed body; raises `BadAnswer` when it is larger than `limit`, `TryAgain` when it ends too early."
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise TryAgain(f"{address} answered in the encoding {masked(encoding)!r}; expected gzip or none, try again later")
+        raise TryAgain(f"{address} answered in the encoding {masked(encoding)[:40]!r}; expected gzip or none, try again later")
     packed = encoding not in ("", "identity")
     unpacker, kept = zlib.decompressobj(wbits=47), bytearray()  # 47: the header says whether it is gzip or zlib
     try:
@@ -294,9 +296,14 @@ class Request:
         return public_address(self.url, self.params)
 
 
+def sent_by(request: Request) -> list[tuple[str, Any]]:
+    "Names and values of all that a request sends, in its address, its form and its headers."
+    return [*sent_items(request.url, request.params, request.data), *(request.headers or {}).items()]
+
+
 def as_fetched(request: Request, status: int, headers: Any, content: bytes) -> Fetched:
     "An answer without the keys that were sent, checked by the request's `check`."
-    content = kept_body(content, [*sent_items(request.url, request.params, request.data), *(request.headers or {}).items()])
+    content = kept_body(content, sent_by(request))
     now, digest = datetime.now(timezone.utc).isoformat(timespec="seconds"), hashlib.sha256(content).hexdigest()
     fetched = Fetched(status, kept_headers(headers), content, request.address, digest, now, False, request.method, posted_text(request.data))
     if request.check:
@@ -319,9 +326,9 @@ def receive_body(
     return response.status_code, response.headers, content
 
 
-def raise_refusal(status: int, address: str, headers: Any, content: bytes, bucket: Bucket) -> None:
+def raise_refusal(status: int, request: Request, headers: Any, content: bytes, bucket: Bucket) -> None:
     "Raise the error for a status that is not an answer; a server that asked for a pause gets it from all threads and programs."
-    error = refusal(status, address, headers, content[:2000].decode("utf-8", "replace"))
+    error = refusal(status, request.address, headers, kept_body(content[:5000], sent_by(request)).decode("utf-8", "replace"))
     if isinstance(error, TryAgain):
         error.seconds = bucket.busy if error.seconds is None and status == 429 else error.seconds
         bucket.hold(error.seconds or 0.0)
@@ -349,7 +356,7 @@ def one_try(fetcher: "Fetcher", request: Request) -> Fetched:
     if used_up(headers):
         bucket.hold(seconds_to_wait(headers) or 0.0)
     if status not in request.accept:
-        raise_refusal(status, address, headers, content, bucket)
+        raise_refusal(status, request, headers, content, bucket)
     return as_fetched(request, status, headers, content)
 
 # %% ../nbs/01_fetch.ipynb #875357ba

@@ -113,7 +113,7 @@ def test_nested_lists_of_html_stay_lists():
 
 def test_a_table_without_a_known_share_does_not_begin_with_also():
     table = "The Human Phenotype Ontology provides the following. Signs and Symptoms Approximate number of patients (when available) Ataxia - Gout - Cataract -"
-    assert with_tables_read(table) == "Signs and symptoms: Ataxia; Gout; Cataract."
+    assert with_tables_read(table) == "Signs and symptoms: Ataxia; Gout; Cataract"
 
 
 @pytest.mark.parametrize("question,mended", [

@@ -1,6 +1,8 @@
 "HTTP as real servers do it: everything here talks to a server on this machine that is busy, ill, slow, wrong or gone."
 
+import base64
 import gzip
+import html
 import json
 import os
 import subprocess
@@ -9,6 +11,7 @@ import threading
 import time
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote, quote_plus
 
 import httpx
 import pytest
@@ -19,12 +22,13 @@ from servers.base import Answer, Server, gzip_bomb, gzipped, ok, redirect, slow_
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import sha256_text
 from medlab.basics.processes import free_port
+from medlab.basics.secrets import masked
 from medlab.fetch import Counts, Fetched, Fetcher, check_json
 from medlab.fetching.request import next_hop, public_address
 from medlab.fetching.download import download
 from medlab.fetching.markup import html_text, parse_xml
 from medlab.fetching.pace import Bucket, seconds_to_wait
-from medlab.fetching.retry import BadAnswer, TryAgain, retrying
+from medlab.fetching.retry import BadAnswer, TryAgain, retrying, without_caller
 
 BODY = bytes(range(256)) * 4096  # 1 MB
 
@@ -1009,3 +1013,84 @@ def test_the_note_of_an_answer_is_readable_by_people(server, fetcher):
     kept = fetcher.get(server.url + "/a", {"q": "dose"})
     note = json.loads(fetcher.store.note(kept.url).read_text())
     assert (note["url"], note["status"], note["sha256"]) == (server.url + "/a?q=dose", 200, kept.sha256)
+
+
+# --- what a server repeats -----------------------------------------------------------------------------------------------
+
+OURS = {"key": "our-key+5/x=9", "mail": "ada.lovelace@clinic.example", "ip": "203.0.113.77", "ip6": "2001:db8:0:1::77"}
+REPEATS = {
+    "address": lambda key, mail: f"wrong request: /efetch.fcgi?db=pubmed&api_key={quote(key, safe='')}&email={quote(mail)}&tool=adas-tool from 203.0.113.77",
+    "html": lambda key, mail: f"<html><body>/x?a=1&amp;api_key={key}&amp;email={mail} for 203.0.113.77</body></html>",
+    "encoded": lambda key, mail: f"next=%2Fx%3Fapi_key%3D{quote(quote(key, safe=''), safe='')}%26email%3D{quote(quote(mail, safe=''), safe='')}%26retmax%3D5",
+    "json": lambda key, mail: json.dumps({"error": {"api-key": key, "email": mail, "client_ip": "2001:db8:0:1::77", "message": "over the limit"}}),
+    "json in json": lambda key, mail: json.dumps({"message": json.dumps({"api_key": key, "email": mail})}),
+    "headers": lambda key, mail: f"apikey: {key}\r\nX-Api-Key: {key}\r\nFrom: {mail}\r\nX-Forwarded-For: 203.0.113.77",
+    "login": lambda key, mail: f"Authorization: Basic {base64.b64encode((key + ':').encode()).decode()} of {mail}",
+    "prose": lambda key, mail: f"the key {key} of {mail} at [2001:db8:0:1::77]:443 and (203.0.113.77) has no quota",
+    "far back": lambda key, mail: "x" * 190 + f" {key} {mail} 203.0.113.77",
+}  # fmt: skip
+
+
+def said_without(text):
+    "Nothing of ours, also no piece of it that a cut left over."
+    mail, key = quote(OURS["mail"], safe=""), quote(OURS["key"], safe="")
+    return not [one for one in (*OURS.values(), mail, key, "our-key", "ada.love", "203.0.113", "2001:db8", "b3VyLWtleS") if one in text]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 418, 429, 500, 503])
+@pytest.mark.parametrize("form", REPEATS)
+def test_what_a_server_repeats_of_us_gets_into_no_error(tmp_path, form, status):
+    "The key is not set in the environment: it is known only because it was sent."
+    body, said = REPEATS[form](OURS["key"], OURS["mail"]), []
+    with Server({"/x": ok(body, status=status)}) as server, Fetcher(tmp_path, attempts=2, first_wait=0.01) as fetcher:
+        fetcher.limit(server.url, 1000)
+        fetcher.tell = said.append
+        with pytest.raises(MedlabError) as caught:
+            fetcher.get(server.url + "/x", {"api_key": OURS["key"], "email": OURS["mail"]}, headers={"apikey": OURS["key"]})
+    assert said_without(str(caught.value) + "".join(said) + all_text(tmp_path))
+
+
+@pytest.mark.parametrize("form", REPEATS)
+def test_what_a_server_repeats_is_masked_when_it_is_no_json(tmp_path, form):
+    with Server({"/x": ok("{" + REPEATS[form](OURS["key"], OURS["mail"]))}) as server, Fetcher(tmp_path, attempts=1) as fetcher:
+        fetcher.limit(server.url, 1000)
+        with pytest.raises(MedlabError) as caught:
+            fetcher.get(server.url + "/x", {"api_key": OURS["key"], "email": OURS["mail"]}, check=check_json)
+    assert said_without(str(caught.value))
+
+
+@pytest.mark.parametrize("said", [
+    "?api_key=hush9&x=1", "?API_KEY=hush9", "?api-key=hush9;b", "?x=1&subscription-key=hush9", '{"api_key":"hush9"}', "{'api_key': 'hush9'}", '{\\"api_key\\":\\"hush9\\"}', "api%5Fkey%3Dhush9%26b",
+    "x-api-key: hush9hush9", "Authorization: Bearer hush9", "authorization=Token hush9", "email=hush9@x.org", "mail to hush9@mail.x.org", "hush9%40x.org", "token=hush9", '"access_token" : "hush9"',
+    "https://hush9:hush9@x.org/", "tool=hush9&db=pubmed", "api_key => 'hush9'",
+])  # fmt: skip
+def test_notations_in_which_services_repeat_who_asked(said):
+    assert "hush9" not in without_caller(said) and "***" in without_caller(said)
+
+
+@pytest.mark.parametrize("address", ["203.0.113.7", "2001:db8::7", "::ffff:203.0.113.7", "fe80::1", "10.0.0.12", "2001:0db8:85a3:0000:0000:8a2e:0370:7334"])
+def test_addresses_of_machines_are_masked(address):
+    for said in (f"from {address}", f"({address})", f'"{address}"', f"ip={address},", f"{address} is blocked", f"IP {address}.", f"{address}: blocked"):
+        assert address not in without_caller(said) and "***" in without_caller(said)
+
+
+@pytest.mark.parametrize("said", [
+    "Limit cannot exceed 1000 results for search requests.", "Invalid api_key: must have 40 characters", "An invalid api_key was supplied.", "at 12:30:45", "version 1.2.3", "std::vector",
+    "WebEnv not found", "Search Backend failed: 502 Proxy Error", "see https://api.example.org/docs?page=2", "no token was sent", "section 5.1.2.3.4", "the tool is down",
+])
+def test_ordinary_messages_stay_as_they_are(said):
+    assert without_caller(said) == said
+
+
+@pytest.mark.parametrize("key", ["odd+key/1=&2", "plain-key-123", 'quote"key\\9', "<key>&9", "käse-key-9"])
+def test_a_key_is_masked_in_every_form(monkeypatch, key):
+    monkeypatch.setenv("NCBI_API_KEY", key)
+    forms = [key, quote(key), quote(key, safe=""), quote_plus(key), quote(quote(key, safe=""), safe=""), html.escape(key), json.dumps(key)[1:-1], base64.b64encode(f"{key}:".encode()).decode()]
+    assert [masked(f"[{form}]") for form in forms] == ["[***]"] * len(forms)
+
+
+def test_an_e_mail_address_that_comes_back_in_an_answer_is_not_stored(tmp_path):
+    with Server(lambda asked: ok({"asked": asked.target, "by": asked.query["email"]})) as server, Fetcher(tmp_path) as fetcher:
+        fetcher.limit(server.url, 1000)
+        assert fetcher.get(server.url + "/x", {"email": OURS["mail"]}).json()["by"] == "***"
+    assert said_without(all_text(tmp_path))

@@ -12,6 +12,7 @@ from medlab.basics.errors import InputError
 from medlab.contracts.records import Record, Unread
 from medlab.sources import medquad
 from medlab.sources.medquad import MedQuad, read_medquad_document
+from medlab.sources.medquad_tables import readable_answer, signs_by_share
 
 
 def page(number, answer="An answer."):
@@ -171,3 +172,127 @@ def test_a_folder_with_a_pipe_and_a_link_to_nowhere(tmp_path):
 def test_an_archive_that_is_no_path(archive):
     with pytest.raises(InputError, match="expected the path"):
         MedQuad(archive)
+
+
+# --- tables of signs -----------------------------------------------------------------------------------------------------
+
+HEAD = "What are the signs and symptoms of it? The Human Phenotype Ontology provides the following list of signs and symptoms. "
+COLUMNS = "Signs and Symptoms Approximate number of patients (when available) "
+TAIL = " The Human Phenotype Ontology (HPO) has collected information on it. The sign or symptom may be rare or common."
+
+
+@pytest.mark.parametrize("share,word", [
+    ("100%", "Always"), ("99%", "Very often"), ("90%", "Very often"), ("80%", "Very often"), ("79%", "Often"), ("75%", "Often"), ("50%", "Often"), ("33%", "Often"),
+    ("30%", "Often"), ("29%", "Sometimes"), ("7.5%", "Sometimes"), ("5%", "Sometimes"), ("4%", "Very rarely"), ("1.5%", "Very rarely"), ("1%", "Very rarely"),
+    ("2/3", "2 of 3 reported patients"), ("-", "Signs and symptoms"),
+])  # fmt: skip
+def test_a_share_is_a_class_of_frequency_and_no_measured_rate(share, word):
+    answer, flags = readable_answer(f"{HEAD}{COLUMNS}Stiff sleeve sign {share}{TAIL}")
+    assert answer.endswith(f"{word}: Stiff sleeve sign") and flags == ["list of terms"]
+    assert "%" not in answer and "About" not in answer
+
+
+def test_an_excluded_sign_is_no_sign():
+    assert readable_answer(f"{HEAD}{COLUMNS}Cough 0% Rash 50% Gout 0/7{TAIL}")[0].endswith("\nOften: Rash")
+
+
+@pytest.mark.parametrize("term", [
+    "Autosomal recessive inheritance", "Autosomal dominant inheritance with maternal imprinting", "X-linked inheritance", "Mitochondrial inheritance", "Multifactorial inheritance",
+    "Onset", "Adult onset", "Infantile onset", "Middle age onset", "Young adult onset", "Late onset", "Insidious onset", "Onset in childhood", "Death in infancy",
+    "Neonatal death", "Sudden death", "Sudden cardiac death", "Early death", "Death in early adulthood", "Stillbirth", "Lethal", "Perinatal lethality", "Juvenile mortality", "Sporadic",
+    "Heterogeneous", "Progressive", "Slow progression", "Rapidly progressive", "Nonprogressive", "Phenotypic variability", "Variable expressivity", "Incomplete penetrance",
+    "Somatic mutation", "Somatic mosaicism", "Genetic anticipation", "Genetic anticipation with paternal anticipation bias", "Contiguous gene syndrome", "Familial predisposition",
+])  # fmt: skip
+def test_inheritance_onset_death_and_course_are_no_signs(term):
+    assert signs_by_share(f"{term} - Cough - {term} 90% Rash 90%") == {"-": ["Cough"], "90%": ["Rash"]}
+
+
+@pytest.mark.parametrize("term", [
+    "Maturity-onset diabetes of the young", "Childhood-onset truncal obesity", "Early onset of sexual maturation", "Joint swelling onset late infancy", "Progressive microcephaly",
+    "Intellectual disability, progressive", "Increased variability in muscle fiber diameter", "Lethal skeletal dysplasia", "Neonatal hypotonia", "Congenital cataract",
+    "Progressive external ophthalmoplegia", "Expressive language delay", "Acute leukemia", "Penetrating foot ulcers",
+])  # fmt: skip
+def test_signs_that_only_sound_like_it_stay(term):
+    assert signs_by_share(f"{term} 90%") == {"90%": [term]}
+
+
+def test_a_table_without_any_sign_and_one_below_prose():
+    only = f"{HEAD}{COLUMNS}Autosomal recessive inheritance - Adult onset -{TAIL}"
+    assert readable_answer(only) == (only, ["only_a_table"])
+    answer, flags = readable_answer(f"It makes the elbow stiff and yellow. {HEAD}{COLUMNS}Cough 90% Rash 7.5%{TAIL}")
+    assert flags == [] and answer.split("\n")[1:] == ["Very often: Cough", "Sometimes: Rash"] and answer.startswith("It makes the elbow stiff")
+
+
+# --- answers to other questions ------------------------------------------------------------------------------------------
+
+
+def aspects(*pairs, focus="Glass Wrist"):
+    "For each (aspect, answer) of one page, whether it is flagged."
+    body = "".join(
+        f'<QAPair><Question qid="1-{n}" qtype="{aspect}">What about {focus} ?</Question><Answer>{answer}</Answer></QAPair>' for n, (aspect, answer) in enumerate(pairs)
+    )
+    data = f'<Document id="1" source="Test" url="https://example.org"><Focus>{focus}</Focus><QAPairs>{body}</QAPairs></Document>'
+    found = read_medquad_document(data.encode(), "7_SeniorHealth_QA/1.xml")
+    assert all((pair.subject, pair.labels) == (focus, {"part": "7_SeniorHealth_QA"}) for pair in found) and [pair.aspect for pair in found] == [aspect for aspect, _ in pairs]
+    return [pair.flags == ["other_aspect"] for pair in found]
+
+
+DEFINITION = ("information", "Glass wrist is a disease that makes the wrist break.")
+
+
+@pytest.mark.parametrize("answer", [
+    "A Wrist That Breaks Glass wrist occurs when the bone is thin.", "Glass wrist, also called brittle wrist, is a disease.", "Glass wrist (GW) means that bone is lost.",
+    "GW is a disease of bone.", "In glass wrist, the bone is thin.", "What Is It? Glass wrist is a disease.", "Bone loss of the wrist is called glass wrist.",
+    "The glass wrist is a rare disease.", "Glass wrist usually affects both hands.",
+])  # fmt: skip
+def test_several_answers_may_say_what_it_is(answer):
+    assert aspects(DEFINITION, ("information", answer)) == [False, False]
+
+
+@pytest.mark.parametrize("answer", [
+    "Hearing aids are paid for by some insurers.", "The wrist is a joint of eight bones.", "Dry GW occurs when no fluid is left.", "Glass wrist is often treated with chalk.",
+    "The main drug for glass wrist is chalk.", "National Wrist Institute 12 Hand Road Palmville 301-555-0100", "People should do exercises, such as waving.", "Yes. It can be found early.",
+    "More information on glass wrist is available at: www.example.org", "The test measures how much the wrist bends. Glass wrist is a disease.", "Glass wrist has three stages.",
+])  # fmt: skip
+def test_an_information_answer_that_says_something_else_is_flagged(answer):
+    assert aspects(DEFINITION, ("information", answer)) == [False, True]
+    assert aspects(("information", answer)) == [answer.startswith("Yes.")]  # alone, nothing shows that a heading was lost
+
+
+@pytest.mark.parametrize("focus,answer", [
+    ("What I need to know about Kidney Stones", "A kidney stone is a hard piece of material."), ("Kidney Stones in Children", "Kidney stones are hard pieces of material."),
+    ("Peripheral Arterial Disease (P.A.D.)", "Peripheral arterial disease (P.A.D.) is a disease of the arteries."), ("Gum (Periodontal) Disease", "Gum disease is an infection of the gums."),
+    ("Alzheimer's Disease", "Alzheimers disease is a disease of the brain."), ("Prostate Enlargement: Benign Prostatic Hyperplasia", "Benign prostatic hyperplasia is a condition in men."),
+    ("COPD", "COPD is a disease of the lungs."), ("Age-related Macular Degeneration", "Age-related macular degeneration, also known as AMD, is an eye disease."),
+])  # fmt: skip
+def test_a_subject_is_known_by_its_other_names(focus, answer):
+    assert aspects(("information", answer), ("information", "Insurance pays for it."), focus=focus) == [False, True]
+
+
+@pytest.mark.parametrize("aspect,answer,wrong", [
+    ("prevention", "Causes of Glass Wrist Glass wrist happens when bone is lost.", True), ("causes", "Who Is at Risk? All people above sixty are.", True),
+    ("treatment", "Diagnosing GW Diagnosing GW in a child is difficult.", True), ("prevention", "What Causes It? The most common cause is a fall.", True),
+    ("causes", "Yes. Many drugs can cause it.", True), ("considerations", "- Glass wrist is a disease. - It is rare.", True), ("treatment", "Progress ends in death within a year.", True),
+    ("causes", "Causes of Glass Wrist Glass wrist happens when bone is lost.", False), ("treatment", "Treatment for glass wrist can differ from person to person.", False),
+    ("symptoms", "Symptoms of Glass Wrist Glass wrist can hurt.", False), ("considerations", "You should ask your doctor about chalk.", False), ("treatment", "Rest helps.", False),
+    ("inheritance", "Anything at all.", False), ("treatment", "", False), ("prevention", "Topic 1 is made up.", False),
+])  # fmt: skip
+def test_an_answer_to_another_aspect_is_flagged(aspect, answer, wrong):
+    assert aspects((aspect, answer)) == [wrong]
+
+
+def test_an_aspect_that_a_page_has_twice_must_be_spoken_of():
+    assert aspects(("treatment", "Drugs and surgery are the treatments."), ("treatment", "Choose a nurse whom you like."), ("symptoms", "You need help.")) == [False, True, False]
+
+
+def test_a_yes_answers_a_question_that_asks_for_yes():
+    asked = '<Document><Focus>X</Focus><QAPair><Question qid="1" qtype="inheritance">Is X inherited ?</Question><Answer>Yes. It runs in families.</Answer></QAPair></Document>'
+    assert read_medquad_document(asked.encode(), "2_GARD_QA/1.xml")[0].flags == []
+
+
+def test_the_real_archive_has_no_measured_rates_and_its_collapsed_headings_are_found(shared_data):
+    pairs = [pair for pair in MedQuad(shared_data / "MedQuAD-master.zip").fetch() if isinstance(pair, Record) and pair.answer]
+    assert not [pair.answer for pair in pairs if "About 90%" in pair.answer] and sum(pair.flags == ["list of terms"] for pair in pairs) == 1896
+    senior = [pair for pair in pairs if pair.labels["part"] == "7_SeniorHealth_QA" and pair.aspect == "information"]
+    kept = [pair for pair in senior if not pair.flags]
+    assert len(senior) == 267 and 40 < len(kept) < 80

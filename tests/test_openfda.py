@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import threading
 from datetime import date
 
@@ -241,6 +242,51 @@ def test_a_label_without_an_openfda_block_takes_its_name_from_its_product_data()
     assert (record.title, record.subject, record.aspect) == ("Zanadrug3 (zanavir3)", "zanavir3", None)
 
 
+def without_block(product, **fields):
+    return read({"set_id": "x", "openfda": {}, "spl_product_data_elements": [product], "indications_and_usage": ["Uses helps with a cough."], **fields})
+
+
+@pytest.mark.parametrize("product,title,subject", [
+    ("Zanavir Zanavir ZANAVIR ZANAVIR Sodium Chloride Water", "Zanavir", "zanavir"), ("Zanavir ZANAVIR ZANAVIR Water", "Zanavir", "zanavir"), ("ZANAVIR ZANAVIR", "Zanavir", "zanavir"),
+    ("Zana Flux Zana Flux ZANA FLUX ZANA FLUX Water", "Zana Flux", "zana flux"), ("ZANADOL Zanavir ZANAVIR ZANAVIR Water", "Zanadol (zanavir)", "zanavir"),
+    ("ZANADOL PM zanavir sodium ZANAVIR SODIUM ZANAVIR SODIUM WATER", "Zanadol Pm (zanavir sodium)", "zanavir sodium"), ("Zanavir Zanavir Zanavir Zanavir Zanavir Zanavir", "Zanavir", "zanavir"),
+])  # fmt: skip
+def test_a_drug_that_is_sold_under_the_name_of_its_substance_has_one_name(product, title, subject):
+    record = without_block(product)
+    assert (record.title, record.subject) == (title, subject)
+
+
+@pytest.mark.parametrize("block,title,subject", [
+    ({"brand_name": ["Zanavir"], "generic_name": ["ZANAVIR"]}, "Zanavir", "zanavir"), ({"brand_name": ["Zanavir Zanavir"], "generic_name": ["ZANAVIR ZANAVIR"]}, "Zanavir", "zanavir"),
+    ({"generic_name": ["ZANAVIR, ZANAVIR"]}, "zanavir", "zanavir"), ({"brand_name": ["ZANADOL"], "generic_name": ["ZANAVIR, IRON, ZANAVIR"]}, "Zanadol (zanavir, iron)", "zanavir, iron"),
+    ({"brand_name": ["Bye Bye"], "generic_name": ["Iron"]}, "Bye (iron)", "iron"),
+])  # fmt: skip
+def test_a_name_that_the_block_repeats_is_said_once(block, title, subject):
+    record = without_block("", openfda=block)
+    assert (record.title, record.subject) == (title, subject)
+
+
+def test_a_drug_is_not_named_after_its_company():
+    product = "ACMECORP SHIELD BRONZE SPF 46 ZINC OXIDE"
+    record = without_block(product)
+    assert record.subject == product.lower() and record.title.split() != ["Acmecorp"]
+    record = without_block(product, active_ingredient=["Active ingredient Zinc Oxide 4.5% Purpose Sunscreen"])
+    assert (record.title, record.subject) == ("Acmecorp Shield Bronze Spf 46 (zinc oxide)", "zinc oxide")
+    record = without_block("Zanadol film coated tablets starch water talc sugar salt", indications_and_usage=["Zanadol is indicated for the zana flu."])
+    assert (record.title, record.subject) == ("Zanadol", "zanadol")
+    found = without_block("ACMECORP cream water starch talc sugar salt oil wax honey")
+    assert isinstance(found, Unread) and found.reason == "the label names no drug"
+
+
+@pytest.mark.parametrize("text,name", [
+    ("Active ingredient (in each 5 mL) Zanavir 160 mg", "zanavir"), ("Active Ingredients Zinc Oxide.......4%", "zinc oxide"), ("Zanavir Hydrobromide, 10 mg Purpose Antitussive",
+    "zanavir hydrobromide"),
+    ("Zanavir (0.05%)", "zanavir"),
+])  # fmt: skip
+def test_the_active_ingredient_names_a_drug(text, name):
+    assert without_block("ACMECORP drops water starch talc sugar salt oil wax honey", active_ingredient=[text]).subject == name
+
+
 def test_old_field_names():
     old = {"set_id": "x", "openfda": {"generic_name": ["OLDAMINE"]}, "warnings": ["WARNINGS Do not drive."], "nursing_mothers": "Nursing Mothers It is not known."}
     old["pregnancy"] = ["Pregnancy Not studied in rabbits. Nursing Mothers It is not known."]
@@ -463,3 +509,15 @@ def test_a_sentence_that_is_listed_twice_is_said_once():
 def test_a_limit_that_is_no_number_is_said(default_limit):
     with pytest.raises(InputError, match="openfda: default_limit"):
         OpenFda(default_limit=default_limit)
+
+
+def test_every_recorded_label_has_usable_sections_or_a_reason(shared_data):
+    seen = []
+    for path in sorted((shared_data / "recorded" / "openfda").glob("label_*.json")):
+        body = json.loads(path.read_text())
+        for label in body.get("results", [body]):
+            item = read(label)
+            seen.append(item)
+            assert isinstance(item, Unread) and item.reason or {"indications", "purpose", "warnings"} & set(item.sections)
+            assert isinstance(item, Unread) or not re.search(r"(?i)^(\w+) \1$", item.title)
+    assert len(seen) == 5 and sum(isinstance(item, Record) for item in seen) == 3

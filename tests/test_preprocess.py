@@ -565,15 +565,15 @@ def test_an_archive_with_every_part_is_cleaned_split_and_accounted_for(tmp_path,
     assert set(parts) - set(OWN_PARTS) == {"1_CancerGov_QA", "5_NIDDK_QA", "7_SeniorHealth_QA"} and sum(count for count, _ in parts.values()) == 92
     counts, rejected = quality["sources"]["medquad"], quality["rejected_by_source"]["medquad"]
     assert sum(counts.values()) == 92 and counts["rejected"] == sum(rejected.values())  # every one that left has a reason
-    assert {name: count for name, count in rejected.items() if name not in ("shares_passage", "near_duplicate")} == {
+    assert {name: count for name, count in rejected.items() if name not in ("shares_passage", "near_duplicate", "other_aspect")} == {
         "no_answer": 8, "links_only": 1, "headings_only": 1, "exact_duplicate": 1}
     assert counts["train"] > 50 and counts["test"] > 2 and counts["validation"] > 2
     assert quality["personal"] == {"EMAIL": 1, "HELPLINE": 1, "PHONE": 1} and set(quality["languages"]) == {"en"}
     assert sum(quality["lengths"]["collected"]) >= 84 and quality["leakage"] == {"train against test and validation": 0, "validation against test": 0}
-    texts = {record.question: record.answer for name in ("train", "validation", "test") for record in read_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord)}
+    texts = {record.question: record.answer for name in ("train", "validation", "test", "retrieval") for record in read_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord)}
     assert [text for text in texts.values() if RESIDUE.search(text)] == []
     assert texts["What is Zana Gland Cancer?"].split("\n")[:2] == ["- Warm rooms raise the risk.", "Zana gland cancer is a disease in which cells of the zana gland grow without a plan."]
-    assert texts["What are the symptoms of Yellow elbow syndrome?"].startswith("About 90% of patients: Yellow skin of the elbow; Stiff sleeve sign.\nAbout 50%")
+    assert texts["What are the symptoms of Yellow elbow syndrome?"].startswith("Very often: Yellow skin of the elbow; Stiff sleeve sign\nOften")
     assert texts["What is Quiet Ear?"] == "Quiet ear is a loss of low sounds that comes with age. It is harder to follow a talk in a hall than at a table."
     assert texts["What is Hiccups at Night?"].startswith("Hiccups at night are tugs") and texts["How to prevent Hiccups at Night?"].endswith("A person's weight plays a part as well.")
     assert texts["How to diagnose Syrup Kidney?"].endswith("by telephone at [PHONE] or write to [EMAIL] about it.") and "1-800-891-5390" in texts["What to do for Syrup Kidney?"]
@@ -590,8 +590,9 @@ def test_the_whole_of_medquad(tmp_path, shared_data, monkeypatch):
     assert {name: (counts["records"], counts["records"] - counts.get("no_answer", 0)) for name, counts in parts.items()} == PARTS
     medquad, rejected = quality["sources"]["medquad"], quality["rejected_by_source"]["medquad"]
     assert sum(medquad.values()) == 47441 and rejected["no_answer"] == 31034 and 47441 - rejected["no_answer"] == 16407
-    assert medquad["train"] + medquad["validation"] + medquad["test"] == 47441 - sum(rejected.values())  # every one that left has a reason
-    assert rejected["links_only"] == 1085 and 500 < rejected["exact_duplicate"] < 800 and "only_a_table" not in rejected
+    assert sum(medquad[place] for place in ("train", "validation", "test", "retrieval")) == 47441 - sum(rejected.values())  # every one that left has a reason
+    assert rejected["links_only"] == 1085 and 500 < rejected["exact_duplicate"] < 800 and rejected["only_a_table"] == 3
+    assert 1500 < medquad["retrieval"] <= 1896 and 600 < rejected["other_aspect"] < 900
     assert quality["sources"]["starter"].get("rejected", 0) == 0
     assert medquad["train"] > 9000 and medquad["test"] > 1000 and quality["groups"]["largest"] < 100
     assert quality["personal"]["PHONE"] > 40 and quality["personal"]["HELPLINE"] > 100 and "NAME" not in quality["personal"]

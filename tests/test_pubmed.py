@@ -15,7 +15,7 @@ from servers.collecting import SourceFaults, mutated, quick_fetcher, records, sp
 from servers.pubmed import CALLER, DTD, Paper, PubMedServer, article, article_set, busy_for, error
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
-from medlab.contracts.records import Record, Unread, record_id
+from medlab.contracts.records import REASONS, Record, Unread, record_id
 from medlab.sources.pubmed import PubMed, licence_of, read_articles
 
 KEY = "good-key-0123456789"
@@ -426,6 +426,117 @@ def test_what_was_taken_back_is_kept_out_of_training_whatever_its_licence(values
 def test_what_was_taken_back_in_its_title_alone_is_kept_out_too(title, flags):
     record = one("<AbstractText>Text.</AbstractText>", "CC BY 4.0", title=title)
     assert record.flags == flags and record.may_train == (not flags)
+
+
+@pytest.mark.parametrize(("flag", "title"), [
+    *(("retracted", title) for title in (
+        "[Retracted article] X", "[RETRACTED ARTICLE] X", "RETRACTED ARTICLE: X", "(Retracted) X", "X (retracted article)", "X (Withdrawn).", "X – RETRACTED", "X — Retracted", "Withdrawn. X",
+        "RETRACTED - X.", "RETRACTED X and fever", "retracted: x", "Retracted paper: X", "Withdrawn by the authors: X", "Paper retracted: X", "Retracted—X", "Retracted–X", "Retracted article. X",
+        "Retracted and Replaced: X", "REMOVED: X", "X [retracted in: J 2010]", "X (Retracted article. See vol. 7, pg. 9, 2011)", "Retracted Chapter: X", "X. [Withdrawn]")),
+    *(("retraction notice", title) for title in (
+        "Retraction. X.", "X: Retraction.", "X [Retraction].", "X. Retraction", "RETRACTION: X", "Notice of Retraction: X", "NOTICE OF RETRACTION. X", "Retraction statement: X",
+        "Statement of Retraction: X",
+        "Retraction notice to \"X\" [Y 2 (2019) 1-5].", "Retraction Note: X", "Retraction to: X", "Retraction for Sharma et al., X.", "Retraction of: X", "Retraction of 'X'.",
+        "Retraction of the article \"X\"", "Retraction of publication: X", "Withdrawal notice to X", "Notice of withdrawal: X", "Partial Retraction: X", "Retraction and replacement: X",
+        "Removal notice to X", "Temporary Removal notice: X", "Retraction – X", "Letter of retraction: X", "Retraction letter", "Retraction", "Retraction|X", "Article retraction: X",
+        "X (Retraction of vol 3, pg 5, 2010)", "[Retraction of: X]")),
+    *(("expression of concern", title) for title in (
+        "Expression of Concern: X", "Editorial Expression of Concern: X", "Expression of Concern. X", "Expression of Concern - X", "Expression of Concern for \"X\"", "X: expression of concern",
+        "Editors' note of concern: X", "Notice of Concern: X", "Expression of Concern About 'X'", "Expression of Concern on X", "X [Expression of concern]")),
+    *(("correction notice", title) for title in (
+        "Erratum: X", "Erratum to: X", "Erratum for X", "Corrigendum to 'X'", "Correction: X", "Correction to: X", "Correction to \"X\"", "Correction.", "Author Correction: X",
+        "Publisher Correction: X",
+        "X: Erratum.", "X [Corrigendum]")),
+    *((None, title) for title in (
+        "Retraction of the eyelids in Graves' disease.", "Retraction pocket cholesteatoma.", "Upper eyelid retraction: a review.", "Lid retraction", "Nipple retraction.",
+        "Gingival retraction in dentistry: a review",
+        "Withdrawn patients in a trial of X.", "Reasons for withdrawal: a cohort.", "Drugs withdrawn from the market.", "Alcohol withdrawal: treatment", "Opioid withdrawal. A review.",
+        "Withdrawal of life support",
+        "Coping with withdrawal", "Steroid withdrawal: how and when?", "Expression of concern in emergency calls: a study.", "Mothers' expression of concern about fever.",
+        "Expression of concern about vaccines among parents",
+        "A study of retraction notices in radiology.", "Retraction rates: why papers are retracted", "Retractions in oncology", "Why was this paper retracted? A survey", "Clot retraction assay.",
+        "Retraction-induced brain injury.", "Brain retraction: how to avoid injury", "Chest retractions in infants", "Retraction of testis in boys: surgical outcome",
+        "Correction of scoliosis: results.",
+        "Correction for multiple testing.", "Vision correction: LASIK", "Errors and corrections: a review.", "Removed teeth: an audit", "Removal of the gallbladder",
+        "Lung retraction and compliance")),
+])
+def test_a_mark_stands_apart_and_the_same_word_inside_of_a_title_is_none(flag, title):
+    record = one("<AbstractText>Text.</AbstractText>", "CC BY 4.0", title=title.replace("X", "Fever in nurses"))
+    assert (record.flags, record.may_train) == (([flag], False) if flag else ([], True))
+
+
+@pytest.mark.parametrize(("abstract", "flags"), [
+    ("This article has been withdrawn at the request of the authors.", ["retracted"]), ("This article, published in 2010, has been retracted by the editor.", ["retracted"]),
+    ("The above article has been retracted by agreement.", ["retracted"]), ("[This corrects the article DOI: 10.1000/1.]", ["correction notice"]),
+    ("[This retracts the article DOI: 10.1000/1.]", ["retraction notice"]), ("This article reviews drugs that have been withdrawn.", []), ("This study asks why patients have withdrawn.", []),
+])
+def test_a_notice_in_place_of_an_abstract(abstract, flags):
+    assert one(f"<AbstractText>{abstract}</AbstractText>", "CC BY 4.0").flags == flags
+
+
+@pytest.mark.parametrize("title", ["[Not Available].", "[Not available]", "Not Available.", "[No title available].", "[Title not available]", "Untitled", ""])
+def test_a_title_that_is_none_is_replaced_by_the_one_in_the_original_language(title):
+    body = article(7, "<AbstractText>Text.</AbstractText>", title=title)
+    assert read(body)["7"].title is None
+    assert read(body.replace("</Article>", "<VernacularTitle>Fieber bei Kindern.</VernacularTitle></Article>"))["7"].title == "Fieber bei Kindern."
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1), (1, 3, 2), (2, 10), (3, 3)])
+def test_the_highest_version_counts_wherever_it_stands(order):
+    papers = [article(7, f"<AbstractText>Version {number}.</AbstractText>").replace("<PMID>", f'<PMID Version="{number}">').replace('Version="1">', f'Version="{number}">', 1) for number in order]
+    items = list(read_articles(article_set(*papers), "t"))
+    assert [item.text for _, item in items if isinstance(item, Record)] == [f"Version {max(order)}."] and len(items) == len(order)
+    assert all("older version" in item.reason or "comes twice" in item.reason for _, item in items if isinstance(item, Unread))
+
+
+def mesh(*headings):
+    rows = "".join(f"<MeshHeading><DescriptorName>{name}</DescriptorName>{f'<QualifierName>{sub}</QualifierName>' if sub else ''}</MeshHeading>"
+        for name, _, sub in (h.partition("/") for h in headings))
+    return f"<MeshHeadingList>{rows}</MeshHeadingList>"
+
+
+@pytest.mark.parametrize(("headings", "journal", "out"), [
+    (["Botany", "Software"], "Any", True), (["Solar Energy", "Silicon/chemistry"], "Any", True), (["Soil Microbiology", "Plants/genetics"], "Any", True), (["Greece, Ancient",
+    "Philosophy/history"], "Any", True),
+    (["Animals", "Dog Diseases/drug therapy", "Dogs"], "Any", True), (["Animals", "Cattle", "Mastitis, Bovine/veterinary"], "Any", True), (["Stars, Celestial"], "Any", True),
+    (["Humans"], "Physical review letters", False), (["Humans", "Zoonoses/veterinary"], "Any", False), (["Asthma/drug therapy"], "Any", False), (["Mice", "Inflammation/pathology"], "Any", False),
+    (["Drug Utilization", "Health Expenditures/economics"], "Any", False), (["Antigens/immunology"], "Any", False), (["Hospitals"], "Any", False), (["Diabetes Mellitus"], "Any", False),
+    ([], "The Plant journal", True), ([], "Journal of veterinary internal medicine", True), ([], "Poultry science", True), ([], "Physical review. E", True), ([], "Soil biology", True),
+    ([], "Journal of made-up medicine", False), ([], "Physics in medicine and biology", False), ([], "Phytotherapy research", False), ([], "Nature", False), ([], "Medicinal chemistry", False),
+])  # fmt: skip
+def test_papers_on_something_else_are_kept_out_with_a_reason_and_unknown_ones_stay(headings, journal, out):
+    body = article(7, "<AbstractText>Text.</AbstractText><CopyrightInformation>CC BY 4.0</CopyrightInformation>").replace("Journal of made-up medicine", journal)
+    record = read(body.replace("</MedlineCitation>", mesh(*headings) + "</MedlineCitation>" if headings else "</MedlineCitation>"))["7"]
+    assert (record.flags == ["not_medicine"]) == out == (not record.may_train) and "not_medicine" in REASONS
+
+
+@pytest.mark.parametrize(("text", "sections"), [
+    ("We looked at vertebrae.MethodsWe measured 40.ResultsTwelve were short.ConclusionsShort ones are common.",
+     {"ABSTRACT": "We looked at vertebrae.", "Methods": "We measured 40.", "Results": "Twelve were short.", "Conclusions": "Short ones are common."}),
+    ("BackgroundBack pain is common.MethodsDNA was read.Results12 of 40 had it.", {"Background": "Back pain is common.", "Methods": "DNA was read.", "Results": "12 of 40 had it."}),
+    ("Pain is common. METHODSWe asked. RESULTSIt was.", {"ABSTRACT": "Pain is common.", "METHODS": "We asked.", "RESULTS": "It was."}),
+    ("Pain is common.Methods We asked.Patients and Methods Forty came.", {"ABSTRACT": "Pain is common.", "Methods": "We asked.", "Patients and Methods": "Forty came."}),
+    ("BACKGROUND: Pain. MATERIALS AND METHODS: We asked. CONCLUSION: It hurts.", {"BACKGROUND": "Pain.", "MATERIALS AND METHODS": "We asked.", "CONCLUSION": "It hurts."}),
+    ("Objective:To see. Results:It works.", {"Objective": "To see.", "Results": "It works."}),
+    ("<b>Aim</b>To see it.<b>Results</b>It works.", {"Aim": "To see it.", "Results": "It works."}),
+])  # fmt: skip
+def test_labels_that_are_glued_to_the_text_are_found_again(text, sections):
+    record = one(f"<AbstractText>{text}</AbstractText>")
+    assert record.sections == sections
+    assert record.text == "\n".join(body if name == "ABSTRACT" else f"{name}: {body}" for name, body in sections.items())
+
+
+@pytest.mark.parametrize("text", [
+    "Results were good. Methods of 1990 were used.", "It ends here. Conclusion: it works.", "We used the Methods Time Measurement. Results Based Financing helps.", "See our Methods. We did it.",
+    "Patients were asked. Patients Like Me is a website.", "Introduction of a drug. Design of a trial. Setting goals.", "The test is called ResultsNow.",
+])
+def test_the_same_words_inside_of_sentences_are_no_labels(text):
+    assert one(f"<AbstractText>{text}</AbstractText>").sections is None
+
+
+def test_labels_of_the_xml_stay_and_one_inside_a_piece_is_found():
+    record = one('<AbstractText Label="METHODS">We asked.ResultsIt works.</AbstractText><AbstractText Label="CONCLUSIONS">Good.</AbstractText>')
+    assert record.sections == {"METHODS": "We asked.", "Results": "It works.", "CONCLUSIONS": "Good."}
 
 
 def test_chapters_of_books():

@@ -82,8 +82,8 @@ def test_the_starter_data_stay_as_they_are_without_rough(seed):
     assert {record.source for record in together.rejected} == {"rough"}
 
 
-def test_every_reason_occurs_but_the_one_that_needs_a_benchmark(rejected, tmp_path):
-    assert {record.reason for record in rejected.values()} == set(REASONS) - {"in_benchmark"}
+def test_every_reason_occurs_but_the_three_that_need_more_than_a_record(rejected, tmp_path):
+    assert {record.reason for record in rejected.values()} == set(REASONS) - {"in_benchmark", "other_aspect", "not_medicine"}
     benchmark = tmp_path / "benchmark.jsonl"
     benchmark.write_text(json.dumps({"question": LINES["snoring-leak"].question, "answer": "x"}) + "\n" + json.dumps({"question": LINES["scurvy"].question, "answer": "Vitamin C"}))
     with_benchmark = divided(benchmarks=[str(benchmark)], on_leak="drop")
@@ -154,7 +154,7 @@ RESIDUE = {
 STAYS = {
     "ringworm-tags": "- Apply it to the patch and a little way around it.\n- Go on", "meniere-mojibake": "Ménière's disease comes in attacks",
     "fissure-list": "includes:\n- Eating more fibre\n- Drinking enough water\n- A warm bath after a bowel movement\nBleeding is", "bells-palsy-apostrophes": "a person's face",
-    "turner-table": "About 95% of patients: Short stature.", "cramp-video": "Pull the toes firmly towards the shin", "nappy-rash": "a baby's bottom",
+    "turner-table": "Very often: Short stature; Early loss of ovarian function", "cramp-video": "Pull the toes firmly towards the shin", "nappy-rash": "a baby's bottom",
     "gilbert-template": "What is Gilbert syndrome?\n", "sleep-references": "also after a bad night. Go to bed", "tennis-elbow-credit": "more than complete rest.",
 }  # fmt: skip
 
@@ -205,7 +205,7 @@ def test_the_profiles_that_need_no_network_show_them(profile):
 def test_the_lessons_figures_have_something_to_show(run):
     quality = read_json(run.file("preprocess", "quality.json"))
     by_reason = Counter(line.ends for line in LINES.values() if line.ends in REASONS)
-    assert quality["rejected"] == quality["rejected_by_source"]["rough"] == dict(by_reason) and len(by_reason) == len(REASONS) - 1
+    assert quality["rejected"] == quality["rejected_by_source"]["rough"] == dict(by_reason) and len(by_reason) == len(REASONS) - 3
     assert quality["records_cut"] == 1 and quality["leakage"] == {"train against test and validation": 0, "validation against test": 0}
     assert set(quality["sources"]["rough"]) == set(PLACES) and set(quality["sources"]["starter"]) == {"train", "validation", "test"}
     assert {record.source for record in read_parquet(run.file("preprocess", "rejected.parquet"), Rejected)} == {"rough"}

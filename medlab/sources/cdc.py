@@ -14,11 +14,10 @@ from urllib.parse import parse_qsl
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import sha256_json
-from ..basics.secrets import masked
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.markup import html_text
 from ..fetching.request import split_address
-from ..fetching.retry import TryAgain
+from ..fetching.retry import TryAgain, without_caller
 from ..fetch import Fetched, Fetcher
 
 # %% ../../nbs/sources/cdc.ipynb #2a2c3a9e
@@ -36,7 +35,7 @@ def cdc_text(meta: dict) -> str:  # one line, at most 200 characters
     messages = meta.get("message") or meta.get("messages") or []
     messages = messages if isinstance(messages, list) else [messages]
     words = [one.get("userMessage") or one.get("developerMessage") or "" if isinstance(one, dict) else one for one in messages]
-    return " ".join(" ".join(map(str, words)).split())[:200]
+    return without_caller(" ".join(" ".join(map(str, words)).split()))[:200]
 
 # %% ../../nbs/sources/cdc.ipynb #0c182caa
 class CdcRefused(InputError):
@@ -53,7 +52,7 @@ def open_envelope(fetched: Fetched) -> tuple[dict, list]:  # meta, results
         raise TryAgain(f"{fetched.url}: expected `meta` and a list of `results`, got {type(meta).__name__} and {type(results).__name__}")
     status = meta.get("status", fetched.status)
     if status != 200:
-        said = f"{fetched.url} answered status {masked(str(status))[:40]} ({masked(cdc_text(meta))})"
+        said = f"{fetched.url} answered status {without_caller(str(status))[:40]} ({cdc_text(meta)})"
         raise TryAgain(said) if not isinstance(status, int) or status >= 500 or status == 429 else CdcRefused(said)
     return meta, results
 

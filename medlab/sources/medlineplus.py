@@ -14,11 +14,10 @@ from typing import Any
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import sha256_json
-from ..basics.secrets import masked
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.markup import html_text, parse_xml
 from ..fetching.request import split_address
-from ..fetching.retry import TryAgain
+from ..fetching.retry import TryAgain, without_caller
 from ..fetch import Fetched, Fetcher
 
 # %% ../../nbs/sources/medlineplus.ipynb #c06271c7
@@ -93,11 +92,11 @@ def read_topics_page(fetched: Fetched) -> Page:
     try:
         root = parse_xml(fetched.content, fetched.url, doctype=True)
     except InputError as error:
-        raise TryAgain(f"{fetched.url}: expected whole XML: {str(error).removeprefix(fetched.url)[:150]}") from None
+        raise TryAgain(f"{fetched.url}: expected whole XML: {without_caller(str(error).removeprefix(fetched.url))[:150]}") from None
     said = " ".join(" ".join(error.itertext()) for error in root.iter("error", "ERROR"))
     count = (root.findtext("count") or "").strip()
     if said or root.tag != "nlmSearchResult" or not re.fullmatch("[0-9]{1,9}", count):
-        raise TryAgain(f"{fetched.url}: expected a <nlmSearchResult> with a count, got <{root.tag}> {masked(said)[:150]}")
+        raise TryAgain(f"{fetched.url}: expected a <nlmSearchResult> with a count, got <{root.tag}> {without_caller(said)[:150]}")
     return Page(int(count), root.findall("list/document"))
 
 # %% ../../nbs/sources/medlineplus.ipynb #c0191c5f

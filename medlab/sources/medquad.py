@@ -29,6 +29,7 @@ from ..basics.files import cache_folder, read_json, sha256_json, sha256_text, wr
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.download import download
 from ..fetching.markup import parse_xml
+from .medquad_aspects import with_aspects_checked
 from .medquad_tables import readable_answer
 
 # %% ../../nbs/sources/medquad.ipynb #c82bc5f8
@@ -53,7 +54,8 @@ def read_medquad_document(
         wrong = medquad_problem(pair, seen)
         key = f"{name}, line {pair.sourceline}" if wrong else f"{name}:{pair.find('Question').get('qid')}"
         found.append(Unread(key=key, reason=wrong, **unread) if wrong else medquad_record(pair, key, title, root, digest))
-    return found
+    checked = iter(with_aspects_checked([item for item in found if isinstance(item, Record)]))
+    return [next(checked) if isinstance(item, Record) else item for item in found]
 
 # %% ../../nbs/sources/medquad.ipynb #32641b7b
 def medquad_problem(

@@ -19,7 +19,7 @@ from ..basics.secrets import masked, secret
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.markup import html_text
 from ..fetching.request import split_address
-from ..fetching.retry import TryAgain
+from ..fetching.retry import TryAgain, without_caller
 from ..fetch import Fetched, Fetcher
 
 # %% ../../nbs/sources/nhs.ipynb #c951184f
@@ -250,9 +250,9 @@ def error_of(fetched: Fetched) -> tuple[int, str]:  # (0, "") for content
         body = fetched.json()
     except InputError:
         if found := re.match(r"\{\s*\"?statusCode\"?\s*:\s*\"?(\d{3})\"?\s*,\s*\"?message\"?\s*:\s*\"?([^\"}]*)", text):
-            return int(found[1]), found[2].strip()
+            return int(found[1]), without_caller(found[2]).strip()
         if fetched.status >= 400:
-            return fetched.status, masked(text[:100])
+            return fetched.status, without_caller(text)[:100]
         if text.startswith("<"):
             raise InputError(f"{fetched.url} answered with a web page instead of JSON") from None
         raise TryAgain(f"{fetched.url}: the answer is broken JSON; it may have broken off, try again later") from None
@@ -261,7 +261,7 @@ def error_of(fetched: Fetched) -> tuple[int, str]:  # (0, "") for content
     if body.get("resourceType") == "OperationOutcome":
         status = status or 500
     status = status or (fetched.status if fetched.status >= 400 else 0)
-    return status, masked(str(body.get("message") or text[:200])) if status else ""
+    return status, without_caller(str(body.get("message") or text))[:200] if status else ""
 
 
 def check_nhs_page(fetched: Fetched) -> None:

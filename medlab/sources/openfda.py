@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import sha256_json
-from ..basics.secrets import masked, secret
+from ..basics.secrets import secret
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.markup import html_text
 from ..fetching.request import split_address
-from ..fetching.retry import TryAgain
+from ..fetching.retry import TryAgain, without_caller
 from ..fetch import Fetched, Fetcher, check_json
 
 # %% ../../nbs/sources/openfda.ipynb #dfc771e7
@@ -147,8 +147,9 @@ def names_of(label: dict) -> tuple[str, str]:
     block = label.get("openfda") if isinstance(label.get("openfda"), dict) else {}
     brand, generic = first_text(block.get("brand_name")), first_text(block.get("generic_name")) or first_text(block.get("substance_name"))
     if not (brand or generic):
-        brand, generic = from_product_data(first_text(label.get("spl_product_data_elements")))
-    return brand, generic
+        texts = " ".join(first_text(label.get(field)) for field in ("indications_and_usage", "dosage_and_administration", "description"))
+        brand, generic = from_product_data(first_text(label.get("spl_product_data_elements")), active_ingredient(label), texts)
+    return said_once(brand), said_once(generic)
 
 
 def first_text(value: Any) -> str:
@@ -157,17 +158,52 @@ def first_text(value: Any) -> str:
     return " ".join(value.split()) if isinstance(value, str) else ""
 
 
-def from_product_data(text: str) -> tuple[str, str]:
-    "Brand and generic name from a label's product data; the first word for both when nothing is repeated."
+def said_once(name: str) -> str:
+    "A name without direct repetitions of itself or of its parts: 'Zanavir ZANAVIR' is 'Zanavir'."
+    words = name.split()
+    keys = [word.casefold().strip(",;") for word in words]
+    sizes = [size for size in range(1, len(words)) if len(words) % size == 0 and keys == keys[:size] * (len(words) // size)]
+    parts = (" ".join(words[: sizes[0]]) if sizes else name).rstrip(",; ").split(", ")
+    return ", ".join({part.casefold(): part for part in reversed(parts)}[key] for key in dict.fromkeys(part.casefold() for part in parts))
+
+# %% ../../nbs/sources/openfda.ipynb #b0fe365e
+LONGEST_NAME = 8  # words of a product name
+
+def active_ingredient(label: dict) -> str:
+    "The substance that a label names as its active ingredient, without strength; empty when there is none or there are several."
+    text = without_heading(first_text(label.get("active_ingredient")), "active_ingredient")
+    found = re.match(r"(?:\(in each [^()]*\)\s*)?([A-Za-z][A-Za-z -]{2,60}?)\s*(?:,?\s*\(?\d|\(|\.{2,}|$|\bpurpose\b)", text, re.I)
+    return found[1].strip(" -,") if found and len(re.findall(r"\d+(?:\.\d+)?\s*(?:%|mg|g|mcg)", text)) < 2 else ""
+
+
+def repeated_substance(low: list[str]) -> list[str]:
+    "The first words that follow directly upon themselves, the longest run first; empty when none do."
+    for begin in range(len(low)):
+        for size in (6, 5, 4, 3, 2, 1):
+            if low[begin : begin + size] == low[begin + size : begin + 2 * size] and len(low) >= begin + 2 * size:
+                return said_once(" ".join(low[begin : begin + size])).split()
+    return []
+
+
+def from_product_data(
+    text: str,  # such as "BRAND generic SUBSTANCE SUBSTANCE STARCH WATER"
+    active: str = "",  # the active ingredient, where the label names one
+    said: str = "",  # what the label says in its sentences
+) -> tuple[str, str]:
+    "Brand and generic name from a label's product data, each empty when it cannot be told."
     words = text.split()[:80]
     low = [word.lower() for word in words]
-    for begin in range(len(words)):
-        for size in (4, 3, 2, 1):
-            if low[begin : begin + size] == low[begin + size : begin + 2 * size] and len(low) >= begin + 2 * size:
-                substance = low[begin : begin + size]
-                first = next(at for at in range(begin + 1) if low[at : at + size] == substance)
-                return " ".join(words[: first or size]), " ".join(substance)
-    return (words[0], words[0]) if words else ("", "")
+    substance = repeated_substance(low) or active.lower().split()
+    size = len(substance)
+    first = next((at for at in range(len(low)) if size and low[at : at + size] == substance), None)
+    if first is not None:
+        return " ".join(words[: first or size]), " ".join(substance)
+    for count in range(min(len(words), LONGEST_NAME), 0, -1):
+        name = " ".join(words[:count])
+        if re.search(rf"(?i)\b{re.escape(name)}\b", said) and re.search(r"[^\W\d_]{3}", name):
+            return name, " ".join(substance) or name
+    whole = " ".join(words) if len(words) <= LONGEST_NAME else ""
+    return whole, " ".join(substance) or whole
 
 # %% ../../nbs/sources/openfda.ipynb #4f0e1a7a
 ATTRIBUTION = "Data provided by the U.S. Food and Drug Administration (https://open.fda.gov)"
@@ -296,8 +332,9 @@ def check_answer(fetched: Fetched) -> None:
     fault = body.get("error") if isinstance(body, dict) else None
     if fault is None and fetched.status == 200 and isinstance(body, dict) and isinstance(body.get("results"), list):
         return
-    fault = fault if isinstance(fault, dict) else {"message": str(fault or body)[:200]}
-    code, said = str(fault.get("code", "")), masked(" ".join(str(fault.get(part) or "") for part in ("message", "details")).strip())[:300]
+    fault = fault if isinstance(fault, dict) else {"message": str(fault or body)}
+    code = without_caller(str(fault.get("code", "")))[:60]
+    said = without_caller(" ".join(str(fault.get(part) or "") for part in ("message", "details")).strip())[:300]
     if code == "NOT_FOUND":
         return
     if code.startswith("API_KEY") or fetched.status == 403:
