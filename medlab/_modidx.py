@@ -378,6 +378,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                       'medlab.cleaning.text.fixed_characters': ( 'cleaning/text.html#fixed_characters',
                                                                                  'medlab/cleaning/text.py'),
                                       'medlab.cleaning.text.has_cue': ('cleaning/text.html#has_cue', 'medlab/cleaning/text.py'),
+                                      'medlab.cleaning.text.html_tags': ('cleaning/text.html#html_tags', 'medlab/cleaning/text.py'),
                                       'medlab.cleaning.text.is_heading': ('cleaning/text.html#is_heading', 'medlab/cleaning/text.py'),
                                       'medlab.cleaning.text.repair_question': ( 'cleaning/text.html#repair_question',
                                                                                 'medlab/cleaning/text.py'),
