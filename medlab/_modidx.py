@@ -285,6 +285,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                 'medlab/cleaning/excerpts.py'),
                                           'medlab.cleaning.excerpts.excerpt_fault': ( 'cleaning/excerpts.html#excerpt_fault',
                                                                                       'medlab/cleaning/excerpts.py'),
+                                          'medlab.cleaning.excerpts.fault_as_it_is': ( 'cleaning/excerpts.html#fault_as_it_is',
+                                                                                       'medlab/cleaning/excerpts.py'),
                                           'medlab.cleaning.excerpts.kind_of': ( 'cleaning/excerpts.html#kind_of',
                                                                                 'medlab/cleaning/excerpts.py'),
                                           'medlab.cleaning.excerpts.leans': ('cleaning/excerpts.html#leans', 'medlab/cleaning/excerpts.py'),
