@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 
 from ..contracts.records import SplitRecord
-from ..cleaning.sentences import each_sentence, sentences
+from ..cleaning.excerpts import excerpt, names, standing_sentences, why_no_excerpt
+from ..cleaning.sentences import split_line
 
 # %% ../../nbs/builders/qa.ipynb #d4666114
 #: Words around the subject of a title, and other names of the subject in brackets.
@@ -135,10 +136,10 @@ def qa_symptom_fields(
     text: str,
     words: int = 45,  # the limit of all three together
 ) -> dict[str, str] | None:  # None when one of them is missing, or they are too long
-    "Causes, red flags and next step, each an unchanged sentence of the text."
+    "Causes, red flags and next step, each an unchanged sentence of the text that needs no other one."
     if not any(sign in text for sign in ("911", "999", "mergency", "right away", "mmediately", "at once")):
         return None
-    found = sentences(text)
+    found = list(standing_sentences(text))
     danger = next((one for one in found if DANGER.search(one)), None)
     step = next((one for one in found if STEP.search(one) and one != danger), None)
     cause = next((one for one in found if CAUSE.search(one) and one not in (danger, step)), None)
@@ -147,14 +148,10 @@ def qa_symptom_fields(
     return {"causes": cause, "red_flags": danger, "next_step": step}
 
 # %% ../../nbs/builders/qa.ipynb #61a1ddd5
-#: The beginning of a sentence that needs the one before it.
-NEEDS_CONTEXT = re.compile(
-    r"(?:Or|But|And|Also|However|Yet|Then|Therefore|Thus|Instead|Similarly|Nevertheless|Otherwise|In addition|In contrast|As a result|For example|"
-    r"On the other hand|These|Those|Such|Another|Others?|Not everyone)\b|(?:Yes|No)[.,]")
 #: Phrases that make sense only on the original page.
 OUT_OF_PLACE = re.compile(
     r"\b(?:below (?:are|is)|here (?:are|is) (?:some|a|the)|this (?:content|fact ?sheet|publication|booklet|chapter|topic|summary)|"
-    r"press the|the publications of|following tips|see (?:also|the latest))\b|^references\b|https?://|\baccessed \d| - .* - |\b(?:include|are|following:?) - ", re.I)
+    r"press the|the publications of|following tips|see (?:also|the latest))\b|^references\b|https?://|\baccessed \d", re.I)
 #: A heading that is joined to the sentence after it: "Preventing Heart Failure There are a number of things".
 JOINED_HEADING = re.compile(
     r"^(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
@@ -173,22 +170,30 @@ def only_signs(sentence: str) -> str:
     return f"{found[1]}: {'; '.join(signs)}." if signs else ""
 
 # %% ../../nbs/builders/qa.ipynb #a4ac32e5
+def prepared(text: str) -> str:
+    "An answer with headings on lines of their own, without entries of a table that are no signs, and without 'Also' where nothing is before it."
+    lines = []
+    for row in text.splitlines():
+        if not (row := only_signs(row)):
+            continue
+        if SIGN_LINE.fullmatch(row) and row.startswith("Also: ") and not lines:
+            row = row.replace("Also", "Signs and symptoms", 1)
+        pieces = [] if SIGN_LINE.fullmatch(row) else list(split_line(row))
+        headed = any(map(JOINED_HEADING.match, pieces))
+        for piece in pieces if headed else [row]:
+            heading = headed and JOINED_HEADING.match(piece)
+            lines += [heading[0].strip(), piece[heading.end():]] if heading else [piece]
+    return "\n".join(lines)
+
+
 def qa_answer(
     text: str,
     words: int = 45,  # at most this many
+    subject: str = "",
+    asked: bool = False,  # the question is a person's own, and the answer may refer to it
 ) -> str | None:  # None when no sentence that stands alone fits
-    "The first whole sentences of a text that make sense without the rest, as many as fit, each once."
-    taken, count = [], 0
-    for sentence in (only_signs(JOINED_HEADING.sub("", one)) for one in each_sentence(text)):
-        if sentence in ("", *taken) or OUT_OF_PLACE.search(sentence) or not taken and NEEDS_CONTEXT.match(sentence) and not SIGN_LINE.fullmatch(sentence):
-            continue
-        if not taken and sentence.startswith("Also: "):
-            sentence = sentence.replace("Also", "Signs and symptoms", 1)
-        count += len(sentence.split())
-        if count > words:
-            break
-        taken.append(sentence)
-    return " ".join(taken) or None
+    "The first whole sentences of an answer that need nothing that is left out, as many as fit, each once."
+    return excerpt(prepared(text), words, subject, asked, OUT_OF_PLACE)
 
 # %% ../../nbs/builders/qa.ipynb #0fd7d4bd
 #: Subjects whose page holds the text of another, found by reading: MedQuAD has the treatment of Lyme disease under Machado-Joseph disease.
@@ -196,10 +201,9 @@ MIXED_UP = {"Machado-Joseph Disease": "Lyme disease"}
 
 # %% ../../nbs/builders/qa.ipynb #eab12880
 def mentions(answer: str, subject: str) -> bool:
-    "Whether an answer contains the first five letters of one of the subject's longer words, or an acronym that may stand for it."
-    stems = {word[:5] for word in re.findall(r"[^\W_]{4,}", subject.casefold())} or {subject.casefold()}
+    "Whether an answer names its subject, or has an acronym that may stand for it."
     short = re.findall(r"\b[A-Z][A-Z0-9/-]+", answer)
-    return any(stem in answer.casefold() for stem in stems) or any(one[0] == subject[:1].upper() for one in short)
+    return names(answer, subject) or any(one[0] == subject[:1].upper() for one in short)
 
 # %% ../../nbs/builders/qa.ipynb #bc8d5bc9
 def build(
@@ -215,9 +219,9 @@ def build(
                      f"What can cause {subject}, and when should I worry?"]
         yield record.model_copy(update={"task": "symptom_analysis", "question": phrasings[0], "gold": fields}), phrasings
         return
-    answer, phrasings = qa_answer(record.answer or "", words), qa_questions(record)
+    answer, phrasings = qa_answer(record.answer or "", words, subject or "", asked=not record.aspect), qa_questions(record)
     if answer is None:
-        yield f"the answer has no whole sentence within {words} words that stands alone"
+        yield f"the answer is not used: {why_no_excerpt(record.answer or '', words)}"
     elif not phrasings:
         yield "the question does not fit its subject, or there is no subject"
     elif record.aspect == "information" and subject and not mentions(answer, subject) or MIXED_UP.get(subject, "\0") in record.answer:
