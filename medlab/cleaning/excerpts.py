@@ -142,12 +142,13 @@ def may_begin(
 ) -> bool:
     "Whether an excerpt may begin with a sentence."
     if late:
-        return not leans(sentence) and not VERDICT.match(sentence) and names(sentence, subject)
+        return not leans(sentence) and not VERDICT.match(sentence) and names(" ".join(sentence.split()[:FIRST_WORDS]), subject)
     if asked:
         return True
     return not connects(sentence) and not (leans(sentence) if gap else THESE.match(sentence))
 
 # %% ../../nbs/cleaning/excerpts.ipynb #83738dc4
+FIRST_WORDS = 8  # a sentence that is about its subject names it among these
 VERDICT = re.compile(r"(?:Yes|No|Sure|Of course|Certainly|Absolutely|Definitely|Probably|Maybe|Perhaps|Unfortunately|Fortunately)\b[ ,.!]", re.I)
 THESE = re.compile(r"(?:These|Those|Such|Both|Neither|Here)\b(?! (?:\w+ ){0,3}(?:and|who|with)\b)|The following\b[^:]*$")
 

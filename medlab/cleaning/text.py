@@ -67,6 +67,9 @@ GLUED = re.compile(
 )
 GLUED_COMMA = re.compile(r"(?<=[a-z]{3},)(?=[a-z]{3})")
 MAYBE_GLUED = re.compile(r"[.!?,][A-Za-z]")
+GLUED_LABEL = re.compile(
+    r"(?:(?<=[a-z0-9)%\]][.?!])|(?<=[.?!] )|(?<=\n)|^)((?i:Background|Objectives?|Aims?|Purpose|Introduction|(?:Materials?|Patients) and Methods?|Methods?|Design|"
+    r"Results?|Findings|Conclusions?|Discussion|Interpretation|Significance)):?(?=(?:[A-Z]|[A-Z][a-z]+) [a-z0-9])")
 RUN = re.compile(r"\s{3,}")
 LONE_MARK = re.compile(
     r"(?<=[\w)\"'])[^\S\n]+(?=\?|[.,;!](?! ?[.,;!])(?:\s|$))|(?:(?<=[^\W\d])|(?<=\)))[^\S\n]+(?=:(?:\s|$))"
@@ -87,6 +90,7 @@ def tidy_text(text: str) -> str:
     "Put one space between words and one line break between paragraphs and list items; a run of three blanks is a lost line break."
     text = LONE_MARK.sub("", text) if " ?" in text else text
     if MAYBE_GLUED.search(text):
+        text = GLUED_LABEL.sub(r"\n\g<1>: ", text)
         text = GLUED_COMMA.sub(" ", GLUED.sub(r"\g<0> ", text))
     lines = [" ".join(line.split()) for paragraph in text.splitlines() for line in cut_at_runs(paragraph)]
     text = "\n".join(line for line in lines if line)
