@@ -115,8 +115,9 @@ def excerpt(
         if part.kind != "sentence" and taken or part.kind in ("broken", "list", "item"):
             if part.kind not in ("pointer", "polite"):
                 break
-        left_out = part.kind != "sentence" or part.text in taken or bool(skip and skip.search(part.text))
-        if left_out:
+        if part.text in taken:
+            continue
+        if part.kind != "sentence" or skip and skip.search(part.text):
             gap = gap or part.kind != "polite"
             continue
         if taken and gap and leans(part.text):
@@ -279,8 +280,9 @@ def sentence_fault(pieces: list[tuple[str, bool]], places: list[tuple[int, int]]
             *others, line = SENTENCE_END.split(left_out) if re.search(r"\w", left_out) else [""]
             if not GLUED_HEADING.fullmatch(line):
                 return "it begins in the middle of a sentence"
-            said_before = any(is_whole(one) for row in left_out.split("\n") for one in split_line(row.strip()))
-            if (said_before or before >= 0 and any(map(str.strip, others))) and leans(piece) and not (asked and before < 0):
+            said = {piece for piece, _ in pieces}
+            said_before = any(is_whole(one) and one not in said for row in left_out.split("\n") for one in split_line(row.strip()))
+            if (said_before or before >= 0 and any(set(map(str.strip, others)) - {""} - {one.rstrip(".!?") for one in said})) and leans(piece) and not (asked and before < 0):
                 return "it leaves out a sentence that the rest refers to"
         elif re.search(r"\w", left_out) and not SENTENCE_END.search(left_out) and not re.search(r";", left_out):
             return "it leaves out words of a sentence"
