@@ -361,6 +361,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                        'medlab.cleaning.lists.capitals': ('cleaning/lists.html#capitals', 'medlab/cleaning/lists.py'),
                                        'medlab.cleaning.lists.introduces': ('cleaning/lists.html#introduces', 'medlab/cleaning/lists.py'),
                                        'medlab.cleaning.lists.items_of': ('cleaning/lists.html#items_of', 'medlab/cleaning/lists.py'),
+                                       'medlab.cleaning.lists.joined_lines': ( 'cleaning/lists.html#joined_lines',
+                                                                               'medlab/cleaning/lists.py'),
                                        'medlab.cleaning.lists.list_after': ('cleaning/lists.html#list_after', 'medlab/cleaning/lists.py'),
                                        'medlab.cleaning.lists.lists_to_sentences': ( 'cleaning/lists.html#lists_to_sentences',
                                                                                      'medlab/cleaning/lists.py'),

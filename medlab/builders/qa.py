@@ -171,18 +171,12 @@ def only_signs(sentence: str) -> str:
 
 # %% ../../nbs/builders/qa.ipynb #a4ac32e5
 def prepared(text: str) -> str:
-    "An answer with headings on lines of their own, without entries of a table that are no signs, and without 'Also' where nothing is before it."
-    lines = []
-    for row in text.splitlines():
-        if not (row := only_signs(row)):
-            continue
-        if SIGN_LINE.fullmatch(row) and row.startswith("Also: ") and not lines:
-            row = row.replace("Also", "Signs and symptoms", 1)
-        pieces = [] if SIGN_LINE.fullmatch(row) else list(split_line(row))
-        headed = any(map(JOINED_HEADING.match, pieces))
-        for piece in pieces if headed else [row]:
-            heading = headed and JOINED_HEADING.match(piece)
-            lines += [heading[0].strip(), piece[heading.end():]] if heading else [piece]
+    "An answer without entries of its table that are no signs, and without 'Also' where nothing is before it."
+    if "; " not in text and "Also: " not in text:
+        return text
+    lines = [line for row in text.splitlines() if (line := only_signs(row))]
+    if lines and lines[0].startswith("Also: ") and SIGN_LINE.fullmatch(lines[0]):
+        lines[0] = lines[0].replace("Also", "Signs and symptoms", 1)
     return "\n".join(lines)
 
 
@@ -193,7 +187,7 @@ def qa_answer(
     asked: bool = False,  # the question is a person's own, and the answer may refer to it
 ) -> str | None:  # None when no sentence that stands alone fits
     "The first whole sentences of an answer that need nothing that is left out, as many as fit, each once."
-    return excerpt(prepared(text), words, subject, asked, OUT_OF_PLACE)
+    return excerpt(prepared(text), words, subject, asked, OUT_OF_PLACE, JOINED_HEADING)
 
 # %% ../../nbs/builders/qa.ipynb #0fd7d4bd
 #: Subjects whose page holds the text of another, found by reading: MedQuAD has the treatment of Lyme disease under Machado-Joseph disease.

@@ -10,10 +10,10 @@ __all__ = ['connects', 'leans', 'Part', 'parts', 'kind_of', 'excerpt', 'may_begi
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Literal, NamedTuple
 
-from .lists import introduces, list_after, lists_to_sentences
+from .lists import introduces, joined_lines, list_after
 from .sentences import ITEM, is_pointer, is_polite, is_whole, split_line
 
 # %% ../../nbs/cleaning/excerpts.ipynb #b509510d
@@ -77,17 +77,23 @@ class Part(NamedTuple):
     text: str
 
 
-def parts(text: str) -> Iterator[Part]:
+def parts(
+    text: str,
+    headings: re.Pattern | None = None,  # what may be glued to the beginning of a sentence without belonging to it
+) -> Iterator[Part]:
     "The parts of a text, in order, as far as they are read."
-    rows = lists_to_sentences(text).splitlines()
-    for place, row in enumerate(rows):
-        if ITEM.match(row):
+    row, lines = None, chain(joined_lines(text), [""])
+    for following in lines:
+        if row and ITEM.match(row):
             yield Part("item", ITEM.sub("", row, count=1))
         elif row:
-            list_follows = introduces(row, rows[place + 1] if place + 1 < len(rows) else "")
-            pieces = list(split_line(row))
+            pieces, list_follows = list(split_line(row)), introduces(row, following)
             for number, piece in enumerate(pieces, 1):
+                if glued := headings and headings.match(piece):
+                    yield Part("heading", glued[0].strip())
+                    piece = piece[glued.end():]
                 yield Part("list" if list_follows and number == len(pieces) else kind_of(piece, len(pieces) == 1), piece)
+        row = following
 
 
 def kind_of(
@@ -97,7 +103,7 @@ def kind_of(
     "What a piece of a line is."
     if is_polite(piece) or is_pointer(piece):
         return "polite" if is_polite(piece) else "pointer"
-    if is_whole(piece) and not DASHES.search(piece):
+    if is_whole(piece) and not (" - " in piece and DASHES.search(piece)):
         return "sentence"
     return "heading" if alone and (piece.endswith("?") or piece[-1:] not in ".!:;," and len(piece.split()) <= 12 and piece[:1].isupper()) else "broken"
 
@@ -108,10 +114,11 @@ def excerpt(
     subject: str = "",  # what a sentence must name if the excerpt begins with it and the text does not; empty: unknown
     asked: bool = False,  # the text answers a person's own question, so that its first sentence may refer to it ("These symptoms …")
     skip: re.Pattern | None = None,  # sentences that are left out like pointers
+    headings: re.Pattern | None = None,  # what may be glued to the beginning of a sentence without belonging to it
 ) -> str | None:  # None when there is none that says what the text says
     "The beginning of a text in whole sentences that need nothing that is left out."
     taken, count, gap, late = [], 0, False, False
-    for part in parts(text):
+    for part in parts(text, headings):
         if part.kind != "sentence" and taken or part.kind in ("broken", "list", "item"):
             if part.kind not in ("pointer", "polite"):
                 break
@@ -236,7 +243,10 @@ def list_fault(
     source: Words,
 ) -> str | None:
     "What is wrong with the lists that an excerpt quotes."
-    rows, by_row, place = [row.strip() for row in source.text.split("\n")], words_by_row(source), 0
+    rows, place = [row.strip() for row in source.text.split("\n")], 0
+    if not any(row.endswith(":") or ITEM.match(row) for row in rows):
+        return None
+    by_row = words_by_row(source)
     while place < len(rows):
         line, own, place = rows[place], by_row[place], place + 1
         if not introduces(line, rows[place] if place < len(rows) else ""):
