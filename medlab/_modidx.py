@@ -189,6 +189,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                        'medlab.builders.pages.section_text': ( 'builders/pages.html#section_text',
                                                                                'medlab/builders/pages.py')},
             'medlab.builders.qa': { 'medlab.builders.qa.build': ('builders/qa.html#build', 'medlab/builders/qa.py'),
+                                    'medlab.builders.qa.fitting_questions': ('builders/qa.html#fitting_questions', 'medlab/builders/qa.py'),
                                     'medlab.builders.qa.mentions': ('builders/qa.html#mentions', 'medlab/builders/qa.py'),
                                     'medlab.builders.qa.only_signs': ('builders/qa.html#only_signs', 'medlab/builders/qa.py'),
                                     'medlab.builders.qa.prepared': ('builders/qa.html#prepared', 'medlab/builders/qa.py'),

@@ -165,6 +165,8 @@ DOES = re.compile(
     r"(?:conduct\w*|perform\w*|aim\w*|investigat\w*|examin\w*|evaluat\w*|assess\w*|s(?:eek|ought)|compar\w*|develop\w*|design\w*|analy[sz]\w*|review\w*|"
     r"survey\w*|undert(?:ake|ook)|test\w*|measur\w*|us(?:e|ed)|collect\w*|search\w*|report\w*|describ\w*|present\w*|hypothesi\w*|explor\w*|stud(?:y|ied)|"
     r"recruit\w*|enrol\w*|includ\w*|w(?:as|ere) to|(?:is|are) to)\b", re.I)
+#: A word that draws the conclusion from sentences which are not quoted.
+FROM_BEFORE = re.compile(r"^(?:Thus|Therefore|Hence|Consequently|Accordingly), ")
 #: A label at the beginning of a sentence.
 LABEL = re.compile(r"^((?:[A-Z][A-Za-z/&]+ ?(?:and |or |of )?){1,4}): (?=[A-Z])")
 #: Phrasings of a question about the result of a study; {x} is its title.
@@ -194,7 +196,10 @@ def conclusion_of(record: SplitRecord, words: int = 45) -> str | None:
     "The conclusion of an abstract in its own whole sentences; None if no sentence is marked as one."
     text = concluding_text(record)
     answer = excerpt(text, words, asked=True, skip=NOT_A_CONCLUSION) if text else None
-    return None if answer is None or DOES.match(answer) else answer
+    if answer is None or DOES.match(answer):
+        return None
+    answer = FROM_BEFORE.sub("", answer)
+    return answer[0].upper() + answer[1:]
 
 # %% ../../nbs/builders/pages.ipynb #6187ce82
 def build_abstract(

@@ -199,6 +199,15 @@ def mentions(answer: str, subject: str) -> bool:
     short = re.findall(r"\b[A-Z][A-Z0-9/-]+", answer)
     return names(answer, subject) or any(one[0] == subject[:1].upper() for one in short)
 
+# %% ../../nbs/builders/qa.ipynb #2445cf84
+VERDICT = re.compile(r"(?:Yes|No)[.,;:!]")
+ASKS_FOR_VERDICT = re.compile(
+    r"(?:^|[.,!?:;]\s+|\b(?:and|or|but|so)\s+)(?:is|are|was|were|can|could|do|does|did|should|may|might|will|would|has|have|must|am)\b", re.I)
+
+def fitting_questions(phrasings: list[str], answer: str, own: bool) -> list[str]:
+    "The questions that an answer fits: for a verdict those that ask for one; `own` for a question of a person, which is kept."
+    return phrasings if own or not VERDICT.match(answer) else [one for one in phrasings if ASKS_FOR_VERDICT.search(one)][:1]
+
 # %% ../../nbs/builders/qa.ipynb #bc8d5bc9
 def build(
     record: SplitRecord,  # a question with its answer, without a task
@@ -216,9 +225,11 @@ def build(
     answer, phrasings = qa_answer(record.answer or "", words, subject or "", asked=not record.aspect), qa_questions(record)
     if answer is None:
         yield f"the answer is not used: {why_no_excerpt(record.answer or '', words)}"
+    elif phrasings and not fitting_questions(phrasings, answer, not record.aspect):
+        yield "the answer is a verdict on a question that is not there"
     elif not phrasings:
         yield "the question does not fit its subject, or there is no subject"
     elif record.aspect == "information" and subject and not mentions(answer, subject) or MIXED_UP.get(subject, "\0") in record.answer:
         yield "the answer does not mention the subject of the question"
     else:
-        yield record.model_copy(update={"task": "medical_qa", "gold": {"answer": answer}}), phrasings
+        yield record.model_copy(update={"task": "medical_qa", "gold": {"answer": answer}}), fitting_questions(phrasings, answer, not record.aspect)

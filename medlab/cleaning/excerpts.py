@@ -68,6 +68,8 @@ def promises(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
+#: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
+SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons)\s*:\s+[A-Z][^;]*$")
 
 # %% ../../nbs/cleaning/excerpts.ipynb #c4b930e9
 class Part(NamedTuple):
@@ -92,7 +94,8 @@ def parts(
                 if glued := headings and headings.match(piece):
                     yield Part("heading", glued[0].strip())
                     piece = piece[glued.end():]
-                yield Part("list" if list_follows and number == len(pieces) else kind_of(piece, len(pieces) == 1), piece)
+                open_list = list_follows if number == len(pieces) else ":" in piece and SENTENCES_AS_ITEMS.search(piece)
+                yield Part("list" if open_list else kind_of(piece, len(pieces) == 1), piece)
         row = following
 
 
@@ -117,11 +120,12 @@ def excerpt(
     headings: re.Pattern | None = None,  # what may be glued to the beginning of a sentence without belonging to it
 ) -> str | None:  # None when there is none that says what the text says
     "The beginning of a text in whole sentences that need nothing that is left out."
-    taken, count, gap, late = [], 0, False, False
+    taken, count, gap, late, previous = [], 0, False, False, ""
     for part in parts(text, headings):
-        if part.kind != "sentence" and taken or part.kind in ("broken", "list", "item"):
-            if part.kind not in ("pointer", "polite"):
-                break
+        before, previous = previous, part.text
+        if part.kind in ("broken", "list", "item") or taken and part.kind == "heading":
+            taken = taken[:-1] if part.kind == "item" and before in taken[-1:] else taken
+            break
         if part.text in taken:
             continue
         if part.kind != "sentence" or skip and skip.search(part.text):

@@ -39,10 +39,11 @@ POINTER = re.compile(
     r"(?:information|details?)\b.{0,90}\b(?:is|are|can be|may be) (?:\w+ )?(?:available|found|provided|obtained|accessed|located|described)|"
     r"(?:is|are) (?:discussed|described|covered|explained|provided|available) (?:in|on|at|from) (?:the|our|another) (?:[\w'-]+ ){0,6}"
     r"(?:pages?|websites?|sections?|topics?|fact ?sheets?))\b|\bfollowing:?[.!]$|"
+    r"\bis (?:the|a) (?:primary|leading|main) (?:\w+ ){0,3}(?:organization|institute|agency|source (?:of|for) information)\b|"
     r"^(?:to (?:learn|find out|read|know) more|for (?:\w+ )?(?:information|details)|(?:more|further|additional) (?:\w+ )?(?:information|details))\b", re.I)
 #: Every pointer contains one of these; searching for them first takes a tenth of the time.
 POINTER_CUES = ("click", "see ", "below", "above", "elsewhere", "shown", "following", "this page", "this web", "this vid", "read more", "more",
-         "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure", "booklet", "link", "resource", "publication", "topic", "section")
+         "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure", "booklet", "link", "resource", "publication", "topic", "section", "organization", "institute", "agency")
 #: Sentences of letters and forums that say nothing.
 POLITE = re.compile(
     r"(?:(?:hello|hi|dear|welcome|good (?:morning|day|evening|afternoon)|greetings)\b[^.!]{0,30}|(?:many )?(?:thanks|thank you)\b[^.!]{0,90}|"
