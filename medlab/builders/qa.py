@@ -16,7 +16,7 @@ from ..cleaning.sentences import split_line
 # %% ../../nbs/builders/qa.ipynb #d4666114
 #: Words around the subject of a title, and other names of the subject in brackets.
 TITLE_WORDS = re.compile(
-    r"^(?:what i need to know about (?:my )?|understanding |facts about |parasites - |your guide to |living with |"
+    r"^(?:what i need to know about (?:my )?|understanding |overview of |facts about |parasites - |your guide to |living with |"
     r"(?:causes|treatment|diagnosis|prevention|symptoms) of |treatment methods for |prevent diabetes problems: )+|"
     r" \((?:also|formerly|sometimes) (?:known as|called) [^()]*\)", re.I)
 #: Words that only the title of a brochure contains.
@@ -204,9 +204,11 @@ VERDICT = re.compile(r"(?:Yes|No)[.,;:!]")
 ASKS_FOR_VERDICT = re.compile(
     r"(?:^|[.,!?:;]\s+|\b(?:and|or|but|so)\s+)(?:is|are|was|were|can|could|do|does|did|should|may|might|will|would|has|have|must|am)\b", re.I)
 
-def fitting_questions(phrasings: list[str], answer: str, own: bool) -> list[str]:
-    "The questions that an answer fits: for a verdict those that ask for one; `own` for a question of a person, which is kept."
-    return phrasings if own or not VERDICT.match(answer) else [one for one in phrasings if ASKS_FOR_VERDICT.search(one)][:1]
+def fitting_questions(phrasings: list[str], answer: str, record: SplitRecord) -> list[str]:
+    "The questions that an answer fits: a verdict fits its own question only, and only one that asks for a verdict or that a person asked."
+    if not VERDICT.match(answer):
+        return phrasings
+    return phrasings[:1] if not record.aspect or ASKS_FOR_VERDICT.search(record.question or "") and phrasings[0] == record.question else []
 
 # %% ../../nbs/builders/qa.ipynb #bc8d5bc9
 def build(
@@ -225,11 +227,11 @@ def build(
     answer, phrasings = qa_answer(record.answer or "", words, subject or "", asked=not record.aspect), qa_questions(record)
     if answer is None:
         yield f"the answer is not used: {why_no_excerpt(record.answer or '', words)}"
-    elif phrasings and not fitting_questions(phrasings, answer, not record.aspect):
+    elif phrasings and not fitting_questions(phrasings, answer, record):
         yield "the answer is a verdict on a question that is not there"
     elif not phrasings:
         yield "the question does not fit its subject, or there is no subject"
     elif record.aspect == "information" and subject and not mentions(answer, subject) or MIXED_UP.get(subject, "\0") in record.answer:
         yield "the answer does not mention the subject of the question"
     else:
-        yield record.model_copy(update={"task": "medical_qa", "gold": {"answer": answer}}), fitting_questions(phrasings, answer, not record.aspect)
+        yield record.model_copy(update={"task": "medical_qa", "gold": {"answer": answer}}), fitting_questions(phrasings, answer, record)

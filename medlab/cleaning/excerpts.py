@@ -19,11 +19,11 @@ from .sentences import ITEM, is_pointer, is_polite, is_whole, split_line
 # %% ../../nbs/cleaning/excerpts.ipynb #b509510d
 #: Beginnings that oppose, continue or conclude something.
 CONNECTS = re.compile(
-    r"(?:However|Therefore|Thus|Hence|Then|Also|Or|But|And|So(?! far)|Yet|Instead|Similarly|Likewise|Nevertheless|Nonetheless|Otherwise|Moreover|Furthermore|"
+    r"(?:However|Therefore|Thus|Hence|Then|Also(?! (?:called|known|named))|Or|But|And|So(?! far)|Yet|Instead|Similarly|Likewise|Nevertheless|Nonetheless|Otherwise|Moreover|Furthermore|"
     r"Additionally|Consequently|Meanwhile|Still|Besides|Finally|Secondly?|Thirdly?|Next|Lastly|Conversely|Accordingly|Again|Later|Afterwards?|Alternatively|Hereby|"
     r"In (?:addition|contrast|turn|other words|that case|other cases|such cases|this case|these cases|fact)|By contrast|As (?:a result|well|such|mentioned|noted|above)|"
     r"For (?:example|instance|(?:this|that|these) reasons?)|On the other hand|On the contrary|To (?:this end|do (?:this|so))|Even (?:so|then)|If (?:so|not)|"
-    r"Others?|Another|Neither|Not (?:all|everyone|everybody)|(?:The|A) (?:other|same|former|latter|second|third|fourth|next|last|remaining|rest)|Unlike (?:this|these|other)|"
+    r"Others|Another|Neither|(?:The|A) (?:other|same|former|latter|second|third|fourth|next|last|remaining|rest)|Unlike (?:this|these|other)|"
     r"Other (?!than)|One (?:of (?:these|those|them)|such|example|reason|type|form|kind)|Each of (?:these|those|them)|Most of (?:these|those|them)|"
     r"(?:Some|All|Many|Few|None|Several) of (?:these|those|them))\b")
 #: A pronoun at the beginning, alone or after a word that opens a clause.
@@ -38,9 +38,9 @@ POINTS_NOWHERE = re.compile(
     r"hard|difficult|easy|helpful|useful|safe|normal|advisable|assumed|suggested|said|shown|noted|found|reported|hoped|true|suspected|expected|crucial|vital)"
     r"\b[\w, ]{0,30}?\b(?:that|to|for|whether|how|if|when|why)\b|It (?:takes|seems|appears) |"
     r"(?:both|these|those|such)\b(?= (?:\w+ ){0,3}(?:and|as|who|which|that|with)\b))", re.I)
-#: Words that point back from anywhere in a sentence.
+#: Words that point back: at the beginning, or from anywhere in a sentence.
 POINTS_BACK = re.compile(
-    r"\b(?:these|those(?! who| with| that| of)|such(?! as)|this(?! (?:year|day|time of))|the (?:latter|former|above|aforementioned)|"
+    r"^Not (?:all|everyone|everybody)\b|\b(?:these|those(?! who| with| that| of)|such(?! as)|this(?! (?:year|day|time of))|the (?:latter|former|above|aforementioned)|"
     r"(?:as|than) (?:described|mentioned|noted|listed|stated))\b", re.I)
 
 # %% ../../nbs/cleaning/excerpts.ipynb #35f4dce5
@@ -120,7 +120,7 @@ def excerpt(
     headings: re.Pattern | None = None,  # what may be glued to the beginning of a sentence without belonging to it
 ) -> str | None:  # None when there is none that says what the text says
     "The beginning of a text in whole sentences that need nothing that is left out."
-    taken, count, gap, late, previous = [], 0, False, False, ""
+    taken, count, gap, late, previous = [], 0, False, 0, ""
     for part in parts(text, headings):
         before, previous = previous, part.text
         if part.kind in ("broken", "list", "item") or taken and part.kind == "heading":
@@ -133,8 +133,10 @@ def excerpt(
             continue
         if taken and gap and leans(part.text):
             break
-        if not taken and not may_begin(part.text, gap, late, subject, asked):
-            late = True
+        if not taken and not may_begin(part.text, gap, bool(late), subject, asked):
+            late += 1
+            if late > 1:
+                break  # what is left is about something else
             continue
         count += len(part.text.split())
         if count > words:
@@ -153,6 +155,8 @@ def may_begin(
     asked: bool,
 ) -> bool:
     "Whether an excerpt may begin with a sentence."
+    if (late or gap) and not re.search(r"\b[a-z]{2}", sentence):
+        return False  # a name, such as those of a list of references
     if late:
         return not leans(sentence) and not VERDICT.match(sentence) and names(" ".join(sentence.split()[:FIRST_WORDS]), subject)
     if asked:
@@ -287,16 +291,14 @@ def placed(pieces: list[tuple[str, bool]], source: Words) -> list[tuple[int, int
 
 def sentence_fault(pieces: list[tuple[str, bool]], places: list[tuple[int, int]], source: Words, asked: bool) -> str | None:
     "What is wrong with the beginnings and ends of the sentences of an excerpt."
-    before = -1
+    before, said = -1, {piece for piece, _ in pieces}
     for (piece, begins), (first, last) in zip(pieces, places):
         left_out = source.between(before, first)
         if begins:
-            *others, line = SENTENCE_END.split(left_out) if re.search(r"\w", left_out) else [""]
-            if not GLUED_HEADING.fullmatch(line):
+            if not GLUED_HEADING.fullmatch(SENTENCE_END.split(left_out)[-1]):
                 return "it begins in the middle of a sentence"
-            said = {piece for piece, _ in pieces}
-            said_before = any(is_whole(one) and one not in said for row in left_out.split("\n") for one in split_line(row.strip()))
-            if (said_before or before >= 0 and any(set(map(str.strip, others)) - {""} - {one.rstrip(".!?") for one in said})) and leans(piece) and not (asked and before < 0):
+            dropped = [one for row in left_out.split("\n") for one in split_line(row.strip()) if re.search(r"\w", one) and not is_polite(one) and one not in said]
+            if (any(map(is_whole, dropped)) or before >= 0 and dropped) and leans(piece) and not (asked and before < 0):
                 return "it leaves out a sentence that the rest refers to"
         elif re.search(r"\w", left_out) and not SENTENCE_END.search(left_out) and not re.search(r";", left_out):
             return "it leaves out words of a sentence"

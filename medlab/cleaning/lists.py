@@ -8,11 +8,12 @@ __all__ = ['FOLLOWING', 'introduces', 'list_after', 'joined_lines', 'lists_to_se
 # %% ../../nbs/cleaning/lists.ipynb #820572ec
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 
 from .sentences import BOUNDARY, ITEM, split_line
 
 # %% ../../nbs/cleaning/lists.ipynb #493afe0f
-FOLLOWING = re.compile(r"\bfollowing(?: [\w-]+){0,3}\.$", re.I)
+FOLLOWING = re.compile(r"\b(?:following(?: [\w-]+){0,3}|as follows)\.$", re.I)
 
 def introduces(line: str, following: str = "") -> bool:
     "Whether a line needs the list after it; `following` is the line after it."
@@ -38,8 +39,11 @@ def bare_items(rows: list[str]) -> list[str] | None:  # None when the end is not
         whole = all(row[-1:] in (".", "!") and not ITEM.match(row) for row in rows)
         return [one for row in rows for one in split_line(row)] if rows and whole and sum(len(row.split()) for row in rows) <= SHORT_REST else None
     items, after = rows[:end], rows[end] if end < len(rows) else ""
-    if after and (ITEM.match(after) or not all(capitals(row) for row in items) and capitals(items[-1]) and len(LONG_WORD.findall(items[-1])) > 1):
-        items, after = items[:-1], "" if not ITEM.match(after) else after  # the last one is a heading, or introduces the items after it
+    if after and ITEM.match(after):
+        items = items[:-1]  # the last one introduces the items after it
+    headings = sum(1 for _ in takewhile(lambda row: capitals(row) and len(LONG_WORD.findall(row)) > 1, reversed(items)))
+    if after and 0 < headings < len(items):
+        items, after = items[:-headings], ""
     taken_up = after and set(LONG_WORD.findall(items[-1].casefold())) & set(LONG_WORD.findall(after.casefold())) if items else True
     return None if len(items) < 2 or taken_up or after and capitals(items[-1]) else items
 
@@ -51,9 +55,13 @@ def capitals(row: str) -> bool:
 # %% ../../nbs/cleaning/lists.ipynb #40474172
 LIMITS = re.compile(r"\b(?:not|no|never|only|unless|except|avoid|without|must|should|if|but|however|until|\d+)\b|n't\b", re.I)
 
+REPEATED = re.compile(r"[.;] [a-z].*$")
+
 def short_item(item: str) -> str | None:  # None when it cannot be shortened
     "An item for a sentence: itself, or the name that it begins with."
     first, *more = BOUNDARY.split(item)
+    if re.search(r"[a-z]{3}\. [a-z]", item):
+        return None  # two texts run into each other
     if not more:
         return item.strip(" ;,.")
     named = len(first.split()) <= 6 and not LIMITS.search(" ".join([first, *more]))
@@ -61,11 +69,18 @@ def short_item(item: str) -> str | None:  # None when it cannot be shortened
 
 
 def items_of(rows: list[str]) -> list[str]:
-    "The texts of marked items; a row that holds several, joined by dashes, gives them all."
-    items = []
+    """The texts of marked items; a row that holds several, joined by dashes, gives them all.
+
+    A list that is repeated at its own end without marks ("- rest - ice - a walk. rest ice a walk.") is given once.
+    """
+    items: list[str] = []
     for row in rows:
         parts = (rest := ITEM.sub("", row, count=1)).split(" - ")
         items += parts if all(part[:1].islower() for part in parts) else [rest]
+    if items and (again := REPEATED.search(items[-1])):
+        said = " ".join([*items[:-1], items[-1][: again.start()]]).casefold()
+        if set(re.findall(r"\w+", again[0].casefold())) <= set(re.findall(r"\w+", said)):
+            items[-1] = items[-1][: again.start()]
     return items
 
 # %% ../../nbs/cleaning/lists.ipynb #d1f602c2

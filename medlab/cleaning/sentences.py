@@ -36,21 +36,22 @@ POINTER = re.compile(
     r"(?:listed|described|mentioned|see|discussed|shown) (?:above|below|elsewhere)|read more|for more information|"
     r"(?:see|visit|refer to|consult|check|go to|read|browse|view|look at) (?:also )?(?:[\w'-]+ ){0,6}(?:web ?)?(?:pages?|websites?|sites?|fact ?sheets?|brochures?|"
     r"booklets?|links?|resources?|publications?)|"
-    r"(?:information|details?)\b.{0,90}\b(?:is|are|can be|may be) (?:\w+ )?(?:available|found|provided|obtained|accessed|located|described)|"
+    r"(?<!little )(?<!no )(?<!limited )(?:information|details?)\b.{0,90}\b(?:is|are|can be|may be) (?:\w+ )?(?:available|found|provided|obtained|accessed|located)"
+    r"(?: \w+)? (?:at|from|on|in|through|by|via|online)|^you (?:can|may) (?:read|find|learn|get|view|access|search|download|obtain) |"
     r"(?:is|are) (?:discussed|described|covered|explained|provided|available) (?:in|on|at|from) (?:the|our|another) (?:[\w'-]+ ){0,6}"
     r"(?:pages?|websites?|sections?|topics?|fact ?sheets?))\b|\bfollowing:?[.!]$|"
     r"\bis (?:the|a) (?:primary|leading|main) (?:\w+ ){0,3}(?:organization|institute|agency|source (?:of|for) information)\b|"
     r"^(?:to (?:learn|find out|read|know) more|for (?:\w+ )?(?:information|details)|(?:more|further|additional) (?:\w+ )?(?:information|details))\b", re.I)
 #: Every pointer contains one of these; searching for them first takes a tenth of the time.
 POINTER_CUES = ("click", "see ", "below", "above", "elsewhere", "shown", "following", "this page", "this web", "this vid", "read more", "more",
-         "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure", "booklet", "link", "resource", "publication", "topic", "section", "organization", "institute", "agency")
+         "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure", "booklet", "link", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
 #: Sentences of letters and forums that say nothing.
 POLITE = re.compile(
-    r"(?:(?:hello|hi|dear|welcome|good (?:morning|day|evening|afternoon)|greetings)\b[^.!]{0,30}|(?:many )?(?:thanks|thank you)\b[^.!]{0,90}|"
-    r"i (?:do )?(?:hope|wish|understand your concerns?)\b[^.!]{0,90}|hope (?:this|that|it|i|you)\b[^.!]{0,90}|wish(?:ing)? you\b[^.!]{0,60}|"
-    r"(?:take care|get well soon|(?:best|kind|warm|with) (?:regards|wishes)|regards|all the best|good luck)\b[^.!]{0,30}|"
-    r"(?:please )?(?:let me know|feel free|do not hesitate|don't hesitate)\b[^.!]{0,90}|(?:if|should) you have (?:any )?(?:other|more|further|additional)\b[^.!]{0,90}"
-    r"(?:ask|know|contact|write)\b[^.!]{0,40})[.!]+", re.I)
+    r"(?:(?:hello|hi|dear|welcome|good (?:morning|day|evening|afternoon)|greetings)(?:,? [\w']+){0,2}|(?:many )?(?:thanks|thank you)(?! to\b)[^.!]{0,90}|"
+    r"i (?:do )?(?:hope|understand your concerns?)\b[^.!,]{0,60}|hope (?:this|that|it) [^.!,]{0,40}|(?:i )?wish(?:ing)? you [^.!,]{0,60}|"
+    r"take care(?: of yourself)?|(?:get well soon|(?:best|kind|warm|with) (?:regards|wishes)|regards|all the best|good luck)(?:,? [\w']+){0,3}|"
+    r"(?:please )?(?:feel free|do not hesitate|don't hesitate) to (?:ask|contact|write|call|get in touch)\b[^.!,]{0,60}|"
+    r"(?:(?:please )?let me know )?(?:if|should) you have (?:any )?(?:other |more |further |additional )?(?:questions?|queries|query|doubts?)\b[^.!]{0,90})[.!]+", re.I)
 
 # %% ../../nbs/cleaning/sentences.ipynb #1d9c6254
 def is_pointer(piece: str) -> bool:
