@@ -76,12 +76,14 @@ PHRASINGS |= {
     "danger": ("When can {x} be dangerous?", "{x}: what would be an emergency?", "What would be an alarming sign with {x}?",
                "When do people with {x} need help at once?"),
     "question": ("About {x}: {h}", "A question on {x}: {h}", "{x}. {h}", "I am reading about {x}. {h}"),
-    "other": ("{x}: {h}?", "On {x}, what about “{h}”?", "I am reading about {x}. Please explain “{h}”.", "About {x}, tell me more on “{h}”."),
+    "other": ("{x}: {h}?", "On {x}, what about “{h}”?", "I am reading about {x}. Please explain “{h}”.", "About {x}, tell me more on “{h}”.",
+              "“{h}” – what does that mean for {x}?"),
 }
 #: The same for a heading that contains the subject.
 NAMED_PHRASINGS = {
     "question": ("{h}", "I would like to know: {h}", "Please tell me: {h}", "A question: {h}"),
-    "other": ("{h}?", "Please explain “{h}”.", "What is there to say on “{h}”?", "Tell me more on “{h}”."),
+    "other": ("{h}?", "Please explain “{h}”.", "What is there to say on “{h}”?", "Tell me more on “{h}”.",
+              "“{h}” – what should I know?"),
 }
 
 # %% ../../nbs/builders/pages.ipynb #cb47ae64
@@ -94,6 +96,8 @@ def page_questions(
     heading, kind = " ".join(heading.split()), section_kind(heading, subject)
     phrasings = NAMED_PHRASINGS[kind] if kind in NAMED_PHRASINGS and subject.casefold() in heading.casefold() else PHRASINGS[kind]
     inside = subject.lower() if f" {subject.lower()}" in text else subject
+    if kind == "other" and re.match(r"(?:why|what|when|where|how|who|which)\b", heading, re.I):  # "Why it is used?" is no question
+        phrasings = tuple(phrasing for phrasing in phrasings if not phrasing.endswith("{h}?"))
     questions = [phrasing.format(x=subject if phrasing.startswith("{x}") else inside, h=heading) for phrasing in phrasings]
     return [question[0].upper() + question[1:] for question in questions]
 

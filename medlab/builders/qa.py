@@ -155,7 +155,7 @@ OUT_OF_PLACE = re.compile(
 #: A heading that is joined to the sentence after it: "Preventing Heart Failure There are a number of things".
 JOINED_HEADING = re.compile(
     r"^(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
-    r"These|At|As|Some|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z])")
+    r"These|At|As|Some|A few|Several|Certain|Both|Any|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z])")
 #: A line from a table of signs, and entries of such a line that are not signs.
 SIGN_LINE = re.compile(r"(About [\d.]+% of patients|\d+ of \d+ patients|Also|Signs and symptoms): (.*)\.")
 NOT_A_SIGN = re.compile(r"inheritance|^(?:sporadic|heterogeneous|somatic mutation|genetic anticipation.*|abnormality of metabolism/homeostasis)$", re.I)

@@ -23,7 +23,7 @@ CONNECTS = re.compile(
     r"Additionally|Consequently|Meanwhile|Still|Besides|Finally|Secondly?|Thirdly?|Next|Lastly|Conversely|Accordingly|Again|Later|Afterwards?|Alternatively|Hereby|"
     r"In (?:addition|contrast|turn|other words|that case|other cases|such cases|this case|these cases|fact)|By contrast|As (?:a result|well|such|mentioned|noted|above)|"
     r"For (?:example|instance|(?:this|that|these) reasons?)|On the other hand|On the contrary|To (?:this end|do (?:this|so))|Even (?:so|then)|If (?:so|not)|"
-    r"Others|Another|Neither|(?:The|A) (?:other|same|former|latter|second|third|fourth|next|last|remaining|rest)|Unlike (?:this|these|other)|"
+    r"Others|Another|Neither|(?:The|A) (?:other|same(?! [\w ]{1,30}\bthat\b)|former|latter|second|third|fourth|next|last|remaining|rest)|Unlike (?:this|these|other)|"
     r"Other (?!than)|One (?:of (?:these|those|them)|such|example|reason|type|form|kind)|Each of (?:these|those|them)|Most of (?:these|those|them)|"
     r"(?:Some|All|Many|Few|None|Several) of (?:these|those|them))\b")
 #: A pronoun at the beginning, alone or after a word that opens a clause.
@@ -57,8 +57,8 @@ def leans(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #89b1e720
 PROMISES = re.compile(
-    r"^There (?:are|is|may be|can be) (?:also )?(?:a (?:number|variety|range|lot|few)(?: of)?|several|many|some|few|two|three|four|five|six|seven|\d+|different|various|other|certain|multiple)\b"
-    r"[^,;:]{0,60}\b(?:types?|kinds?|forms?|ways?|things?|steps?|treatments?|tests?|reasons?|causes?|factors?|stages?|options?|methods?|groups?|tips|questions?|approaches)\b[^,;:]{0,60}\.$|"
+    r"^(?!.*\b(?:such as|including|like|namely|for example)\b)There (?:are|is|may be|can be) (?:also )?(?:a (?:number|variety|range|lot|few)(?: of)?|several|many|some|few|two|three|four|five|six|seven|\d+|different|various|other|certain|multiple)\b"
+    r"[^,;:]{0,60}\b(?:types?|kinds?|forms?|ways?|things?|steps?|treatments?|tests?|reasons?|causes?|factors?|stages?|options?|methods?|groups?|tips|questions?|approaches)\b[^;:]{0,90}\.$|"
     r"\b(?:as follows|the following|following (?:[\w-]+ ){0,4}[\w-]+)\.$|^(?:Here|Below) (?:are|is)\b|^(?:The|These) following\b[^:]*\.$|^(?:Examples?|Some examples) (?:are|include)\b[^:]{0,12}\.$|"
     r"\b(?:two|three|four|five|six|several|many|different|various|following) (?:[\w-]+ ){0,2}(?:types|kinds|forms|stages|ways|steps) (?:are used|exist|of [\w -]{1,40} are used)\.$", re.I)
 
@@ -164,13 +164,17 @@ def may_begin(
     return not connects(sentence) and not (leans(sentence) if gap else THESE.match(sentence))
 
 # %% ../../nbs/cleaning/excerpts.ipynb #83738dc4
+#: Words of subjects that name no subject.
+GENERIC = frozenset("disease diseases syndrome syndromes disorder disorders condition conditions deficiency infection infections type types problem problems "
+                    "with from treatment health congenital chronic acute familial hereditary primary secondary".split())
 FIRST_WORDS = 8  # a sentence that is about its subject names it among these
 VERDICT = re.compile(r"(?:Yes|No|Sure|Of course|Certainly|Absolutely|Definitely|Probably|Maybe|Perhaps|Unfortunately|Fortunately)\b[ ,.!]", re.I)
 THESE = re.compile(r"(?:These|Those|Such|Both|Neither|Here)\b(?! (?:\w+ ){0,3}(?:and|who|with)\b)|The following\b[^:]*$")
 
 def names(sentence: str, subject: str) -> bool:
     "Whether a sentence contains the beginning of one of the subject's longer words; always for an unknown subject."
-    stems = {word[:5] for word in re.findall(r"[^\W_]{4,}", subject.casefold())} or {subject.casefold()}
+    long = set(re.findall(r"[^\W_]{4,}", subject.casefold()))
+    stems = {word[:5] for word in long - GENERIC or long} or {subject.casefold()}
     return any(stem in sentence.casefold() for stem in stems)
 
 # %% ../../nbs/cleaning/excerpts.ipynb #d1a1f0be

@@ -35,7 +35,7 @@ POINTER = re.compile(
     r"\b(?:click|(?:see|in) (?:the )?(?:figure|table|chart|box|picture|image|section)s?|shown (?:here|below)|this (?:page|website|video)|"
     r"(?:listed|described|mentioned|see|discussed|shown) (?:above|below|elsewhere)|read more|for more information|"
     r"(?:see|visit|refer to|consult|check|go to|read|browse|view|look at) (?:also )?(?:[\w'-]+ ){0,6}(?:web ?)?(?:pages?|websites?|sites?|fact ?sheets?|brochures?|"
-    r"booklets?|links?|resources?|publications?)|"
+    r"booklets?|leaflets?|links?|resources?|publications?)|"
     r"(?<!little )(?<!no )(?<!limited )(?:information|details?)\b.{0,90}\b(?:is|are|can be|may be) (?:\w+ )?(?:available|found|provided|obtained|accessed|located)"
     r"(?: \w+)? (?:at|from|on|in|through|by|via|online)|^you (?:can|may) (?:read|find|learn|get|view|access|search|download|obtain) |"
     r"(?:is|are) (?:discussed|described|covered|explained|provided|available) (?:in|on|at|from) (?:the|our|another) (?:[\w'-]+ ){0,6}"
@@ -44,7 +44,7 @@ POINTER = re.compile(
     r"^(?:to (?:learn|find out|read|know) more|for (?:\w+ )?(?:information|details)|(?:more|further|additional) (?:\w+ )?(?:information|details))\b", re.I)
 #: Every pointer contains one of these; searching for them first takes a tenth of the time.
 POINTER_CUES = ("click", "see ", "below", "above", "elsewhere", "shown", "following", "this page", "this web", "this vid", "read more", "more",
-         "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure", "booklet", "link", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
+         "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure", "booklet", "leaflet", "link", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
 #: Sentences of letters and forums that say nothing.
 POLITE = re.compile(
     r"(?:(?:hello|hi|dear|welcome|good (?:morning|day|evening|afternoon)|greetings)(?:,? [\w']+){0,2}|(?:many )?(?:thanks|thank you)(?! to\b)[^.!]{0,90}|"
