@@ -68,6 +68,7 @@ def promises(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
+RUN_TOGETHER = re.compile(r"\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
 #: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
 SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons)\s*:\s+[A-Z][^;]*$")
 
@@ -106,7 +107,7 @@ def kind_of(
     "What a piece of a line is."
     if is_polite(piece) or is_pointer(piece):
         return "polite" if is_polite(piece) else "pointer"
-    if is_whole(piece) and not (" - " in piece and DASHES.search(piece)):
+    if is_whole(piece) and not (" - " in piece and DASHES.search(piece)) and not RUN_TOGETHER.search(piece):
         return "sentence"
     return "heading" if alone and (piece.endswith("?") or piece[-1:] not in ".!:;," and len(piece.split()) <= 12 and piece[:1].isupper()) else "broken"
 
@@ -124,7 +125,7 @@ def excerpt(
     for part in parts(text, headings):
         before, previous = previous, part.text
         if part.kind in ("broken", "list", "item") or taken and part.kind == "heading":
-            taken = taken[:-1] if part.kind == "item" and before in taken[-1:] else taken
+            taken = taken[:-1] if before in taken[-1:] and (part.kind == "item" or QUALIFIES.match(part.text)) else taken
             break
         if part.text in taken:
             continue
@@ -140,6 +141,7 @@ def excerpt(
             continue
         count += len(part.text.split())
         if count > words:
+            taken = taken[:-1] if QUALIFIES.match(part.text) else taken
             break
         taken, gap = [*taken, part.text], False
     while taken and promises(taken[-1]):
@@ -164,6 +166,8 @@ def may_begin(
     return not connects(sentence) and not (leans(sentence) if gap else THESE.match(sentence))
 
 # %% ../../nbs/cleaning/excerpts.ipynb #83738dc4
+#: The beginning of a sentence that takes back a part of the one before it.
+QUALIFIES = re.compile(r"(?:However|But|Yet|Nevertheless|Nonetheless|Unless|Except|On the other hand|Otherwise|Only|Do not|Never|Even so|Still)\b")
 #: Words of subjects that name no subject.
 GENERIC = frozenset("disease diseases syndrome syndromes disorder disorders condition conditions deficiency infection infections type types problem problems "
                     "with from treatment health congenital chronic acute familial hereditary primary secondary".split())
