@@ -122,7 +122,8 @@ def test_sentences_that_need_nothing(sentence):
     ("Red flags are:\nFever\nPhysical Exam\nThe doctor listens to your chest.", None),
     ("- You have an ulcer.\n- You are ill.", None),
     ("Rest: it helps most. The ratio is 1:2. Walk (i.e. slowly).", "Rest: it helps most. The ratio is 1:2. Walk (i.e. slowly)."),
-    ("Gout hurts. Do not take aspirin if:\n- " + "\n- ".join(f"you have sign {n} of many" for n in range(20)) + "\nIt is strong.", "Gout hurts."),
+    ("Gout hurts. Avoid aspirin if:\n- " + "\n- ".join(f"you have sign {n} of many" for n in range(20)) + "\nIt is strong.", "Gout hurts."),
+    ("Herbs are sold as a remedy. However, " + "very " * 45 + "few help.", None),
     ("More information is available on the page about gout. See the page on aspirin.", None),
 ])
 def test_what_is_cut_says_what_its_source_said(text, cut):
