@@ -287,6 +287,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                       'medlab/cleaning/excerpts.py'),
                                           'medlab.cleaning.excerpts.Words.find': ( 'cleaning/excerpts.html#words.find',
                                                                                    'medlab/cleaning/excerpts.py'),
+                                          'medlab.cleaning.excerpts.begins_text': ( 'cleaning/excerpts.html#begins_text',
+                                                                                    'medlab/cleaning/excerpts.py'),
                                           'medlab.cleaning.excerpts.connects': ( 'cleaning/excerpts.html#connects',
                                                                                  'medlab/cleaning/excerpts.py'),
                                           'medlab.cleaning.excerpts.excerpt': ( 'cleaning/excerpts.html#excerpt',

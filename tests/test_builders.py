@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from own_data import own_json, own_lines
 
 from medlab.builders import choices, labels, pages, qa
-from medlab.cleaning.excerpts import excerpt, excerpt_fault, leans, promises
-from medlab.cleaning.lists import lists_to_sentences
+from medlab.cleaning.excerpts import excerpt, excerpt_fault, leans
 from medlab.cleaning.records import examined
 from medlab.cleaning.sentences import each_sentence, opening, sentences
 from medlab.contracts.records import SplitRecord

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 from ..contracts.records import SplitRecord
 from ..cleaning.excerpts import excerpt, names, standing_sentences, why_no_excerpt
-from ..cleaning.sentences import split_line
 
 # %% ../../nbs/builders/qa.ipynb #d4666114
 #: Words around the subject of a title, and other names of the subject in brackets.

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['connects', 'leans', 'Part', 'parts', 'kind_of', 'excerpt', 'standing_sentences', 'why_no_excerpt', 'excerpt_fault',
-           'fault_as_it_is']
+           'begins_text', 'fault_as_it_is']
 
 # %% ../../nbs/cleaning/excerpts.ipynb #0551f4ae
 import re
@@ -57,9 +57,12 @@ def leans(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #89b1e720
 PROMISES = re.compile(
-    r"^(?!.*\b(?:such as|including|like|namely|for example)\b)There (?:are|is|may be|can be) (?:also )?(?:a (?:number|variety|range|lot|few)(?: of)?|several|many|some|few|two|three|four|five|six|seven|\d+|different|various|other|certain|multiple)\b"
+    r"^(?!.*\b(?:such as|including|like|namely|for example)\b)"
+    r"There (?:are|is|may be|can be) (?:also )?(?:a (?:number|variety|range|lot|few)(?: of)?|"
+    r"several|many|some|few|two|three|four|five|six|seven|\d+|different|various|other|certain|multiple)\b"
     r"[^,;:]{0,60}\b(?:types?|kinds?|forms?|ways?|things?|steps?|treatments?|tests?|reasons?|causes?|factors?|stages?|options?|methods?|groups?|tips|questions?|approaches)\b[^;:]{0,90}\.$|"
-    r"\b(?:as follows|the following|following (?:[\w-]+ ){0,4}[\w-]+)\.$|^(?:Here|Below) (?:are|is)\b|^(?:The|These) following\b[^:]*\.$|^(?:Examples?|Some examples) (?:are|include)\b[^:]{0,12}\.$|"
+    r"\b(?:as follows|the following|following (?:[\w-]+ ){0,4}[\w-]+)\.$|"
+    r"^(?:Here|Below) (?:are|is)\b|^(?:The|These) following\b[^:]*\.$|^(?:Examples?|Some examples) (?:are|include)\b[^:]{0,12}\.$|"
     r"\b(?:two|three|four|five|six|several|many|different|various|following) (?:[\w-]+ ){0,2}(?:types|kinds|forms|stages|ways|steps) (?:are used|exist|of [\w -]{1,40} are used)\.$", re.I)
 
 def promises(sentence: str) -> bool:
@@ -230,7 +233,8 @@ class Words:
 PIECE_ENDS = re.compile(r"(?<=[.!?])[\"')\]]*\s+|[;:]\s+")
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?:\s|$)|\n")
 #: What may stand between the end of a sentence and where an excerpt begins: a number, a label, a heading that is glued to the sentence.
-GLUED_HEADING = re.compile(r"(?:[\s\"'(\[\]):•■–—/&-]|[\d.]+|(?!(?:No|Not|Yes|Do|Don|Never|Unless|If|When|Avoid|Only|Except|Without)\b)[A-Z][\w'-]*[,:]?|(?:of|and|or|the|for|to|in|with|a|an|from|if|due)\b)*")
+GLUED_HEADING = re.compile(
+    r"(?:[\s\"'(\[\]):•■–—/&-]|[\d.]+|(?!(?:No|Not|Yes|Do|Don|Never|Unless|If|When|Avoid|Only|Except|Without)\b)[A-Z][\w'-]*[,:]?|(?:of|and|or|the|for|to|in|with|a|an|from|if|due)\b)*")
 
 
 def pieces_of(excerpt: str) -> list[tuple[str, bool]]:
@@ -305,7 +309,8 @@ def sentence_fault(pieces: list[tuple[str, bool]], places: list[tuple[int, int]]
         if begins:
             if not GLUED_HEADING.fullmatch(SENTENCE_END.split(left_out)[-1]):
                 return "it begins in the middle of a sentence"
-            dropped = [one for row in left_out.split("\n") for one in split_line(row.strip()) if re.search(r"\w", one) and not is_polite(one) and one not in said]
+            dropped = [one for row in left_out.split("\n") for one in split_line(row.strip()) if re.search(r"\w", one) and one not in said]
+            dropped = [one for one in dropped if not is_polite(one)]
             if (any(map(is_whole, dropped)) or before >= 0 and dropped) and leans(piece) and not (asked and before < 0):
                 return "it leaves out a sentence that the rest refers to"
         elif re.search(r"\w", left_out) and not SENTENCE_END.search(left_out) and not re.search(r";", left_out):
@@ -324,8 +329,17 @@ def excerpt_fault(
 
     Brackets may be left out: references to other places stand in them.
     """
+    if begins_text(excerpt, source):
+        return None
     fault = fault_as_it_is(excerpt, source, asked)
     return fault and fault_as_it_is(BRACKETS.sub("", excerpt), BRACKETS.sub("", source), asked) and fault
+
+
+def begins_text(excerpt: str, source: str) -> bool:
+    "Whether a text begins with an excerpt, letter for letter and without a list: most do, and there is nothing to check."
+    head, after = source[: len(excerpt)], source[len(excerpt) :][:1]
+    same = head.replace("\n", " ") == excerpt and excerpt[-1:] in (".", "!") and after in ("", " ", "\n")
+    return same and ":\n" not in head and not any(ITEM.match(row) for row in head.split("\n"))
 
 
 def fault_as_it_is(excerpt: str, source: str, asked: bool) -> str | None:

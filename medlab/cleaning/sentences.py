@@ -44,7 +44,8 @@ POINTER = re.compile(
     r"^(?:to (?:learn|find out|read|know) more|for (?:\w+ )?(?:information|details)|(?:more|further|additional) (?:\w+ )?(?:information|details))\b", re.I)
 #: Every pointer contains one of these; searching for them first takes a tenth of the time.
 POINTER_CUES = ("click", "see ", "below", "above", "elsewhere", "shown", "following", "this page", "this web", "this vid", "read more", "more",
-         "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure", "booklet", "leaflet", "link", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
+         "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure",
+         "booklet", "leaflet", "link", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
 #: Sentences of letters and forums that say nothing.
 POLITE = re.compile(
     r"(?:(?:hello|hi|dear|welcome|good (?:morning|day|evening|afternoon)|greetings)(?:,? [\w']+){0,2}|(?:many )?(?:thanks|thank you)(?! to\b)[^.!]{0,90}|"
