@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import time
 from collections import Counter
 
 import pytest
@@ -163,6 +164,15 @@ def document(chance):
         blocks.append((kind, tokens))
     joins = [" " if before[0] in ("plain", "leaning", "pointer", "polite") and chance.random() < 0.6 and after[0] != "heading" else "\n" for before, after in zip(blocks, blocks[1:])]
     return "".join(line + join for line, join in zip(lines, [*joins, ""])), blocks
+
+
+@pytest.mark.parametrize("piece", ["1", "A-", "A ", "- ", "- a\n", "a:\n- b\n", "No. ", "It is. ", "a; ", "Signs:\n", "x.5 ", "<a ", "(", "[see ", "Thank you ", "A Heading The "])
+def test_no_repetition_takes_a_long_time(piece):
+    text, began = piece * 4000, time.perf_counter()
+    excerpt(text, 45)
+    excerpt_fault("Rest helps. It is good.", f"Rest helps. {text} It is good.")
+    excerpt_fault(" ".join(text.split())[:400] + ".", text)
+    assert time.perf_counter() - began < 6
 
 
 LISTS = ("marked", "numbered", "bare")

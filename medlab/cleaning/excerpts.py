@@ -234,7 +234,8 @@ PIECE_ENDS = re.compile(r"(?<=[.!?])[\"')\]]*\s+|[;:]\s+")
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?:\s|$)|\n")
 #: What may stand between the end of a sentence and where an excerpt begins: a number, a label, a heading that is glued to the sentence.
 GLUED_HEADING = re.compile(
-    r"(?:[\s\"'(\[\]):•■–—/&-]|[\d.]+|(?!(?:No|Not|Yes|Do|Don|Never|Unless|If|When|Avoid|Only|Except|Without)\b)[A-Z][\w'-]*[,:]?|(?:of|and|or|the|for|to|in|with|a|an|from|if|due)\b)*")
+    r"(?>[\s\"'(\[\]):•■–—/&.\d-]|(?!(?:No|Not|Yes|Do|Don|Never|Unless|If|When|Avoid|Only|Except|Without)\b)[A-Z][\w'-]*[,:]?|"
+    r"(?:of|and|or|the|for|to|in|with|a|an|from|if|due)\b)*+")
 
 
 def pieces_of(excerpt: str) -> list[tuple[str, bool]]:
