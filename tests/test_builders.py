@@ -124,6 +124,7 @@ def test_sentences_that_need_nothing(sentence):
     ("Rest: it helps most. The ratio is 1:2. Walk (i.e. slowly).", "Rest: it helps most. The ratio is 1:2. Walk (i.e. slowly)."),
     ("Gout hurts. Avoid aspirin if:\n- " + "\n- ".join(f"you have sign {n} of many" for n in range(20)) + "\nIt is strong.", "Gout hurts."),
     ("Herbs are sold as a remedy. However, " + "very " * 45 + "few help.", None),
+    ("Gas has many signs that pass. Burping. " + "Burping " + "very " * 45 + "often is normal.", "Gas has many signs that pass."),
     ("More information is available on the page about gout. See the page on aspirin.", None),
 ])
 def test_what_is_cut_says_what_its_source_said(text, cut):

@@ -180,7 +180,7 @@ def excerpt(
             break
         else:
             taken, gap = [*taken, part.text], False
-    while taken and promises(taken[-1]):
+    while taken and (promises(taken[-1]) or len(taken) > 1 and len(taken[-1].split()) < 2):  # "Burping." is the label of what comes next
         taken.pop()
     return " ".join(taken) or None
 
