@@ -102,6 +102,20 @@ def drug_name(record: SplitRecord) -> str | None:
     name = re.sub(r"\w{4,}", lambda word: word[0].lower(), name) if name.isupper() else name
     return name if 3 <= len(name) <= 60 and name.count(",") <= 2 else None
 
+# %% ../../nbs/builders/labels.ipynb #072416dc
+def three_sentences(
+    sections: dict[str, str],
+    words: int,  # of all three together: a third for each, and to a longer one what the others leave
+    names: tuple[str, ...] = (),  # names of the drug
+) -> dict[str, str | None]:
+    "A sentence for each line of the answer; None for a line without one."
+    fields: dict[str, str | None] = dict.fromkeys(SECTIONS)
+    for share in (words // 3, words):
+        for field in ("side_effects", "caution", "use"):
+            left = words - sum(len((sentence or "").split()) for sentence in fields.values())
+            fields[field] = fields[field] or find_sentence(sections, field, min(share, left), names)
+    return fields
+
 # %% ../../nbs/builders/labels.ipynb #82fe3573
 #: Questions about one section, by the name that our source gives it.
 SECTION_PHRASINGS = {
@@ -129,13 +143,11 @@ def section_examples(record: SplitRecord, name: str, words: int) -> Iterator[tup
 # %% ../../nbs/builders/labels.ipynb #b8a0227e
 def build(
     record: SplitRecord,  # a label
-    words: int = 45,  # the limit of the answer: a third each for side effects and caution, the rest for the use
+    words: int = 45,  # the limit of the answer
 ) -> Iterator[tuple[SplitRecord, list[str]] | str]:  # records with task and gold, and phrasings of their questions; or the reason why there is none
     "Build one example of a label that has a sentence for each of the three lines; of another label a reason, and questions about its sections."
     name, brand = drug_name(record), (record.title or "").partition(" (")[0]
-    others = {field: find_sentence(record.sections or {}, field, words // 3, (brand, name or "")) for field in ("side_effects", "caution")}
-    left = words - sum(len((sentence or "").split()) for sentence in others.values())
-    fields = {"use": find_sentence(record.sections or {}, "use", left, (brand, name or "")), **others}
+    fields = three_sentences(record.sections or {}, words, (brand, name or ""))
     absent = [field.replace("_", " ") for field, sentence in fields.items() if sentence is None]
     if name is None or absent:
         yield "the label names no drug" if name is None else f"the label has no sentence on {' and '.join(absent)} that fits into {words} words"
