@@ -23,7 +23,7 @@ from .contracts.records import SPLITS, TASKS, Patient, SplitRecord
 from .contracts.tasks import GOLD_LISTS, Example, build_messages, to_row
 from .core import Params, Profile, Run, step
 from .cleaning.leaks import Item, check_leakage, find_leaks
-from .cleaning.lists import lists_to_sentences
+from .cleaning.excerpts import excerpt_fault
 from .builders import choices, labels, pages, qa
 
 # %% ../nbs/04_instruct.ipynb #d62b40f5
@@ -60,7 +60,8 @@ def make_draft(
     authored: bool = False,  # a person wrote it for its task
 ) -> Draft:
     "The draft of a record that has a task and gold fields."
-    part = f"\x00{record.aspect}" if record.kind == "page" else ""  # a page gives several drafts
+    several = record.kind == "page" or record.kind == "label" and record.task == "medical_qa"
+    part = f"\x00{record.aspect}" if several else ""  # a page and a label may give several drafts
     known = not authored and record.kind in ("qa", "label", "page") and record.subject
     topic = f"{record.task}: {words_only(record.subject)}: {words_only(record.aspect or record.question or '')}" if known else ""
     name = sha256_text(f"{record.task}\x00{record.id}{part}")[:16]
@@ -76,11 +77,23 @@ def words_only(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 # %% ../nbs/04_instruct.ipynb #0f2a5c09
+def built_fault(gold: dict[str, str], record: SplitRecord) -> str | None:
+    "What the text fields of a built example get wrong about the record that they were cut from; None when nothing."
+    sections = (f"{name}\n{text}" for name, text in (record.sections or {}).items())
+    sources = [text for text in (record.answer, *sections, record.text) if text]
+    asked = record.kind == "abstract" or record.kind == "qa" and not record.aspect
+    for value in (text for name, text in gold.items() if name != "letter"):
+        faults = (excerpt_fault(value, text, asked) for text in sources)
+        if sources and (fault := next(faults)) and all(faults):
+            return f"what was cut does not say what its source says: {fault}"
+    return None
+
+# %% ../nbs/04_instruct.ipynb #55e29f24
 def make_drafts(
     record: SplitRecord,
     max_answer_words: int = 45,  # the limit of an answer that is cut from a collected text
 ) -> Iterator[Draft | str]:  # drafts, or the reason why there is none
-    "The drafts of a record: one if it was written for a task, else those of its builder."
+    "The drafts of a record: one if it was written for a task, else those of its builder that say what the record says."
     if record.task:
         yield make_draft(record, [record.question or ""], authored=True)
     elif record.flags:
@@ -88,11 +101,8 @@ def make_drafts(
     elif record.kind not in BUILDERS:
         yield f"no task is made from records of kind {record.kind!r}"
     else:
-        if record.kind in ("qa", "label", "page"):
-            sections = record.sections and {name: lists_to_sentences(text) for name, text in record.sections.items()}
-            record = record.model_copy(update={"answer": lists_to_sentences(record.answer or ""), "sections": sections})
         for built in BUILDERS[record.kind](record, max_answer_words):
-            yield built if isinstance(built, str) else draft_or_reason(make_draft(*built))
+            yield built if isinstance(built, str) else built_fault(built[0].gold or {}, record) or draft_or_reason(make_draft(*built))
 
 # %% ../nbs/04_instruct.ipynb #e500236a
 def draft_messages(draft: Draft, question: str) -> list[dict[str, str]]:

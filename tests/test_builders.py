@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import time
 from collections import Counter
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from own_data import own_json, own_lines
 
 from medlab.builders import choices, labels, pages, qa
+from medlab.cleaning.excerpts import excerpt, excerpt_fault, leans
+from medlab.cleaning.records import examined
 from medlab.cleaning.sentences import each_sentence, opening, sentences
 from medlab.contracts.records import SplitRecord
 
@@ -59,6 +62,211 @@ def test_a_limit_is_kept_and_reading_stops_there():
 def test_no_text_stops_the_cutter(text, words):
     cut = opening(text, words)
     assert cut is None or (1 <= len(cut.split()) <= words and len(cut.splitlines()) == 1)
+
+
+# excerpts: what is cut says what its source said
+
+
+@pytest.mark.parametrize("text,found", [
+    ("No. Stopping at once is dangerous.", ["No.", "Stopping at once is dangerous."]),
+    ("Take No. 5 first. No. 6 comes later.", ["Take No. 5 first.", "No. 6 comes later."]),
+    ("About pp. 2 to 5 of it. It is mild.", ["About pp. 2 to 5 of it.", "It is mild."]),
+    ("Drugs, i.e. pills, help. Take max. 4 tablets a day.", ["Drugs, i.e. pills, help.", "Take max. 4 tablets a day."]),
+    ("1. Rest.\n2) Drink.\n(3) Sleep.", ["Rest.", "Drink.", "Sleep."]),
+    ("The answer is no. You should not.", ["The answer is no.", "You should not."]),
+    ("More detailed information is available at www.example.org. Gout hurts.", ["Gout hurts."]),
+    ("Please visit our page on gout. You can read more about it on the website of the clinic. Gout hurts.", ["Gout hurts."]),
+    ("Thank you for your question. Hello! I hope this helps. Gout hurts.", ["Gout hurts."]),
+    ("Thanks to antibiotics, most people recover. Hi, it is angina. Take care of the wound. If you have other signs, call.",
+     ["Thanks to antibiotics, most people recover.", "Hi, it is angina.", "Take care of the wound.", "If you have other signs, call."]),
+    ("No information on safety is available in children.", ["No information on safety is available in children."]),
+])
+def test_what_a_sentence_is(text, found):
+    assert sentences(text) == found
+
+
+@pytest.mark.parametrize("sentence", [
+    "It is a painkiller.", "They pass.", "This helps.", "These are mild.", "Such drugs help.", "Both are safe.", "However, rest helps.", "Therefore, we rest.",
+    "In addition, ice helps.", "For example, walk.", "Another cause is gout.", "Others rest.", "When it hurts, rest.", "If they itch, call.", "Because of this, rest.",
+    "Its cause is unknown.", "People with these signs need help.", "The other type is rare.", "Not everyone gets it.", "Most of them recover.", "In this case, wait.",
+    "The second step is rest.", "As a result, it hurts.", "He or she will ask questions.", "Here it is mild.", "Usually it passes.", "Also, ice helps."])
+def test_sentences_that_need_the_one_before_them(sentence):
+    assert leans(sentence)
+
+
+@pytest.mark.parametrize("sentence", [
+    "Gout is a disease.", "It is important to rest.", "It is estimated that 1 in 500 people have gout.", "Both parents and children get it.", "Doctors such as surgeons help.",
+    "There is no cure.", "Those who smoke have a higher risk.", "If you faint, call 911.", "Also called hay fever, it makes the nose run.", "One in five people has it.",
+    "No vaccine exists.", "Other than rest, nothing helps."])
+def test_sentences_that_need_nothing(sentence):
+    assert not leans(sentence)
+
+
+@pytest.mark.parametrize("text,cut", [
+    ("No, ibuprofen should not be taken with warfarin. It is a painkiller.", "No, ibuprofen should not be taken with warfarin. It is a painkiller."),
+    ("No. Stopping at once can be dangerous. Your doctor lowers the dose.", "No. Stopping at once can be dangerous. Your doctor lowers the dose."),
+    ("Definitely not! It is dangerous.", "Definitely not! It is dangerous."),
+    ("Never take both. They interact.", "Never take both. They interact."),
+    ("I would not recommend that. It is an antibiotic.", "I would not recommend that. It is an antibiotic."),
+    ("Thank you for your question. No, it is not safe. It is strong.", "No, it is not safe. It is strong."),
+    ("No, " + "very " * 50 + "bad. It is a painkiller.", None),
+    ("Call 911 if you have:\n- chest pain\n- trouble breathing\nStay calm.", "Call 911 if you have: chest pain; trouble breathing. Stay calm."),
+    ("Call 911 if you have:\n1. chest pain\n2. trouble breathing", "Call 911 if you have: chest pain; trouble breathing."),
+    ("Call 911 if you have:\nchest pain\ntrouble breathing", "Call 911 if you have: chest pain; trouble breathing."),
+    ("Call 911 if:\nThe bleeding does not stop. The bleeding began after a blow.", "Call 911 if: The bleeding does not stop; The bleeding began after a blow."),
+    ("Call 911 if:\nYou faint.\nYou cannot breathe.", "Call 911 if: You faint; You cannot breathe."),
+    ("Take it with:\n• milk\n• food, such as:\n• bread\n• rice\nDrink water.", "Take it with: milk; food, such as: bread; rice. Drink water."),
+    ("Gout has four signs. They are as follows.\n- pain\n- heat", "Gout has four signs. They are as follows: pain; heat."),
+    ("Call 911 if:\n- you faint\nIt is urgent then.\n- you bleed", None),
+    ("Call 911 if:", None),
+    ("Red flags are:\nFever\nPhysical Exam\nThe doctor listens to your chest.", None),
+    ("- You have an ulcer.\n- You are ill.", None),
+    ("Rest: it helps most. The ratio is 1:2. Walk (i.e. slowly).", "Rest: it helps most. The ratio is 1:2. Walk (i.e. slowly)."),
+    ("Gout hurts. Avoid aspirin if:\n- " + "\n- ".join(f"you have sign {n} of many" for n in range(20)) + "\nIt is strong.", "Gout hurts."),
+    ("Herbs are sold as a remedy. However, " + "very " * 45 + "few help.", None),
+    ("Gas has many signs that pass. Burping. " + "Burping " + "very " * 45 + "often is normal.", "Gas has many signs that pass."),
+    ("More information is available on the page about gout. See the page on aspirin.", None),
+])
+def test_what_is_cut_says_what_its_source_said(text, cut):
+    assert excerpt(text, 45) == cut
+    assert cut is None or excerpt_fault(cut, text) is None
+
+
+@pytest.mark.parametrize("wrong,source", [
+    ("It is a painkiller.", "No, do not take it. It is a painkiller."), ("Do not take it if: You faint.", "Do not take it if:\n- You faint.\n- You bleed."),
+    ("You bleed.", "Do not take it if:\n- You faint.\n- You bleed."), ("You bleed.", "Do not take it if:\nYou faint.\nYou bleed."), ("Take two.", "Take two. Never take three.\n- x"),
+    ("Rest helps most", "Rest helps most people."), ("Take it.", "Do not take it."), ("Ice helps. They are cheap.", "Ice helps. Plasters are good. They are cheap."),
+    ("Rest cures it.", "Rest helps."), ("Ice helps. Rest helps.", "Rest helps. Ice helps."), ("It is safe.", "It is safe unless you bleed."), ("Safe for adults.", "It is not safe for adults."),
+])
+def test_the_check_finds_what_a_cutter_did_wrong(wrong, source):
+    assert excerpt_fault(wrong, source) or wrong == "Take two."
+
+
+def document(chance):
+    "A text of blocks, and for each block what it is, the sentence that it would be in an answer, and its tokens."
+    blocks, lines, number = [], [], 0
+    for _ in range(chance.randint(1, 9)):
+        number += 1
+        kind = chance.choice(["plain"] * 4 + ["leaning"] * 3 + ["marked", "numbered", "bare", "heading", "pointer", "polite"])
+        name = f"token{number}x"
+        items = [f"thing {name}{letter} of yours" for letter in "abc"[: chance.randint(2, 3)]]
+        if kind == "plain":
+            said, tokens = f"Aspirin helps with {name}.", [name]
+        elif kind == "leaning":
+            said, tokens = chance.choice(["It", "They", "However, this", "Therefore, it", "Such drugs", "In addition, it"]) + f" may cause {name}.", [name]
+        elif kind in ("marked", "numbered", "bare"):
+            said, tokens = f"Do not take {name} if you have:", [name, *(item.split()[1] for item in items)]
+        else:
+            said, tokens = {"heading": f"Facts {name}", "pointer": f"See the page on {name}.", "polite": "Thank you for your question."}[kind], [name]
+        if kind in ("marked", "numbered", "bare"):
+            lines.append("\n".join([said, *(f"- {item}" if kind == "marked" else f"{place}. {item}" if kind == "numbered" else item for place, item in enumerate(items, 1))]))
+        else:
+            lines.append(said)
+        blocks.append((kind, tokens))
+    joins = [" " if before[0] in ("plain", "leaning", "pointer", "polite") and chance.random() < 0.6 and after[0] != "heading" else "\n" for before, after in zip(blocks, blocks[1:])]
+    return "".join(line + join for line, join in zip(lines, [*joins, ""])), blocks
+
+
+@pytest.mark.parametrize("piece", ["1", "A-", "A ", "- ", "- a\n", "a:\n- b\n", "No. ", "It is. ", "a; ", "Signs:\n", "x.5 ", "<a ", "(", "[see ", "Thank you ", "A Heading The "])
+def test_no_repetition_takes_a_long_time(piece):
+    text, began = piece * 4000, time.perf_counter()
+    excerpt(text, 45)
+    excerpt_fault("Rest helps. It is good.", f"Rest helps. {text} It is good.")
+    excerpt_fault(" ".join(text.split())[:400] + ".", text)
+    assert time.perf_counter() - began < 6
+
+
+LISTS = ("marked", "numbered", "bare")
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_nothing_is_left_out_that_the_rest_needs(seed):
+    "Texts whose structure is known: an answer holds a list whole, a leaning sentence with the one before it, and begins where something stands alone."
+    chance = random.Random(seed)
+    text, blocks = document(chance)
+    cut = excerpt(text, chance.choice([8, 15, 25, 45, 90]))
+    if cut is None:
+        return
+    inside = [all(token in cut for token in tokens) for _, tokens in blocks]
+    for place, (kind, tokens) in enumerate(blocks):
+        assert kind not in LISTS or inside[place] or not any(token in cut for token in tokens), (text, cut)
+        if kind == "leaning" and inside[place]:
+            before = [one for one in range(place) if blocks[one][0] not in ("heading", "polite")]
+            assert not before or inside[before[-1]], (text, cut)
+    content = [place for place, (kind, _) in enumerate(blocks) if kind in ("plain", "leaning", *LISTS)]
+    first = next(place for place in content if inside[place])
+    assert first == content[0] or blocks[first][0] != "leaning", (text, cut)
+    assert cut[-1] == "." and excerpt_fault(cut, text) is None, (text, cut, excerpt_fault(cut, text))
+
+
+LEAN_WORDS = re.compile(r"(?:It|They|This|These|Those|Such|Both|However|Therefore|Thus|In addition|Its|Their)\b(?! (?:is|was|has been|may be) (?:\w+ )?\w+ (?:to|that)\b)")
+
+
+def plain(text):
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def wrong_with(answer, source):
+    "A check that shares no code with the package: what is left out before a sentence with a pronoun, and items without their introduction."
+    whole, last = f" {plain(source)} ", 0
+    for number, sentence in enumerate(re.split(r"(?<=[.!?])\s+(?=[A-Z])", answer)):
+        at = whole.find(f" {plain(sentence.split(': ')[0])} ", max(last - 1, 0))
+        if at < 0:
+            return f"not in its source: {sentence}"
+        between = whole[last:at].split()
+        if LEAN_WORDS.match(sentence) and len(between) > 12 and (number or last) and "; " not in answer:
+            return f"left out before: {sentence}"
+        last = at + len(plain(sentence.split(": ")[0]))
+    rows = source.split("\n")
+    for place, row in enumerate(rows):
+        items = [one for one in rows[place + 1 : place + 9] if one.startswith("- ")]
+        said = re.split(r"(?<=[.!?])\s", row)[-1]
+        if row.endswith(":") and items and rows[place + 1].startswith("- "):
+            inside = [plain(re.split(r"[.;!?]| - ", item[2:])[0]) in plain(answer) for item in items]
+            if plain(said) in plain(answer) and not all(inside[: next((n for n, one in enumerate(rows[place + 1 :]) if not one.startswith("- ")), len(items))]):
+                return f"items left out of: {said}"
+    return None if answer[-1] in ".!)\"'" else "it ends in the middle"
+
+
+def drafts_of(found, words):
+    from medlab.instruct import make_drafts
+
+    for one in found:
+        cleaned = examined(one)
+        if cleaned.reason is None and one.task is None:
+            split = SplitRecord(**{**cleaned.record.model_dump(), "group": "g", "split": "train"})
+            for draft in make_drafts(split, words):
+                yield split, draft
+
+
+def test_a_whole_build_says_what_its_sources_say():
+    "Starter, rough and our own pages of MedQuAD's form: every built answer, checked by other code than the package's."
+    from own_data import FOLDER
+
+    from medlab.sources.medquad import MedQuad
+    from medlab.sources.rough import Rough
+    from medlab.sources.starter import Starter
+
+    found = [one for source in (Starter(), Rough(), MedQuad(FOLDER / "medquad")) for one in source.fetch() if hasattr(one, "kind")]
+    checked = 0
+    for one, draft in drafts_of(found, 60):
+        if not isinstance(draft, str) and one.kind == "qa":
+            checked += 1
+            assert wrong_with(" ".join(draft.gold.values()), one.answer) is None, (draft.gold, one.answer)
+    assert checked >= 30
+
+
+def test_medquad_as_it_is_built_says_what_its_pages_say(shared_data):
+    from medlab.sources.medquad import MedQuad
+
+    found = [one for one in MedQuad(shared_data / "MedQuAD-master.zip").fetch() if hasattr(one, "kind") and (one.answer or "").strip()][::9]
+    checked, wrong = 0, []
+    for one, draft in drafts_of(found, 60):
+        if not isinstance(draft, str) and "Signs and symptoms:" not in str(draft.gold) and not re.search(r"\d+ of \d+ patients|% of patients|Also: ", one.answer):
+            checked += 1
+            if fault := wrong_with(" ".join(draft.gold.values()), one.answer):
+                wrong.append((fault, draft.gold, one.answer[:400]))
+    assert checked > 1000 and len(wrong) <= checked / 500, wrong[:5]
 
 
 # question and answer
@@ -127,12 +335,13 @@ def test_a_question_that_nobody_would_ask_is_left_out(question, subject, aspect)
 
 @pytest.mark.parametrize("text,answer", [
     ("However, it is rare. Gout is a disease of joints.", "Gout is a disease of joints."),
-    ("Yes. Although there is no cure, it can be treated.", "Although there is no cure, it can be treated."),
+    ("Yes. Although there is no cure, it can be treated.", "Yes. Although there is no cure, it can be treated."),
     ("Also: Autosomal recessive inheritance; Lactic acidosis.", "Signs and symptoms: Lactic acidosis."),
     ("About 90% of patients: Seizures; X-linked dominant inheritance. Also: Sporadic.", "About 90% of patients: Seizures."),
     ("Gout is painful. Gout is painful. It passes.", "Gout is painful. It passes."),
     ("Below are some examples. Rest helps.", "Rest helps."),
-    ("Preventing Gout Attacks There are several ways to do so.", "There are several ways to do so."),
+    ("Preventing Gout Attacks There is one way to do so.", "There is one way to do so."),
+    ("Preventing Gout Attacks There are several ways to do so.", None),
     ("This content is provided as a service of an institute. Rest helps.", "Rest helps."),
     ("References National Library of Medicine, 2009. Aniridia is rare.", "Aniridia is rare."),
     ("Also: Autosomal dominant inheritance.", None),
@@ -161,7 +370,7 @@ def test_an_answer_about_something_else_is_no_answer():
 
 
 def test_symptoms_are_three_fields_only_where_all_three_are_said():
-    said = ["It is often due to a virus.", "Call 911 if you have it with a stiff neck.", "If it lasts a week, see your doctor."]
+    said = ["Most headaches are due to a virus.", "Call 911 if you have it with a stiff neck.", "If a headache lasts a week, see your doctor."]
     one = record("qa", question="What are the symptoms of headache?", subject="Headache", aspect="symptoms", answer="Pain in the head. " + " ".join(said))
     assert [made.gold for made, _ in built(qa.build, one)] == [dict(zip(("causes", "red_flags", "next_step"), said))]
     for missing in said:
@@ -218,7 +427,7 @@ def test_recorded_labels_give_sentences_or_reasons(shared_data):
             sections = {name: " ".join(texts) for name, texts in row.items() if isinstance(texts, list) and all(isinstance(text, str) for text in texts)}
             one = record("label", subject=path.stem, sections=sections)
             outcomes = list(labels.build(one, 120))
-            assert len(outcomes) == 1
+            assert outcomes and len(reasons(labels.build, one, 120)) <= 1
             seen += 1
             plain = " ".join(" ".join(sections.values()).split())
             for made, _ in built(labels.build, one, 120):
@@ -226,19 +435,40 @@ def test_recorded_labels_give_sentences_or_reasons(shared_data):
     assert seen >= 3
 
 
+def test_recorded_labels_give_examples_in_a_default_build(shared_data):
+    "Trimmed labels and labels without a section on side effects still answer questions about the sections that they have."
+    from medlab.cleaning.records import examined
+    from medlab.instruct import make_drafts
+    from medlab.sources.openfda import read_label
+
+    made = {}
+    for path in sorted((shared_data / "recorded" / "openfda").glob("label_*.json")):
+        found = json.loads(path.read_text())
+        for row in found.get("results", [found]):
+            read = read_label(row, "p", "0" * 64, "2026-01-31T12:00:00+00:00")
+            if hasattr(read, "sections"):
+                drafts = make_drafts(SplitRecord(**{**examined(read).record.model_dump(), "group": "g", "split": "train"}), 45)
+                made[read.subject] = [draft.topic.partition(": ")[0] for draft in drafts if not isinstance(draft, str)]
+    assert len(made) >= 3 and all(made.values()), made
+
+
 def test_labels_with_the_habits_of_real_ones_give_sentences_or_reasons():
     "The twin of `test_recorded_labels_give_sentences_or_reasons`: openFDA's own field names, a page with labels whose sections are missing."
-    own, made = own_json("openfda.json"), {}
+    own, made, answers = own_json("openfda.json"), {}, {}
     for row in (own["syrup"], own["tablets"], *own["page"]["results"]):
         sections = {name: " ".join(texts) for name, texts in row.items() if isinstance(texts, list) and all(isinstance(text, str) for text in texts)}
-        made[row["set_id"][-4:]], = labels.build(record("label", subject="Zanitinib", sections=sections), 120)
+        first, *others = labels.build(record("label", subject="Zanitinib", sections=sections), 120)
+        made[row["set_id"][-4:]] = first
+        answers[row["set_id"][-4:]] = [one.gold["answer"] for one, _ in others]
     assert made["a002"][0].gold == {
         "use": "Zanitinib tablets are indicated for adults with zana tumours that carry the Q9 change, as shown by a test.",
         "side_effects": "The most common adverse reactions (≥ 25%) are dry lips and vivid dreams.", "caution": "Zanitinib must not be given to people with zana anaemia."}
     missing = "the label has no sentence on {} that fits into 120 words"
     assert {key: found for key, found in made.items() if key != "a002"} == {
-        "a001": missing.format("side effects and caution"),
-        **dict.fromkeys(("a003", "a004", "a005"), missing.format("use and side effects and caution"))}
+        "a001": missing.format("side effects"), "a005": missing.format("side effects and caution"),
+        **dict.fromkeys(("a003", "a004"), missing.format("use and side effects and caution"))}
+    assert answers["a001"] == ["Stop use and ask a doctor if: the fever is still there on the fourth day; a rash appears. These may be signs of something worse."]
+    assert all(answer[0].isupper() and answer[-1] == "." for found in answers.values() for answer in found)
 
 
 # multiple choice
@@ -360,11 +590,12 @@ PAGE = {"Overview": "Hiccups are sudden tugs of the diaphragm.", "Causes": "They
 def test_a_page_gives_a_question_for_each_section_and_one_with_three_fields():
     one = record("page", subject="Hiccups", sections=PAGE)
     made = built(pages.build, one, 45)
-    assert Counter(one.task for one, _ in made) == {"medical_qa": 4, "symptom_analysis": 1}
+    assert Counter(one.task for one, _ in made) == {"medical_qa": 5, "symptom_analysis": 1}
     assert made[0][0].gold == {"causes": PAGE["Causes"], "red_flags": PAGE["Call 999 if"], "next_step": PAGE["When to see a doctor"]}
-    assert {one.gold["answer"] for one, _ in made[1:]} == {text for name, text in PAGE.items() if name != "Weight"}
-    assert reasons(pages.build, one, 45) == ["a section has no whole sentence within 45 words"]
-    assert len({one.aspect for one, _ in made}) == 5
+    assert {one.gold["answer"] for one, _ in made[1:]} == {text for name, text in PAGE.items() if name != "Weight"} | {"Weight: pounds; kilos."}
+    assert len({one.aspect for one, _ in made}) == 6
+    assert reasons(pages.build, record("page", subject="Hiccups", sections={"Weight": "pounds, kilos"}), 45) == [
+        "a section is not used: it has no whole sentence within 45 words that stands alone"]
 
 
 @pytest.mark.parametrize("heading", ["Causes", "Symptoms of it", "How is it treated?", "Weight", "Can I swim?", "Call 999 if", "Who is at risk?", "Outlook"])
@@ -402,7 +633,7 @@ def test_recorded_abstracts_give_conclusions_of_their_own_words(shared_data):
         text = "\n".join(part["text"] for part in row["abstract"])
         for one, phrasings in built(pages.build, record("abstract", title=row["title"], text=text, sections=labelled), 120):
             made += 1
-            assert all(sentence in " ".join(text.split()) for sentence in sentences(one.gold["answer"]))
+            assert all(sentence.casefold() in " ".join(text.casefold().split()) for sentence in sentences(one.gold["answer"]))
             assert len(phrasings) >= 8
     assert made >= len(rows) / 3
 

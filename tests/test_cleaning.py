@@ -106,6 +106,48 @@ def test_what_a_page_leaves_at_its_edges_goes(text, mended):
     assert repair_text(text) == (text if mended is None else mended)
 
 
+@pytest.mark.parametrize("text,mended", [
+    ("Children <a year old or weighing >10 kg get half.", None),
+    ("Symptoms lasting <a week with a fever >38 °C need no antibiotic.", None),
+    ("Patients with p<i and q>j were left out.", None),
+    ("Infants <b and >c, or a<b>c, or <s or >u stay.", None),
+    ("Give <time> and <label> as asked, <summary> too.", None),
+    ("p<0.05, <5 mg, HbA1c >7, 3<x<5, <a year old, x>y", None),
+    ("White cells <normal and CRP >10 mean infection.<br>See a doctor.", "White cells <normal and CRP >10 mean infection.\nSee a doctor."),
+    ("Vitamin <a href='x'>B12</a> is low.", "Vitamin B12 is low."),
+    ("<p>Children <a year old or weighing >10 kg get half.</p><p>Others get all.</p>", "Children <a year old or weighing >10 kg get half.\nOthers get all."),
+    ("HbA1c >7 and <b>not</b> <5: <i>rest</i>.", "HbA1c >7 and not <5: rest."),
+    ("<ul><li>fever >38</li><li>weight <5 kg</li></ul>", "- fever >38\n- weight <5 kg"),
+    ("Signs:\n- fever\n- pain <b>at night</b>\nRest.", "Signs:\n- fever\n- pain at night\nRest."),
+    ("Counts of 10<sup>9</sup>/L and H<sub>2</sub>O, p &lt; 0.05 <5", "Counts of 10⁹/L and H2O, p < 0.05 <5"),
+    ("Before<!-- a note with > in it -->after<BR/>end <img src=x.png alt='a'>here", "Beforeafter\nend here"),
+    ("<script>alert('x')</script><p>Rest.</p>", "Rest."),
+    ("<table><tr><td>a <5</td><td>b</td></tr></table>", "a <5 | b"),
+    ("<5<br><10<br/>>20</p>", "<5\n<10\n>20"),
+    ("<a\nhref='x'>Rest</a> helps.", "Rest helps."),
+])  # fmt: skip
+def test_only_elements_of_html_are_tags_and_signs_of_medicine_stay(text, mended):
+    assert repair_text(text) == (text if mended is None else mended)
+
+
+@QUICK
+@given(st.lists(st.sampled_from(["<5 mg", ">10 kg", "p<0.05", "<a week", "a<b>c", "x > y", "fever", "<br>", "<b>bold</b>", "<i>", "and", "<p>", "</p>", "&gt;", "\n"]), max_size=12).map(" ".join))
+def test_no_sign_of_medicine_is_lost_beside_tags(text):
+    "Each number after a sign keeps its sign, whatever tags stand around it."
+    mended = repair_text(text)
+    assert [mended.count(sign) for sign in ("<5 mg", ">10 kg", "p<0.05", "<a week")] == [text.count(sign) for sign in ("<5 mg", ">10 kg", "p<0.05", "<a week")]
+
+
+@pytest.mark.parametrize("text,mended", [
+    ("fractures of the vertebrae.MethodsWe asked 40 people.", "fractures of the vertebrae.\nMethods: We asked 40 people."),
+    ("BackgroundGout hurts. MethodsIn 40 people we measured it.RESULTSHalf of them fell.CONCLUSIONS:Rest helps.",
+     "Background: Gout hurts.\nMethods: In 40 people we measured it.\nRESULTS: Half of them fell.\nCONCLUSIONS: Rest helps."),
+    ("Methods were chosen. Results may vary. Conclusions follow. The Methods section and MethodsX are names.", None),
+])  # fmt: skip
+def test_labels_glued_to_an_abstract_get_their_line(text, mended):
+    assert repair_text(text) == (text if mended is None else mended)
+
+
 def test_nested_lists_of_html_stay_lists():
     text = repair_text("<ul><li>Rest<ul><li>at night</li><li>by day</li></ul></li><li>Ice</li></ul>")
     assert [line.strip() for line in text.split("\n")] == ["- Rest", "- at night", "- by day", "- Ice"]

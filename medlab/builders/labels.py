@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from ..contracts.records import SplitRecord
-from ..cleaning.sentences import each_sentence
+from ..cleaning.excerpts import excerpt, standing_sentences
 
 # %% ../../nbs/builders/labels.ipynb #894710bc
 #: Headings at the beginning of a section; some occur twice there.
@@ -25,13 +25,18 @@ REFERENCE = re.compile(
     r"\s*\[\s*see [^\]]*\]|\s*\(\s*see [^()]*(?:\([^()]*\)[^()]*)*\)|\s*\(\s*\d{1,2}(?:\.\d+)*(?:\s*,\s*\d{1,2}(?:\.\d+)*)*\s*\)", re.I)
 
 
+#: The end of an item, and the sentence or the label that is glued to it.
+GLUED_SENTENCE = re.compile(r"(?<=[a-z)\d]) (?=(?:These|This|If|When|The|It|Do|Stop|Ask|Your?|In|For|There) [a-z]|[A-Z][a-z]+(?: [a-z]+)? (?:alert|warning):)")
+
+
 def plain_section(text: str) -> str:
     "The text of a section without its headings, its numbers and its references to other sections."
     text = REFERENCE.sub("", text)
     text = re.sub(r"(?:^|(?<=[.:] ))\s*\d{1,2}(?:\.\d+)?\s+(?=[A-Z])", "", text)
     text = re.sub(rf"(?:^|(?<=[.:] ))(?:(?:{HEADINGS})[\s:]+)+", "", text.strip())
     text = re.sub(r"^(?:[A-Z]{2}[A-Z,/&()-]*:?\s+(?:(?:and|or|of|in|with|from)\s+)?){2,}(?=[A-Z][a-z])", "", text)  # the heading of a box
-    return re.sub(r"\s*[•■●▪]\s*", "\n- ", text)
+    lines = re.sub(r"\s*[•■●▪]\s*", "\n- ", text).split("\n")
+    return "\n".join(GLUED_SENTENCE.sub("\n", line) if line.startswith("- ") else line for line in lines)
 
 # %% ../../nbs/builders/labels.ipynb #0580ddb3
 #: The sections for each line, the best first, under the names that our source gives and under openFDA's own names. Spelling may differ.
@@ -64,7 +69,7 @@ def find_sentence(
     "The first sentence that fits the field and is short enough; None when there is none."
     known = {re.sub(r"[^a-z]+", "_", name.casefold()).strip("_"): text for name, text in sections.items()}
     for name in SECTIONS[field]:
-        for sentence in each_sentence(plain_section(known.get(name, ""))):
+        for sentence in standing_sentences(plain_section(known.get(name, ""))):
             sentence = starting_at_name(sentence, names)
             short = len(sentence.split()) <= words and not sentence.isupper()
             if short and KEYWORDS[field].search(sentence) and not BOILERPLATE.search(sentence):
@@ -97,19 +102,56 @@ def drug_name(record: SplitRecord) -> str | None:
     name = re.sub(r"\w{4,}", lambda word: word[0].lower(), name) if name.isupper() else name
     return name if 3 <= len(name) <= 60 and name.count(",") <= 2 else None
 
+# %% ../../nbs/builders/labels.ipynb #072416dc
+def three_sentences(
+    sections: dict[str, str],
+    words: int,  # of all three together: a third for each, and to a longer one what the others leave
+    names: tuple[str, ...] = (),  # names of the drug
+) -> dict[str, str | None]:
+    "A sentence for each line of the answer; None for a line without one."
+    fields: dict[str, str | None] = dict.fromkeys(SECTIONS)
+    for share in (words // 3, words):
+        for field in ("side_effects", "caution", "use"):
+            left = words - sum(len((sentence or "").split()) for sentence in fields.values())
+            fields[field] = fields[field] or find_sentence(sections, field, min(share, left), names)
+    return fields
+
 # %% ../../nbs/builders/labels.ipynb #82fe3573
+#: Questions about one section, by the name that our source gives it.
+SECTION_PHRASINGS = {
+    "indications": ("What is {x} used for?", "{x}: what is it used for?", "Why would a doctor prescribe {x}?", "When is {x} given?", "Which conditions is {x} for?"),
+    "contraindications": ("Who should not take {x}?", "{x}: who must not take it?", "When must {x} not be used?", "Are there people who should avoid {x}?"),
+    "do_not_use": ("When should I not use {x}?", "{x}: when is it the wrong medicine?", "Is there a reason not to use {x}?", "Who must stay away from {x}?"),
+    "adverse_reactions": ("Which side effects does {x} have?", "{x}: what are the side effects?", "What unwanted effects can {x} have?", "Does {x} have side effects?"),
+    "stop_use": ("When should I stop using {x}?", "{x}: when must I stop?", "Which signs mean that I should stop {x}?", "How long may I go on with {x}?"),
+}
+
+
+KEYWORD_OF = {"indications": "use", "adverse_reactions": "side_effects"}
+
+
+def section_examples(record: SplitRecord, name: str, words: int) -> Iterator[tuple[SplitRecord, list[str]]]:
+    "A medical question about each section that begins with an answer to it."
+    for section, phrasings in SECTION_PHRASINGS.items():
+        answer = excerpt(plain_section((record.sections or {}).get(section, "")), words, name, skip=BOILERPLATE)
+        keyword = KEYWORDS.get(KEYWORD_OF.get(section, ""))
+        if answer and not answer.isupper() and (keyword is None or keyword.search(answer)):
+            questions = [phrasing.format(x=name) for phrasing in phrasings]
+            questions = [question[0].upper() + question[1:] for question in questions]
+            yield record.model_copy(update={"task": "medical_qa", "aspect": section, "question": questions[0], "gold": {"answer": answer}}), questions
+
+# %% ../../nbs/builders/labels.ipynb #b8a0227e
 def build(
     record: SplitRecord,  # a label
-    words: int = 45,  # the limit of the answer: a third each for side effects and caution, the rest for the use
-) -> Iterator[tuple[SplitRecord, list[str]] | str]:  # a record with task and gold, and phrasings of its question; or the reason why there is none
-    "Build one example of a label that names its drug and has a sentence for each of the three lines."
+    words: int = 45,  # the limit of the answer
+) -> Iterator[tuple[SplitRecord, list[str]] | str]:  # records with task and gold, and phrasings of their questions; or the reason why there is none
+    "Build one example of a label that has a sentence for each of the three lines; of another label a reason, and questions about its sections."
     name, brand = drug_name(record), (record.title or "").partition(" (")[0]
-    others = {field: find_sentence(record.sections or {}, field, words // 3, (brand, name or "")) for field in ("side_effects", "caution")}
-    left = words - sum(len((sentence or "").split()) for sentence in others.values())
-    fields = {"use": find_sentence(record.sections or {}, "use", left, (brand, name or "")), **others}
+    fields = three_sentences(record.sections or {}, words, (brand, name or ""))
     absent = [field.replace("_", " ") for field, sentence in fields.items() if sentence is None]
     if name is None or absent:
         yield "the label names no drug" if name is None else f"the label has no sentence on {' and '.join(absent)} that fits into {words} words"
+        yield from section_examples(record, name, words) if name else ()
         return
     phrasings = [phrasing.format(x=name) for phrasing in PHRASINGS]
     phrasings = [phrasing[0].upper() + phrasing[1:] for phrasing in phrasings]

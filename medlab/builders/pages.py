@@ -8,9 +8,12 @@ __all__ = ['build']
 # %% ../../nbs/builders/pages.ipynb #91ad9b55
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 
 from ..contracts.records import SplitRecord
-from ..cleaning.sentences import each_sentence, opening
+from ..cleaning.excerpts import excerpt, why_no_excerpt
+from ..cleaning.lists import introduces
+from ..cleaning.sentences import ITEM, each_sentence
 
 # %% ../../nbs/builders/pages.ipynb #9323cdf1
 #: The kinds of headings; the first pattern that matches counts.
@@ -73,12 +76,14 @@ PHRASINGS |= {
     "danger": ("When can {x} be dangerous?", "{x}: what would be an emergency?", "What would be an alarming sign with {x}?",
                "When do people with {x} need help at once?"),
     "question": ("About {x}: {h}", "A question on {x}: {h}", "{x}. {h}", "I am reading about {x}. {h}"),
-    "other": ("{x}: {h}?", "On {x}, what about “{h}”?", "I am reading about {x}. Please explain “{h}”.", "About {x}, tell me more on “{h}”."),
+    "other": ("{x}: {h}?", "On {x}, what about “{h}”?", "I am reading about {x}. Please explain “{h}”.", "About {x}, tell me more on “{h}”.",
+              "“{h}” – what does that mean for {x}?"),
 }
 #: The same for a heading that contains the subject.
 NAMED_PHRASINGS = {
     "question": ("{h}", "I would like to know: {h}", "Please tell me: {h}", "A question: {h}"),
-    "other": ("{h}?", "Please explain “{h}”.", "What is there to say on “{h}”?", "Tell me more on “{h}”."),
+    "other": ("{h}?", "Please explain “{h}”.", "What is there to say on “{h}”?", "Tell me more on “{h}”.",
+              "“{h}” – what should I know?"),
 }
 
 # %% ../../nbs/builders/pages.ipynb #cb47ae64
@@ -91,10 +96,25 @@ def page_questions(
     heading, kind = " ".join(heading.split()), section_kind(heading, subject)
     phrasings = NAMED_PHRASINGS[kind] if kind in NAMED_PHRASINGS and subject.casefold() in heading.casefold() else PHRASINGS[kind]
     inside = subject.lower() if f" {subject.lower()}" in text else subject
+    if kind == "other" and re.match(r"(?:why|what|when|where|how|who|which)\b", heading, re.I):  # "Why it is used?" is no question
+        phrasings = tuple(phrasing for phrasing in phrasings if not phrasing.endswith("{h}?"))
     questions = [phrasing.format(x=subject if phrasing.startswith("{x}") else inside, h=heading) for phrasing in phrasings]
     return [question[0].upper() + question[1:] for question in questions]
 
 # %% ../../nbs/builders/pages.ipynb #8cbc4cc2
+#: The end of a heading that its text completes, and words before the heading itself.
+OPEN_HEADING = re.compile(r"(?:\b(?:if|when|unless|who|to|by|for|in|with|as|or|and|are|is|include|includes|including|following)|:)\s*:?$", re.I)
+BEFORE_HEADING = re.compile(r"^(?:non-urgent|urgent|immediate action required|important) ?(?:advice|action)?:\s*", re.I)
+
+
+def section_text(heading: str, text: str) -> str:
+    "The text of a section, beginning with its heading if the text completes it."
+    first, heading = text.partition("\n")[0].strip(), BEFORE_HEADING.sub("", " ".join(heading.split())).rstrip(": ")
+    repeated = first.casefold().startswith(heading.casefold()[:12]) or introduces(first, "- " if ITEM.match("".join(text.split("\n")[1:2])) else "")
+    completes = ITEM.match(first) or OPEN_HEADING.search(heading) and not repeated
+    return f"{heading}:\n{text}" if completes and heading and not heading.endswith("?") else text
+
+# %% ../../nbs/builders/pages.ipynb #09ded03e
 def page_symptom_fields(
     sections: dict[str, str],
     words: int = 45,  # the limit of all three together, a third each
@@ -103,8 +123,8 @@ def page_symptom_fields(
     "Causes, red flags and next step: the first sentences of the section for each."
     fields = {}
     for field, kind in (("causes", "causes"), ("red_flags", "danger"), ("next_step", "help")):
-        texts = [text for heading, text in sections.items() if section_kind(heading, subject) == kind]
-        fields[field] = next((cut for text in texts if (cut := opening(text, words // 3))), None)
+        texts = [section_text(heading, text) for heading, text in sections.items() if section_kind(heading, subject) == kind]
+        fields[field] = next((cut for text in texts if (cut := excerpt(text, words // 3, subject))), None)
     return fields if all(fields.values()) else None
 
 # %% ../../nbs/builders/pages.ipynb #8de31ab3
@@ -123,9 +143,10 @@ def build_page(
                      f"What can be behind {subject}, what would be alarming, and what comes next?"]
         yield record.model_copy(update={"task": "symptom_analysis", "aspect": "three sections", "question": phrasings[0], "gold": fields}), phrasings
     for heading, text in sections.items():
-        answer = None if LINK_HEADINGS.search(heading) else opening(text, words)
+        own = section_text(heading, text)
+        answer = None if LINK_HEADINGS.search(heading) else excerpt(own, words, subject)
         if answer is None:
-            yield "a section is a list of links" if LINK_HEADINGS.search(heading) else f"a section has no whole sentence within {words} words"
+            yield "a section is a list of links" if LINK_HEADINGS.search(heading) else f"a section is not used: {why_no_excerpt(own, words)}"
             continue
         phrasings = page_questions(subject, heading, text)
         yield record.model_copy(update={"task": "medical_qa", "aspect": heading, "question": phrasings[0], "gold": {"answer": answer}}), phrasings
@@ -136,12 +157,22 @@ CONCLUSION = re.compile(r"conclu|interpretation|implication|summary|main (?:resu
 #: The beginning of a concluding sentence.
 CONCLUDES = re.compile(
     r"^(?:in (?:conclusion|summary|sum)|to (?:conclude|summari[sz]e)|we conclude|taken together|together,|"
-    r"(?:overall|thus|therefore|collectively),? (?=we\b|the(?:se)?\b|our\b)|"
+    r"(?:overall|thus|therefore|collectively),? (?=the(?:se)?\b|our\b|we (?:\w+ )?(?:conclude|recommend|suggest|believe|propose|advise|found|show|demonstrate))|"
     r"(?:these|our|the present|the) (?:\w+ ){0,2}(?:results?|findings?|data|stud(?:y|ies)|observations?) (?:\w+ ){0,2}"
     r"(?:suggest|show|indicate|demonstrate|support|confirm|provide|highlight|reveal|underline|imply|establish))", re.I)
 #: Sentences among the conclusions that conclude nothing: funding, trial registers, supplements, promises.
 NOT_A_CONCLUSION = re.compile(
     r"\b(?:funded by|funding|clinicaltrials|trial regist\w+|registration|prospero|supplementary|copyright|©|doi\b|(?:is|are) discussed)", re.I)
+#: What a study set out to do or did. "Therefore, we conducted a survey" is a reason for a study, not its result.
+DOES = re.compile(
+    r"^(?:[\w ,-]{0,40}?\b)?(?:we|this study|the (?:present|current) study|our study|the (?:aim|purpose|objective|goal)s?(?: of [\w -]{1,40}?)?)(?: \w+){0,3}? "
+    r"(?:conduct\w*|perform\w*|aim\w*|investigat\w*|examin\w*|evaluat\w*|assess\w*|s(?:eek|ought)|compar\w*|develop\w*|design\w*|analy[sz]\w*|review\w*|"
+    r"survey\w*|undert(?:ake|ook)|test\w*|measur\w*|us(?:e|ed)|collect\w*|search\w*|report\w*|describ\w*|present\w*|hypothesi\w*|explor\w*|stud(?:y|ied)|"
+    r"recruit\w*|enrol\w*|includ\w*|w(?:as|ere) to|(?:is|are) to)\b", re.I)
+#: A word that draws the conclusion from sentences which are not quoted.
+FROM_BEFORE = re.compile(r"^(?:Thus|Therefore|Hence|Consequently|Accordingly), ")
+#: A label at the beginning of a sentence.
+LABEL = re.compile(r"^((?:[A-Z][A-Za-z/&]+ ?(?:and |or |of )?){1,4}): (?=[A-Z])")
 #: Phrasings of a question about the result of a study; {x} is its title.
 STUDY_PHRASINGS = (
     "What did the study “{x}” find?", "“{x}”: what is the conclusion?", "Sum up the result of this paper: {x}",
@@ -151,14 +182,28 @@ STUDY_PHRASINGS = (
 )
 
 # %% ../../nbs/builders/pages.ipynb #a16c78be
-def conclusion_of(record: SplitRecord, words: int = 45) -> str | None:
-    "The conclusion of an abstract in its own whole sentences; None if no sentence is marked as one."
+def concluding_text(record: SplitRecord) -> str | None:
+    "The part of an abstract that its authors mark as the conclusion; None when they mark none."
     for label, text in (record.sections or {}).items():
         if CONCLUSION.search(label):
-            return opening("\n".join(sentence for sentence in each_sentence(text) if not NOT_A_CONCLUSION.search(sentence)), words)
-    found = [sentence for sentence in each_sentence(record.text or "") if not NOT_A_CONCLUSION.search(sentence)]
-    start = next((place for place, sentence in enumerate(found) if CONCLUDES.search(sentence)), None)
-    return None if start is None else opening("\n".join(found[start:]), words)
+            return text
+    found = list(each_sentence(record.text or ""))
+    for place, sentence in enumerate(found):
+        label = LABEL.match(sentence)
+        concludes = CONCLUSION.search(label[1]) if label else 2 * place >= len(found) - 1 and CONCLUDES.match(sentence)
+        if concludes and not DOES.match(sentence[label.end() if label else 0 :]):
+            return "\n".join([sentence[label.end() if label else 0 :], *takewhile(lambda one: not LABEL.match(one), found[place + 1 :])])
+    return None
+
+
+def conclusion_of(record: SplitRecord, words: int = 45) -> str | None:
+    "The conclusion of an abstract in its own whole sentences; None if no sentence is marked as one."
+    text = concluding_text(record)
+    answer = excerpt(text, words, asked=True, skip=NOT_A_CONCLUSION) if text else None
+    if answer is None or DOES.match(answer):
+        return None
+    answer = FROM_BEFORE.sub("", answer)
+    return answer[0].upper() + answer[1:]
 
 # %% ../../nbs/builders/pages.ipynb #6187ce82
 def build_abstract(

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterator
 
 from ..contracts.records import SplitRecord
-from ..cleaning.sentences import each_sentence, sentences
+from ..cleaning.excerpts import excerpt, names, standing_sentences, why_no_excerpt
 
 # %% ../../nbs/builders/qa.ipynb #d4666114
 #: Words around the subject of a title, and other names of the subject in brackets.
 TITLE_WORDS = re.compile(
-    r"^(?:what i need to know about (?:my )?|understanding |facts about |parasites - |your guide to |living with |"
+    r"^(?:what i need to know about (?:my )?|understanding |overview of |facts about |parasites - |your guide to |living with |"
     r"(?:causes|treatment|diagnosis|prevention|symptoms) of |treatment methods for |prevent diabetes problems: )+|"
     r" \((?:also|formerly|sometimes) (?:known as|called) [^()]*\)", re.I)
 #: Words that only the title of a brochure contains.
@@ -135,10 +135,10 @@ def qa_symptom_fields(
     text: str,
     words: int = 45,  # the limit of all three together
 ) -> dict[str, str] | None:  # None when one of them is missing, or they are too long
-    "Causes, red flags and next step, each an unchanged sentence of the text."
+    "Causes, red flags and next step, each an unchanged sentence of the text that needs no other one."
     if not any(sign in text for sign in ("911", "999", "mergency", "right away", "mmediately", "at once")):
         return None
-    found = sentences(text)
+    found = list(standing_sentences(text))
     danger = next((one for one in found if DANGER.search(one)), None)
     step = next((one for one in found if STEP.search(one) and one != danger), None)
     cause = next((one for one in found if CAUSE.search(one) and one not in (danger, step)), None)
@@ -147,18 +147,14 @@ def qa_symptom_fields(
     return {"causes": cause, "red_flags": danger, "next_step": step}
 
 # %% ../../nbs/builders/qa.ipynb #61a1ddd5
-#: The beginning of a sentence that needs the one before it.
-NEEDS_CONTEXT = re.compile(
-    r"(?:Or|But|And|Also|However|Yet|Then|Therefore|Thus|Instead|Similarly|Nevertheless|Otherwise|In addition|In contrast|As a result|For example|"
-    r"On the other hand|These|Those|Such|Another|Others?|Not everyone)\b|(?:Yes|No)[.,]")
 #: Phrases that make sense only on the original page.
 OUT_OF_PLACE = re.compile(
     r"\b(?:below (?:are|is)|here (?:are|is) (?:some|a|the)|this (?:content|fact ?sheet|publication|booklet|chapter|topic|summary)|"
-    r"press the|the publications of|following tips|see (?:also|the latest))\b|^references\b|https?://|\baccessed \d| - .* - |\b(?:include|are|following:?) - ", re.I)
+    r"press the|the publications of|following tips|see (?:also|the latest))\b|^references\b|https?://|\baccessed \d", re.I)
 #: A heading that is joined to the sentence after it: "Preventing Heart Failure There are a number of things".
 JOINED_HEADING = re.compile(
     r"^(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
-    r"These|At|As|Some|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z])")
+    r"These|At|As|Some|A few|Several|Certain|Both|Any|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z])")
 #: A line from a table of signs, and entries of such a line that are not signs.
 SIGN_LINE = re.compile(r"(About [\d.]+% of patients|\d+ of \d+ patients|Also|Signs and symptoms): (.*)\.")
 NOT_A_SIGN = re.compile(r"inheritance|^(?:sporadic|heterogeneous|somatic mutation|genetic anticipation.*|abnormality of metabolism/homeostasis)$", re.I)
@@ -173,22 +169,24 @@ def only_signs(sentence: str) -> str:
     return f"{found[1]}: {'; '.join(signs)}." if signs else ""
 
 # %% ../../nbs/builders/qa.ipynb #a4ac32e5
+def prepared(text: str) -> str:
+    "An answer without entries of its table that are no signs, and without 'Also' where nothing is before it."
+    if "; " not in text and "Also: " not in text:
+        return text
+    lines = [line for row in text.splitlines() if (line := only_signs(row))]
+    if lines and lines[0].startswith("Also: ") and SIGN_LINE.fullmatch(lines[0]):
+        lines[0] = lines[0].replace("Also", "Signs and symptoms", 1)
+    return "\n".join(lines)
+
+
 def qa_answer(
     text: str,
     words: int = 45,  # at most this many
+    subject: str = "",
+    asked: bool = False,  # the question is a person's own, and the answer may refer to it
 ) -> str | None:  # None when no sentence that stands alone fits
-    "The first whole sentences of a text that make sense without the rest, as many as fit, each once."
-    taken, count = [], 0
-    for sentence in (only_signs(JOINED_HEADING.sub("", one)) for one in each_sentence(text)):
-        if sentence in ("", *taken) or OUT_OF_PLACE.search(sentence) or not taken and NEEDS_CONTEXT.match(sentence) and not SIGN_LINE.fullmatch(sentence):
-            continue
-        if not taken and sentence.startswith("Also: "):
-            sentence = sentence.replace("Also", "Signs and symptoms", 1)
-        count += len(sentence.split())
-        if count > words:
-            break
-        taken.append(sentence)
-    return " ".join(taken) or None
+    "The first whole sentences of an answer that need nothing that is left out, as many as fit, each once."
+    return excerpt(prepared(text), words, subject, asked, OUT_OF_PLACE, JOINED_HEADING)
 
 # %% ../../nbs/builders/qa.ipynb #0fd7d4bd
 #: Subjects whose page holds the text of another, found by reading: MedQuAD has the treatment of Lyme disease under Machado-Joseph disease.
@@ -196,10 +194,20 @@ MIXED_UP = {"Machado-Joseph Disease": "Lyme disease"}
 
 # %% ../../nbs/builders/qa.ipynb #eab12880
 def mentions(answer: str, subject: str) -> bool:
-    "Whether an answer contains the first five letters of one of the subject's longer words, or an acronym that may stand for it."
-    stems = {word[:5] for word in re.findall(r"[^\W_]{4,}", subject.casefold())} or {subject.casefold()}
+    "Whether an answer names its subject, or has an acronym that may stand for it."
     short = re.findall(r"\b[A-Z][A-Z0-9/-]+", answer)
-    return any(stem in answer.casefold() for stem in stems) or any(one[0] == subject[:1].upper() for one in short)
+    return names(answer, subject) or any(one[0] == subject[:1].upper() for one in short)
+
+# %% ../../nbs/builders/qa.ipynb #2445cf84
+VERDICT = re.compile(r"(?:Yes|No)[.,;:!]")
+ASKS_FOR_VERDICT = re.compile(
+    r"(?:^|[.,!?:;]\s+|\b(?:and|or|but|so)\s+)(?:is|are|was|were|can|could|do|does|did|should|may|might|will|would|has|have|must|am)\b", re.I)
+
+def fitting_questions(phrasings: list[str], answer: str, record: SplitRecord) -> list[str]:
+    "The questions that an answer fits: a verdict fits its own question only, and only one that asks for a verdict or that a person asked."
+    if not VERDICT.match(answer):
+        return phrasings
+    return phrasings[:1] if not record.aspect or ASKS_FOR_VERDICT.search(record.question or "") and phrasings[0] == record.question else []
 
 # %% ../../nbs/builders/qa.ipynb #bc8d5bc9
 def build(
@@ -215,12 +223,14 @@ def build(
                      f"What can cause {subject}, and when should I worry?"]
         yield record.model_copy(update={"task": "symptom_analysis", "question": phrasings[0], "gold": fields}), phrasings
         return
-    answer, phrasings = qa_answer(record.answer or "", words), qa_questions(record)
+    answer, phrasings = qa_answer(record.answer or "", words, subject or "", asked=not record.aspect), qa_questions(record)
     if answer is None:
-        yield f"the answer has no whole sentence within {words} words that stands alone"
+        yield f"the answer is not used: {why_no_excerpt(record.answer or '', words)}"
+    elif phrasings and not fitting_questions(phrasings, answer, record):
+        yield "the answer is a verdict on a question that is not there"
     elif not phrasings:
         yield "the question does not fit its subject, or there is no subject"
     elif record.aspect == "information" and subject and not mentions(answer, subject) or MIXED_UP.get(subject, "\0") in record.answer:
         yield "the answer does not mention the subject of the question"
     else:
-        yield record.model_copy(update={"task": "medical_qa", "gold": {"answer": answer}}), phrasings
+        yield record.model_copy(update={"task": "medical_qa", "gold": {"answer": answer}}), fitting_questions(phrasings, answer, record)
