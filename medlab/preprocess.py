@@ -112,8 +112,8 @@ def preprocess(run: Run, profile: Profile) -> Outcome | None:
         placement = arrange(batches, DiskStore(stream), params)
         for place in PLACES:
             write_parquet(folder / f"{place}.parquet", counts.counted(placement.rows(place), place), Rejected if place == "rejected" else SplitRecord)
-        ids = {place: [placement.facts.ids[number] for number in placement.numbers(place)] for place in PLACES[:4]}
-        quality = counts.totals(placement.facts, params, len(placement.cut))
+        ids = {place: list(map(placement.facts.id, placement.numbers(place))) for place in PLACES[:4]}
+        quality = counts.totals(placement.facts, params)
     if not ids["train"]:
         raise InputError(f"nothing is left to train on: {quality['rejected']} of {quality['records']} records; collect more (`collect.sources`)")
     write_json(folder / "split_ids.json", {"seed": profile.seed, **ids})
