@@ -85,14 +85,14 @@ class HeldPassages:
         return np.unique(np.concatenate((found, written[~self.only_authored[written]])))
 
 # %% ../../nbs/cleaning/passages.ipynb #9fcdefce
-COMMON = 10  # a passage in more groups than this is a common phrase
+COMMON = 10  # a passage in more other groups than this is a common phrase
 
 def uncommon_passages(
     found: dict[int, Any],  # training item to the indices of its held-out passages
     groups: Callable[[int], Any],  # the group of a training item
     passages: int,  # how many there are in all
-    held_groups: Any = 0,  # for each passage: how many held-out groups contain it
-) -> Any:  # for each passage: True when at most `COMMON` groups contain it
+    held_groups: Any = 1,  # for each passage: how many held-out groups contain it
+) -> Any:  # for each passage: True when at most `COMMON` groups besides one held-out group contain it
     "The held-out passages that are no common phrases, and so give an answer away."
     import numpy as np
 
@@ -101,13 +101,13 @@ def uncommon_passages(
     indices = np.concatenate([np.zeros(0, dtype=np.int64), *found.values()])
     owner = np.repeat(of_item, [len(one) for one in found.values()])
     pairs = np.unique(indices * max(1, len(names)) + owner)
-    return np.bincount(pairs // max(1, len(names)), minlength=passages) + held_groups <= COMMON
+    return np.bincount(pairs // max(1, len(names)), minlength=passages) + held_groups <= COMMON + 1
 
 # %% ../../nbs/cleaning/passages.ipynb #eb67a104
 def uncommon_pairs(
     pairs: Any,  # (n, 2) positions of texts that are equal or nearly equal
     groups: Any,  # for each position its group, as a number
-) -> Any:  # for each pair: True when its text occurs in at most `COMMON` groups
+) -> Any:  # for each pair: True when its text occurs in at most `COMMON` groups besides its own
     "The pairs of similar texts that are no boilerplate. Texts that are linked by pairs count as one text."
     import numpy as np
 
@@ -117,7 +117,7 @@ def uncommon_pairs(
     roots = np.array(texts.roots(), dtype=np.uint64)
     cells = np.unique(np.stack((roots, np.asarray(groups).astype(np.uint64)), 1), axis=0)
     counts = np.bincount(cells[:, 0].astype(np.int64), minlength=len(groups))
-    return counts[roots[pairs[:, 0]].astype(np.int64)] <= COMMON
+    return counts[roots[pairs[:, 0]].astype(np.int64)] <= COMMON + 1
 
 # %% ../../nbs/cleaning/passages.ipynb #29b33c5f
 PARTS = 64

@@ -19,7 +19,7 @@ from ..cleaning.leaks import Item, find_leaks, item_of
 from ..cleaning.passages import COMMON, Shared, uncommon_pairs
 from ..cleaning.records import PreprocessParams
 from .facts import Facts
-from .groups import assign_splits, linked
+from .groups import assign_splits, balance, group_draws, linked
 
 # %% ../../nbs/splitting/decontaminate.ipynb #e60e8fbb
 class Placement:
@@ -33,8 +33,10 @@ class Placement:
         self.group, self.twin = np.zeros(count, dtype=np.uint64), np.full(count, -1, dtype=np.int64)
         found = linked(facts, params)
         split, self.group[found.order] = assign_splits(facts, found, params)
+        fixed_by_group, draw, _ = group_draws(facts, found)
         fixed, trainable = facts["fixed"][found.order], facts["trainable"][found.order]
-        self.shared = found.shared
+        self.shared, self.draw = found.shared, np.full(count, 2.0)
+        self.draw[found.order] = np.where(fixed_by_group < len(STRICTEST_FIRST), 2, draw)
         self.place[found.order] = np.where(trainable | (fixed == 0) & (split == 0), split, 3)
         for position, (reason, twin) in found.gone.items():
             self.reject(found.order[position], reason, found.order[twin] if twin >= 0 else -1)
@@ -91,7 +93,7 @@ def conflicts(shared: Shared, place: Any, groups: Any, own: int, stricter: Seque
     collected = np.bincount(sets[held & ~written], minlength=count) > 0
     mine = (place[numbers] == own) & (~written | collected[sets])
     cells = np.unique(np.stack((sets[held | mine].astype(np.uint64), groups[numbers[held | mine]]), 1), axis=0)
-    uncommon = np.bincount(cells[:, 0].astype(np.int64), minlength=count) <= COMMON
+    uncommon = np.bincount(cells[:, 0].astype(np.int64), minlength=count) <= COMMON + 1
     wanted = uncommon & (np.bincount(sets[held], minlength=count) > 0) & (np.bincount(sets[mine], minlength=count) > 0)
     found = [np.zeros((0, 2), dtype=np.int64)]
     for one in np.flatnonzero(wanted).tolist():
@@ -137,8 +139,8 @@ def drop_passages(placement: Placement, place: str, stricter: Sequence[str]) -> 
     return changed
 
 # %% ../../nbs/splitting/decontaminate.ipynb #fd8f7097
-def decontaminate(placement: Placement) -> None:
-    "Reject what nearly repeats a record of a stricter split or shares a passage with one: from validation first, then from train."
+def drop_leaks(placement: Placement) -> None:
+    "Reject what nearly repeats a record of a stricter split or shares a passage with one: between validation and test first, then between train and both."
     import numpy as np
 
     for place, stricter in (("validation", ["test"]), ("train", ["test", "validation"])):
@@ -146,6 +148,47 @@ def decontaminate(placement: Placement) -> None:
         while changed:
             held = np.concatenate([placement.numbers(name) for name in stricter])
             changed = drop_near_duplicates(placement, place, held) | drop_passages(placement, place, stricter)
+
+# %% ../../nbs/splitting/decontaminate.ipynb #eda697ff
+def entangled_groups(placement: Placement) -> Any:
+    "The groups that share an uncommon passage with another group, by name."
+    import numpy as np
+
+    shared, numbers = placement.shared, placement.shared.owners >> 1
+    alive = placement.place[numbers] < 3
+    sets = np.repeat(np.arange(len(shared.passages), dtype=np.uint64), np.diff(shared.starts))
+    cells = np.unique(np.stack((sets[alive], placement.group[numbers[alive]]), 1), axis=0)
+    counts = np.bincount(cells[:, 0].astype(np.int64), minlength=len(shared.passages))[cells[:, 0].astype(np.int64)]
+    return np.unique(cells[(counts > 1) & (counts <= COMMON + 1), 1])
+
+# %% ../../nbs/splitting/decontaminate.ipynb #836cd895
+def balance_types(placement: Placement) -> bool:  # whether any group changed sides
+    "Balance the types of questions of the drawn groups: test against the rest, then validation against train."
+    import numpy as np
+
+    numbers = np.flatnonzero((placement.place < 3) & (placement.draw < 1))
+    names, first, member = np.unique(placement.group[numbers], return_index=True, return_inverse=True)
+    turn = np.argsort(placement.draw[numbers[first]], kind="stable")  # groups by hash
+    member = np.argsort(turn)[member]
+    _, kinds = np.unique(placement.facts["aspect hash"][numbers], return_inverse=True)
+    cells, counts = np.unique(np.stack((member, kinds), 1), axis=0, return_counts=True)
+    side, movable = placement.place[numbers[first]][turn], ~np.isin(names[turn], entangled_groups(placement))
+    before = side.copy()
+    for split, following in ((0, 1 if placement.params.validation_share else 2), (1, 2)):
+        held, compared = side == split, side[cells[:, 0]] >= split
+        balance(held, movable & (side >= split), cells[compared, 0], cells[compared, 1], counts[compared])
+        side = np.where(held, split, np.where(side == split, following, side)).astype(side.dtype)
+    placement.place[numbers] = side[member]
+    return bool((side != before).any())
+
+# %% ../../nbs/splitting/decontaminate.ipynb #6705206e
+def decontaminate(placement: Placement) -> None:
+    "Reject leaking records until none is left, and balance the types of questions between the splits."
+    drop_leaks(placement)
+    for _ in range(3):
+        if not balance_types(placement):
+            return
+        drop_leaks(placement)
 
 # %% ../../nbs/splitting/decontaminate.ipynb #1d91c64a
 def items_at(placement: Placement, place: str) -> Iterator[Item]:
