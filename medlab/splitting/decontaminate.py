@@ -65,9 +65,9 @@ def drop_near_duplicates(placement: Placement, place: str, held: Any) -> bool:  
     import numpy as np
 
     facts, threshold = placement.facts, placement.params.near_duplicate_threshold
-    shingles, before = facts.shingle_cache(), placement.place.copy()
+    shingles, before, others = facts.shingle_cache(), placement.place.copy(), ["train"] if place == "validation" else []
     for name in ("text", "question"):
-        has, own = facts[f"has {name}"], placement.numbers(place)
+        has, own = facts[f"has {name}"], np.concatenate([placement.numbers(one) for one in (*others, place)])  # `others`: to know what is common
         order, border = np.concatenate((held[has[held]], own[has[own]])), int(has[held].sum())
         pairs = candidates(facts.signatures(name, order), threshold)
         pairs = pairs[(pairs[:, 0] < border) & (pairs[:, 1] >= border)]
@@ -75,7 +75,7 @@ def drop_near_duplicates(placement: Placement, place: str, held: Any) -> bool:  
         pairs = pairs[np.array(near, dtype=bool)]
         if name == "text":
             pairs = pairs[uncommon_pairs(pairs, placement.group[order])]
-        for first, second in pairs.tolist():
+        for first, second in pairs[placement.place[order[pairs[:, 1]]] == PLACES.index(place)].tolist():
             placement.reject(order[second], "near_duplicate", order[first])
     return bool((before != placement.place).any())
 
@@ -92,7 +92,8 @@ def conflicts(shared: Shared, place: Any, groups: Any, own: int, stricter: Seque
     held = np.isin(place[numbers], stricter)
     collected = np.bincount(sets[held & ~written], minlength=count) > 0
     mine = (place[numbers] == own) & (~written | collected[sets])
-    cells = np.unique(np.stack((sets[held | mine].astype(np.uint64), groups[numbers[held | mine]]), 1), axis=0)
+    alive = held | mine | (~written & (place[numbers] < 3))
+    cells = np.unique(np.stack((sets[alive].astype(np.uint64), groups[numbers[alive]]), 1), axis=0)
     uncommon = np.bincount(cells[:, 0].astype(np.int64), minlength=count) <= COMMON + 1
     wanted = uncommon & (np.bincount(sets[held], minlength=count) > 0) & (np.bincount(sets[mine], minlength=count) > 0)
     found = [np.zeros((0, 2), dtype=np.int64)]
@@ -143,11 +144,12 @@ def drop_leaks(placement: Placement) -> None:
     "Reject what nearly repeats a record of a stricter split or shares a passage with one: between validation and test first, then between train and both."
     import numpy as np
 
-    for place, stricter in (("validation", ["test"]), ("train", ["test", "validation"])):
-        changed = True
-        while changed:
+    changed = True
+    while changed:
+        changed = False
+        for place, stricter in (("validation", ["test"]), ("train", ["test", "validation"])):
             held = np.concatenate([placement.numbers(name) for name in stricter])
-            changed = drop_near_duplicates(placement, place, held) | drop_passages(placement, place, stricter)
+            changed |= drop_near_duplicates(placement, place, held) | drop_passages(placement, place, stricter)
 
 # %% ../../nbs/splitting/decontaminate.ipynb #eda697ff
 def entangled_groups(placement: Placement) -> Any:
