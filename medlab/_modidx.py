@@ -320,6 +320,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                      'medlab/cleaning/passages.py'),
                                           'medlab.cleaning.passages.HeldPassages.__init__': ( 'cleaning/passages.html#heldpassages.__init__',
                                                                                               'medlab/cleaning/passages.py'),
+                                          'medlab.cleaning.passages.HeldPassages.count_groups': ( 'cleaning/passages.html#heldpassages.count_groups',
+                                                                                                  'medlab/cleaning/passages.py'),
                                           'medlab.cleaning.passages.HeldPassages.find': ( 'cleaning/passages.html#heldpassages.find',
                                                                                           'medlab/cleaning/passages.py'),
                                           'medlab.cleaning.passages.HeldPassages.shared': ( 'cleaning/passages.html#heldpassages.shared',

@@ -48,19 +48,32 @@ class HeldPassages:
                 buffer += numbers.tobytes()
                 counts.append(len(numbers))
         together = np.frombuffer(passages[0] + passages[1], dtype=np.uint64)
+        del passages
         order = np.argsort(together, kind="stable").astype(np.uint32)
         together = together[order]
         new = np.concatenate(([True], together[1:] != together[:-1]))[: len(together)]
         self.numbers, first = together[new], order[new]
+        del together
         items = np.repeat(np.tile(np.arange(len(sizes[0]), dtype=np.uint32), 2), [*sizes[0], *sizes[1]])[order]
-        self.owner, known = items[new], {}  # a held-out item that contains it
-        named = np.array([known.setdefault(group, len(known)) for group in groups or range(len(sizes[0]))], dtype=np.int64)
-        cells = np.unique((np.cumsum(new) - 1) * max(1, len(known)) + named[items])
-        self.groups = np.bincount(cells // max(1, len(known)), minlength=len(self.numbers))  # how many held-out groups contain it
+        self.owner = items[new]  # a held-out item that contains it
+        self.groups = self.count_groups(np.diff([*np.flatnonzero(new), len(new)]), items, groups or range(len(sizes[0])))  # how many contain it
         self.only_authored = first >= sum(sizes[0])
         self.mask = np.uint64((1 << (4 * len(self.numbers) + 1).bit_length()) - 1)
         self.filter = np.zeros(int(self.mask) + 1, dtype=bool)  # by the last bits: most passages need no binary search
         self.filter[self.numbers & self.mask] = True
+
+    @staticmethod
+    def count_groups(sizes: Any, items: Any, groups: Sequence[Any]) -> Any:
+        "For each passage the number of groups that contain it; `sizes`: of how many items, and `items`: which ones, for all passages one after the other."
+        import numpy as np
+
+        known: dict[Any, int] = {}
+        named = np.array([known.setdefault(group, len(known)) for group in groups], dtype=np.int64)
+        several, counts = sizes > 1, np.ones(len(sizes), dtype=np.int32)
+        cells = np.unique(np.repeat(np.flatnonzero(several), sizes[several]) * max(1, len(known)) + named[items[np.repeat(several, sizes)]])
+        passage, found = np.unique(cells // max(1, len(known)), return_counts=True)
+        counts[passage] = found
+        return counts
 
     def find(self, numbers: Any) -> Any:
         "Which of these passages are held out: True or False for each."
@@ -162,7 +175,7 @@ def shared_in_part(passages: Any, owners: Any, names: Any) -> tuple[Any, Any, An
     sets = np.add.reduceat(mixed, starts)[keep] if len(starts) else mixed
     sets, first, number = np.unique(sets, return_index=True, return_counts=True)
     spans = zip(starts[keep][first].tolist(), counts[keep][first].tolist())
-    return sets, number, [owners[start : start + count] for start, count in spans]
+    return sets, number, [owners[start : start + count].copy() for start, count in spans]  # a view would hold the whole part in memory
 
 # %% ../../nbs/cleaning/passages.ipynb #7414f3f0
 class SharedPassages:
