@@ -286,7 +286,7 @@ def rich(copied):
                                     "no_answer": 250, "exact_duplicate": 30, "near_duplicate": 20}},
         "licences": {"OGL": {"train": 100}, "CC-BY-4.0": {"train": 400, "test": 90, "validation": 10, "rejected": 300}, WHY: {"retrieval": 100}},
         "licences_held": ["nhs"], "languages": {"en": 990, "de": 10}, "personal": {"PHONE": 1234, WHY: 1},
-        "groups": {"count": 650, "largest": 12}, "reasons": {"no_answer": WHY}, "records_cut": 17,
+        "groups": {"count": 650, "largest": 12}, "reasons": {"no_answer": WHY},
     }  # fmt: skip
     write_json(path, quality)
     source = {"status": "collected", "count": 0, "unread": {}, "license": {}, "may_train": 0, "attribution": [], "why": None}
