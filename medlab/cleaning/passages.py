@@ -31,6 +31,19 @@ def word_windows(
         block, size = block[:-size] * np.uint64(pow(MULTIPLIER, size, 2**64)) + block[size:], size * 2
     return found
 
+# %% ../../nbs/cleaning/passages.ipynb #5c12ce02
+def count_groups(sizes: Any, items: Any, groups: Sequence[Any]) -> Any:
+    "For each passage the number of groups that contain it; `sizes`: of how many items, and `items`: which ones, for all passages one after the other."
+    import numpy as np
+
+    known: dict[Any, int] = {}
+    named = np.array([known.setdefault(group, len(known)) for group in groups], dtype=np.int64)
+    several, counts = sizes > 1, np.ones(len(sizes), dtype=np.int32)
+    cells = np.unique(np.repeat(np.flatnonzero(several), sizes[several]) * max(1, len(known)) + named[items[np.repeat(several, sizes)]])
+    passage, found = np.unique(cells // max(1, len(known)), return_counts=True)
+    counts[passage] = found
+    return counts
+
 # %% ../../nbs/cleaning/passages.ipynb #c487b764
 class HeldPassages:
     "All passages of held-out texts, as one sorted array."
@@ -56,24 +69,11 @@ class HeldPassages:
         del together
         items = np.repeat(np.tile(np.arange(len(sizes[0]), dtype=np.uint32), 2), [*sizes[0], *sizes[1]])[order]
         self.owner = items[new]  # a held-out item that contains it
-        self.groups = self.count_groups(np.diff([*np.flatnonzero(new), len(new)]), items, groups or range(len(sizes[0])))  # how many contain it
+        self.groups = count_groups(np.diff([*np.flatnonzero(new), len(new)]), items, groups or range(len(sizes[0])))  # how many contain it
         self.only_authored = first >= sum(sizes[0])
         self.mask = np.uint64((1 << (4 * len(self.numbers) + 1).bit_length()) - 1)
         self.filter = np.zeros(int(self.mask) + 1, dtype=bool)  # by the last bits: most passages need no binary search
         self.filter[self.numbers & self.mask] = True
-
-    @staticmethod
-    def count_groups(sizes: Any, items: Any, groups: Sequence[Any]) -> Any:
-        "For each passage the number of groups that contain it; `sizes`: of how many items, and `items`: which ones, for all passages one after the other."
-        import numpy as np
-
-        known: dict[Any, int] = {}
-        named = np.array([known.setdefault(group, len(known)) for group in groups], dtype=np.int64)
-        several, counts = sizes > 1, np.ones(len(sizes), dtype=np.int32)
-        cells = np.unique(np.repeat(np.flatnonzero(several), sizes[several]) * max(1, len(known)) + named[items[np.repeat(several, sizes)]])
-        passage, found = np.unique(cells // max(1, len(known)), return_counts=True)
-        counts[passage] = found
-        return counts
 
     def find(self, numbers: Any) -> Any:
         "Which of these passages are held out: True or False for each."
