@@ -689,7 +689,7 @@ def test_answers_of_an_archive_are_cut_and_starter_data_comes_first(own_build):
 
 
 def test_a_build_of_three_sources_has_every_task_and_can_be_made_again(own_build):
-    "The twin of `test_the_full_build_gives_ten_thousand_examples`, which alone says how many there are and how long it takes."
+    "The twin of `test_the_full_build_gives_ten_thousand_examples`, which alone says how many there are."
     train = read_examples(own_build.file("instruct", "train.jsonl"))
     cases = [example for example in train if example.task == CASE and example.source == "medmcqa"]
     assert 8 < len(cases) <= 15 and len(train) > 600 and {example.task for example in train} == set(TASKS)
@@ -731,9 +731,7 @@ def test_the_full_build_gives_ten_thousand_examples(tmp_path, shared_data):
     assert len(train) >= 10_000
     assert Counter(example.task for example in train)[CASE] > 500
     records = {split: read_parquet(run.file("preprocess", f"{split}.parquet"), SplitRecord) for split in SPLITS}
-    clock = time.perf_counter()
     made = make_examples(records, InstructParams(max_answer_words=180))
-    assert time.perf_counter() - clock < 25  # 7 s on a quiet machine
     assert [example.id for example in made.splits["train"]] == [example.id for example in train]
     for examples in made.splits.values():
         for task in TASKS:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..basics.errors import MedlabError
 from ..contracts.records import Record
 from .duplicates import candidates, hashed, overlap, shingle_hashes, signatures, words_of
-from .passages import HeldPassages, uncommon_passages, word_windows
+from .passages import HeldPassages, uncommon_pairs, uncommon_passages, word_windows
 
 # %% ../../nbs/cleaning/leaks.ipynb #920df396
 LONG = 12  # a text of so many words is compared on its own
@@ -120,7 +120,7 @@ class ItemIndex:
     "An index of held-out items, or, with `held`, the training items that were looked up in one."
 
     def __init__(self, items: Iterable[Item], held: "ItemIndex | None" = None):
-        self.ids, self.groups, self.known, self.leaks, self.shared = [], [], {}, [], {}
+        self.ids, self.groups, self.known, self.leaks, self.shared, self.same_text = [], [], {}, [], {}, []
         self.places, self.signed = defaultdict(lambda: array("q")), defaultdict(lambda: [signatures([])])
         passages, waiting = [], defaultdict(list)
         for place, hashes in enumerate(tqdm(map(hash_item, items), "look for leaks", unit=" items", leave=False, delay=3)):
@@ -132,23 +132,27 @@ class ItemIndex:
                 if len(waiting[name]) == 1000:  # shingles take far more memory than signatures
                     self.signed[name].append(signatures(waiting.pop(name)))
             if held is None:
-                self.known.update({key: (hashes.id, exact) for key, exact in hashes.keys})
+                self.known.update({key: (place, exact) for key, exact in hashes.keys})
                 passages.append(hashes.passages)
             else:
-                self.leaks += held.equal(hashes)
+                for (name, _), owner, leak in held.equal(hashes):
+                    if name == "text":
+                        self.same_text.append((owner, place, leak))
+                    else:
+                        self.leaks.append(leak)
                 if len(found := held.table.shared(*hashes.passages)):
                     self.shared[place] = found
         for name, cuts in waiting.items():
             self.signed[name].append(signatures(cuts))
-        self.table: HeldPassages = HeldPassages(passages)
+        self.table: HeldPassages = HeldPassages(passages, self.groups if held is None else ())
 
-    def equal(self, hashes: ItemHashes) -> Iterator[Leak]:
+    def equal(self, hashes: ItemHashes) -> Iterator[tuple[tuple[str, Any], int, Leak]]:  # the key, the held-out item's place, the leak
         "Leaks of a training item whose group, question or text equals that of a held-out item."
         for key, exact in hashes.keys:
             if key in self.known:
                 other, held_exact = self.known[key]
                 kind: Any = {"group": "group", "reordered question": "near_duplicate"}.get(key[0])
-                yield Leak(kind or ("exact" if exact == held_exact else "normalised"), hashes.id, other)
+                yield key, other, Leak(kind or ("exact" if exact == held_exact else "normalised"), hashes.id, self.ids[other])
 
 # %% ../../nbs/cleaning/leaks.ipynb #b23ac8e2
 class Items:
@@ -161,8 +165,8 @@ class Items:
         return map(item_of, self.things() if callable(self.things) else self.things)
 
 # %% ../../nbs/cleaning/leaks.ipynb #8c21f143
-def near_items(train: Items, training: ItemIndex, held_out: Items, held: ItemIndex, threshold: float) -> Iterator[tuple[str, str]]:
-    "Ids of training items that nearly equal a held-out one, each with the id of that one."
+def near_items(train: Items, training: ItemIndex, held_out: Items, held: ItemIndex, threshold: float) -> Iterator[tuple[str, int, int]]:
+    "Places of held-out items and of training items that nearly equal them, each with the part that does: text or question."
     import numpy as np
 
     for name in ("text", "question"):
@@ -175,9 +179,20 @@ def near_items(train: Items, training: ItemIndex, held_out: Items, held: ItemInd
                for items, places in ((held_out, set(wanted[0])), (train, set(wanted[1])))]
         for one, other in zip(*wanted):
             if overlap(cut[0][one], cut[1][other]) >= threshold:
-                yield training.ids[other], held.ids[one]
+                yield name, one, other
 
 # %% ../../nbs/cleaning/leaks.ipynb #7dc0b125
+def similar_texts(training: ItemIndex, held: ItemIndex, near: Sequence[tuple[str, int, int]]) -> list[Leak]:
+    "Leaks of items with the same or nearly the same text, without boilerplate; `near` are pairs from `near_items`."
+    import numpy as np
+
+    found = [*training.same_text, *((one, other, Leak("near_duplicate", training.ids[other], held.ids[one])) for name, one, other in near if name == "text")]
+    names: dict[Any, int] = {}
+    groups = [names.setdefault(group, len(names)) for group in [*(("held", one) if isinstance(one, int) else one for one in held.groups), *training.groups]]
+    pairs = np.array([(one, len(held.ids) + other) for one, other, _ in found], dtype=np.int64).reshape(-1, 2)
+    return [leak for (*_, leak), telling in zip(found, uncommon_pairs(pairs, np.array(groups))) if telling]
+
+# %% ../../nbs/cleaning/leaks.ipynb #c5ca7b43
 def find_leaks(
     train: Iterable[Any] | Callable[[], Iterable[Any]],  # records, examples or `Item`s, or a function that gives them
     held_out: Iterable[Any] | Callable[[], Iterable[Any]],
@@ -187,12 +202,12 @@ def find_leaks(
     train, held_out = Items(train), Items(held_out)
     held = ItemIndex(held_out)
     training = ItemIndex(train, held)
+    near = list(near_items(train, training, held_out, held, threshold))
+    asked = [Leak("near_duplicate", training.ids[other], held.ids[one]) for name, one, other in near if name == "question"]
     leaks: dict[tuple[str, str], Leak] = {}
-    for leak in sorted(training.leaks, key=lambda leak: KINDS.index(leak.kind)):
+    for leak in sorted([*training.leaks, *similar_texts(training, held, near), *asked], key=lambda leak: KINDS.index(leak.kind)):
         leaks.setdefault(leak[1:], leak)
-    for pair in near_items(train, training, held_out, held, threshold):
-        leaks.setdefault(pair, Leak("near_duplicate", *pair))
-    uncommon = uncommon_passages(training.shared, training.groups.__getitem__, len(held.table.numbers))
+    uncommon = uncommon_passages(training.shared, training.groups.__getitem__, len(held.table.numbers), held.table.groups)
     for place, passages in training.shared.items():
         for owner in set(held.table.owner[passages[uncommon[passages]]].tolist()):
             leaks.setdefault(pair := (training.ids[place], held.ids[owner]), Leak("passage", *pair))
