@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from .basics.errors import InputError, MedlabError
-from .basics.files import atomic_path, hash_fraction, read_json, scan_parquet, sha256_text, write_jsonl
+from .basics.files import atomic_path, hash_fraction, read_json, scan_parquet, sha256_text, write_json, write_jsonl
 from .contracts.datasheet import datasheet
 from .contracts.records import SPLITS, TASKS, Patient, SplitRecord
 from .contracts.tasks import Example, build_messages, to_row
@@ -275,7 +275,7 @@ def check_examples(splits: dict[str, list[Example]]) -> None:
                                       f"expected at most {max_per_opening(len(questions))}: add phrasings to its builder")
 
 # %% ../nbs/04_instruct.ipynb #141c4388
-@step("instruct", params=InstructParams, needs=["preprocess"], outputs=["train.jsonl", "validation.jsonl", "test.jsonl", "datasheet.md"])
+@step("instruct", params=InstructParams, needs=["preprocess"], outputs=["train.jsonl", "validation.jsonl", "test.jsonl", "datasheet.md", "left_out.json"])
 def instruct(run: Run, profile: Profile) -> None:
     "Make examples of the eight tasks from the preprocessed records, check them, and write them with a datasheet."
     params, folder = profile.params(InstructParams), run.folder("instruct")
@@ -284,6 +284,7 @@ def instruct(run: Run, profile: Profile) -> None:
     check_examples(splits)
     for split, examples in splits.items():
         write_jsonl(folder / f"{split}.jsonl", map(to_row, examples))
+    write_json(folder / "left_out.json", dict(left_out))
     held = read_json(run.file("preprocess", "quality.json"))["licences_held"]
     records = (record for path in paths.values() for record in scan_parquet(path, SplitRecord))
     sheet = datasheet(splits, left_out, records, params.max_answer_words, profile.seed, held)
