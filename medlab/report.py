@@ -421,7 +421,7 @@ def rejected_groups(run: Run) -> list[dict[str, Any]]:
     emptied = find_records([run.path / "collect" / "records.parquet"], (row.id for row in found.get("boilerplate", [])), Record)
     given = manifest.params if manifest else {}
     params = PreprocessParams(**{name: given[name] for name in ("min_answer_words", "max_answer_words", "mask_personal") if name in given})
-    return [{"reason": reason, "words": REASONS.get(reason, ""), "cards": [rejected_card(row, twins.get(row.twin), emptied.get(row.id), params) for row in rows]} for reason, rows in found.items()]
+    return [{"reason": reason, "words": REASONS.get(reason, "").replace("`", ""), "cards": [rejected_card(row, twins.get(row.twin), emptied.get(row.id), params) for row in rows]} for reason, rows in found.items()]
 
 # %% ../nbs/12_report.ipynb #ad52c1e5
 def rejected_card(row: Rejected, twin: SplitRecord | None, collected: Record | None, params: PreprocessParams) -> dict[str, Any]:
@@ -429,11 +429,15 @@ def rejected_card(row: Rejected, twin: SplitRecord | None, collected: Record | N
     if collected:  # never shown with what the mask would take out
         row = row.model_copy(update=dict(without_personal(collected)[0] if params.mask_personal else collected))
     words, spans = evidence_of(row, twin, params)
+    words = words.replace("`", "")
     shared = shared_evidence(twin, row, RUNS[row.reason]) if twin and row.reason in RUNS else {}
     place = (twin.split or "read only") if twin else ""
     return {"words": words, "record": record_card(row, spans), "twin": twin and record_card(twin, shared), "place": place}
 
 # %% ../nbs/12_report.ipynb #0ab4a870
+FOLLOWED_LENGTH = 700  # characters; a longer record does not fit beside its example
+
+
 def followed_record(run: Run, groups: list[dict]) -> dict[str, Any] | None:
     "A collected record of the page at each step, preferably one that cleaning changed; None when all were written for their tasks."
     cards = [card for group in groups for card in group["cards"] if card["record"] and not card["as_written"]]
@@ -442,11 +446,11 @@ def followed_record(run: Run, groups: list[dict]) -> dict[str, Any] | None:
     cleaned, collected = find_records(paths, ids), find_records([run.path / "collect" / "records.parquet"], ids, Record)
     found = []
     for card, one in zip(cards, ids, strict=True):
-        if one in collected and collected[one].task is None:
+        if one in collected and collected[one].task is None and sum(len(text) for _, text in record_parts(collected[one])) < FOLLOWED_LENGTH:
             before, after = without_personal(collected[one])[0], dict(record_parts(cleaned[one]))
             spans = {name: changed_runs(text, after.get(name, "")) for name, text in record_parts(before)}
             found.append((sum(end - start for ends in spans.values() for start, end in ends), {"before": record_card(before, spans), "card": card}))
-    changed = sorted((one for one in found if 0 < one[0] < 300), key=lambda one: -one[0])
+    changed = sorted((one for one in found if one[0]), key=lambda one: -one[0])
     return next((card for _, card in changed or found), None)
 
 # %% ../nbs/12_report.ipynb #e84c57fc

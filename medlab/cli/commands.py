@@ -254,6 +254,8 @@ def audit_command(
     The page needs no server: open it in a browser, choose right, fault or serious, and save the verdicts. Then: medlab audit --summarise verdicts.jsonl
     """
     if summarise:
+        if not Path(summarise).is_file():
+            raise MissingError(f"{summarise} is not there; save the verdicts of the page, or fill in the file that `medlab audit --text` writes")
         typer.echo("\n".join(audit_lines(summarise_audit(read_jsonl(summarise)))))
         return
     path = write_audit(run_and_profile("", run, [])[0], n, seed, out or None, text, task or (), source or (), split or ())

@@ -69,7 +69,7 @@ def draw_balance(tasks: dict[str, dict[str, int]], theme: str) -> Any:
             axes.barh(place, count, 0.62, left, label="" if place else name, **outcome_style(name, theme))
         axes.annotate(f"{every:,}  ({100 * every / total:.0f} %)", (every, place), (4, 0), textcoords="offset points", va="center", color=ink, fontsize=10)
     axes.set_yticks(range(len(tasks)), [name.replace("_", " ") for name in reversed(tasks)], parse_math=False)
-    axes.set_xlim(0, 1.35 * max([sum(of.values()) for of in tasks.values()] + [1]))
+    axes.set_xlim(0, 1.7 * max([sum(of.values()) for of in tasks.values()] + [1]))
     axes.set_xticks([])
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, labelcolor=ink, handlelength=1.2, columnspacing=1)
     return figure
