@@ -38,7 +38,7 @@ class QualityCounts:
             if part := row.labels.get("part"):
                 self.parts[f"{row.source}: {part}"][row.reason if place == "rejected" else place] += 1
             text = body_of(row).strip()
-            self.languages[row.lang if text else NO_TEXT] += 1
+            self.languages[row.lang if text or row.options else NO_TEXT] += 1
             if text:
                 self.lengths["rejected" if place == "rejected" else "kept"][length_bin(text)] += 1
             yield row
