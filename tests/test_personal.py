@@ -126,7 +126,7 @@ def test_a_file_of_ones_own_is_searched_as_notes_unless_the_profile_says_otherwi
 
 def test_every_text_of_a_note_is_searched():
     own = record("hub/letters", title="Mrs Tarrant, MRN 0045981", subject="Mrs Tarrant", text="Mrs Tarrant rang.", sections={"Plan": "See Mrs Tarrant."}, options={"A": "Ask Mrs Tarrant."})
-    assert "Tarrant" not in without_personal(own)[0].model_dump_json() and without_personal(own)[1]["NAME"] == 8
+    assert "Tarrant" not in without_personal(own)[0].model_dump_json() and without_personal(own)[1]["NAME"] == 7
 
 
 def test_what_is_rejected_is_masked_too():
@@ -136,7 +136,7 @@ def test_what_is_rejected_is_masked_too():
 def test_through_the_step(tmp_path):
     rows = [{"question": f"What was decided about knee number {number}?", "answer": f"Mrs Tarrant-{chr(97 + number % 26) * 3} walks {number} steps and came on 3 April 2023."} for number in range(30)]
     write_jsonl(tmp_path / "letters.jsonl", rows + [{"question": "Who is Mr Underhill?", "answer": ""}])
-    profile = load_profile("smoke", ["collect.sources=['starter', 'hub/letters']", f"collect.options={{'hub/letters': {{'path': '{tmp_path / 'letters.jsonl'}', 'license': 'MIT', 'may_train': true}}}}"])
+    profile = load_profile("smoke", ["collect.sources=['starter', 'hub/letters']", f"collect.options={{'hub/letters': {{'path': '{tmp_path / 'letters.jsonl'}', 'license': 'MIT', 'may_train': true, 'columns': {{'question': 'question', 'answer': 'answer'}}}}}}"])
     run = Run(tmp_path / "run")
     preprocess(run, profile)
     kept = [one for name in ("train", "validation", "test") for one in scan_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord) if one.source == "hub/letters"]
