@@ -421,7 +421,8 @@ def rejected_groups(run: Run) -> list[dict[str, Any]]:
     emptied = find_records([run.path / "collect" / "records.parquet"], (row.id for row in found.get("boilerplate", [])), Record)
     given = manifest.params if manifest else {}
     params = PreprocessParams(**{name: given[name] for name in ("min_answer_words", "max_answer_words", "mask_personal") if name in given})
-    return [{"reason": reason, "words": REASONS.get(reason, "").replace("`", ""), "cards": [rejected_card(row, twins.get(row.twin), emptied.get(row.id), params) for row in rows]} for reason, rows in found.items()]
+    return [{"reason": reason, "words": REASONS.get(reason, "").replace("`", ""),
+             "cards": [rejected_card(row, twins.get(row.twin), emptied.get(row.id), params) for row in rows]} for reason, rows in found.items()]
 
 # %% ../nbs/12_report.ipynb #ad52c1e5
 def rejected_card(row: Rejected, twin: SplitRecord | None, collected: Record | None, params: PreprocessParams) -> dict[str, Any]:

@@ -136,7 +136,9 @@ def test_what_is_rejected_is_masked_too():
 def test_through_the_step(tmp_path):
     rows = [{"question": f"What was decided about knee number {number}?", "answer": f"Mrs Tarrant-{chr(97 + number % 26) * 3} walks {number} steps and came on 3 April 2023."} for number in range(30)]
     write_jsonl(tmp_path / "letters.jsonl", rows + [{"question": "Who is Mr Underhill?", "answer": ""}])
-    profile = load_profile("smoke", ["collect.sources=['starter', 'hub/letters']", f"collect.options={{'hub/letters': {{'path': '{tmp_path / 'letters.jsonl'}', 'license': 'MIT', 'may_train': true, 'columns': {{'question': 'question', 'answer': 'answer'}}}}}}"])
+    profile = load_profile("smoke", ["collect.sources=['starter', 'hub/letters']",
+                                     f"collect.options={{'hub/letters': {{'path': '{tmp_path / 'letters.jsonl'}', 'license': 'MIT', 'may_train': true, "
+                                     f"'columns': {{'question': 'question', 'answer': 'answer'}}}}}}"])
     run = Run(tmp_path / "run")
     preprocess(run, profile)
     kept = [one for name in ("train", "validation", "test") for one in scan_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord) if one.source == "hub/letters"]

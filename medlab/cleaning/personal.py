@@ -155,14 +155,16 @@ FIRST_NAMES = (
 ).split()
 
 # %% ../../nbs/cleaning/personal.ipynb #599d5e6a
-STAY = (r"admitted|came in|arrived|brought in|underwent|doa|dod|admission(?: date)?|date of admission|adm\.?|discharged|discharge(?: date)?|date of discharge|seen|reviewed|attended|visit(?:ed)?|transferred|died|"
+STAY = (r"admitted|came in|arrived|brought in|underwent|doa|dod|"
+        r"admission(?: date)?|date of admission|adm\.?|discharged|discharge(?: date)?|date of discharge|seen|reviewed|attended|visit(?:ed)?|transferred|died|"
         r"deceased|date of death|operated|operation|surgery|procedure|appointment|appt|follow[ -]?up|clinic|presented|readmitted|date of service|dos|date of visit|collected|"
         r"examined|delivered|intubated|extubated|consented|referred|booked|date")
 RECORD_NUMBER = (r"hosp(?:ital)?\.?|medical record|patient|pt|chart|unit|account|acct\.?|accession|acc\.?|encounter|visit|specimen|case|file|medicare|medicaid|insurance|policy|"
                  r"member|licen[cs]e|chi|episode|admission|registration|record|study|order|requisition|lab|req\.?|health card|h|passport|driver'?s licen[cs]e|pathology")
 NOT_BANK = r"(?<!\b(?i:grant|award|genbank|geo|pdb|refseq|uniprot|ncbi|ena|embl|arrayexpress|sra|dbsnp|ega|clinical|trial)\b[^.\n]{0,25})"
 OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
-VALUE = r"(?![A-Z]{0,3}\d{1,3}(?![\w/-]))(?!NCT|GSE|ISRCTN|EudraCT|rs\d|N[MPR]_)(?=[A-Z-]{0,5} ?[\dA-Z/-]*\d[\dA-Z/-]*\d[\dA-Z/-]*\d)(?:[A-Z]{1,3} (?=\d{4})|[A-Z]{0,5}[-/]?)\d[\dA-Z]*(?:[-/][\dA-Z]+)*\b"
+VALUE = (r"(?![A-Z]{0,3}\d{1,3}(?![\w/-]))(?!NCT|GSE|ISRCTN|EudraCT|rs\d|N[MPR]_)(?=[A-Z-]{0,5} ?[\dA-Z/-]*\d[\dA-Z/-]*\d[\dA-Z/-]*\d)"
+         r"(?:[A-Z]{1,3} (?=\d{4})|[A-Z]{0,5}[-/]?)\d[\dA-Z]*(?:[-/][\dA-Z]+)*\b")
 
 #: What is looked for in notes beside `PATTERNS`; a `PERSON` needs nothing near it.
 NOTE_PATTERNS = {
@@ -185,7 +187,9 @@ NOTE_PATTERNS = {
     "PHONE": [rf"(?<=\b(?:(?i:tel|telephone|phone|mob|mobile|cell|home|work|contact|fax|pager|bleep|beep|ext|extension|x)|Ph|ph)(?i: ?(?:no|number|num|#))?\.?\W{{1,3}})"
               rf"(?:[2-9]\d\d[ -]\d{{4}}|\d{{3,6}})(?![\w/.-]*\d){NOT_A_UNIT}",
               r"(?<=\b(?:(?i:tel|telephone|phone|mob|mobile|cell|contact|fax)|Ph|ph)(?i: ?(?:no|number|num|#))?\.?\W{1,3})\+?\(?\d[\d ().-]{6,16}\d(?!\w)"],
-    "DATE": [rf"(?<=\b(?i:{STAY})(?i: (?:him|her|them|the patient|here|again|in clinic|to hospital|to the ward|home))?(?i: (?:on|date|from|at|to|for|until|by us on|was|is|on the))?[\s:,(]{{1,3}})(?:{DATE}|{MONTHS} \d{{1,2}}(?:st|nd|rd|th)?\b|\d{{1,2}}(?:st|nd|rd|th)? {MONTHS}\b)", DATE],
+    "DATE": [rf"(?<=\b(?i:{STAY})(?i: (?:him|her|them|the patient|here|again|in clinic|to hospital|to the ward|home))?"
+             rf"(?i: (?:on|date|from|at|to|for|until|by us on|was|is|on the))?[\s:,(]{{1,3}})"
+             rf"(?:{DATE}|{MONTHS} \d{{1,2}}(?:st|nd|rd|th)?\b|\d{{1,2}}(?:st|nd|rd|th)? {MONTHS}\b)", DATE],
 }
 
 # %% ../../nbs/cleaning/personal.ipynb #9937e8d4

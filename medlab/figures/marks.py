@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 # %% ../../nbs/figures/marks.ipynb #06b555bd
-def merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def joined_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     "Spans in order; those that overlap or touch are joined."
     found: list[tuple[int, int]] = []
     for start, end in sorted(spans):
@@ -34,7 +34,7 @@ def shared_runs(
     here, there = ([word[0].casefold() for word in found] for found in (words, others))
     known = {tuple(there[place : place + least]) for place in range(len(there) - least + 1)}
     runs = [place for place in range(len(here) - least + 1) if tuple(here[place : place + least]) in known]
-    joined = merged((place, place + least) for place in runs)
+    joined = joined_spans((place, place + least) for place in runs)
     return [(words[first].start(), words[last - 1].end()) for first, last in joined]
 
 # %% ../../nbs/figures/marks.ipynb #6c9a523d
@@ -63,10 +63,10 @@ def marked_pieces(
     context: int = 120,  # characters around a marked place of a longer text
 ) -> list[tuple[str, bool]]:  # pieces in order, and whether each is marked
     "A text as pieces for a page; long ones are cut down to the marked places."
-    spans = merged(spans)
+    spans = joined_spans(spans)
     around = [(at_word(text, max(0, start - context)), at_word(text, min(len(text), end + context))) for start, end in spans] or [(0, limit)]
     pieces, last, left = [], 0, limit
-    for start, end in [(0, len(text))] if len(text) <= limit else merged(around):
+    for start, end in [(0, len(text))] if len(text) <= limit else joined_spans(around):
         end = min(end, at_word(text, start + left), len(text))
         if end <= start:
             break
