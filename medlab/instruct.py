@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['BUILDERS', 'PREFIXES', 'Draft', 'make_draft', 'make_drafts', 'shuffled_drafts', 'remove_overlap', 'opening_of',
-           'max_per_opening', 'choose_phrasings', 'make_example', 'InstructParams', 'ExampleSet', 'make_examples',
-           'check_examples', 'instruct']
+           'max_per_opening', 'choose_phrasings', 'make_example', 'Balance', 'task_limits', 'InstructParams',
+           'ExampleSet', 'make_examples', 'check_examples', 'instruct']
 
 # %% ../nbs/04_instruct.ipynb #fcff0b1e
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from .basics.errors import InputError, MedlabError
-from .basics.files import atomic_path, hash_fraction, read_json, scan_parquet, sha256_text, write_jsonl
+from .basics.files import atomic_path, hash_fraction, read_json, scan_parquet, sha256_text, write_json, write_jsonl
+from .contracts.croissant import croissant, dataset_card, used_licences
 from .contracts.datasheet import datasheet
 from .contracts.records import SPLITS, TASKS, Patient, SplitRecord
 from .contracts.tasks import GOLD_LISTS, Example, build_messages, to_row
@@ -240,6 +241,40 @@ def leak_item(example: Example, built: bool) -> Item:
     return Item(example.id, example.group, example.question, answer if built else "", None if built else answer)
 
 # %% ../nbs/04_instruct.ipynb #db0778da
+class Balance(BaseModel):
+    "How much of the training and validation data one task may be."
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cap: float = Field(1.0, gt=0, le=1)  # the largest share of one task; 1: any
+    weights: dict[Literal[TASKS], Annotated[float, Field(ge=0)]] = {}  # task to a factor for its cap: 0.5 halves it, 0 leaves the task out
+
+# %% ../nbs/04_instruct.ipynb #4ce08673
+def task_limits(
+    counts: Mapping[str, int],  # examples that there are, by task
+    balance: Balance = Balance(),
+) -> dict[str, int]:  # examples that each task may have
+    "The most examples of each task so that none has a larger share of their sum than its cap; a cap that so few tasks cannot keep is raised to their equal share."
+    weighted = {task: count for task, count in counts.items() if count and balance.weights.get(task, 1)}
+    caps = {task: max(balance.cap, 1 / len(weighted)) * balance.weights.get(task, 1) for task in weighted}
+    limits, total = dict(weighted), -1
+    while sum(limits.values()) != total:
+        total = sum(limits.values())
+        limits = {task: count if caps[task] >= 1 else min(limits[task], max(1, int(caps[task] * total))) for task, count in weighted.items()}
+    return {task: limits.get(task, 0) for task in counts}
+
+# %% ../nbs/04_instruct.ipynb #a53b6c71
+def balanced(drafts: list[Draft], balance: Balance) -> list[Draft]:
+    "The drafts that stay under the cap, in their order."
+    left = task_limits(Counter(draft.task for draft in drafts), balance)
+    kept = []
+    for draft in drafts:
+        if left[draft.task] > 0:
+            left[draft.task] -= 1
+            kept.append(draft)
+    return kept
+
+# %% ../nbs/04_instruct.ipynb #cc0e8050
 class InstructParams(Params):
     "The parameters of this step in a profile."
 
@@ -248,6 +283,7 @@ class InstructParams(Params):
     validation_per_task: int = Field(0, ge=0)
     test_per_task: int = Field(0, ge=0)
     max_answer_words: int = Field(45, ge=5)  # the limit of an answer that is cut from a collected text, over all its fields
+    balance: Balance = Balance()  # cap: the largest share of train that one task may have; weights: task to a factor for its cap
 
 # %% ../nbs/04_instruct.ipynb #54711412
 class ExampleSet(NamedTuple):
@@ -276,6 +312,10 @@ def make_examples(
     for split in reversed(SPLITS):
         kept = limit_per_task(drafts[split], getattr(params, f"{split}_per_task"))
         left_out[f"more than {split}_per_task of their task in {split}"] += len(drafts.pop(split)) - len(kept)
+        if split != "test":  # what is measured stays as it is
+            whole, kept = kept, balanced(kept, params.balance)
+            left_out[f"over the share that {split} allows one task (balance)"] += len(whole) - len(kept)
+            del whole
         chosen = [pair for task in TASKS for pair in choose_phrasings([one for one in kept if one.task == task], taken)]
         left_out["every phrasing is used already, or begins like too many others"] += len(kept) - len(chosen)
         taken |= {words_only(question) for _, question in chosen}
@@ -307,7 +347,8 @@ def check_examples(splits: dict[str, list[Example]]) -> None:
                                       f"expected at most {max_per_opening(len(questions))}: add phrasings to its builder")
 
 # %% ../nbs/04_instruct.ipynb #141c4388
-@step("instruct", params=InstructParams, needs=["preprocess"], outputs=["train.jsonl", "validation.jsonl", "test.jsonl", "datasheet.md"])
+@step("instruct", params=InstructParams, needs=["preprocess"], outputs=[
+    "train.jsonl", "validation.jsonl", "test.jsonl", "datasheet.md", "left_out.json", "croissant.json", "README.md"])
 def instruct(run: Run, profile: Profile) -> None:
     "Make examples of the eight tasks from the preprocessed records, check them, and write them with a datasheet."
     params, folder = profile.params(InstructParams), run.folder("instruct")
@@ -316,8 +357,12 @@ def instruct(run: Run, profile: Profile) -> None:
     check_examples(splits)
     for split, examples in splits.items():
         write_jsonl(folder / f"{split}.jsonl", map(to_row, examples))
+    write_json(folder / "left_out.json", dict(left_out))
     held = read_json(run.file("preprocess", "quality.json"))["licences_held"]
     records = (record for path in paths.values() for record in scan_parquet(path, SplitRecord))
     sheet = datasheet(splits, left_out, records, params.max_answer_words, profile.seed, held)
-    with atomic_path(folder / "datasheet.md") as temporary:
-        temporary.write_text(sheet, encoding="utf-8")
+    licences = used_licences(splits, (record for path in paths.values() for record in scan_parquet(path, SplitRecord)))
+    write_json(folder / "croissant.json", croissant(folder, splits, licences, f"medlab-{profile.name}"))
+    for name, text in (("datasheet.md", sheet), ("README.md", dataset_card(splits, licences, f"medlab-{profile.name}"))):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")

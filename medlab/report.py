@@ -11,26 +11,34 @@ __all__ = ['RESULTS_SCHEMA', 'METRIC_WORDS', 'VARIANT_WORDS', 'QUALITY', 'comman
 import base64
 import platform
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .basics.files import atomic_path, read_json, sha256_json, sha256_text, shipped, write_json
+from .basics.files import atomic_path, read_json, sha256_json, sha256_text, write_json
 from .basics.machine import hardware
 from .contracts.predictions import read_predictions
-from .contracts.records import SPLITS, TASKS, read_sources
-from .contracts.tasks import read_examples
-from .core import Manifest, Outcome, Params, Profile, Run, find_step, git_commit, load_profile, package_versions, profile_names, recover, step
-from .figures.data import MISSING, describe_records, draw_lengths, draw_records, length_panels
+from .contracts.records import PLACES, REASONS, SPLITS, TASKS, Record, Rejected, SplitRecord, read_sources
+from .contracts.tasks import Example, read_examples
+from .figures.cards import example_card, find_records, record_card, record_parts, stratified_sample
+from .figures.data import MISSING, describe_balance, describe_records, draw_balance, draw_lengths, draw_records, length_panels
 from .figures.drawing import THEMES, draw_in_both_themes, short_line
+from .figures.marks import changed_runs
+from .figures.pages import page_environment, page_parts
 from medlab.figures.results import (
-    BASE, MAIN_METRICS, SHORT_TITLES, describe_loss, describe_rows, draw_loss, draw_tasks, draw_variants, find_row, formatted_value, last_tuned,
-    variants_of,
+    BASE, MAIN_METRICS, SHORT_TITLES, describe_loss, describe_rows, draw_loss, draw_tasks, draw_variants, find_row, formatted_value,
+    last_tuned, variants_of,
 )
 from medlab.figures.tables import (
-    check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, page_table, source_tables,
+    check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables,
+    source_tables,
 )
+from medlab.core import (
+    Manifest, Outcome, Params, Profile, Run, find_step, git_commit, load_profile, package_versions, profile_names, recover, step,
+)
+from .cleaning.evidence import RUNS, evidence_of, shared_evidence
+from .cleaning.records import PreprocessParams, without_personal
 from .models import load_spec
 
 # %% ../nbs/12_report.ipynb #051736e2
@@ -182,12 +190,34 @@ def histogram(texts: Iterable[str], edges: tuple[int, ...] = WORDS_FROM) -> list
     return [lengths[place] for place in range(len(edges))]
 
 # %% ../nbs/12_report.ipynb #1d1f851a
+def count_made(run: Run, rows: list[Example]) -> list[dict[str, Any]]:
+    "For each source and kind of record in the splits: how many there are, how many were collected, how many gave an example, and the examples by task."
+    import pyarrow.parquet as pq
+
+    names, found = ["id", "source", "kind", "task"], {}
+    for split in SPLITS:
+        table = pq.read_table(run.file("preprocess", f"{split}.parquet"), columns=names)
+        found |= {one: (source, kind, task) for one, source, kind, task in zip(*(table[name].to_pylist() for name in names))}
+    used = {place for one in rows for place in one.record_ids}
+    tasks = Counter((*found[one.record_ids[0]][:2], one.task) for one in rows if one.record_ids[0] in found)
+    return [
+        {"source": source, "kind": kind, "records": sum(value[:2] == (source, kind) for value in found.values()),
+         "collected": sum(value == (source, kind, None) for value in found.values()),
+         "used": sum(found.get(one, ())[:2] == (source, kind) for one in used),
+         "tasks": {task: tasks[source, kind, task] for task in TASKS if tasks[source, kind, task]}}
+        for source, kind in sorted({value[:2] for value in found.values()})
+    ]
+
+# %% ../nbs/12_report.ipynb #ca1f8acd
 def count_examples(run: Run) -> dict[str, Any]:
-    "What train, validation and test.jsonl hold: examples by task, source and split, groups, and lengths."
+    "What train, validation and test.jsonl hold: examples by task, source and split, groups, lengths, and the records that they were made from."
     rows = [one for split in SPLITS for one in read_examples(run.file("instruct", f"{split}.jsonl"))]
     tasks, sources, groups = (Counter((getattr(one, name), one.split) for one in rows) for name in ("task", "source", "group"))
     sizes = {split: [count for (_, its), count in groups.items() if its == split] for split in SPLITS}
+    why = run.path / "instruct" / "left_out.json"
     return {
+        "made": count_made(run, rows),
+        "left_out": read_json(why) if why.exists() else None,
         "tasks": {task: {split: tasks[task, split] for split in SPLITS} for task in TASKS},
         "sources": {name: {split: sources[name, split] for split in SPLITS} for name in sorted({one.source for one in rows})},
         "splits": {split: {"examples": sum(found), "groups": len(found), "largest": max(found, default=0)} for split, found in sizes.items()},
@@ -211,7 +241,7 @@ def collected_licences(run: Run) -> list[dict[str, Any]]:
 #: The parts of quality.json that the report shows.
 QUALITY = (
     "records", "splits", "rejected", "reasons", "sources", "rejected_by_source", "parts", "licences", "licences_held", "languages", "personal",
-    "lengths", "groups", "leakage",
+    "help_lines", "lengths", "groups", "leakage",
 )
 
 
@@ -234,8 +264,10 @@ def make_data_figures(
     "Draw the figures of the page on data for both themes."
     by_source, panels = data["quality"]["sources"], length_panels(data)
     sizes = "; ".join(f"{title}: {MISSING if lengths is None else 'the numbers are in the table below'}" for title, lengths in panels) + "."
+    tasks = data["examples"]["tasks"]
     return [
         draw_in_both_themes(folder, "records", "What became of each source's records", describe_records(by_source), lambda theme: draw_records(by_source, theme)),
+        draw_in_both_themes(folder, "balance", "Examples by task", describe_balance(tasks), lambda theme: draw_balance(tasks, theme)),
         draw_in_both_themes(folder, "lengths", "Lengths", sizes, lambda theme: draw_lengths(panels, theme)),
     ]
 
@@ -249,22 +281,7 @@ def embedded(folder: Path, figure: dict[str, str]) -> dict[str, str]:
     "A figure with its pictures inside, as the pages' template `picture` takes it."
     return figure | {f"{theme}_uri": data_uri(folder / figure[theme]) for theme in THEMES}
 
-# %% ../nbs/12_report.ipynb #a5e2f7ea
-def page_environment(templates: dict[str, str]) -> Any:
-    "A Jinja environment over these templates that escapes every value and refuses unknown names."
-    from jinja2 import DictLoader, Environment, StrictUndefined
-
-    made = Environment(loader=DictLoader(templates), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters["shown"] = formatted_value
-    made.filters["words"] = lambda name: str(name).replace("_", " ")
-    return made
-
 # %% ../nbs/12_report.ipynb #1e17bf6d
-def page_parts() -> dict[str, str]:
-    "The templates of the pages and the card, by the name under which they include each other."
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(shipped("data", "pages").iterdir()) if path.suffix in (".html", ".md")}
-
-
 def page_hashes(profile: Profile) -> dict[str, str]:
     "What the step depends on besides its code: the templates."
     return {f"pages/{name}": sha256_text(text) for name, text in page_parts().items()}
@@ -361,6 +378,88 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
     )
 
 # %% ../nbs/12_report.ipynb #9482cac5
+SHOWN_ROWS = 10  # of each task, and of each reason
+
+
+def grouped_sample(rows: Iterable[tuple[str, str, str]], n: int = SHOWN_ROWS) -> dict[str, list[str]]:
+    "From rows of id, group and stratum at most `n` ids of each group, drawn from all its strata."
+    strata: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for one, group, stratum in rows:
+        strata[group][stratum].append(one)
+    return {group: stratified_sample(found, n) for group, found in strata.items()}
+
+# %% ../nbs/12_report.ipynb #cd1dead2
+def example_groups(run: Run) -> list[dict[str, Any]]:
+    "For each task the cards of some of its examples, each with its record."
+    examples = {one.id: one for split in SPLITS for one in read_examples(run.file("instruct", f"{split}.jsonl"))}
+    drawn = grouped_sample((one.id, one.task, one.source) for one in examples.values())
+    chosen = {task: [examples[one] for one in drawn[task]] for task in TASKS if task in drawn}
+    wanted = [place for found in chosen.values() for one in found for place in one.record_ids]
+    records = find_records([run.path / "preprocess" / f"{split}.parquet" for split in SPLITS], wanted)
+    cards = {task: [example_card(one, next(filter(None, map(records.get, one.record_ids)), None)) for one in found] for task, found in chosen.items()}
+    return [{"task": task, "cards": sorted(found, key=lambda card: card["as_written"])} for task, found in cards.items()]  # where a rule was at work, first
+
+# %% ../nbs/12_report.ipynb #42fb083a
+def rejected_rows(run: Run) -> dict[str, list[Rejected]]:
+    "For each reason some of the rejected records, from all sources; the largest group first."
+    import pyarrow.parquet as pq
+
+    path, names = run.path / "preprocess" / "rejected.parquet", ["id", "reason", "source"]
+    if not path.exists():
+        return {}
+    table = pq.read_table(path, columns=names)
+    reasons = Counter(table["reason"].to_pylist())
+    drawn = grouped_sample(zip(*(table[name].to_pylist() for name in names)))
+    rows = find_records([path], (one for ids in drawn.values() for one in ids), Rejected)
+    return {reason: [rows[one] for one in drawn[reason]] for reason, _ in reasons.most_common()}
+
+# %% ../nbs/12_report.ipynb #c0789661
+def rejected_groups(run: Run) -> list[dict[str, Any]]:
+    "For each reason the cards of some rejected records, with what gave them away, and of a repeated one the record that it repeats."
+    found, folder, manifest = rejected_rows(run), run.path / "preprocess", run.manifest("preprocess")
+    twins = find_records([folder / f"{place}.parquet" for place in PLACES[:4]], (row.twin for rows in found.values() for row in rows if row.twin))
+    emptied = find_records([run.path / "collect" / "records.parquet"], (row.id for row in found.get("boilerplate", [])), Record)
+    given = manifest.params if manifest else {}
+    params = PreprocessParams(**{name: given[name] for name in ("min_answer_words", "max_answer_words", "mask_personal") if name in given})
+    return [{"reason": reason, "words": REASONS.get(reason, "").replace("`", ""),
+             "cards": [rejected_card(row, twins.get(row.twin), emptied.get(row.id), params) for row in rows]} for reason, rows in found.items()]
+
+# %% ../nbs/12_report.ipynb #ad52c1e5
+def rejected_card(row: Rejected, twin: SplitRecord | None, collected: Record | None, params: PreprocessParams) -> dict[str, Any]:
+    "A rejected record with marks, its twin with marks, and the reason in words; where cleaning left nothing, the record as it was collected."
+    if collected:  # never shown with what the mask would take out
+        row = row.model_copy(update=dict(without_personal(collected)[0] if params.mask_personal else collected))
+    words, spans = evidence_of(row, twin, params)
+    words = words.replace("`", "")
+    shared = shared_evidence(twin, row, RUNS[row.reason]) if twin and row.reason in RUNS else {}
+    place = (twin.split or "read only") if twin else ""
+    return {"words": words, "record": record_card(row, spans), "twin": twin and record_card(twin, shared), "place": place}
+
+# %% ../nbs/12_report.ipynb #0ab4a870
+FOLLOWED_LENGTH = 700  # characters; a longer record does not fit beside its example
+
+
+def followed_record(run: Run, groups: list[dict]) -> dict[str, Any] | None:
+    "A collected record of the page at each step, preferably one that cleaning changed; None when all were written for their tasks."
+    cards = [card for group in groups for card in group["cards"] if card["record"] and not card["as_written"]]
+    ids = [card["record"]["id"] for card in cards]
+    paths = [run.path / "preprocess" / f"{split}.parquet" for split in SPLITS]
+    cleaned, collected = find_records(paths, ids), find_records([run.path / "collect" / "records.parquet"], ids, Record)
+    found = []
+    for card, one in zip(cards, ids, strict=True):
+        if one in collected and collected[one].task is None and sum(len(text) for _, text in record_parts(collected[one])) < FOLLOWED_LENGTH:
+            before, after = without_personal(collected[one])[0], dict(record_parts(cleaned[one]))
+            spans = {name: changed_runs(text, after.get(name, "")) for name, text in record_parts(before)}
+            found.append((sum(end - start for ends in spans.values() for start, end in ends), {"before": record_card(before, spans), "card": card}))
+    changed = sorted((one for one in found if one[0]), key=lambda one: -one[0])
+    return next((card for _, card in changed or found), None)
+
+# %% ../nbs/12_report.ipynb #e84c57fc
+def example_in(run: Run, one: str) -> Example:
+    "The example of a run with this id."
+    return next(example for split in SPLITS for example in read_examples(run.file("instruct", f"{split}.jsonl")) if example.id == one)
+
+# %% ../nbs/12_report.ipynb #4eacb271
 def render_data(
     run: Run,
     data: dict,  # of `build_data`
@@ -368,15 +467,18 @@ def render_data(
     alone: Path | None = None,  # the folder of the figures, when there is no report beside the page
 ) -> str:
     "The page on data, as one self-contained text; it needs no step after `instruct`."
-    folder = alone or run.folder("report")
+    folder, groups = alone or run.folder("report"), example_groups(run)
+    followed = followed_record(run, groups)
     drawn = {Path(one["light"]).stem.removesuffix("-light"): [embedded(folder, one)] for one in figures}
     sections = [
-        ("sources", "Sources and licences", source_tables, ""), ("flow", "In and out", flow_tables, "records"),
-        ("checks", "Duplicates, personal data, leakage", check_tables, ""), ("examples", "Examples", example_tables, ""),
-        ("lengths", "Lengths", length_tables, "lengths"),
+        ("flow", "In and out", lambda data: flow_tables(data)[:1], "records"), ("made", "From records to examples", made_tables, ""),
+        ("examples", "Examples", example_tables, "balance"), ("rejected", "What was left out", lambda data: flow_tables(data)[1:2], ""),
+        ("checks", "Duplicates, personal data, leakage", check_tables, ""), ("lengths", "Lengths", length_tables, "lengths"),
+        ("sources", "Sources and licences", lambda data: source_tables(data) + flow_tables(data)[2:], ""),
     ]
     return page_environment(page_parts()).get_template("data").render(
-        run_name=run.name, headline=data_headline(data), alone=bool(alone),
+        run_name=run.name, headline=data_headline(data), alone=bool(alone), shown=SHOWN_ROWS, groups=groups, rejected=rejected_groups(run), followed=followed,
+        messages=example_in(run, followed["card"]["id"]).messages if followed else [],
         sections=[{"id": name, "title": title, "parts": tables(data), "figures": drawn.get(figure, [])} for name, title, tables, figure in sections],
     )
 

@@ -10,18 +10,19 @@ import zipfile
 import pytest
 
 from medlab.basics.errors import MissingError
-from medlab.basics.files import read_json, sha256_file, shipped, write_json, write_parquet
-from medlab.contracts.records import TASKS, Record
+from medlab.basics.files import read_json, read_parquet, sha256_file, shipped, write_json, write_parquet
+from medlab.contracts.records import TASKS, Record, Rejected, read_records
+from medlab.contracts.tasks import read_examples
 from medlab.core import Run, load_profile
 from medlab.evaluate import EvaluateParams
-from medlab.figures.data import MISSING, draw_lengths, draw_records
+from medlab.figures.data import MISSING, describe_balance, draw_balance, draw_lengths, draw_records
 from medlab.figures.drawing import THEMES
 from medlab.figures.results import MAIN_METRICS, SHORT_TITLES, draw_loss, draw_tasks, draw_variants, formatted_value
 from medlab.instruct import instruct
 from medlab.metrics.scores import wanted_rows
 from medlab.report import (
     EARLIER_STEPS, METRIC_WORDS, QUALITY, RESULTS_SCHEMA, build_data, build_results, command_of, data_headline, describe_variants, headline, make_data_figures,
-    make_figures, page_parts, render_card, render_data, render_html, report, results_hash,
+    make_figures, page_parts, rejected_groups, render_card, render_data, render_html, report, results_hash,
 )
 from medlab.report import data_page as write_data_page
 
@@ -108,6 +109,11 @@ def test_the_file_names_its_schema_and_the_shipped_one_has_the_same_keys(results
     assert [one["metric"] for one in results["majority_baselines"]] == [one["metric"] for one in shipped_results["majority_baselines"]]
 
 
+def originals(run):
+    "The addresses of all records of a run."
+    return {record.url for record in read_records(run.file("collect", "records.parquet"))}
+
+
 @pytest.mark.parametrize("name", ["report.html", "data.html"])
 def test_a_page_needs_nothing_but_itself_and_its_neighbour(name, smoke_run):
     path = smoke_run[0].file("report", name)
@@ -118,13 +124,17 @@ def test_a_page_needs_nothing_but_itself_and_its_neighbour(name, smoke_run):
     for _, attributes in page.tags:
         assert all(attributes.get(name, "data:").startswith("data:") for name in ("src", "srcset"))
         address = attributes.get("href", "#")
-        assert address == "#" or address[1:] in ids if address.startswith("#") else (path.parent / address).exists()
-    assert not re.search(r"https?://|url\(|@import", text)
+        if address.startswith(("https://", "http://")):
+            assert name == "data.html" and address in originals(smoke_run[0]) and attributes["rel"] == "noreferrer"  # a link to a record's page loads nothing
+        else:
+            assert address == "#" or address[1:] in ids if address.startswith("#") else (path.parent / address).exists()
+    style = "".join(re.findall(r"<style>.*?</style>", text, re.S))
+    assert style and not re.search(r"https?://|url\(|@import", style)
     assert str(smoke_run[0].path.parent) not in text  # no path of this machine
     assert len(text) < 1_000_000
 
 
-@pytest.mark.parametrize(("name", "pictures"), [("report.html", 3), ("data.html", 2)])
+@pytest.mark.parametrize(("name", "pictures"), [("report.html", 3), ("data.html", 3)])
 def test_a_page_can_be_read_by_everybody(name, pictures, smoke_run):
     page = Page(smoke_run[0].file("report", name).read_text(encoding="utf-8"))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
@@ -133,7 +143,7 @@ def test_a_page_can_be_read_by_everybody(name, pictures, smoke_run):
     assert ("html", {"lang": "en"}) in page.tags
     assert any(tag == "meta" and attributes.get("name") == "viewport" for tag, attributes in page.tags)
     assert [tag for tag, _ in page.tags].count("h1") == 1
-    links = [attributes for tag, attributes in page.tags if tag == "a" and attributes["href"].endswith(".html")]
+    links = [attributes for tag, attributes in page.tags if tag == "a" and re.fullmatch(r"\w+\.html", attributes["href"])]
     assert {link["href"] for link in links} == {"report.html", "data.html"}
     assert [link["href"] for link in links if link.get("aria-current") == "page"] == [name]
 
@@ -164,7 +174,7 @@ def test_rendering_again_gives_the_same_result_in_another_folder(copied, results
     make_figures(run, again["rows"])
     make_data_figures(run.folder("report"), again["data"])
     assert before == {path.name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png")}
-    assert len(before) == (3 + 2) * len(THEMES)
+    assert len(before) == (3 + 3) * len(THEMES)
 
 
 def test_what_was_not_run_is_shown_as_not_run_and_escaped(copied):
@@ -285,7 +295,7 @@ def rich(copied):
         "parts": {"medquad: GARD": {"records": 800, "train": 400, "test": 90, "validation": 10,
                                     "no_answer": 250, "exact_duplicate": 30, "near_duplicate": 20}},
         "licences": {"OGL": {"train": 100}, "CC-BY-4.0": {"train": 400, "test": 90, "validation": 10, "rejected": 300}, WHY: {"retrieval": 100}},
-        "licences_held": ["nhs"], "languages": {"en": 990, "de": 10}, "personal": {"PHONE": 1234, WHY: 1},
+        "licences_held": ["nhs"], "languages": {"en": 990, "de": 10}, "personal": {"PHONE": 1234, WHY: 1}, "help_lines": 77,
         "groups": {"count": 650, "largest": 12}, "reasons": {"no_answer": WHY},
     }  # fmt: skip
     write_json(path, quality)
@@ -335,6 +345,7 @@ def test_the_page_says_what_each_source_gave_and_what_became_of_it(rich):
         ["reason", "all sources", "medquad", "nhs", WHY], [f"no answer: {WHY}", "250", "250", "0", "0"], ["exact duplicate", "30", "30", "0", "0"],
     ]  # fmt: skip
     assert ["groups", "650"] in page.tables["Groups"] and ["de", "10"] in page.tables["Languages of all records"]
+    assert "public help lines, which stay as they are: 77." in page.text
     assert "do not agree" not in page.text
     other = Page(render_data(run, data | {"quality": data["quality"] | {"records": 999}}, []))
     assert "These do not agree: 1,000 records in sources.json, 999 in quality.json" in other.text
@@ -395,10 +406,10 @@ def test_the_page_on_data_can_be_had_alone_and_leads_nowhere_that_is_not_there(s
     path = write_data_page(run, smoke_run[1])
     page = Page(path.read_text(encoding="utf-8"))
     assert path == run.path / "data.html" and page.open == [] and page.tables["Examples by task"]
-    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a" and attributes["href"] not in originals(run)]
     targets = {attributes.get("id") for _, attributes in page.tags}
     assert links and all(link.startswith("#") and link[1:] in targets for link in links)
-    assert not (run.path / "report").exists() and sum(tag == "img" for tag, _ in page.tags) == 2
+    assert not (run.path / "report").exists() and sum(tag == "img" for tag, _ in page.tags) == 3
 
 
 def contents(run):
@@ -465,6 +476,86 @@ def test_numbers_stand_to_the_right_and_a_credit_is_given_once(rich):
     assert ["medquad", "MedQuAD (2019), under CC BY 4.0; original text: ADAM, CDC, and 9 more"] in page.tables["Whom to credit"]
     cells = [attributes.get("class") for tag, attributes in page.tags if tag == "td"]
     assert {"number", "text", ""} == set(cells) and ".number { text-align: right; }" in page_parts()["style"]
+
+
+def cards_of(page_text, heading):
+    "The boxes of one group of cards on the page on data, as text: from its heading to the next."
+    return page_text.partition(f"{heading}</h3>")[2].partition("<h3")[0]
+
+
+def test_ten_examples_of_each_task_stand_beside_their_records(smoke_run):
+    run = smoke_run[0]
+    text = run.file("report", "data.html").read_text(encoding="utf-8")
+    records = {record.id: record for record in read_records(run.file("collect", "records.parquet"))}
+    examples = [one for split in ("train", "validation", "test") for one in read_examples(run.file("instruct", f"{split}.jsonl"))]
+    for task in TASKS:
+        group = Page(cards_of(text, task.replace("_", " ").capitalize()))
+        shown = [one for one in examples if one.task == task and " ".join(one.question.split()) in " ".join(group.text.split())]
+        assert len(shown) >= 10, task  # two examples may ask the same
+        assert {one.source for one in shown} == {one.source for one in examples if one.task == task}, task  # every source is there
+    collected = next(one for one in examples if one.task == "medical_qa" and one.source == "rough" and " ".join(one.question.split()) in Page(text).text)
+    assert records[collected.record_ids[0]].source == "rough"
+    assert "Record: qa from rough, CC-BY-4.0" in Page(text).text and "<mark>" in cards_of(text, "Medical qa")
+
+
+def test_every_reason_shows_rejected_records_and_what_gave_them_away(smoke_run):
+    run = smoke_run[0]
+    text = run.file("report", "data.html").read_text(encoding="utf-8")
+    rejected = read_parquet(run.file("preprocess", "rejected.parquet"), Rejected)
+    for reason in {row.reason for row in rejected}:
+        group = cards_of(text, reason.replace("_", " ").capitalize())
+        assert group.count("Left out: ") == min(10, sum(row.reason == reason for row in rejected)), reason
+        if reason not in ("no_answer", "no_question", "no_text", "retracted", "too_long"):  # nothing is there, or too much
+            assert "<mark>" in group, reason
+    assert "The explanation says B; the record marks A." in text and "The answer has 2 words; at least 3 are wanted." in text
+    twins = cards_of(text, "Exact duplicate")
+    assert twins.count("Stays (") == twins.count("Left out: ") == 2
+    assert "Click here to watch the operation" in cards_of(text, "Boilerplate")  # what cleaning left nothing of is shown as it was collected
+
+
+def test_the_page_shows_more_than_ten_of_nothing_and_reads_what_is_there(tmp_path):
+    "A run with hundreds of rejected records and no other step."
+    run, base = Run(tmp_path / "run"), {"license": "CC0-1.0", "may_train": True, "attribution": "x", "kind": "qa"}
+    rows = [Rejected(id=f"{number:016x}", source="ab"[number % 40 == 0], question=WHY, answer="No.", reason="too_short", **base) for number in range(400)]
+    write_parquet(run.folder("preprocess") / "rejected.parquet", rows, Rejected)
+    (group,) = rejected_groups(run)
+    assert len(group["cards"]) == 10 and {card["record"]["source"] for card in group["cards"]} == {"a", "b"}
+    assert rejected_groups(run) == [group] and rejected_groups(Run(tmp_path / "empty")) == []
+
+
+def test_what_the_mask_takes_out_is_not_shown_as_collected(tmp_path):
+    run, base = Run(tmp_path / "run"), {"license": "CC0-1.0", "may_train": True, "attribution": "x", "kind": "qa", "source": "s", "question": "Whom do I ask?"}
+    emptied = Record(id="1" * 16, answer="Copyright. Write to tilda@clinic.example.org.", **base)
+    write_parquet(run.folder("collect") / "records.parquet", [emptied], Record)
+    write_parquet(run.folder("preprocess") / "rejected.parquet", [Rejected(id="1" * 16, answer="", reason="boilerplate", **base)], Rejected)
+    (group,) = rejected_groups(run)
+    assert "[EMAIL]" in str(group) and "tilda@" not in str(group)
+
+
+def test_a_record_without_text_counts_for_no_language(smoke_run):
+    quality = read_json(smoke_run[0].file("preprocess", "quality.json"))
+    rejected = read_parquet(smoke_run[0].file("preprocess", "rejected.parquet"), Rejected)
+    empty = [row for row in rejected if not (row.answer or row.text or row.options or "".join((row.sections or {}).values())).strip()]
+    assert empty and quality["languages"]["no text"] == len(empty)
+    assert sum(quality["languages"].values()) == quality["records"]
+
+
+def test_the_balance_of_the_tasks_is_drawn_and_told(smoke_run, results):
+    tasks = results["data"]["examples"]["tasks"]
+    words = describe_balance(tasks)
+    assert all(f"{of['train']:,} train" in words for of in tasks.values())
+    images = [attributes["alt"] for tag, attributes in Page(smoke_run[0].file("report", "data.html").read_text(encoding="utf-8")).tags if tag == "img"]
+    assert {frozenset(image.strip(".").split("; ")) for image in images} >= {frozenset(words.strip(".").split("; "))}
+    for odd in ({}, {"x": {}}, {"$\\frac{": {"train": 10**9}}):
+        draw_balance(odd, "dark").canvas.draw()
+
+
+def test_what_the_examples_were_made_of_adds_up(results):
+    made, splits = results["data"]["examples"]["made"], results["data"]["quality"]["splits"]
+    assert sum(one["records"] for one in made) == sum(splits[split] for split in ("train", "validation", "test"))
+    assert sum(sum(one["tasks"].values()) for one in made) == sum(of["examples"] for of in results["data"]["examples"]["splits"].values())
+    assert all(one["used"] <= one["records"] and one["collected"] <= one["records"] for one in made)
+    assert {one["source"] for one in made if one["collected"]} == {"rough"} and results["data"]["examples"]["left_out"]
 
 
 def test_an_edited_template_makes_the_step_work_again(smoke_run, monkeypatch):

@@ -19,8 +19,10 @@ from .choices import contradicts
 from .duplicates import text_key
 from .language import language_of
 from .leaks import body_of
-from .personal import mask
-from .text import fixed_characters, is_heading, repair_question, repair_text, tidy_text, trim_answer, with_apostrophes, without_markup
+from .personal import mask, sort_of_text
+from medlab.cleaning.text import (
+    fixed_characters, is_heading, repair_question, repair_text, tidy_text, trim_answer, with_apostrophes, without_markup,
+)
 
 # %% ../../nbs/cleaning/records.ipynb #48213370
 class PreprocessParams(Params):
@@ -34,6 +36,7 @@ class PreprocessParams(Params):
     min_answer_words: int = Field(3, ge=1)
     max_answer_words: int = Field(2000, ge=10)  # a longer answer is a whole website
     mask_personal: bool = True  # replace personal data by placeholders
+    personal: Literal["auto", "articles", "notes"] = "auto"  # the sort of text; auto: public sources hold articles, all others notes about patients
     licences_held: list[str] = []  # sources that you hold a licence of your own for; the report prints them
     benchmarks: list[str] = []  # files whose items must not be in the training data: .jsonl, .json, .csv, .parquet or .txt
     on_leak: Literal["fail", "drop"] = "fail"  # what to do about training records that occur in a benchmark
@@ -62,19 +65,22 @@ def clean(record: Record) -> Record:
     return record.model_copy(update=texts)
 
 # %% ../../nbs/cleaning/records.ipynb #1370f7f4
-def without_personal(record: Record) -> tuple[Record, Counter]:
+def without_personal(
+    record: Record,
+    kind: str = "auto",  # the sort of text: articles, notes, or auto for what its source holds
+) -> tuple[Record, Counter]:
     "Replace personal data in a collected record by placeholders, and count them by kind; an authored record stays as it is."
     if record.task is not None:
         return record, Counter()
-    counts = Counter()
+    kind, counts = sort_of_text(record.source) if kind == "auto" else kind, Counter()
     update: dict[str, Any] = {}
-    for name in ("question", "answer", "text"):
+    for name in ("question", "answer", "text", *(("title", "subject") if kind == "notes" else ())):  # the title of an article names no patient
         if value := getattr(record, name):
-            update[name], found = mask(value)
+            update[name], found = mask(value, kind)
             counts += found
-    if record.sections:
-        masked = {name: mask(text) for name, text in record.sections.items()}
-        update["sections"] = {name: text for name, (text, _) in masked.items()}
+    for name in ("sections", *(("options",) if kind == "notes" else ())):
+        masked = {key: mask(text, kind) for key, text in (getattr(record, name) or {}).items()}
+        update |= {name: {key: text for key, (text, _) in masked.items()}} if masked else {}
         counts += sum((found for _, found in masked.values()), Counter())
     return (record.model_copy(update=update) if counts else record), counts
 
@@ -138,11 +144,12 @@ class Examined(NamedTuple):
 # %% ../../nbs/cleaning/records.ipynb #7d895ce5
 def examined(record: Record, params: PreprocessParams = PreprocessParams()) -> Examined:
     "Clean one record, mask personal data in it, and find what is wrong with it."
-    if reason := missing_part(record):
-        return Examined(record, reason, Counter())
+    if reason := missing_part(record):  # what is left of it is kept among the rejected, and shown
+        left, personal = without_personal(record, params.personal) if params.mask_personal else (record, Counter())
+        return Examined(left, reason, personal)
     cleaned, personal = clean(record), Counter()
     if params.mask_personal:
-        cleaned, personal = without_personal(cleaned)
+        cleaned, personal = without_personal(cleaned, params.personal)
     reason = record_fault(cleaned, params.min_answer_words, params.max_answer_words)
     if reason in ("no_answer", "no_text"):  # cleaning removed all of it
         reason = "boilerplate"

@@ -21,11 +21,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from ..basics.errors import InputError, MedlabError, MissingError
-from ..basics.files import shipped
+from ..basics.files import read_jsonl, shipped
 from ..basics.secrets import masked
 from ..contracts.records import read_sources
+from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
 from ..course import import_lessons, lessons, run_course, short_path
+from .audit import write_audit
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
 def allowed_values(info: Any) -> str:
@@ -233,6 +235,32 @@ def report_command(
         typer.echo(f"The page on the data: {short_path(data_page(opened, loaded))}")
     else:
         print_manifest(report(opened, loaded, finished_steps(opened, loaded)), opened, "written")
+
+# %% ../../nbs/cli/commands.ipynb #c1839179
+@app.command("audit")
+def audit_command(
+    n: Annotated[int, typer.Option("-n", "--number", help="How many examples to draw.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Another seed draws other examples.")] = 42,
+    task: Annotated[list[str], typer.Option("--task", help="Only this task (repeatable).")] = None,
+    source: Annotated[list[str], typer.Option("--source", help="Only this source (repeatable).", metavar="NAME")] = None,
+    split: Annotated[list[str], typer.Option("--split", help="Only this split (repeatable): train, validation or test.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="JSON lines to fill in with an editor, instead of a page.")] = False,
+    out: Annotated[str, typer.Option("--out", help="The file to write; default RUN/audit.html or RUN/audit.jsonl.", metavar="FILE")] = "",
+    summarise: Annotated[str, typer.Option("--summarise", help="Count the verdicts of this file and stop.", metavar="FILE")] = "",
+    run: RunOption = "",
+):
+    """Draw examples for a person to judge, each beside its record, equally many of each task and source.
+
+    The page needs no server: open it in a browser, choose right, fault or serious, and save the verdicts. Then: medlab audit --summarise verdicts.jsonl
+    """
+    if summarise:
+        if not Path(summarise).is_file():
+            raise MissingError(f"{summarise} is not there; save the verdicts of the page, or fill in the file that `medlab audit --text` writes")
+        typer.echo("\n".join(audit_lines(summarise_audit(read_jsonl(summarise)))))
+        return
+    path = write_audit(run_and_profile("", run, [])[0], n, seed, out or None, text, task or (), source or (), split or ())
+    what = 'fill in "verdict" (right, fault or serious) and "note"' if text else "open it in a browser"
+    typer.echo(f"The sample: {short_path(path)}; {what}. Then: medlab audit --summarise {short_path(path) if text else 'verdicts.jsonl'}")
 
 # %% ../../nbs/cli/commands.ipynb #937729cd
 bench_app = typer.Typer(help="Measure medlab beside what you would use instead, in one run.", no_args_is_help=True)

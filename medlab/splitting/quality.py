@@ -16,6 +16,9 @@ from ..cleaning.records import PreprocessParams
 from .facts import BINS, Facts, length_bin
 
 # %% ../../nbs/splitting/quality.ipynb #dec5b49b
+NO_TEXT = "no text"  # the language of an empty record
+
+# %% ../../nbs/splitting/quality.ipynb #45455d94
 class QualityCounts:
     "Counts for `quality.json`, made while the rows are written."
 
@@ -28,14 +31,15 @@ class QualityCounts:
         for row in rows:
             self.sources[row.source][place] += 1
             self.licences[row.license][place] += 1
-            self.languages[row.lang] += 1
             if place == "rejected":
                 self.reasons[row.source][row.reason] += 1
             else:
                 self.groups[row.group] += 1
             if part := row.labels.get("part"):
                 self.parts[f"{row.source}: {part}"][row.reason if place == "rejected" else place] += 1
-            if text := body_of(row):
+            text = body_of(row).strip()
+            self.languages[row.lang if text or row.options else NO_TEXT] += 1
+            if text:
                 self.lengths["rejected" if place == "rejected" else "kept"][length_bin(text)] += 1
             yield row
 
@@ -58,7 +62,8 @@ class QualityCounts:
             "licences": {name: dict(counts) for name, counts in self.licences.items()},
             "licences_held": sorted(params.licences_held),
             "languages": dict(self.languages),
-            "personal": dict(facts.personal) if facts else {},
+            "personal": {kind: count for kind, count in (facts.personal if facts else {}).items() if kind != "HELPLINE"},
+            "help_lines": facts.personal["HELPLINE"] if facts else 0,  # numbers that stayed
             "lengths": {"words_from": list(BINS), **{name: [counts[number] for number in range(len(BINS))] for name, counts in lengths.items()}},
             "groups": {"count": len(self.groups), "largest": max(self.groups.values(), default=0)},
         }
