@@ -11,6 +11,7 @@ import csv
 import json
 import re
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -40,7 +41,7 @@ def encoding_of(path: Path) -> str:
     return "utf-8-sig"
 
 # %% ../../nbs/basics/rows.ipynb #8290c163
-def opened(path: Path, encoding: str = "") -> Any:  # a text stream
+def open_text(path: Path, encoding: str = "") -> Any:  # a text stream
     "The file as text. A byte that does not fit becomes a mark that `wrong_bytes` finds. Raises `ValueError` for an encoding that Python does not have."
     try:
         return path.open(encoding=encoding or encoding_of(path), errors="surrogateescape", newline="")
@@ -49,7 +50,7 @@ def opened(path: Path, encoding: str = "") -> Any:  # a text stream
 
 # %% ../../nbs/basics/rows.ipynb #2f8f6cea
 def wrong_bytes(text: str) -> str:
-    "What is wrong with the bytes of a text that `opened` gave; empty when they fit."
+    "What is wrong with the bytes of a text that `open_text` gave; empty when they fit."
     found = re.search("[\udc80-\udcff]", text)
     if not found:
         return ""
@@ -85,6 +86,9 @@ def json_lines(lines: Iterable[str]) -> Iterator[Any]:
 SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "development", "test", "testing")
 
 
+ROW_NAMES = ("question", "query", "stem", "prompt", "instruction", "input", "output", "answer", "text", "options", "choices", "messages", "conversations")
+
+
 def tables_under(document: dict) -> dict[str, list]:
     "The members of a dict that are lists of dicts, by their keys."
     return {key: rows for key, rows in document.items() if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)}
@@ -108,6 +112,8 @@ def rows_of_columns(document: dict) -> list[dict] | None:
 # %% ../../nbs/basics/rows.ipynb #ef35642b
 def wrapped_rows(document: dict, keys: bool) -> list | None:
     "The rows that stand deeper in a dict: lists of rows under keys, or one dict of rows; None when there are none."
+    if any(key.lower() in ROW_NAMES for key in document):
+        return None  # a row whose cells are nested
     inner: dict[str, Any] = tables_under(document)
     if not inner:
         inner = {key: value for key, value in document.items() if isinstance(value, dict) and value and
@@ -136,14 +142,17 @@ def document_rows(
     return [document] if rows is None else rows
 
 # %% ../../nbs/basics/rows.ipynb #0c1620f4
-def is_lines(start: list[str]) -> bool:  # the first lines of a file
+def is_lines(
+    start: list[str],  # the first lines of a file
+    named_so: bool = False,  # the file's name says that it holds lines
+) -> bool:
     "Whether a file holds a JSON value on each line: its first line is a value, and more follow or it is one row."
     lines = [line.strip("\ufeff") for line in start if line.strip().strip("\ufeff")]
     try:
         value = json_value(lines[0]) if lines else None
     except ValueError:
         return False
-    return len(lines) > 1 or document_rows(value) == [value]
+    return len(lines) > 1 or document_rows(value) == [value] or named_so and isinstance(value, dict)
 
 # %% ../../nbs/basics/rows.ipynb #e1101942
 def mended_lines(text: str) -> list[str] | None:
@@ -153,11 +162,11 @@ def mended_lines(text: str) -> list[str] | None:
     return lines if all(line.startswith("{") for line in rows) and any(line.endswith("}") for line in rows) else None
 
 # %% ../../nbs/basics/rows.ipynb #e6dd7e31
-def json_rows(stream: Iterable[str], keys: bool = False) -> Iterator[Any]:
+def json_rows(stream: Iterable[str], keys: bool = False, named_lines: bool = False) -> Iterator[Any]:
     "The rows of JSON, in lines or as one document. Raises `ValueError` with the place for a document that breaks off."
     stream = iter(stream)
     start = list(islice(stream, 50))
-    if is_lines(start):
+    if is_lines(start, named_lines):
         yield from json_lines(chain(start, stream))
         return
     text = "".join(chain(start, stream)).removeprefix("\ufeff")
@@ -311,10 +320,12 @@ def scan_rows(
         elif kind == "workbook":
             yield from sheet_rows(path, sheet, header, take_all)
         else:
-            with opened(path, encoding) as stream:
-                tabs = "\t" if path.suffix.lower() == ".tsv" else ""
-                yield from json_rows(stream, keys) if kind == "json" else named_cells(csv_records(stream, tabs), header, take_all)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+            with open_text(path, encoding) as stream:
+                if kind == "json":
+                    yield from json_rows(stream, keys, named_lines=path.suffix.lower() != ".json")
+                else:
+                    yield from named_cells(csv_records(stream, "\t" if path.suffix.lower() == ".tsv" else ""), header, take_all)
+    except (OSError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 
 # %% ../../nbs/basics/rows.ipynb #c2372c75
