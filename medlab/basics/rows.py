@@ -105,15 +105,13 @@ def rows_of_columns(document: dict) -> list[dict] | None:
     if all(isinstance(value, dict) and value for value in values):
         numbered = [str(number) for number in range(len(values[0]))]
         values = [list(value.values()) if list(value) == numbered else None for value in values]
-    if len(values) < 2 or not all(isinstance(value, list) for value in values) or len({len(value) for value in values}) > 1:
+    if len(values) < 2 or not all(isinstance(value, list) and dict not in map(type, value) for value in values) or len({len(value) for value in values}) > 1:
         return None
     return [dict(zip(document, row)) for row in zip(*values)]
 
 # %% ../../nbs/basics/rows.ipynb #ef35642b
 def wrapped_rows(document: dict, keys: bool) -> list | None:
     "The rows that stand deeper in a dict: lists of rows under keys, or one dict of rows; None when there are none."
-    if any(key.lower() in ROW_NAMES for key in document):
-        return None  # a row whose cells are nested
     inner: dict[str, Any] = tables_under(document)
     if not inner:
         inner = {key: value for key, value in document.items() if isinstance(value, dict) and value and
@@ -134,8 +132,10 @@ def document_rows(
     "The rows of a JSON document."
     if not isinstance(document, dict):
         return document if isinstance(document, list) else [document]
-    rows = wrapped_rows(document, keys) or rows_of_columns(document)
-    if rows is None and document and all(isinstance(value, dict) for value in document.values()):
+    is_row = any(key.lower() in ROW_NAMES for key in document)  # its cells may be nested
+    rows = None if is_row else wrapped_rows(document, keys)
+    rows = rows_of_columns(document) if rows is None else rows
+    if rows is None and not is_row and document and all(isinstance(value, dict) for value in document.values()):
         rows = [row for key, value in document.items() for row in (with_column([value], "id", key) if keys else [value])]
     if rows is None and len(document) == 1 and isinstance(value := next(iter(document.values())), list):
         rows = value
