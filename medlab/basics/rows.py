@@ -59,7 +59,7 @@ def wrong_bytes(text: str) -> str:
         name, read = "cp1252", near.decode("cp1252")
     except UnicodeDecodeError:
         name, read = "latin-1", near.decode("latin-1")
-    return f"it is not UTF-8; as {name} it would read {' '.join(read.split())!r}: set encoding to {name} if that is right, or save the file as UTF-8"
+    return f"not UTF-8, set encoding to {name} if that reads it right, or save the file as UTF-8: as {name} it has {' '.join(read.split())!r}"
 
 # %% ../../nbs/basics/rows.ipynb #4a26a458
 def json_value(text: str) -> Any:
@@ -80,7 +80,7 @@ def json_lines(lines: Iterable[str]) -> Iterator[Any]:
         try:
             yield json_value(line.strip("\ufeff"))
         except ValueError as error:
-            yield BadRow(f"line {number}", f"it is not JSON ({error})" if isinstance(error, json.JSONDecodeError) else str(error))
+            yield BadRow(f"line {number}", f"not JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error))
 
 # %% ../../nbs/basics/rows.ipynb #10f1f698
 SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "development", "test", "testing")
@@ -174,7 +174,7 @@ def json_rows(stream: Iterable[str], keys: bool = False, named_lines: bool = Fal
         yield from document_rows(json_value(text), keys)
     except ValueError as error:
         if (lines := mended_lines(text)) is None:
-            raise ValueError(f"it is not JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)) from None
+            raise ValueError(f"not JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)) from None
         yield from json_lines(lines)
 
 # %% ../../nbs/basics/rows.ipynb #0a15f03c
@@ -206,8 +206,8 @@ def csv_record(lines: deque, more: Iterator[str], delimiter: str) -> tuple[int, 
         lines.extendleft(reversed(taken[1:]))
         if delimiter == "\t":
             return 1, taken[0].rstrip("\r\n").split("\t")
-        problem = "a quotation mark is not closed" if "unexpected end" in str(error) else str(error)
-        return 1, f"{problem}; expected a cell with quotation marks inside to be written as \"so \"\"and\"\" so\""
+        problem = "a quotation mark is not closed" if "unexpected end" in str(error) else "a quotation mark stands inside a cell"
+        return 1, f"{problem}, expected each of those inside to be doubled and the whole cell to stand in quotation marks"
 
 # %% ../../nbs/basics/rows.ipynb #dd6a68a6
 def csv_records(lines: Iterable[str], delimiter: str = "") -> Iterator[tuple[str, list[str]] | BadRow]:
@@ -258,7 +258,7 @@ def named_cells(records: Iterable, header: Sequence[str] = (), take_all: bool = 
                 continue
         if (extra := len(cells) - len(names)) > 0 and not take_all:
             more = "one cell" if extra == 1 else f"{extra} cells"
-            yield BadRow(where, f"it has {more} more than the header, which has {len(names)}; put quotation marks around a cell that holds a delimiter")
+            yield BadRow(where, f"{more} more than the header, put quotation marks around a cell that holds a delimiter: got {len(cells)}, expected {len(names)}")
         else:
             yield dict(zip([*names, *map(str, range(len(names), len(cells)))], cells))
 
