@@ -589,7 +589,7 @@ def check_columns(name: str, data: DataSet, names: Iterable[str]) -> None:
         inner = next((path for path in names if path.endswith(f".{column}")), None)
         hint = f"; did you mean {inner!r}?" if inner else nearest(column, names).partition("; expected one of")[0]
         top = [path for path in names if "." not in path] + [path for path in names if "." in path]
-        advice = "" if data.header or not data.path else "; for a file without a header, name its columns in `header`"
+        advice = "" if data.header or Path(data.path).suffix.lower() not in (".csv", ".tsv", ".xlsx") else "; for a file without a header, name its columns in `header`"
         raise InputError(f"source {name!r}: no column {column!r}{hint}; the table has {', '.join(top)[:300]}{advice}")
 
 # %% ../../nbs/sources/hub.ipynb #7c0d4ce8
