@@ -680,6 +680,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                              'medlab.core.load_profile': ('core.html#load_profile', 'medlab/core.py'),
                              'medlab.core.locked': ('core.html#locked', 'medlab/core.py'),
                              'medlab.core.lost_inputs': ('core.html#lost_inputs', 'medlab/core.py'),
+                             'medlab.core.lost_parts': ('core.html#lost_parts', 'medlab/core.py'),
                              'medlab.core.module_file': ('core.html#module_file', 'medlab/core.py'),
                              'medlab.core.module_hash': ('core.html#module_hash', 'medlab/core.py'),
                              'medlab.core.open_run': ('core.html#open_run', 'medlab/core.py'),

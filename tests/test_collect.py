@@ -424,6 +424,18 @@ def test_an_archive_that_is_no_longer_named_does_not_shrink_a_finished_collectio
     assert collect(run, profile).missing == ["medquad"]  # nothing is lost that was not lost before
 
 
+def test_an_archive_named_on_the_command_line_and_then_forgotten_does_not_shrink_it_either(tmp_path):
+    archive, words = make_archive(tmp_path / "a.zip"), ["collect.sources=[starter, medquad]", "collect.offline=true"]
+    run, named = open_run("smoke", tmp_path / "run", [*words, f"collect.options={{medquad: {{archive: {archive}}}}}"])
+    finished = collect(run, named)
+    with pytest.raises(MissingError, match="medquad was used for the finished result .*add --replace"):
+        collect(run, load_profile("smoke", words))
+    assert run.manifest("collect") == finished
+    without = load_profile("smoke", ["collect.sources=[starter]", "collect.offline=true"])
+    assert collect(run, without).missing == []  # a source that nobody asks for is not missing
+    assert collect(run, load_profile("smoke", words)).missing == ["medquad"]  # nor was it there before
+
+
 def test_a_source_that_cannot_be_opened_any_more_is_named_with_the_reason(tmp_path, starter):
     values = ["collect.sources=[rough, starter]", f"collect.options={{starter: {{folder: {starter}}}}}"]
     run, profile = open_run("smoke", tmp_path / "run", values)
