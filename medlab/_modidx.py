@@ -1142,6 +1142,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                  'medlab.instruct.make_example': ('instruct.html#make_example', 'medlab/instruct.py'),
                                  'medlab.instruct.make_examples': ('instruct.html#make_examples', 'medlab/instruct.py'),
                                  'medlab.instruct.max_per_opening': ('instruct.html#max_per_opening', 'medlab/instruct.py'),
+                                 'medlab.instruct.notes_on_empty': ('instruct.html#notes_on_empty', 'medlab/instruct.py'),
                                  'medlab.instruct.opening_of': ('instruct.html#opening_of', 'medlab/instruct.py'),
                                  'medlab.instruct.pop_in_order': ('instruct.html#pop_in_order', 'medlab/instruct.py'),
                                  'medlab.instruct.remove_leaks': ('instruct.html#remove_leaks', 'medlab/instruct.py'),

@@ -21,7 +21,7 @@ from .basics.files import atomic_path, hash_fraction, read_json, scan_parquet, s
 from .contracts.datasheet import datasheet
 from .contracts.records import SPLITS, TASKS, Patient, SplitRecord
 from .contracts.tasks import Example, build_messages, to_row
-from .core import Params, Profile, Run, step
+from .core import Outcome, Params, Profile, Run, step
 from .cleaning.leaks import Item, check_leakage, find_leaks
 from .cleaning.lists import lists_to_sentences
 from .builders import choices, labels, pages, qa
@@ -97,7 +97,7 @@ def make_drafts(
 def draft_or_reason(draft: Draft) -> Draft | str:
     "A built draft, or the reason why it cannot be written: its text contains parts of the format."
     try:
-        build_messages(draft.task, draft.phrasings[0], draft.options, draft.gold)
+        build_messages(draft.task, draft.phrasings[0], draft.options, draft.gold, letter_alone=draft.split == "test")
         return draft
     except InputError:
         return "its text does not fit the answer's format"
@@ -179,7 +179,7 @@ def make_example(
 ) -> Example:
     "The example of a draft; raises `InputError` for an authored record that breaks its task's format."
     try:
-        messages = build_messages(draft.task, question or draft.phrasings[0], draft.options, draft.gold, draft.patient)
+        messages = build_messages(draft.task, question or draft.phrasings[0], draft.options, draft.gold, draft.patient, draft.split == "test")
     except InputError as error:
         raise InputError(f"record {draft.record} of {draft.source!r}: {error}; correct it in its source") from None
     gold = {**draft.gold, "reference": messages[-1]["content"]}
@@ -274,13 +274,26 @@ def check_examples(splits: dict[str, list[Example]]) -> None:
                     raise MedlabError(f"{count} of {len(questions)} questions of {task} in {split} begin with {opening!r}; "
                                       f"expected at most {max_per_opening(len(questions))}: add phrasings to its builder")
 
+# %% ../nbs/04_instruct.ipynb #46fe3482
+def notes_on_empty(splits: dict[str, list[Example]], left_out: Counter) -> list[str]:
+    "Notes on splits without examples, with the reasons. Raises `InputError` when there is nothing to train on."
+    why = "; ".join(f"{reason} ({count:,})" for reason, count in left_out.most_common(4)) or "no record came from preprocess"
+    if not splits["train"]:
+        raise InputError(f"got no example to train on, expected at least one: {why}; collect other records, or map more of their columns")
+    absent = [split for split in ("validation", "test") if not splits[split]]
+    return [f"there is no example for the {split}, so nothing can be {'scored' if split == 'test' else 'validated'}: left out were {why}" for split in absent]
+
 # %% ../nbs/04_instruct.ipynb #141c4388
 @step("instruct", params=InstructParams, needs=["preprocess"], outputs=["train.jsonl", "validation.jsonl", "test.jsonl", "datasheet.md"])
-def instruct(run: Run, profile: Profile) -> None:
-    "Make examples of the eight tasks from the preprocessed records, check them, and write them with a datasheet."
+def instruct(run: Run, profile: Profile) -> Outcome:
+    """Make examples of the eight tasks from the preprocessed records, check them, and write them with a datasheet.
+
+    Raises `InputError` when there is none to train on, with the reasons; a note says so when there is none for the test.
+    """
     params, folder = profile.params(InstructParams), run.folder("instruct")
     paths = {split: run.file("preprocess", f"{split}.parquet") for split in SPLITS}
     splits, left_out = make_examples({split: scan_parquet(path, SplitRecord) for split, path in paths.items()}, params, profile.seed)
+    notes = notes_on_empty(splits, left_out)
     check_examples(splits)
     for split, examples in splits.items():
         write_jsonl(folder / f"{split}.jsonl", map(to_row, examples))
@@ -289,3 +302,4 @@ def instruct(run: Run, profile: Profile) -> None:
     sheet = datasheet(splits, left_out, records, params.max_answer_words, profile.seed, held)
     with atomic_path(folder / "datasheet.md") as temporary:
         temporary.write_text(sheet, encoding="utf-8")
+    return Outcome(notes=notes)

@@ -179,12 +179,12 @@ def test_a_gold_answer_that_breaks_its_format_is_refused(task, fields, words):
 @pytest.mark.parametrize("task,question,options,words", [
     ("triage", "", None, "empty"),
     ("triage", "I have a cold.", OPTIONS, "takes no options"),
-    ("clinical_reasoning", "Which?", None, "expected two to five"),
-    ("clinical_reasoning", "Which?", {"A": "one"}, "expected two to five"),
+    ("clinical_reasoning", "Which?", None, "expected two to 26"),
+    ("clinical_reasoning", "Which?", {"A": "one"}, "expected two to 26"),
     ("clinical_reasoning", "Which?", {"A": "one", "C": "two"}, "'A', 'C'"),
     ("clinical_reasoning", "Which?", {"a": "one", "b": "two"}, "'a', 'b'"),
     ("clinical_reasoning", "Which?", {"A": "one", "B": " "}, "a text for each"),
-    ("clinical_reasoning", "Which?", {letter: "x" for letter in "ABCDEF"}, "'F'"),
+    ("clinical_reasoning", "Which?", {letter: "x" for letter in "ABCDEFH"}, "'H'"),
 ])
 def test_a_wrong_question_says_what_is_wrong(task, question, options, words):
     with pytest.raises(InputError, match=words):

@@ -111,14 +111,14 @@ SET_PHRASES = re.compile(r"(?:yes|no|maybe|true|false|(?:all|any|none|both|neith
 BROKEN_SENTENCE = re.compile(
     r"^\d+\.$|[a-z]{2}\.[A-Z]|[.\"]\"[A-Z]|[a-z]:\d|\b(?:answer|option) is\b|\b[Oo]ption [A-Z]\b|[a-z]{3}[A-Z][a-z]|[a-z]{2}:[A-Z]|\)[A-Z][a-z]|^[A-Z][).]\s|"
     r"\b(?:[Cc]hoices?|[Aa]nswers?|[Oo]ptions?|[Ss]tatements?)\s*[\"'(]*[A-Ea-e]\b|\([a-e]\)|\b(?:[Gg]iven|[Aa]bove|[Tt]his|[Tt]he) (?:image|figure|picture|radiograph|photograph)\b|"
-    r"^This is an? [\w-]+ (?:appliance|image|picture|instrument|x-?ray|radiograph|graph)\b|\bin the question\b|\bin (?:the )?options?\b|\boptions\b|\b(?:our|preferred) answer\b|[\w)]:[A-Z][a-z]|(?<![A-Za-z])[a-z]{2,}[A-Z][a-z]{3,}|\d ?ln\b|"
+    r"^This is an? [\w-]+ (?:appliance|image|picture|instrument|x-?ray|radiograph|graph)\b|\bin the question\b|\bin (?:the )?options?\b|\boptions\b|\b(?:our|preferred) answer\b|\b[A-E] is (?:correct|right|wrong|incorrect|true|false)\b|[\w)]:[A-Z][a-z]|(?<![A-Za-z])[a-z]{2,}[A-Z][a-z]{3,}|\d ?ln\b|"
     r"\bRef\b|\bp\.? ?\d{2}|\d/e\b|^\(|\b(?:[Tt]extbook|Publishers?|[Ee]dition|Harrison|Page [Nn]o)\b|[Pp]g\.? ?(?:[Nn]o|\d)")
 #: The beginning of a sentence that needs the one before it.
 NEEDS_BEFORE = re.compile(r"(?:However|Hence|Therefore|Thus|So|But|And|Also|Or|Similarly|Moreover|Furthermore|Likewise|Again|Whereas|In contrast|These|Those|Such|Other|This|In this|In such)\b")
 
 # %% ../../nbs/builders/choices.ipynb #4b1ce575
 #: Words that say nothing about a subject, by their first five letters.
-COMMON = {word[:5] for word in "with from that this these those which what when than then them they their there have been being were will would into also more most such only some "
+COMMON = {word.removesuffix("s")[:5] for word in "with from that this these those which what when than then them they their there have been being were will would into also more most such only some "
           "other each between following patient patients seen given used true false except correct incorrect statement regarding about all test tests comes next step likely probable used"
           .split()}
 
@@ -126,21 +126,21 @@ COMMON = {word[:5] for word in "with from that this these those which what when 
 def stems(text: str) -> set[str]:
     "The first five letters of the longer words of a text, and its numbers; of a text without these, its words."
     words = re.findall(r"[^\W_]{4,}|\d+", text.casefold())
-    return {word[:5] for word in words} - COMMON if words else set(re.findall(r"\w+", text.casefold()))
+    return {word.removesuffix("s")[:5] for word in words} - COMMON if words else set(re.findall(r"\w+", text.casefold()))
 
 
 def share_mentioned(text: str, option: str) -> float:
     "The share of an option's words that a text mentions; 1 for options such as `yes` or `none of the above`."
     if SET_PHRASES.fullmatch(option.strip(" .")):
         return 1.0
-    wanted, said = stems(option), {word[:5] for word in re.findall(r"\w+", text.casefold())}
+    wanted, said = stems(option), {word.removesuffix("s")[:5] for word in re.findall(r"\w+", text.casefold())}
     return len(wanted & said) / len(wanted) if wanted else 1.0
 
 
 def mentions_option(text: str, answer: str) -> bool:
     "Whether a text mentions an option: most of its words (the first five letters of each), or of two the last one, which carries the meaning."
     words = re.findall(r"[^\W_]{4,}", answer.casefold())
-    return share_mentioned(text, answer) >= 0.6 or len(words) == 2 and words[1][:5] in stems(text)
+    return share_mentioned(text, answer) >= 0.6 or len(words) == 2 and stems(words[1]) <= stems(text)
 
 # %% ../../nbs/builders/choices.ipynb #9f0f23e8
 #: A question for the first or the last of several, and words that rank.
@@ -150,6 +150,7 @@ RANKED = re.compile(
     r"prefer\w*|primar\w+|predominant\w*|only|strong\w*|great\w*|superior|always|chief\w*|\w+est|better|mandatory|essential|safe\w*|effective|increas\w+|decreas\w+|\d+ ?%)\b", re.I)
 #: A question for the one that does not fit, and words that say no.
 EXCEPTION = re.compile(r"\bexcept\b|\bnot\b|\bfalse\b|\bincorrect\b|\bleast\b|\bnever\b|\bcontraindicated\b", re.I)
+NEGATIVE = re.compile(r"\b(?:not|no|never|without|un\w{4,}|non\w*)\b", re.I)
 DENIAL = re.compile(
     r"\b(?:not|no|never|none|neither|nor|only|except|instead|rather|whereas|unlike|but|although|while|contrast|contraindicat\w+|avoid\w*|absent|absence|without|false|incorrect|wrong|"
     r"cannot|lacks?|spared?|rare\w*|least|low|decreas\w+|reduc\w+|however|un\w{4,}|non\w*|different)\b|n't\b", re.I)
@@ -166,25 +167,34 @@ def mentions_all(text: str, options: dict[str, str], letter: str) -> bool:
 
 
 def is_about(text: str, question: str, right: str) -> bool:
-    "Whether a text is about the question: it has half of the question's words that are not in the right option; three are enough, in a short text one."
+    "Whether a text is about the question: it has half of the question's words that are not in the right option; two are enough, in a short text one."
     asked = stems(question) - stems(right) if re.search(r"\w{4}", question) else set()
-    needed = min(3, -(-len(asked) // 2)) if len(text.split()) > 15 else min(1, len(asked))
+    needed = min(2, -(-len(asked) // 2)) if len(text.split()) > 25 else min(1, len(asked))
     return len(stems(text) & asked) >= needed
 
 # %% ../../nbs/builders/choices.ipynb #3a7c2e70
-def support_fault(analysis: str, question: str, options: dict[str, str], letter: str) -> str | None:
+def support_fault(
+    analysis: str,
+    question: str,
+    options: dict[str, str],
+    letter: str,
+    verdict: bool = False,  # the explanation began with the right answer, so its text is the reason for it
+) -> str | None:
     "Why an analysis does not support the right option; None when it does."
     right = options[letter]
     share = share_mentioned(analysis, right)
-    if not mentions_all(analysis, options, letter) or any(share_mentioned(analysis, text) > share for text in options.values() if not SET_PHRASES.fullmatch(text.strip(" ."))):
+    mentioned = verdict or mentions_all(analysis, options, letter)
+    if not mentioned or any(share_mentioned(analysis, text) > share for text in options.values() if not SET_PHRASES.fullmatch(text.strip(" ."))):
         return "it mentions another option more than the right one"
+    if len(stems(analysis) - stems(question) - stems(right)) < 2:
+        return "it only repeats the question and the option"
+    if verdict:
+        return None
     if not is_about(analysis, question, right):
         return "it is not about the question"
-    if len(stems(analysis) - stems(question) - stems(right)) < 3:
-        return "it only repeats the question and the option"
     if RANKING.search(question) and not RANKED.search(analysis):
         return "it does not say why the right option comes first"
-    if EXCEPTION.search(question) and not DENIAL.search(analysis) or DENIAL.search(right) and not DENIAL.search(analysis):
+    if EXCEPTION.search(question) and not DENIAL.search(analysis) or NEGATIVE.search(right) and not DENIAL.search(analysis):
         return "it does not say what is not so"
     return None
 
@@ -268,5 +278,5 @@ def usable_analysis(record: SplitRecord, words: int) -> tuple[str, str | None]:
     analysis = analysis_of(record.answer, record.options[letter], words)
     if analysis is None or len(analysis.split()) < 5:
         return "", f"the explanation has no whole sentence within {words} words that mentions the right option"
-    fault = None if record.text else support_fault(analysis, record.question or "", record.options, letter)
+    fault = None if record.text else support_fault(analysis, REFERENCE.sub(" ", record.question or ""), record.options, letter, bool(VERDICT.match(record.answer)))
     return ("", f"the explanation does not support the right option: {fault}") if fault else (analysis, None)
