@@ -184,8 +184,13 @@ def test_files_of_ones_own_by_the_same_road(tmp_path, suffix):
     assert [record.options[record.gold["letter"]] for record in found] == ["a0", "b1", "c2", "d3", "a4", "b5"]
     assert {(record.source, record.license, record.may_train) for record in found} == {("hub/mine", "CC0-1.0", True)}
     path.write_bytes(path.read_bytes()[:-25] if suffix != ".csv" else b"\xff\xfe\x00broken")
-    with pytest.raises(InputError, match=f"mine{suffix}"):
-        list(Hub("hub/mine", path=str(path), columns={"question": "question", "answer": "exp"}).fetch())
+    torn = Hub("hub/mine", path=str(path), columns={"question": "question", "answer": "exp"})
+    if suffix == ".jsonl":  # the last line is lost, and no other
+        *whole, last = torn.fetch()
+        assert len(whole) == 5 and isinstance(last, Unread) and last.key == "line 6"
+    else:
+        with pytest.raises(InputError, match=f"mine{suffix}"):
+            list(torn.fetch())
 
 
 def mine(path, content, **columns):
@@ -202,25 +207,60 @@ def test_a_cell_of_a_csv_is_text_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "id,q,a\n1,What,x,\n2,Who,y,\n", "one cell more than its header"),  # pandas would move each cell to the left
-        ("a.csv", "id,q,a\n1,What,x\n2,Who,y,z\n", "line 3"),
-        ("a.csv", 'id,q,a\n1,"What,x\n2,Who,y\n', "EOF inside string"),
-        ("a.csv", "id,q,a\n1,Größe,x\n".encode("latin-1"), "utf-8"),
-        ("a.csv", "id,q,a\n1,What,x\n".encode("utf-16"), "utf-8"),
-        ("a.csv", "id;q;a\n1;What;x\n", "the table has id;q;a"),
-        ("a.csv", "", "it is empty"),
-        ("a.jsonl", "", "it is empty"),
-        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": 2, "q": "Wh\n{"id": 3, "q": "Who", "a": "y"}\n', "row 1"),
-        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n7\n"x"\n', "row 1"),
-        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": "two", "q": ["Who"], "a": 5}\n', "from number to string in row 1"),
-        ("a.jsonl", '{"id": 1, "q": ' + "[" * 3000 + "]" * 3000 + ', "a": "x"}\n', "RecursionError"),
+        ("a.csv", "id,q,a\n1,What,x,\n2,Who,y,\n", "one cell more than the header"),  # pandas would move each cell to the left
+        ("a.csv", "id,q,a\n1,Größe,x\n".encode("latin-1"), "set encoding to cp1252"),
+        ("a.csv", "id-q-a\n1-What-x\n", "no column 'id'; the table has id-q-a; for a file without a header"),
+        ("a.csv", "1,What,x\n2,Who,y\n", "the table has 1, What, x; for a file without a header, name its columns in `header`"),
+        ("a.csv", "", "it is empty"), ("a.csv", "id,q,a\n", "has no rows"), ("a.jsonl", "", "it is empty"), ("a.json", "[]", "has no rows"),
+        ("a.jsonl", '{"id": 1, "q": ' + "[" * 3000 + "]" * 3000 + ', "a": "x"}\n', "nested too deep"),
         ("a.jsonl", '{"id": 1, "question": "What", "a": "x"}\n', "no column 'q'"),
-        ("a.parquet", b"PAR1 and so on", "could not be read"),
+        ("a.json", '[{"id": 1, "q": "What", "a": "x"}, {"id": 2, "q"', "line 1 column"),
+        ("a.jsonl", '7\n"x"\n', "a row without columns"),
+        ("a.parquet", b"PAR1 and so on", "could not be read"), ("a.xlsx", b"PK and so on", "could not be read"),
+        ("a.jsonl", '{"id": 1, "q": {"text": "What"}, "a": {"text": "x"}}\n', "expected a path to one, such as q.text"),
     ],
 )
-def test_a_file_with_a_fault_is_refused_and_says_where(tmp_path, name, content, said):
+def test_a_file_without_a_sound_row_is_refused_and_says_why(tmp_path, name, content, said):
     with pytest.raises(InputError, match=said):
         mine(tmp_path / name, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key", "said"),
+    [
+        ("a.csv", "id,q,a\n1,What,x\n2,Who,y,z\n3,Why,w\n", "line 3", "one cell more than the header"),
+        ("a.csv", 'id,q,a\n1,What,x\n2,"Who,y\n3,Why,w\n', "line 3", "quotation mark is not closed"),
+        ("a.csv", 'id,q,a\n1,What,x\n2,"Who "is" it",y\n3,Why,w\n', "line 3", "quotation mark stands inside"),
+        ("a.csv", "id,q,a\n1,What,x\n2,Größe,y\n3,Why,w\n".encode("latin-1"), "line 3", "as cp1252 it has"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": 2, "q": "Wh\n{"id": 3, "q": "Why", "a": "w"}\n', "line 2", "not JSON"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n7\n{"id": 3, "q": "Why", "a": "w"}\n', "row 1", "without columns"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": 2, "q": "Größe", "a": "y"}\n{"id": 3, "q": "Why", "a": "w"}\n'.encode("latin-1"), "line 2", "set encoding to"),
+        ("a.json", '[\n{"id": 1, "q": "What", "a": "x"},\n{"id": 2, "q" "Who"},\n{"id": 3, "q": "Why", "a": "w"}\n]', "line 3", "not JSON"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": 2, "q": {"x": 1}, "a": "y"}\n{"id": 3, "q": "Why", "a": "w"}\n', "2", "several things"),
+    ],
+)
+def test_one_bad_row_costs_one_row(tmp_path, name, content, key, said):
+    first, bad, last = mine(tmp_path / name, content)
+    assert (first.question, last.question) == ("What", "Why") and isinstance(bad, Unread)
+    assert bad.key == key and said in bad.reason and "\n" not in bad.reason
+
+
+def test_an_encoding_is_seen_or_named(tmp_path):
+    text = "id;q;a\n1;Größe;x\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"):
+        found, = mine(tmp_path / "a.csv", text.encode(encoding))
+        assert found.question == "Größe", encoding
+    (tmp_path / "b.csv").write_bytes(text.encode("cp1252"))
+    found, = Hub("hub/mine", path=str(tmp_path / "b.csv"), encoding="cp1252", columns={"question": "q", "answer": "a"}).fetch()
+    assert found.question == "Größe"
+    with pytest.raises(InputError, match="expected one that Python knows"):
+        list(Hub("hub/mine", path=str(tmp_path / "b.csv"), encoding="cp125", columns={"question": "q", "answer": "a"}).fetch())
+
+
+def test_a_type_may_grow_over_the_rows(tmp_path):
+    rows = [{"id": 1, "q": "What", "a": "x"}, {"id": "two", "q": ["Who", "else"], "a": 5}, {"id": None, "q": "Why", "a": None, "new": {"deep": [1]}}]
+    found = mine(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert [(item.question, item.answer) for item in found] == [("What", "x"), ("Who\nelse", "5"), ("Why", None)]
 
 
 def test_names_of_files_are_no_patterns_and_may_be_in_capitals(tmp_path):
@@ -244,8 +284,10 @@ def test_bytes_are_text_where_they_are_text(tmp_path):
     ("options", "said"),
     [
         ({"A": "x", "B": None, "C": "y", "D": "z"}, "without a gap"),  # dealing out new letters would make C another option
-        ({"label": ["A", "B"], "text": ["x", "y"]}, "without a gap"), ("'abc'", "got a str"), ("{'y', 'x'}", "got a set"), ("A) x B) y", "expected a list"),
-        ("-" * 100_000 + "1", ""), ("[" * 100_000, ""), ({"A": "x"}, "two to five"), ("{'A': '\\ud800', 'B': 'x'}", "surrogates"),
+        ({"label": ["A", "C", "D"], "text": ["x", "y", "z"]}, "without a gap"), ("'abc'", "expected a list"), ("{'y', 'x'}", "expected a list"),
+        ("A) x B) y", "expected a list"), ("-" * 100_000 + "1", ""), ("[" * 100_000, ""), ({"A": "x"}, "two to 26"), ("{'A': '\\ud800', 'B': 'x'}", "surrogates"),
+        ([{"key": "A", "value": "x"}, {"key": "C", "value": "y"}, {"key": "D", "value": "z"}], "without a gap"), ([{"a": "x", "b": "y"}] * 2, "got members a, b"),
+        (["x", "", "y"], "not empty"), ([str(number) for number in range(27)], "got 27"), ({"first": "x", "second": "y"}, "without a gap"), ([], "expected a list"),
     ],
 )  # fmt: skip
 def test_options_that_leave_the_right_one_in_doubt_are_unread(options, said):

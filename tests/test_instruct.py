@@ -373,7 +373,8 @@ def test_lenient_labels_forgive_a_hyphen():
 
 def test_the_starter_data_is_checked_against_the_same_formats():
     assert {task: tuple(field.name for field in fields) for task, fields in FORMATS.items()} == TASK_FIELDS
-    assert {field.name: field.choices for fields in FORMATS.values() for field in fields if field.choices} == FIELD_CHOICES
+    choices = {field.name: field.choices for fields in FORMATS.values() for field in fields if field.choices}
+    assert choices | {"letter": choices["letter"][:5]} == FIELD_CHOICES  # its cases have at most five options
 
 
 # drafts and examples
@@ -461,7 +462,7 @@ def test_flagged_records_and_unknown_kinds_are_counted_not_used():
 
 
 def test_a_built_text_that_breaks_the_format_is_left_out():
-    broken = record(kind="mcq", options=OPTIONS, gold={"letter": "B"}, answer="The </answer> tag of iron deficiency is in this text.")
+    broken = record(kind="mcq", options=OPTIONS, gold={"letter": "B"}, answer="Ans: B. The </answer> tag of iron deficiency is in this long text.")
     assert make_examples({"train": [broken], "validation": [], "test": []}).left_out == {"its text does not fit the answer's format": 1}
 
 

@@ -190,9 +190,10 @@ def listed(members: list[dict]) -> list[Option]:
     text = next((name for wanted in TEXT_NAMES for name in texts if name.lower() == wanted), texts[0] if len(texts) == 1 else None)
     if text is None:
         raise ValueError(f"options without a text: got members {', '.join(members[0])[:60]}; expected a letter and a text, such as key and value")
-    if label:
-        return labelled({member[label]: member[text] for member in members})
     key = next((name for name in ranked if name != text and len({member[name] for member in members}) == len(members)), None)
+    letters = key and all(bare_label(member[key]).isalpha() for member in members)  # with a gap, or they would be the label
+    if label or letters:
+        return labelled({member[label or key]: member[text] for member in members})
     return [Option(str(member[key]) if key else "", member[text]) for member in members]
 
 # %% ../../nbs/sources/hub.ipynb #fb3fdd4b
