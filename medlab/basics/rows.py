@@ -137,7 +137,7 @@ def document_rows(
     rows = rows_of_columns(document) if rows is None else rows
     if rows is None and not is_row and document and all(isinstance(value, dict) for value in document.values()):
         rows = [row for key, value in document.items() for row in (with_column([value], "id", key) if keys else [value])]
-    if rows is None and len(document) == 1 and isinstance(value := next(iter(document.values())), list):
+    if rows is None and not is_row and len(document) == 1 and isinstance(value := next(iter(document.values())), list):
         rows = value
     return [document] if rows is None else rows
 
