@@ -320,7 +320,7 @@ def said_or_constant(row: dict, name: str | None, constants: Iterable[str]) -> s
     return "" if not name else name if name in constants else text_at(row, name)
 
 
-def split_of(row: dict, columns: Columns) -> str | None:
+def fixed_split(row: dict, columns: Columns) -> str | None:
     "The split that the row's author fixed; None for none. Raises `ValueError` for a split that is unknown."
     said = said_or_constant(row, columns.split, SPLIT_OF)
     if said and said.lower() not in SPLIT_OF:
@@ -396,7 +396,7 @@ def row_fields(row: dict, columns: Columns) -> dict:
     if isinstance(columns.answer, str):
         answer = as_sentence(answer, value_at(row, columns.answer))
     fields |= {"kind": "mcq" if options else "qa" if asks else "page", "question": question or None, "answer": answer or None, "text": text or None,
-               "options": options, "gold": {"letter": letter} if options else None, "labels": labels, "split": split_of(row, columns)}
+               "options": options, "gold": {"letter": letter} if options else None, "labels": labels, "split": fixed_split(row, columns)}
     if is_harmful(row, columns.safety):
         if not REFUSAL.search(answer):
             raise ValueError("the answer to a request for harm does not refuse it")
@@ -564,7 +564,8 @@ def survey(source: "Hub", path: Path) -> tuple[int, list[str]]:
         names = dict.fromkeys(name for row in start for name in paths_in(row))
         return pq.read_metadata(path).num_rows, list(names)
     count, names = 0, {}
-    for count, row in enumerate(rows_of(source, path), 1):
+    for row in rows_of(source, path):
+        count += 1
         names.update(dict.fromkeys(paths_in(row)))
     return count, list(names)
 
@@ -602,7 +603,7 @@ def once(item: Record | Unread, seen: set[str], place: int) -> Record | Unread:
     return Unread(source=item.source, key=f"row {place}", reason="its key comes a second time", url=item.url, raw_sha256=item.raw_sha256)
 
 
-def spread(count: int, limit: int) -> set[int] | None:
+def rows_from_all_over(count: int, limit: int) -> set[int] | None:
     "The places of `limit` rows from all over a table of `count`; None for all. A smaller limit gives some of the same."
     return None if limit >= count else set(sorted(range(count), key=lambda place: sha256_text(str(place)))[:limit])
 
@@ -651,7 +652,7 @@ class Hub:
             check_columns(self.name, self.data, names)
         most = limit if limit is not None else self.default_limit or count
         self.cut = f"{most:,} of its {count:,} rows were read; the rest with collect.options.{self.name}.limit" if most < count else ""
-        wanted = spread(count, most)
+        wanted = rows_from_all_over(count, most)
         for place, row in enumerate(rows_of(self, path)):
             if wanted is None or place in wanted:
                 item = once(hub_record(self.name, self.data, row, place, digest, when), seen, place)
