@@ -316,6 +316,11 @@ def test_an_explanation_that_is_damaged_or_supports_nothing_is_left_out(explanat
     assert len(found) == 1 and word in found[0]
 
 
+@pytest.mark.parametrize("text", ["The way to the heart is short.", "Linseed oil, PAS stain and the ABO groups.", "So they pay for a port and start to report.", "Half of them do; pass it on."])
+def test_sound_words_are_not_taken_for_damage(text):
+    assert not choices.is_damaged(text)
+
+
 def test_letters_are_balanced_and_the_same_in_every_run():
     explanation = "A smear of sputum is quick and shows the germ."
     made = [next(choices.build(item(explanation, id=str(number))))[0] for number in range(200)]

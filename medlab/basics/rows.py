@@ -221,9 +221,8 @@ def csv_records(lines: Iterable[str], delimiter: str = "") -> Iterator[tuple[str
     delimiter = delimiter or delimiter_of([*waiting])
     while (record := csv_record(waiting, more, delimiter)) is not None:
         count, cells = record
-        problem = cells if isinstance(cells, str) else wrong_bytes("".join(cells))
-        if problem:
-            yield BadRow(f"line {number}", problem)
+        if isinstance(cells, str) or (problem := wrong_bytes("".join(cells))):
+            yield BadRow(f"line {number}", cells if isinstance(cells, str) else problem)
         elif cells:
             yield f"line {number}", cells
         number += count

@@ -47,7 +47,8 @@ PICTURE = re.compile(
     r"\b(?:shown|given) (?:here|below|in the (?:image|figure|picture|diagram|photograph))\b|\bidentify the\b|"
     r"\b(?:in|of|from|on) (?:the|this) (?:image|picture|photograph|figure|diagram)\b|"
     r"\b(?:the )?(?:following|given) (?:appliance|instrument|device|radiograph|x-?ray|image|rash|deformity|slide|specimen|structure|organism|tooth|graph|sign|system|toxin|condition) "
-    r"(?:is|was|are|shows?|depicts?|seen|of depiction)\b|\bgiven (?:instrument|appliance|device|deformity|lesion|condition)\b|\b(?:causing|doing|called|used for|due to) (?:this|these)\s*[:?.–-]*\s*$", re.I)
+    r"(?:is|was|are|shows?|depicts?|seen|of depiction)\b|\bgiven (?:instrument|appliance|device|deformity|lesion|condition)\b|"
+    r"\b(?:causing|doing|called|used for|due to) (?:this|these)\s*[:?.–-]*\s*$", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #93639054
 WITH_RT = (
@@ -61,15 +62,16 @@ WITH_RT = (
     "pertussis portal port portable portion proportion proportional property properties puberty quarter quarters report reported reports reporting sertraline short "
     "shortly shorter shortened shortness shortening sort starts started start starting support supported supporting supports supportive thirty torticollis tortuous transport "
     "transporter transported transporting transportation undertake unfortunately urticaria vertebra vertebrae vertebral vertex vertical vertically vertigo virtual "
-    "virtually virtue vortex ventriculoperitoneal escort escitalopram introvert mortem warty worth north northern cohort cohorts tartrate earth").lower().split()
-#: What is left of such words, without those that are words of their own, such as "pay" of "party".
-REAL = {"pay", "so", "po", "tho", "so", "sot", "stas", "souhern", "no", "escitalopram", "ventriculoperitoneal", "undeake"}
+    "virtually virtue vortex ventriculoperitoneal escort escitalopram introvert mortem worth north northern cohort cohorts tartrate earth").lower().split()
+#: What is left of some of them is a word of its own, such as "pay" of "party", or part of one ("linseed").
+REAL = {"pay", "so", "po", "pa", "pas", "inseed", "escitalopram", "ventriculoperitoneal", "deterioration"}
 LOST = sorted({word.replace("rt", "") for word in WITH_RT} - REAL)
 LOST_LETTERS = re.compile(rf"\b(?:{'|'.join(LOST)}|\w+(?:{'|'.join(word for word in LOST if len(word) > 5)})|pa of|pas of|\w+veebra\w*)\b")
 #: What a machine makes of letters on paper, and of a table: signs and digits inside words, and a long row of figures.
 MISREAD = re.compile(
     r"[a-z][!|][a-z]|\b\d+[A-Z]+[a-z]{2,}|[a-z]{3,}\d+[a-z]{2,}|[A-Z]{2,}\d[a-z]{2,}|\b[Vv]itamin (?:\d|[A-Z] ?l)|\b[A-Za-z] l\d\b|[\ufffd\u00a4\u00a7]|\u00e2\u20ac|\u00c3.|"
-    r"\d{12,}|[a-z][A-Z]{2,}[a-z]|\bI[Il]I?[a-z]{3,}|'It'|\bTb\s+[a-z]{4,}|[a-z]{2}\$|[a-z]'[A-Z]|[a-z]{4,}-[a-z]\b|\b\d{2,}[A-Z]{2,}\b|[a-z] l [a-z]|\b(?:ll|lll|Vll|Vlll|lX|lV|Xll|HC1|HN03|H,SO4|[mk]?glcm\d?|n?glcm2|mgldl|glkg|Ing)\b|\d%o\b|\w\|\W|"
+    r"\d{12,}|[a-z][A-Z]{2,}[a-z]|\bI[Il]I?[a-z]{3,}|'It'|\bTb\s+[a-z]{4,}|[a-z]{2}\$|[a-z]'[A-Z]|[a-z]{4,}-[a-z]\b|\b\d{2,}[A-Z]{2,}\b|[a-z] l [a-z]|"
+    r"\b(?:ll|lll|Vll|Vlll|lX|lV|Xll|HC1|HN03|H,SO4|[mk]?glcm\d?|n?glcm2|mgldl|glkg|Ing)\b|\d%o\b|\w\|\W|"
     r"\b\w*[^\W\daeiouyAEIOUY_]{6,}\w*\b(?<![A-Z]{2})")
 
 
@@ -111,7 +113,8 @@ SET_PHRASES = re.compile(r"(?:yes|no|maybe|true|false|(?:all|any|none|both|neith
 BROKEN_SENTENCE = re.compile(
     r"^\d+\.$|[a-z]{2}\.[A-Z]|[.\"]\"[A-Z]|[a-z]:\d|\b(?:answer|option) is\b|\b[Oo]ption [A-Z]\b|[a-z]{3}[A-Z][a-z]|[a-z]{2}:[A-Z]|\)[A-Z][a-z]|^[A-Z][).]\s|"
     r"\b(?:[Cc]hoices?|[Aa]nswers?|[Oo]ptions?|[Ss]tatements?)\s*[\"'(]*[A-Ea-e]\b|\([a-e]\)|\b(?:[Gg]iven|[Aa]bove|[Tt]his|[Tt]he) (?:image|figure|picture|radiograph|photograph)\b|"
-    r"^This is an? [\w-]+ (?:appliance|image|picture|instrument|x-?ray|radiograph|graph)\b|\bin the question\b|\bin (?:the )?options?\b|\boptions\b|\b(?:our|preferred) answer\b|\b[A-E] is (?:correct|right|wrong|incorrect|true|false)\b|[\w)]:[A-Z][a-z]|(?<![A-Za-z])[a-z]{2,}[A-Z][a-z]{3,}|\d ?ln\b|"
+    r"^This is an? [\w-]+ (?:appliance|image|picture|instrument|x-?ray|radiograph|graph)\b|\bin the question\b|\bin (?:the )?options?\b|\boptions\b|\b(?:our|preferred) answer\b|"
+    r"\b[A-E] is (?:correct|right|wrong|incorrect|true|false)\b|[\w)]:[A-Z][a-z]|(?<![A-Za-z])[a-z]{2,}[A-Z][a-z]{3,}|\d ?ln\b|"
     r"\bRef\b|\bp\.? ?\d{2}|\d/e\b|^\(|\b(?:[Tt]extbook|Publishers?|[Ee]dition|Harrison|Page [Nn]o)\b|[Pp]g\.? ?(?:[Nn]o|\d)")
 #: The beginning of a sentence that needs the one before it.
 NEEDS_BEFORE = re.compile(r"(?:However|Hence|Therefore|Thus|So|But|And|Also|Or|Similarly|Moreover|Furthermore|Likewise|Again|Whereas|In contrast|These|Those|Such|Other|This|In this|In such)\b")

@@ -390,7 +390,7 @@ def row_fields(row: dict, columns: Columns) -> dict:
     text, asks = text_at(row, columns.text), bool(columns.question or columns.chat)
     if not (question if asks else text):
         raise ValueError("the question or the text is empty")
-    fields = {name: text_at(row, getattr(columns, name)) or None for name in ("title", "subject", "aspect")}
+    fields: dict[str, Any] = {name: text_at(row, getattr(columns, name)) or None for name in ("title", "subject", "aspect")}
     if asks and not options and text:  # another phrasing of the question would not have the text
         question, text, fields["aspect"] = f"{question}\n{text}", "", None
     if isinstance(columns.answer, str):
@@ -547,7 +547,7 @@ def table_of(source: "Hub") -> Path:
 def rows_of(source: "Hub", path: Path) -> Iterator[Any]:
     "The rows of the file, and a `BadRow` for each that cannot be read. Raises `InputError` for a file that cannot be read at all."
     data = source.data
-    options = {"header": data.header, "encoding": data.encoding, "sheet": data.config or "", "keys": True} if data.path else {}
+    options: dict[str, Any] = {"header": data.header, "encoding": data.encoding, "sheet": data.config or "", "keys": True} if data.path else {}
     try:
         yield from scan_rows(path, **options)
     except ValueError as error:
