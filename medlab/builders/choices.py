@@ -62,11 +62,13 @@ WITH_RT = (
     "pertussis portal port portable portion proportion proportional property properties puberty quarter quarters report reported reports reporting sertraline short "
     "shortly shorter shortened shortness shortening sort starts started start starting support supported supporting supports supportive thirty torticollis tortuous transport "
     "transporter transported transporting transportation undertake unfortunately urticaria vertebra vertebrae vertebral vertex vertical vertically vertigo virtual "
-    "virtually virtue vortex ventriculoperitoneal escort escitalopram introvert mortem worth north northern cohort cohorts tartrate earth").lower().split()
+    "virtually virtue vortex ventriculoperitoneal escort escitalopram introvert mortem worth north northern cohort cohorts tartrate earth apart chart charts alert dirt aspartate aspartic horizontal").lower().split()
 #: What is left of some of them is a word of its own, such as "pay" of "party", or part of one ("linseed").
-REAL = {"pay", "so", "po", "pa", "pas", "inseed", "escitalopram", "ventriculoperitoneal", "deterioration"}
+REAL = {"pay", "so", "po", "pa", "pas", "inseed", "ale", "di", "horizontal", "escitalopram", "ventriculoperitoneal", "deterioration"}
 LOST = sorted({word.replace("rt", "") for word in WITH_RT} - REAL)
-LOST_LETTERS = re.compile(rf"\b(?:{'|'.join(LOST)}|\w+(?:{'|'.join(word for word in LOST if len(word) > 5)})|pa of|pas of|\w+veebra\w*)\b")
+LOST_LETTERS = re.compile(rf"\b(?:{'|'.join(LOST)}|\w+(?:{'|'.join(word for word in LOST if len(word) > 5)})|pa of|pas of|\w+veebra\w*|"
+    r"paial\w*|\w*paum|coiso\w+|viual\w*|impoan\w+|\w*poal|feil\w+|hyperophy|hypeens\w+|aboi\w+|ceif\w+|ceain\w*|ahr\w+|invei\w+|propoion\w*|aificial\w*|"
+    r"detion|dete|horizoaly|chas?(?:'s)?|alve|\w*spo(?:ed|er|ers|ing)|sta(?:s|ed|ing)?)\b")
 #: What a machine makes of letters on paper, and of a table: signs and digits inside words, and a long row of figures.
 MISREAD = re.compile(
     r"[a-z][!|][a-z]|\b\d+[A-Z]+[a-z]{2,}|[a-z]{3,}\d+[a-z]{2,}|[A-Z]{2,}\d[a-z]{2,}|\b[Vv]itamin (?:\d|[A-Z] ?l)|\b[A-Za-z] l\d\b|[\ufffd\u00a4\u00a7]|\u00e2\u20ac|\u00c3.|"
