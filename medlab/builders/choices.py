@@ -62,7 +62,8 @@ WITH_RT = (
     "pertussis portal port portable portion proportion proportional property properties puberty quarter quarters report reported reports reporting sertraline short "
     "shortly shorter shortened shortness shortening sort starts started start starting support supported supporting supports supportive thirty torticollis tortuous transport "
     "transporter transported transporting transportation undertake unfortunately urticaria vertebra vertebrae vertebral vertex vertical vertically vertigo virtual "
-    "virtually virtue vortex ventriculoperitoneal escort escitalopram introvert mortem worth north northern cohort cohorts tartrate earth apart chart charts alert dirt aspartate aspartic horizontal").lower().split()
+    "virtually virtue vortex ventriculoperitoneal escort escitalopram introvert mortem worth north northern cohort cohorts tartrate earth apart chart charts "
+    "alert dirt aspartate aspartic horizontal").lower().split()
 #: What is left of some of them is a word of its own, such as "pay" of "party", or part of one ("linseed").
 REAL = {"pay", "so", "po", "pa", "pas", "inseed", "ale", "di", "horizontal", "escitalopram", "ventriculoperitoneal", "deterioration"}
 LOST = sorted({word.replace("rt", "") for word in WITH_RT} - REAL)
