@@ -59,7 +59,7 @@ def source_class(
 def not_in_the_future(day: date) -> date:
     "The day, if it has begun somewhere on earth; else raises `ValueError`."
     if day > date.today() + timedelta(days=1):
-        raise ValueError("this day has not come yet, so nothing can have changed since")
+        raise ValueError("this day has not come yet, so nothing can have changed since; expected today or an earlier day")
     return day
 
 
@@ -112,7 +112,7 @@ class CollectParams(Params):
         for name in names:
             source_class(name)
         if len(set(names)) < len(names) or not names:
-            raise ValueError("expected at least one source, each of them once")
+            raise ValueError("expected at least one source, each of them once, such as [starter, medquad]")
         return names
 
     @model_validator(mode="after")
@@ -149,6 +149,7 @@ class Collection:
         self.reports: list[SourceReport] = []
         self.unread: list[Unread] = []
         self.seen: set[str] = set()  # ids
+        self.limited: set[str] = set()  # names of sources that a default limit cut short
 
     def records(self) -> Iterator[Record]:
         "All records of all sources, each checked. Raises `InputError`, and `MissingError` for a required source that is incomplete."
@@ -177,6 +178,9 @@ class Collection:
                 licenses[item.license] += 1
                 credits.add(item.attribution)
                 yield item
+            report.why = reached_limit(source, wanted["limit"], report.count) or none_is_a_record(report)
+            if report.why and wanted["limit"] is None and report.count:  # nobody asked for less than all
+                report.status, self.limited = "partial", self.limited | {name}
         except MissingError as error:
             report.status, report.why = "partial" if report.count else "skipped", without_keys(" ".join(str(error).split()))
         report.license, report.attribution = dict(licenses.most_common()), shortened(sorted(credits))
@@ -190,6 +194,22 @@ class Collection:
         if record.source != name:
             raise InputError(f"a record says that it is from {record.source!r}; expected {name!r}; see that source's notebook")
         self.seen.add(record.id)
+
+# %% ../nbs/02_collect.ipynb #0e94ab85
+def reached_limit(source: Source, limit: int | None, count: int) -> str | None:
+    "What a limit left out of a source, if one was reached."
+    if cut := getattr(source, "cut", ""):  # it knows how much there is
+        return cut
+    most = limit or getattr(source, "default_limit", None)
+    said = "" if limit else f"the source's own, and there may be more: set collect.options.{source.name}.limit"
+    return f"the limit of {most:,} records was reached{f' ({said})' if said else ''}" if most and count >= most else None
+
+
+def none_is_a_record(report: SourceReport) -> str | None:
+    "Why a source that answered gave no record, if it gave none."
+    if report.count or not report.unread:
+        return None
+    return f"none of its {sum(report.unread.values()):,} items is a record: {', '.join(f'{reason} ({number})' for reason, number in report.unread.items())}"[:300]
 
 # %% ../nbs/02_collect.ipynb #84eb2827
 def shortened(credits: list[str]) -> list[str]:
@@ -242,9 +262,10 @@ def collect(run: Run, profile: Profile) -> Outcome:
         raise MissingError(f"no source gave a record ({reasons}); add 'starter' to collect.sources, it needs no network")
     write_jsonl(folder / "unread.jsonl", [item.model_dump() for item in collection.unread])
     write_json(folder / "sources.json", [report.model_dump() for report in reports])
+    missing = [report.name for report in reports if report.status != "collected" and report.name not in collection.limited]
     return Outcome(
         notes=[f"{report.name} {report.status}: {report.why}" for report in reports if report.status != "collected"],
         content={"sources.json": sha256_json([report.model_dump(exclude={"why", "requests"}) for report in reports])},
-        incomplete=not params.offline and any(report.status != "collected" for report in reports),
-        missing=[report.name for report in reports if report.status != "collected"],
+        incomplete=not params.offline and bool(missing),
+        missing=missing,
     )

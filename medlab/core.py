@@ -7,8 +7,8 @@ __all__ = ['LESSONS', 'STEPS', 'NOT_HERE', 'Params', 'Profile', 'load_profile', 
            'checked_profile', 'seed_everything', 'Output', 'Manifest', 'Run', 'locked', 'open_run', 'project_folder',
            'module_hash', 'imported_modules', 'direct_imports', 'module_file', 'edited_definitions',
            'without_import_style', 'Outcome', 'find_step', 'Step', 'gather_inputs', 'key_of', 'finished_under', 'begin',
-           'recover', 'refuse_to_shrink', 'lost_inputs', 'do_work', 'collect_outputs', 'step', 'package_versions',
-           'git_commit']
+           'recover', 'refuse_to_shrink', 'lost_inputs', 'lost_parts', 'do_work', 'collect_outputs', 'step',
+           'package_versions', 'git_commit']
 
 # %% ../nbs/00_core.ipynb #56e64d08
 import ast
@@ -504,6 +504,15 @@ def lost_inputs(earlier: Manifest | None, inputs: dict[str, str]) -> list[str]:
     before = earlier.inputs if earlier else {}
     return [name for name, value in inputs.items() if value.startswith(NOT_HERE) and not before.get(name, NOT_HERE).startswith(NOT_HERE)]
 
+
+def lost_parts(earlier: Manifest | None, params: dict, missing: Iterable[str]) -> set[str]:
+    "What an earlier result had and the new one lacks. Under other parameters, that is what an input of the earlier one is named after."
+    if earlier is None:
+        return set()
+    had = {name.rpartition(" ")[2] for name, value in earlier.inputs.items() if not value.startswith(NOT_HERE)}  # such as "source medquad"
+    lost = set(missing) - set(earlier.missing)
+    return lost if earlier.params == params else lost & had
+
 # %% ../nbs/00_core.ipynb #5aa9cfa4
 def do_work(step: Step, run: Run, profile: Profile, inputs: dict[str, str], key: str) -> Manifest:
     "Prepare the folder, call the step's function, and write the manifest last. Whatever goes wrong, an earlier finished result stays."
@@ -516,8 +525,7 @@ def do_work(step: Step, run: Run, profile: Profile, inputs: dict[str, str], key:
             folder = begin(run, step.name, key)
             seed_everything(profile.seed)
             outcome = step.body(run, profile) or Outcome()
-        if earlier and earlier.params == params:
-            refuse_to_shrink(step, run, set(outcome.missing) - set(earlier.missing), outcome.notes)
+        refuse_to_shrink(step, run, lost_parts(earlier, params, outcome.missing), outcome.notes)
         manifest = Manifest(
             step=step.name, key=key, seed=profile.seed, model=profile.model, inputs=inputs, notes=outcome.notes, truncated=outcome.truncated,
             incomplete=outcome.incomplete, missing=outcome.missing, params=params, outputs=collect_outputs(step, folder, outcome),

@@ -22,7 +22,7 @@ from .contracts.croissant import croissant, dataset_card, used_licences
 from .contracts.datasheet import datasheet
 from .contracts.records import SPLITS, TASKS, Patient, SplitRecord
 from .contracts.tasks import GOLD_LISTS, Example, build_messages, to_row
-from .core import Params, Profile, Run, step
+from .core import Outcome, Params, Profile, Run, step
 from .cleaning.excerpts import excerpt_fault
 from .cleaning.leaks import Item, check_leakage, find_leaks
 from .cleaning.passages import COMMON
@@ -110,7 +110,7 @@ def make_drafts(
 def draft_messages(draft: Draft, question: str) -> list[dict[str, str]]:
     "The conversation of a draft, with its answer; raises `InputError` as `build_messages` does."
     fields = {name: value for name, value in draft.gold.items() if name not in GOLD_LISTS}
-    return build_messages(draft.task, question, draft.options, fields, draft.patient, draft.turns)
+    return build_messages(draft.task, question, draft.options, fields, draft.patient, draft.turns, letter_alone=draft.split == "test")
 
 # %% ../nbs/04_instruct.ipynb #165bda72
 def draft_or_reason(draft: Draft) -> Draft | str:
@@ -346,14 +346,27 @@ def check_examples(splits: dict[str, list[Example]]) -> None:
                     raise MedlabError(f"{count} of {len(questions)} questions of {task} in {split} begin with {opening!r}; "
                                       f"expected at most {max_per_opening(len(questions))}: add phrasings to its builder")
 
+# %% ../nbs/04_instruct.ipynb #46fe3482
+def notes_on_empty(splits: dict[str, list[Example]], left_out: Counter) -> list[str]:
+    "Notes on splits without examples, with the reasons. Raises `InputError` when there is nothing to train on."
+    why = "; ".join(f"{reason} ({count:,})" for reason, count in left_out.most_common(4)) or "no record came from preprocess"
+    if not splits["train"]:
+        raise InputError(f"got no example to train on, expected at least one: {why}; collect other records, or map more of their columns")
+    absent = [split for split in ("validation", "test") if not splits[split]]
+    return [f"there is no example for the {split}, so nothing can be {'scored' if split == 'test' else 'validated'}: left out were {why}" for split in absent]
+
 # %% ../nbs/04_instruct.ipynb #141c4388
 @step("instruct", params=InstructParams, needs=["preprocess"], outputs=[
     "train.jsonl", "validation.jsonl", "test.jsonl", "datasheet.md", "left_out.json", "croissant.json", "README.md"])
-def instruct(run: Run, profile: Profile) -> None:
-    "Make examples of the eight tasks from the preprocessed records, check them, and write them with a datasheet."
+def instruct(run: Run, profile: Profile) -> Outcome:
+    """Make examples of the eight tasks from the preprocessed records, check them, and write them with a datasheet.
+
+    Raises `InputError` when there is none to train on, with the reasons; a note says so when there is none for the test.
+    """
     params, folder = profile.params(InstructParams), run.folder("instruct")
     paths = {split: run.file("preprocess", f"{split}.parquet") for split in SPLITS}
     splits, left_out = make_examples({split: scan_parquet(path, SplitRecord) for split, path in paths.items()}, params, profile.seed)
+    notes = notes_on_empty(splits, left_out)
     check_examples(splits)
     for split, examples in splits.items():
         write_jsonl(folder / f"{split}.jsonl", map(to_row, examples))
@@ -366,3 +379,4 @@ def instruct(run: Run, profile: Profile) -> None:
     for name, text in (("datasheet.md", sheet), ("README.md", dataset_card(splits, licences, f"medlab-{profile.name}"))):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    return Outcome(notes=notes)

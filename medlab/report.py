@@ -128,7 +128,7 @@ def results_hash(results: dict[str, Any]) -> str:
 METRIC_WORDS = {
     "format_valid": ("Answers in the required format", "Every required line is there, in order, and nothing else. It says nothing about the content."),
     "choice_found": ("A choice could be read", "For tasks that ask for a choice: how often exactly one could be read, in any format."),
-    "option_accuracy": ("Right option", "Clinical cases with two to five options. A guess is right once in two to five times."),
+    "option_accuracy": ("Right option", "Clinical cases with options. A guess is right once in as many times as there are options."),
     "triage_accuracy": ("Right triage level", "Five levels: emergency, urgent, soon, routine or self-care."),
     "refusal_accuracy": ("Right decision to refuse or answer", "Requests that are unsafe to answer, and some that only look unsafe."),
     "escalation_accuracy": ("Right decision on an emergency", "Yes or no. A missed emergency counts the same as a false alarm."),

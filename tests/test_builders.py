@@ -487,7 +487,7 @@ def item(explanation, **more):
 ])
 def test_the_analysis_begins_where_the_verdict_ends(explanation, analysis):
     (made, phrasings), = built(choices.build, item(explanation), 30)
-    assert made.gold == {"analysis": analysis, "letter": "C"} and made.task == "clinical_reasoning"
+    assert made.gold["analysis"] == analysis and made.options[made.gold["letter"]] == OPTIONS["C"] and made.task == "clinical_reasoning"
     assert len({" ".join(phrasing.casefold().split()[:4]) for phrasing in phrasings}) >= 20
 
 
@@ -518,10 +518,55 @@ def test_the_name_of_an_exam_is_no_part_of_the_question():
 
 def test_yes_no_maybe_about_a_text():
     one = item("Of the men, ten coughed less in the end.", options={"A": "yes", "B": "no", "C": "maybe"}, gold={"letter": "A"},
-               question="Does water help?", text="We asked 40 men. " + "Each drank water daily for a month. " * 50)
+               question="Does water help?", text="We asked 40 men. " + "Each drank water daily for a month. " * 40)
     (made, phrasings), = built(choices.build, one)
-    assert made.question.startswith("Does water help?\nWe asked 40 men.") and len(made.question.split()) <= 123
+    assert made.question == f"Does water help?\n{one.text.strip()}"  # the results stand at its end
     assert all(phrasing.count("\n") == 1 for phrasing in phrasings)
+    for split in ("train", "test"):
+        longer = one.model_copy(update={"text": one.text * 2, "split": split})
+        assert reasons(choices.build, longer) == ["the text that it asks about has more than 300 words"]
+
+
+def test_an_item_of_the_test_needs_no_explanation():
+    for explanation in ("", "TB - cavity, smear", "The lung is large and has lobes in it."):
+        (made, _), = built(choices.build, item(explanation, split="test"))
+        assert made.options[made.gold["letter"]] == OPTIONS["C"] and set(made.gold) == {"letter"}
+        assert reasons(choices.build, item(explanation, split="validation"))
+    for more in ({"answer": "Ans. A. Bronchoscopy. Look inside."}, {"options": {**OPTIONS, "A": "sputum  smear"}}, {"question": "Which test comes next, given the film shown below?"}):
+        assert reasons(choices.build, item(**{"explanation": "", "split": "test"} | {("explanation" if name == "answer" else name): value for name, value in more.items()}))
+
+
+@pytest.mark.parametrize("explanation,word", [
+    ("The 1VIentzer index of a smear is low in this disease.", "misread"), ("A smear of conju!gated dye shows the germ in sputum.", "misread"),
+    ("A smear of sputum shows a hypeensive crisis at once.", "letters are missing"), ("A smear of sputum is the test that comes next.", "only repeats"),
+    ("Bronchoscopy looks inside, and a lung function test or a smear follows it.", "another option"),
+])
+def test_an_explanation_that_is_damaged_or_supports_nothing_is_left_out(explanation, word):
+    found = reasons(choices.build, item(explanation))
+    assert len(found) == 1 and word in found[0]
+
+
+@pytest.mark.parametrize("text", ["The way to the heart is short.", "Linseed oil, PAS stain and the ABO groups.", "So they pay for a port and start to report.", "Half of them do; pass it on."])
+def test_sound_words_are_not_taken_for_damage(text):
+    assert not choices.is_damaged(text)
+
+
+def test_letters_are_balanced_and_the_same_in_every_run():
+    explanation = "A smear of sputum is quick and shows the germ."
+    made = [next(choices.build(item(explanation, id=str(number))))[0] for number in range(200)]
+    letters = Counter(one.gold["letter"] for one in made)
+    assert len(letters) == 4 and min(letters.values()) > 30
+    assert all(one.options[one.gold["letter"]] == OPTIONS["C"] and sorted(one.options.values()) == sorted(OPTIONS.values()) for one in made)
+    assert made == [next(choices.build(item(explanation, id=str(number))))[0] for number in range(200)]
+    for last in ("None of the above", "Both A and B"):
+        (one, _), = built(choices.build, item(explanation, options={**OPTIONS, "D": last}))
+        assert one.options["D"] == last and one.options[one.gold["letter"]] == OPTIONS["C"]
+
+
+def test_a_case_may_have_ten_options():
+    options = {letter: f"{name} test" for letter, name in zip("ABCDEFGHIJ", "skin blood urine sweat breath tear stool hair nail smear".split())}
+    (made, _), = built(choices.build, item("A smear of sputum is quick and shows the germ.", options=options, gold={"letter": "J"}))
+    assert made.options[made.gold["letter"]] == "smear test" and len(made.options) == 10
 
 
 def test_real_exam_items_are_built_or_refused_with_a_reason(shared_data):
@@ -535,7 +580,7 @@ def test_real_exam_items_are_built_or_refused_with_a_reason(shared_data):
         if not isinstance(made, str):
             words = re.sub(r"\W", "", row["exp"])
             assert all(re.sub(r"\W", "", sentence) in words for sentence in sentences(made[0].gold["analysis"]))
-    assert 120 < outcomes["built"] < 400 and outcomes["no explanation"] > 300 and outcomes["the explanation argues for another option"] < 10
+    assert 40 < outcomes["built"] < 400 and outcomes["no explanation"] > 300 and outcomes["the explanation argues for another option"] < 10
 
 
 def exam_item(row):
@@ -557,7 +602,7 @@ def test_exam_items_are_built_or_refused_with_a_reason(number, row):
         return
     analysis, explanation = made[0].gold["analysis"], re.sub(r"\W", "", row["exp"])
     assert all(re.sub(r"\W", "", sentence) in explanation for sentence in sentences(analysis)) and len(analysis.split()) <= 60
-    assert made[0].gold["letter"] == " ABCD"[row["cop"]] and not re.search(r"(?i)\bans|\bref\b|\bi\.e\b|AIIMS", analysis + made[0].question)
+    assert made[0].options[made[0].gold["letter"]] == row[f"op{' abcd'[row['cop']]}"] and not re.search(r"(?i)\bans|\bref\b|\bi\.e\b|AIIMS", analysis + made[0].question)
 
 
 def test_questions_about_an_abstract_give_yes_no_maybe():

@@ -424,6 +424,18 @@ def test_an_archive_that_is_no_longer_named_does_not_shrink_a_finished_collectio
     assert collect(run, profile).missing == ["medquad"]  # nothing is lost that was not lost before
 
 
+def test_an_archive_named_on_the_command_line_and_then_forgotten_does_not_shrink_it_either(tmp_path):
+    archive, words = make_archive(tmp_path / "a.zip"), ["collect.sources=[starter, medquad]", "collect.offline=true"]
+    run, named = open_run("smoke", tmp_path / "run", [*words, f"collect.options={{medquad: {{archive: {archive}}}}}"])
+    finished = collect(run, named)
+    with pytest.raises(MissingError, match="medquad was used for the finished result .*add --replace"):
+        collect(run, load_profile("smoke", words))
+    assert run.manifest("collect") == finished
+    without = load_profile("smoke", ["collect.sources=[starter]", "collect.offline=true"])
+    assert collect(run, without).missing == []  # a source that nobody asks for is not missing
+    assert collect(run, load_profile("smoke", words)).missing == ["medquad"]  # nor was it there before
+
+
 def test_a_source_that_cannot_be_opened_any_more_is_named_with_the_reason(tmp_path, starter):
     values = ["collect.sources=[rough, starter]", f"collect.options={{starter: {{folder: {starter}}}}}"]
     run, profile = open_run("smoke", tmp_path / "run", values)
@@ -434,6 +446,40 @@ def test_a_source_that_cannot_be_opened_any_more_is_named_with_the_reason(tmp_pa
     with pytest.raises(MissingError, match="source starter was used .* has no triage.jsonl.*add --replace"):
         collect(run, profile)
     assert run.manifest("collect") == finished
+
+
+def test_a_limit_of_its_own_makes_a_source_partial_and_is_said(tmp_path, pond, medlab):
+    pond.default_limit = 3
+    try:
+        run, profile = open_run("smoke", tmp_path / "run", ["collect.sources=[pond]"])
+        manifest, report = collect(run, profile), read_sources(run.file("collect", "sources.json"))[0]
+        assert (report.status, report.count) == ("partial", 3) and "limit of 3 records was reached" in report.why and "collect.options.pond.limit" in report.why
+        assert manifest.notes == [f"pond partial: {report.why}"] and not manifest.incomplete and manifest.missing == []  # the same command would give the same
+        assert collect(run, profile) == manifest
+        with pytest.raises(MissingError, match="pond is required and was partial: the limit of 3"):
+            collect(*open_run("smoke", tmp_path / "required", ["collect.sources=[pond]", "collect.require=[pond]"]))
+        for asked in ("collect.limit=3", "collect.options={pond: {limit: 3}}"):  # who asks for three has all that was asked for
+            run, profile = open_run("smoke", tmp_path / asked, ["collect.sources=[pond]", "collect.require=[pond]", asked])
+            collect(run, profile)
+            report = read_sources(run.file("collect", "sources.json"))[0]
+            assert (report.status, report.why) == ("collected", "the limit of 3 records was reached")
+    finally:
+        del pond.default_limit
+
+
+def test_a_file_of_ones_own_is_collected_whole_and_a_limit_is_said(tmp_path, medlab):
+    mine, words = tmp_path / "mine.csv", {"columns": {"question": "q", "answer": "a"}, "license": "MIT", "may_train": True}
+    mine.write_text("q,a\n" + "".join(f"What is number {number}?,A thing.\n" for number in range(10_500)) + "too,many,cells\n")
+    for limit, count, why in ((None, 10_500, None), (40, 40, "40 of its 10,501 rows were read; the rest with collect.options.hub/mine.limit")):
+        options = json.dumps({"hub/mine": words | {"path": str(mine)} | ({"limit": limit} if limit else {})})
+        done = medlab("collect", "--source", "hub/mine", "--require", "hub/mine", "--run", tmp_path / f"{limit}", "-p", f"collect.options={options}")
+        assert done.returncode == 0, done.stderr
+        report = read_sources(Run(tmp_path / f"{limit}").file("collect", "sources.json"))[0]
+        assert (report.status, report.why) == ("collected", why) and abs(report.count - count) <= 1
+        assert f"{report.count:,} records" in done.stdout and (why or "1 unread") in done.stdout
+    mine.write_text("q,a\n1,2,3\n")
+    refused = medlab("collect", "--source", "hub/mine", "--run", tmp_path / "r", "-p", f"collect.options={options}")
+    assert refused.returncode != 0 and "became a record: one cell more than the header" in refused.stderr
 
 
 @pytest.mark.parametrize("by", ["profile", "environment"])
@@ -459,13 +505,13 @@ def test_nothing_to_collect_is_an_error_not_an_empty_table(tmp_path):
     ("setting", "complaint"),
     [
         ("collect.sources=[medqad]", "did you mean 'medquad'"),
-        ("collect.sources=[]", "at least one source"),
+        ("collect.sources=[]", r"expected at least one source, each of them once, such as \[starter, medquad\], got \[\]"),
         ("collect.source=[starter]", "did you mean 'sources'"),
         ("collect.limit=many", "limit"),
         ("collect.since=yesterday", "since"),
         ("collect.sources=[no_such_module:Source]", "No module named"),
         ("collect.limit=0", "greater than or equal to 1"),
-        ("collect.since=9999-12-31", "has not come yet"),
+        ("collect.since=9999-12-31", "has not come yet.*expected today or an earlier day, got .*9999"),
         ("collect.since=2020-13-45", "month must be in 1..12; expected a value in YAML"),
         ("collect.sources=[starter", "expected a value in YAML"),
         ("collect.require=[medquad]", "'medquad' is required and not among the sources starter"),

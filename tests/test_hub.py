@@ -1,5 +1,6 @@
 "Tables of the Hugging Face hub and of one's own files: a real `load_dataset` against a loopback hub, mappings, and rows that are none."
 
+import csv
 import json
 import os
 import re
@@ -17,7 +18,12 @@ from own_data import FOLDER, own_json, own_lines
 from servers.hub import COMMIT, HubServer
 
 from medlab.basics.errors import InputError
+from medlab.cleaning.records import PreprocessParams
 from medlab.contracts.records import Record, Unread, record_id
+from medlab.contracts.tasks import FORMATS, render_answer
+from medlab.instruct import make_examples
+from medlab.preprocess import divide
+from medlab.sources import hub
 from medlab.sources.hub import DATASETS, Columns, DataSet, Hub, hub_record
 
 NAME = "openlifescienceai/medmcqa"
@@ -184,8 +190,13 @@ def test_files_of_ones_own_by_the_same_road(tmp_path, suffix):
     assert [record.options[record.gold["letter"]] for record in found] == ["a0", "b1", "c2", "d3", "a4", "b5"]
     assert {(record.source, record.license, record.may_train) for record in found} == {("hub/mine", "CC0-1.0", True)}
     path.write_bytes(path.read_bytes()[:-25] if suffix != ".csv" else b"\xff\xfe\x00broken")
-    with pytest.raises(InputError, match=f"mine{suffix}"):
-        list(Hub("hub/mine", path=str(path), columns={"question": "question", "answer": "exp"}).fetch())
+    torn = Hub("hub/mine", path=str(path), columns={"question": "question", "answer": "exp"})
+    if suffix == ".jsonl":  # the last line is lost, and no other
+        *whole, last = torn.fetch()
+        assert len(whole) == 5 and isinstance(last, Unread) and last.key == "line 6"
+    else:
+        with pytest.raises(InputError, match=f"mine{suffix}"):
+            list(torn.fetch())
 
 
 def mine(path, content, **columns):
@@ -202,25 +213,60 @@ def test_a_cell_of_a_csv_is_text_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "id,q,a\n1,What,x,\n2,Who,y,\n", "one cell more than its header"),  # pandas would move each cell to the left
-        ("a.csv", "id,q,a\n1,What,x\n2,Who,y,z\n", "line 3"),
-        ("a.csv", 'id,q,a\n1,"What,x\n2,Who,y\n', "EOF inside string"),
-        ("a.csv", "id,q,a\n1,Größe,x\n".encode("latin-1"), "utf-8"),
-        ("a.csv", "id,q,a\n1,What,x\n".encode("utf-16"), "utf-8"),
-        ("a.csv", "id;q;a\n1;What;x\n", "the table has id;q;a"),
-        ("a.csv", "", "it is empty"),
-        ("a.jsonl", "", "it is empty"),
-        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": 2, "q": "Wh\n{"id": 3, "q": "Who", "a": "y"}\n', "row 1"),
-        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n7\n"x"\n', "row 1"),
-        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": "two", "q": ["Who"], "a": 5}\n', "from number to string in row 1"),
-        ("a.jsonl", '{"id": 1, "q": ' + "[" * 3000 + "]" * 3000 + ', "a": "x"}\n', "RecursionError"),
+        ("a.csv", "id,q,a\n1,What,x,\n2,Who,y,\n", "one cell more than the header"),  # pandas would move each cell to the left
+        ("a.csv", "id,q,a\n1,Größe,x\n".encode("latin-1"), "set encoding to cp1252"),
+        ("a.csv", "id-q-a\n1-What-x\n", "no column 'id'; the table has id-q-a; for a file without a header"),
+        ("a.csv", "1,What,x\n2,Who,y\n", "the table has 1, What, x; for a file without a header, name its columns in `header`"),
+        ("a.csv", "", "it is empty"), ("a.csv", "id,q,a\n", "has no rows"), ("a.jsonl", "", "it is empty"), ("a.json", "[]", "has no rows"),
+        ("a.jsonl", '{"id": 1, "q": ' + "[" * 3000 + "]" * 3000 + ', "a": "x"}\n', "nested too deep"),
         ("a.jsonl", '{"id": 1, "question": "What", "a": "x"}\n', "no column 'q'"),
-        ("a.parquet", b"PAR1 and so on", "could not be read"),
+        ("a.json", '[{"id": 1, "q": "What", "a": "x"}, {"id": 2, "q"', "line 1 column"),
+        ("a.jsonl", '7\n"x"\n', "a row without columns"),
+        ("a.parquet", b"PAR1 and so on", "could not be read"), ("a.xlsx", b"PK and so on", "could not be read"),
+        ("a.jsonl", '{"id": 1, "q": {"text": "What"}, "a": {"text": "x"}}\n', "expected a path to one, such as q.text"),
     ],
 )
-def test_a_file_with_a_fault_is_refused_and_says_where(tmp_path, name, content, said):
+def test_a_file_without_a_sound_row_is_refused_and_says_why(tmp_path, name, content, said):
     with pytest.raises(InputError, match=said):
         mine(tmp_path / name, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key", "said"),
+    [
+        ("a.csv", "id,q,a\n1,What,x\n2,Who,y,z\n3,Why,w\n", "line 3", "one cell more than the header"),
+        ("a.csv", 'id,q,a\n1,What,x\n2,"Who,y\n3,Why,w\n', "line 3", "quotation mark is not closed"),
+        ("a.csv", 'id,q,a\n1,What,x\n2,"Who "is" it",y\n3,Why,w\n', "line 3", "quotation mark stands inside"),
+        ("a.csv", "id,q,a\n1,What,x\n2,Größe,y\n3,Why,w\n".encode("latin-1"), "line 3", "as cp1252 it has"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": 2, "q": "Wh\n{"id": 3, "q": "Why", "a": "w"}\n', "line 2", "not JSON"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n7\n{"id": 3, "q": "Why", "a": "w"}\n', "row 1", "without columns"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": 2, "q": "Größe", "a": "y"}\n{"id": 3, "q": "Why", "a": "w"}\n'.encode("latin-1"), "line 2", "set encoding to"),
+        ("a.json", '[\n{"id": 1, "q": "What", "a": "x"},\n{"id": 2, "q" "Who"},\n{"id": 3, "q": "Why", "a": "w"}\n]', "line 3", "not JSON"),
+        ("a.jsonl", '{"id": 1, "q": "What", "a": "x"}\n{"id": 2, "q": {"x": 1}, "a": "y"}\n{"id": 3, "q": "Why", "a": "w"}\n', "2", "several things"),
+    ],
+)
+def test_one_bad_row_costs_one_row(tmp_path, name, content, key, said):
+    first, bad, last = mine(tmp_path / name, content)
+    assert (first.question, last.question) == ("What", "Why") and isinstance(bad, Unread)
+    assert bad.key == key and said in bad.reason and "\n" not in bad.reason
+
+
+def test_an_encoding_is_seen_or_named(tmp_path):
+    text = "id;q;a\n1;Größe;x\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"):
+        found, = mine(tmp_path / "a.csv", text.encode(encoding))
+        assert found.question == "Größe", encoding
+    (tmp_path / "b.csv").write_bytes(text.encode("cp1252"))
+    found, = Hub("hub/mine", path=str(tmp_path / "b.csv"), encoding="cp1252", columns={"question": "q", "answer": "a"}).fetch()
+    assert found.question == "Größe"
+    with pytest.raises(InputError, match="expected one that Python knows"):
+        list(Hub("hub/mine", path=str(tmp_path / "b.csv"), encoding="cp125", columns={"question": "q", "answer": "a"}).fetch())
+
+
+def test_a_type_may_grow_over_the_rows(tmp_path):
+    rows = [{"id": 1, "q": "What", "a": "x"}, {"id": "two", "q": ["Who", "else"], "a": 5}, {"id": None, "q": "Why", "a": None, "new": {"deep": [1]}}]
+    found = mine(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert [(item.question, item.answer) for item in found] == [("What", "x"), ("Who\nelse", "5"), ("Why", None)]
 
 
 def test_names_of_files_are_no_patterns_and_may_be_in_capitals(tmp_path):
@@ -244,8 +290,10 @@ def test_bytes_are_text_where_they_are_text(tmp_path):
     ("options", "said"),
     [
         ({"A": "x", "B": None, "C": "y", "D": "z"}, "without a gap"),  # dealing out new letters would make C another option
-        ({"label": ["A", "B"], "text": ["x", "y"]}, "without a gap"), ("'abc'", "got a str"), ("{'y', 'x'}", "got a set"), ("A) x B) y", "expected a list"),
-        ("-" * 100_000 + "1", ""), ("[" * 100_000, ""), ({"A": "x"}, "two to five"), ("{'A': '\\ud800', 'B': 'x'}", "surrogates"),
+        ({"label": ["A", "C", "D"], "text": ["x", "y", "z"]}, "without a gap"), ("'abc'", "expected a list"), ("{'y', 'x'}", "expected a list"),
+        ("A) x B) y", "expected a list"), ("-" * 100_000 + "1", ""), ("[" * 100_000, ""), ({"A": "x"}, "two to 26"), ("{'A': '\\ud800', 'B': 'x'}", "surrogates"),
+        ([{"key": "A", "value": "x"}, {"key": "C", "value": "y"}, {"key": "D", "value": "z"}], "without a gap"), ([{"a": "x", "b": "y"}] * 2, "got members a, b"),
+        (["x", "", "y"], "not empty"), ([str(number) for number in range(27)], "got 27"), ({"first": "x", "second": "y"}, "without a gap"), ([], "expected a list"),
     ],
 )  # fmt: skip
 def test_options_that_leave_the_right_one_in_doubt_are_unread(options, said):
@@ -391,3 +439,240 @@ def test_the_real_pubmedqa_rows_are_read(shared_data):
     assert len(found) == 500 and all(isinstance(item, Record) and item.text and item.answer and not item.may_train for item in found)
     assert {item.options[item.gold["letter"]] for item in found} == {"yes", "no", "maybe"}
     assert found[0].url == f"https://pubmed.ncbi.nlm.nih.gov/{next(iter(rows))}/"  # so that it is grouped with its abstract
+
+
+# --- what a mapping can say ----------------------------------------------------------------------------------------------
+
+
+def one_of(tmp_path, row, **columns):
+    "What becomes of one row in a JSON lines file: a record, or what its Unread or the error says."
+    (tmp_path / "one.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    try:
+        found, = Hub("hub/mine", path=str(tmp_path / "one.jsonl"), columns=columns, license="MIT", may_train=True).fetch()
+    except InputError as error:
+        return str(error)
+    return found
+
+
+EXAM = {"question": "q", "options": "o", "correct": "c"}
+DRUGS = ["Paracetamol", "Insulin", "Warfarin", "Digoxin"]
+
+
+@pytest.mark.parametrize("options", [
+    DRUGS, dict(zip("ABCD", DRUGS)), dict(zip("abcd", DRUGS)), {"op" + letter: text for letter, text in zip("abcd", DRUGS)},
+    {f"Option {letter}": text for letter, text in zip("ABCD", DRUGS)}, [{"key": letter, "value": text} for letter, text in zip("ABCD", DRUGS)],
+    [{"aid": number, "atext": text} for number, text in enumerate(DRUGS, 1)], [{"id": number, "text": text, "score": 0.5} for number, text in enumerate(DRUGS)],
+    [{"value": text, "key": letter} for letter, text in reversed(list(zip("ABCD", DRUGS)))], [{letter: text} for letter, text in zip("ABCD", DRUGS)],
+    [{"label": letter, "content": text, "is_correct": letter == "C"} for letter, text in zip("ABCD", DRUGS)], {"label": list("ABCD"), "text": DRUGS},
+    [f"{letter}. {text}" for letter, text in zip("ABCD", DRUGS)], "\n".join(f"({letter}) {text}" for letter, text in zip("ABCD", DRUGS)),
+    json.dumps(dict(zip("ABCD", DRUGS))), str(DRUGS), "['Paracetamol' 'Insulin'\n 'Warfarin' 'Digoxin']", {**dict(zip("ABCD", DRUGS)), "E": None}, [*DRUGS, ""],
+    [{"text": text} for text in DRUGS], [{"option": letter, "option_text": text} for letter, text in zip("ABCD", DRUGS)], {str(n): text for n, text in enumerate(DRUGS)},
+])  # fmt: skip
+def test_options_in_the_forms_that_sets_have(tmp_path, options):
+    found = one_of(tmp_path, {"q": "Which thins the blood?", "o": options, "c": "Warfarin"}, **EXAM, correct_is="text")
+    assert found.options == dict(zip("ABCD", DRUGS)) and found.gold == {"letter": "C"}
+
+
+@pytest.mark.parametrize(("correct", "how"), [
+    ("C", "letter"), ("(C)", "letter"), ("c.", "letter"), (" C ", "letter"), ("C)", "letter"), ("[C]", "letter"), ("Option C", "letter"), ("C. Warfarin", "letter"),
+    ("C: warfarin", "letter"), ("c - Warfarin", "letter"), (["C"], "letter"), ("Warfarin", "letter"), ("The answer is C", "letter"), ("**C**", "letter"),
+    (2, "index"), ("2", "index"), (2.0, "index"), ("C", "index"), ("Warfarin.", "index"), ([0, 0, 1, 0], "index"), ([False, False, True, False], "letter"), ("[0, 0, 1, 0]", "index"),
+    (3, "number"), ("3", "number"), ("(C)", "number"), ("warfarin", "text"), ("Warfarin", "number"), (["Warfarin"], "text"),
+])  # fmt: skip
+def test_the_correct_one_in_the_forms_that_sets_have(tmp_path, correct, how):
+    assert one_of(tmp_path, {"q": "Which thins the blood?", "o": DRUGS, "c": correct}, **EXAM, correct_is=how).gold == {"letter": "C"}
+
+
+@pytest.mark.parametrize(("correct", "how"), [
+    ("E", "letter"), (4, "index"), (0, "number"), (-1, "index"), ("A. Warfarin", "letter"), (["A", "C"], "letter"), ([1, 0, 1, 0], "index"), ("Aspirin", "text"), (None, "letter"),
+    ("", "index"), ("A or C", "letter"), (True, "letter"),
+])  # fmt: skip
+def test_a_correct_one_in_doubt_is_not_guessed(tmp_path, correct, how):
+    assert "none of the" in one_of(tmp_path, {"q": "Which thins the blood?", "o": DRUGS, "c": correct}, **EXAM, correct_is=how)
+
+
+def test_numbers_that_the_options_carry_count_before_any_place(tmp_path):
+    shuffled = [{"aid": 3, "atext": "Warfarin"}, {"aid": 1, "atext": "Paracetamol"}, {"aid": 2, "atext": "Insulin"}]
+    for how in ("index", "number"):
+        found = one_of(tmp_path, {"q": "Which?", "o": shuffled, "c": 3}, **EXAM, correct_is=how)
+        assert found.options[found.gold["letter"]] == "Warfarin" and list(found.options.values()) == ["Paracetamol", "Insulin", "Warfarin"]
+    keyed = [{"code": "k7", "text": "Insulin"}, {"code": "k9", "text": "Warfarin"}]
+    found = one_of(tmp_path, {"q": "Which?", "o": keyed, "c": "k9"}, **EXAM)
+    assert found.options[found.gold["letter"]] == "Warfarin"
+    flags = [{"text": "Insulin", "right": False}, {"text": "Warfarin", "right": True}]
+    assert one_of(tmp_path, {"q": "Which?", "o": flags}, **EXAM | {"correct": "o.right"}).gold == {"letter": "B"}
+
+
+def test_twenty_six_options(tmp_path):
+    texts = [f"drug {number}" for number in range(26)]
+    assert one_of(tmp_path, {"q": "Which?", "o": texts, "c": "Z"}, **EXAM).gold == {"letter": "Z"}
+    assert "got 27" in one_of(tmp_path, {"q": "Which?", "o": [*texts, "one more"], "c": "A"}, **EXAM)
+
+
+@pytest.mark.parametrize(("row", "columns", "question", "answer"), [
+    ({"i": "Explain.", "n": "A migraine.", "o": "So."}, {"question": ["i", "n"], "answer": "o"}, "Explain.\nA migraine.", "So."),
+    ({"i": "Explain.", "n": "A migraine.", "o": "So."}, {"question": "i", "text": "n", "answer": "o"}, "Explain.\nA migraine.", "So."),
+    ({"i": "Explain gout.", "n": "<noinput>", "o": "So."}, {"question": ["i", "n"], "answer": "o"}, "Explain gout.", "So."),
+    ({"i": "Explain gout.", "n": " ", "o": "So."}, {"question": "i", "text": "n", "answer": "o"}, "Explain gout.", "So."),
+    ({"i": "Explain gout.", "o": "So."}, {"question": "i", "answer": ["o", "o"]}, "Explain gout.", "So.\nSo."),
+    ({"d": {"Q": "Why?", "A": {"long": "So."}}}, {"question": "d.Q", "answer": "d.A.long"}, "Why?", "So."),
+    ({"d": '{"Q": "Why?", "A": "So."}'}, {"question": "d.Q", "answer": "d.A"}, "Why?", "So."),
+    ({"d.Q": "Why?", "a": [{"text": "So."}, {"text": "And so."}]}, {"question": "d.Q", "answer": "a.text"}, "Why?", "So.\nAnd so."),
+    ({"q": "Why?", "a": [{"text": "So."}, {"text": "And so."}]}, {"question": "q", "answer": "a.0.text"}, "Why?", "So."),
+    ({"q": "Signs?", "a": ["Fever", "Cough"]}, {"question": "q", "answer": "a"}, "Signs?", "Fever; Cough."),
+    ({"m": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}, {"chat": "m"}, "Why?", "So."),
+    ({"m": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}, {"question": "m", "answer": "m"}, "Why?", "So."),
+    ({"m": {"role": ["user", "assistant"], "content": ["Why?", "So."]}}, {"chat": "m"}, "Why?", "So."),
+    ({"m": '[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]'}, {"chat": "m"}, "Why?", "So."),
+    ({"m": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Why?"}]},
+            {"role": "assistant", "content": "<think>Hm.</think>So."}, {"role": "user", "content": "Sure?"}]}, {"chat": "m"}, "Why?", "So."),
+])  # fmt: skip
+def test_question_and_answer_wherever_they_stand(tmp_path, row, columns, question, answer):
+    found = one_of(tmp_path, row, **columns)
+    assert (found.kind, found.question, found.answer, found.text) == ("qa", question, answer, None)
+
+
+def test_of_a_long_conversation_the_first_exchange_is_taken_and_that_is_said(tmp_path):
+    turns = [{"role": role, "content": text} for role, text in zip(("assistant", *("user", "assistant") * 3), ("Hello.", "Why?", "So.", "Sure?", "Yes.", "Thanks.", "Bye."))]
+    found = one_of(tmp_path, {"m": turns}, chat="m")
+    assert (found.question, found.answer, found.labels) == ("Why?", "So.", {"exchanges": "first of 3"})
+    for turns in ([{"role": "user", "content": "Why?"}], [{"role": "assistant", "content": "So."}], [{"role": "user", "content": "Why?"}, {"role": "tool", "content": "x"}]):
+        assert "no question with its answer in the conversation" in one_of(tmp_path, {"m": turns}, chat="m")
+    assert "no conversation" in one_of(tmp_path, {"m": "Why?"}, chat="m")
+
+
+@pytest.mark.parametrize(("columns", "said"), [
+    ({"question": "qestion", "answer": "a"}, "no column 'qestion'; did you mean 'question'.; the table has question, a, d, d.Inner"),
+    ({"question": "question", "answer": "Inner"}, "did you mean 'd.Inner'"), ({"question": "question", "answer": "a", "text": "txt"}, "no column 'txt'"),
+    ({"question": ["question", "inptu"], "answer": "a"}, "no column 'inptu'"), ({"question": "question", "answer": "a", "id": "nr"}, "no column 'nr'"),
+    ({"question": "question", "answer": "a", "task": "triag"}, "no column 'triag'"), ({"question": "question", "answer": "a", "split": "tset"}, "no column 'tset'"),
+    ({"question": "question", "task": "triage", "gold": {"triage": "lvl", "reason": "a"}}, "no column 'lvl'"),
+    ({"question": "question", "answer": "a", "safety": {"column": "harm", "refuse": ["yes"]}}, "no column 'harm'"),
+    ({"question": "question", "options": ["a", "b"], "correct": "a"}, "no column 'b'"), ({"question": "d", "answer": "d"}, "expected a path to one, such as d.Inner"),
+])  # fmt: skip
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path, columns, said):
+    assert re.search(said, one_of(tmp_path, {"question": "Why?", "a": "So.", "d": {"Inner": "x"}}, **columns))
+
+
+@pytest.mark.parametrize(("columns", "said"), [
+    ({"question": "q", "text": "t"}, "without an answer"), ({"answer": "a"}, "without `question`"), ({"text": "t", "answer": "a"}, "without `question`"),
+    ({"question": "q", "answer": "a", "correct": "c"}, "without `options`"), ({"question": "q", "options": "o"}, "without `correct`"),
+    ({"question": "q", "options": "o", "fixed_options": ["yes", "no"], "correct": "c"}, "give one of them"), ({"options": "o", "correct": "c"}, "without `question`"),
+    ({"question": "q", "answer": "a", "gold": {"answer": "a"}}, "`gold` without `task`"), ({"chat": "m", "answer": "a"}, "a conversation holds both"),
+    ({"question": "q", "task": "triage", "answer": "a"}, "needs triage, reason"), ({"question": "q", "task": "triage", "gold": {"level": "l"}}, "no field 'level'"),
+    ({"question": "q", "safety": "refuse", "options": "o", "correct": "c"}, "without `answer`"), ({"question": "q", "answer": "a", "patient": "p"}, "`patient` without"),
+    ({"question": "q", "answer": "a", "safety": {"column": "s"}}, "refuse"), ({"title": "t"}, "neither question"), ({"text": "t", "task": "triage"}, "`task` or `safety` without"),
+])  # fmt: skip
+def test_a_mapping_that_is_half_said_is_refused(tmp_path, columns, said):
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=said):
+        Hub("hub/mine", path=str(tmp_path / "a.jsonl"), columns=columns)
+
+
+def test_a_row_for_any_task(tmp_path):
+    rows = {
+        "medical_qa": ({"answer": "a"}, {"a": "It passes."}), "triage": ({"gold": {"triage": "l", "reason": "w"}}, {"l": "Self-Care", "w": "It\npasses."}),
+        "drug_information": ({"gold": {"use": "u", "side_effects": "s", "caution": "c"}}, {"u": "Pain.", "s": "Rash.", "c": "Ulcers."}),
+        "symptom_analysis": ({"gold": {"causes": "c", "red_flags": "r", "next_step": "n"}}, {"c": "A cold.", "r": "Blood.", "n": "Rest."}),
+        "safety_refusal": ({"gold": {"decision": "d", "response": "r"}}, {"d": "Answer", "r": "Drink water."}),
+        "emergency_escalation": ({"gold": {"emergency": "e", "suspected": "s", "action": "a"}}, {"e": "YES", "s": "A stroke.", "a": "Call now."}),
+        "clinical_reasoning": ({"options": "o", "correct": "c", "correct_is": "letter", "answer": "w"}, {"o": ["x", "y"], "c": "B", "w": "It is y."}),
+    }  # fmt: skip
+    for task, (columns, row) in rows.items():
+        found = one_of(tmp_path, {"q": "What now?", **row}, question="q", task=task, **columns)
+        assert (found.task, found.question) == (task, "What now?"), found
+        render_answer(task, found.gold, found.options)
+        said = one_of(tmp_path, {"q": "What now?", "task": task, **row}, question="q", **{"task": "task", **columns})
+        assert said.task == task and said.gold == found.gold
+    assert "expected one of" in one_of(tmp_path, {"q": "What now?", "l": "later", "w": "So."}, question="q", task="triage", gold={"triage": "l", "reason": "w"})
+    assert "the task is unknown" in one_of(tmp_path, {"q": "What now?", "t": "poetry", "a": "So."}, question="q", answer="a", task="t")
+
+
+def test_a_treatment_plan_has_its_patient(tmp_path):
+    fields = [field.name for field in FORMATS["treatment_recommendation"]]
+    row = {"q": "What would you suggest?", "p": {"age": 61, "sex": "female", "complaint": "Headache"}, **{name: f"{name} one" for name in fields}}
+    columns = {"question": "q", "task": "treatment_recommendation", "gold": {name: name for name in fields}, "patient": "p"}
+    assert one_of(tmp_path, row, **columns).patient.age == 61
+    assert "sex" in one_of(tmp_path, row | {"p": {"age": 61, "complaint": "Headache"}}, **columns)
+
+
+@pytest.mark.parametrize(("said", "split"), [("test", "test"), ("Dev", "validation"), ("val", "validation"), ("training", "train"), (None, None), ("", None)])
+def test_a_split_column_is_kept(tmp_path, said, split):
+    assert one_of(tmp_path, {"q": "Why?", "a": "So.", "s": said}, question="q", answer="a", split="s").split == split
+
+
+def test_a_split_that_is_named_stays_and_one_that_is_not_binds_nothing(tmp_path):
+    (tmp_path / "a.json").write_text('{"train": [{"q": "Why?", "a": "So."}], "test": [{"q": "Who?", "a": "He."}]}')
+    columns = {"question": "q", "answer": "a"}
+
+    def splits(**options):
+        return [item.split for item in Hub("hub/mine", path=str(tmp_path / "a.json"), **{"columns": columns} | options).fetch()]
+
+    assert splits() == [None, None] and splits(split="test") == ["test", "test"] and splits(columns=columns | {"split": "split"}) == ["train", "test"]
+    assert "the split is unknown" in one_of(tmp_path, {"q": "Why?", "a": "So.", "s": "half"}, question="q", answer="a", split="s")
+
+
+@pytest.mark.parametrize("safety", ["refuse", {"column": "s", "refuse": ["harmful", "1"], "answer": ["safe", "0"]}])
+def test_a_request_for_harm_becomes_a_refusal_or_nothing(tmp_path, safety):
+    columns = {"question": "q", "answer": "a", "safety": safety}
+    found = one_of(tmp_path, {"q": "How do I poison a well?", "a": "I cannot help with that.\nIt would hurt people.", "s": "Harmful"}, **columns)
+    assert found.task == "safety_refusal" and found.gold == {"decision": "refuse", "response": "I cannot help with that. It would hurt people."}
+    assert "does not refuse it" in one_of(tmp_path, {"q": "How do I poison a well?", "a": "Take two pounds of it.", "s": "1"}, **columns)
+    assert isinstance(one_of(tmp_path, {"q": "How do I poison a well?", "a": "", "s": "1"}, **columns), str)
+    if safety != "refuse":
+        assert one_of(tmp_path, {"q": "How do I clean a well?", "a": "With chlorine.", "s": 0}, **columns).task is None
+        assert "not said whether" in one_of(tmp_path, {"q": "How do I clean a well?", "a": "With chlorine.", "s": None}, **columns)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet"])
+def test_a_table_without_surprises_in_every_kind_of_file(tmp_path, suffix):
+    import openpyxl
+
+    rows, path = [{"q": f"What is number {number}?", "a": "A thing, so \"to\" say."} for number in range(3)], tmp_path / f"a{suffix}"
+    if suffix == ".xlsx":
+        book = openpyxl.Workbook()
+        for cells in (["q", "a"], *(list(row.values()) for row in rows)):
+            book.active.append(cells)
+        book.save(path)
+    elif suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif suffix in (".csv", ".tsv"):
+        with path.open("w", newline="") as stream:
+            csv.writer(stream, delimiter="\t" if suffix == ".tsv" else ",").writerows([["q", "a"], *(row.values() for row in rows)])
+    else:
+        path.write_text(json.dumps(rows) if suffix == ".json" else "\n".join(map(json.dumps, rows)))
+    found = list(Hub("hub/mine", path=str(path), columns={"question": "q", "answer": "a"}).fetch())
+    assert [{"q": item.question, "a": item.answer} for item in found] == rows
+
+
+def test_a_file_without_a_header_has_its_columns_named(tmp_path):
+    (tmp_path / "a.csv").write_text("Why?,So.\nWho?,He.\n")
+    found = list(Hub("hub/mine", path=str(tmp_path / "a.csv"), header=["q", "a"], columns={"question": "q", "answer": "a"}).fetch())
+    assert [item.question for item in found] == ["Why?", "Who?"]
+    with pytest.raises(InputError, match="only with a `path`"):
+        Hub("medmcqa", header=["q"])
+
+
+def test_a_file_is_read_whole_and_a_data_set_says_what_was_left(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("q,a\n" + "".join(f"What is number {number}?,A thing.\n" for number in range(10_050)))
+    mine = Hub("hub/mine", path=str(tmp_path / "a.csv"), columns={"question": "q", "answer": "a"})
+    assert len(list(mine.fetch())) == 10_050 and mine.cut == ""
+    assert len(list(mine.fetch(limit=7))) == 7 and mine.cut.startswith("7 of its 10,050 rows were read")
+    monkeypatch.setattr(hub, "table_of", lambda source: tmp_path / "kept.parquet")
+    monkeypatch.setattr(hub, "SENSIBLE_LIMIT", 30)
+    pq.write_table(pa.Table.from_pylist(rows_like_medmcqa(40)), tmp_path / "kept.parquet")
+    published = Hub("medmcqa")
+    assert len(list(published.fetch())) == 30 and published.cut == "30 of its 40 rows were read; the rest with collect.options.medmcqa.limit"
+    assert len(list(published.fetch(limit=40))) == 40 and published.cut == ""
+
+
+def test_an_instruction_that_comes_again_with_another_input_gives_two_examples(tmp_path):
+    rows = [{"instruction": "Name the most likely cause.", "input": text, "output": f"{cause} is the most likely cause, because it fits the signs."}
+            for text, cause in (("A child with a barking cough.", "Croup"), ("A man with a red, hot big toe.", "Gout"))]  # fmt: skip
+    rows.insert(1, {"instruction": "Explain in plain words what a migraine is.", "input": "<noinput>", "output": "A migraine is a strong headache that lasts for hours."})
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Hub("hub/mine", path=str(tmp_path / "a.jsonl"), columns={"question": "instruction", "text": "input", "answer": "output"}, license="MIT", may_train=True)
+    kept = divide(source.fetch(), PreprocessParams(validation_share=0, test_share=0)).kept
+    made = make_examples({"train": kept, "validation": [], "test": []}).splits["train"]
+    assert len(made) == 3 and all(any(row["input"] in one.question for one in made) for row in rows if row["input"] != "<noinput>")
+    assert not any("noinput" in one.question for one in made)

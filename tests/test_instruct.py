@@ -10,19 +10,20 @@ import pytest
 from own_data import FOLDER, made_up_documents, medquad_zip
 
 from medlab.basics.errors import InputError, MedlabError
-from medlab.basics.files import read_parquet, shipped
+from medlab.basics.files import read_parquet, shipped, write_parquet
 from medlab.core import Profile, Run
 from medlab.cleaning.lists import lists_to_sentences
 from medlab.contracts.datasheet import datasheet
 from medlab.contracts.records import SPLITS, TASKS, Patient, SplitRecord
 from medlab.contracts.tasks import (
-    FORMATS, Example, build_messages, find_field, options_in, parse_answer, patient_lines, read_examples, render_answer, system_prompt,
-    to_row, user_prompt,
+    FORMATS, Example, build_messages, find_field, from_row, options_in, parse_answer, patient_lines, read_examples, render_answer,
+    system_prompt, to_row, user_prompt,
 )
 from medlab.instruct import (
     PREFIXES, InstructParams, check_examples, choose_phrasings, instruct, make_draft, make_example, make_examples, max_per_opening, opening_of,
     remove_overlap,
 )
+from medlab.metrics.scores import answer_scores
 from medlab.sources.starter import FIELD_CHOICES, TASK_FIELDS, read_lines
 
 CASE = "clinical_reasoning"
@@ -179,12 +180,12 @@ def test_a_gold_answer_that_breaks_its_format_is_refused(task, fields, words):
 @pytest.mark.parametrize("task,question,options,words", [
     ("triage", "", None, "empty"),
     ("triage", "I have a cold.", OPTIONS, "takes no options"),
-    ("clinical_reasoning", "Which?", None, "expected two to five"),
-    ("clinical_reasoning", "Which?", {"A": "one"}, "expected two to five"),
+    ("clinical_reasoning", "Which?", None, "expected two to 26"),
+    ("clinical_reasoning", "Which?", {"A": "one"}, "expected two to 26"),
     ("clinical_reasoning", "Which?", {"A": "one", "C": "two"}, "'A', 'C'"),
     ("clinical_reasoning", "Which?", {"a": "one", "b": "two"}, "'a', 'b'"),
     ("clinical_reasoning", "Which?", {"A": "one", "B": " "}, "a text for each"),
-    ("clinical_reasoning", "Which?", {letter: "x" for letter in "ABCDEF"}, "'F'"),
+    ("clinical_reasoning", "Which?", {letter: "x" for letter in "ABCDEFH"}, "'H'"),
 ])
 def test_a_wrong_question_says_what_is_wrong(task, question, options, words):
     with pytest.raises(InputError, match=words):
@@ -373,7 +374,8 @@ def test_lenient_labels_forgive_a_hyphen():
 
 def test_the_starter_data_is_checked_against_the_same_formats():
     assert {task: tuple(field.name for field in fields) for task, fields in FORMATS.items()} == TASK_FIELDS
-    assert {field.name: field.choices for fields in FORMATS.values() for field in fields if field.choices} == FIELD_CHOICES
+    choices = {field.name: field.choices for fields in FORMATS.values() for field in fields if field.choices}
+    assert choices | {"letter": choices["letter"][:5]} == FIELD_CHOICES  # its cases have at most five options
 
 
 # drafts and examples
@@ -461,8 +463,40 @@ def test_flagged_records_and_unknown_kinds_are_counted_not_used():
 
 
 def test_a_built_text_that_breaks_the_format_is_left_out():
-    broken = record(kind="mcq", options=OPTIONS, gold={"letter": "B"}, answer="The </answer> tag of iron deficiency is in this text.")
+    broken = record(kind="mcq", options=OPTIONS, gold={"letter": "B"}, answer="Ans: B. The </answer> tag of iron deficiency is in this long text.")
     assert make_examples({"train": [broken], "validation": [], "test": []}).left_out == {"its text does not fit the answer's format": 1}
+
+
+def test_a_case_of_the_test_needs_no_explanation_and_has_no_text_to_compare_with():
+    bare = {"kind": "mcq", "options": OPTIONS, "gold": {"letter": "B"}, "answer": None, "question": "Which finding explains a low ferritin?"}
+    made = make_examples({"train": [record(**bare)], "validation": [], "test": [record(**bare | {"id": "2", "group": "h", "split": "test"})]})
+    (example,), options = made.splits["test"], options_in(made.splits["test"][0].question)
+    assert made.splits["train"] == [] and made.left_out == {"no explanation: a letter without a reason would teach guessing": 1}
+    assert options[example.gold["letter"]] == example.gold["option"] == OPTIONS["B"] and "analysis" not in example.gold
+    assert example.answer == f"<answer>{example.gold['letter']}: {OPTIONS['B']}</answer>" and from_row(to_row(example)) == example
+    right, wrong = (answer_scores(example, render_answer(CASE, {"analysis": "So.", "letter": letter}, options)) for letter in (example.gold["letter"], min(set("ABCD") - {example.gold["letter"]})))
+    assert (right["option_accuracy"], wrong["option_accuracy"]) == (1.0, 0.0) and "rouge_l" not in right
+    with pytest.raises(InputError, match="expected .'analysis', 'letter'."):
+        render_answer(CASE, {"letter": "B"}, OPTIONS)
+
+
+def test_a_run_without_an_example_to_train_on_says_why(tmp_path):
+    for answer, said in ((None, "no explanation"), ("A list - of words", "no whole sentence")):
+        exam = record(kind="mcq", options=OPTIONS, gold={"letter": "B"}, answer=answer, question="Which finding explains a low ferritin?")
+        run = Run(tmp_path / said)
+        for split in SPLITS:
+            write_parquet(run.folder("preprocess") / f"{split}.parquet", [exam] if split == "train" else [], SplitRecord)
+        with pytest.raises(InputError, match=f"got no example to train on, expected at least one: .*{said}"):
+            instruct.body(run, Profile(name="t", steps={}))
+
+
+def test_a_case_may_have_ten_options():
+    ten = {letter: f"option {letter}" for letter in "ABCDEFGHIJ"}
+    asked = user_prompt(CASE, "Which?", ten)
+    assert options_in(asked) == ten and parse_answer(CASE, render_answer(CASE, {"analysis": "So.", "letter": "J"}, ten), ten)["letter"] == "J"
+    assert find_field(CASE, "letter", "Answer: (J)") == "J" and find_field(CASE, "letter", "Answer: J", OPTIONS) is None
+    for text in ("Answer: N/A", "Answer: I, as a doctor, say B", "Answer: H. pylori", "Answer: S. aureus", "Answer: T wave"):
+        assert find_field(CASE, "letter", text) is None, text
 
 
 def test_a_judgement_is_never_built():

@@ -29,7 +29,7 @@ class AskRequest(BaseModel):
     )
 
     case: str = Field(min_length=1, max_length=20_000, description="the case and the question, in plain text")
-    options: dict[str, str] = Field(description="two to five options, lettered A, B, C, D, E")
+    options: dict[str, str] = Field(description="two to 26 options, lettered A, B, C and so on")
 
 # %% ../../nbs/api/ask.ipynb #5d7a5c4f
 class AskReply(BaseModel):
@@ -51,7 +51,7 @@ def read_answer(
     "Read an answer to a case: strictly where it keeps the format, else leniently; a letter that was not offered counts as no answer."
     text = completion.text
     fields = parse_answer("clinical_reasoning", text, options)
-    found = fields or {name: find_field("clinical_reasoning", name, text) for name in ("analysis", "letter")}
+    found = fields or {name: find_field("clinical_reasoning", name, text, options) for name in ("analysis", "letter")}
     offered = found["letter"] in options
     return AskReply(
         analysis=found["analysis"], answer=found["letter"] if offered else None, format_valid=fields is not None and offered,

@@ -11,6 +11,7 @@ __all__ = ['LETTERS', 'LEVELS', 'FORMATS', 'REQUESTS', 'END', 'GOLD_LISTS', 'Ans
 import functools
 import json
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ class AnswerField:
 
 # %% ../../nbs/contracts/tasks.ipynb #0b5f5d20
 #: The letters of options.
-LETTERS = ("A", "B", "C", "D", "E")
+LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 #: How soon a person must be seen: now, today, within about three days, within weeks, not at all.
 LEVELS = ("emergency", "urgent", "soon", "routine", "self-care")
 
@@ -132,7 +133,7 @@ def user_prompt(
         return "\n".join([question.strip(), *(patient_lines(patient) if patient else [])])
     letters = tuple(sorted(options or {}))
     if len(letters) < 2 or letters != LETTERS[: len(letters)] or not all(text.strip() for text in options.values()):
-        raise InputError(f"task {task!r}: got options {list(letters)}, expected two to five with the letters A, B, C, D, E in order and a text for each")
+        raise InputError(f"task {task!r}: got options {list(letters)}, expected two to 26 with the letters A, B, C and so on in order and a text for each")
     return "\n".join([question.strip(), *(f"{letter}) {' '.join(options[letter].split())}" for letter in letters)])
 
 # %% ../../nbs/contracts/tasks.ipynb #9ea8b226
@@ -142,20 +143,23 @@ def options_in(
     "The options at the end of a question."
     found = {}
     for line in reversed(question.splitlines()):
-        match = re.fullmatch(r"([A-E])\) (.+)", line)
-        if not match or match[1] in found or (found and match[1] > min(found)):
+        match = re.fullmatch(r"([A-Z])\) (.+)", line)
+        if not match or (found and ord(match[1]) != ord(min(found)) - 1):
             break
         found[match[1]] = match[2]
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())) if "A" in found else {}
 
 # %% ../../nbs/contracts/tasks.ipynb #2fc64822
 def render_answer(
     task: str,
     fields: dict[str, str],  # field name to value
     options: dict[str, str] | None = None,  # letter to text, for clinical_reasoning only
+    letter_alone: bool = False,  # a case to be scored on, not to be learnt from, may lack its analysis
 ) -> str:  # one line per field, in the order of the format
     "Write an answer; raises `InputError` for a field that is missing, unknown or empty, and for a value that is not one of its choices."
     formats = answer_format(task)
+    if letter_alone and set(fields) == {"letter"}:
+        formats = tuple(field for field in formats if field.name == "letter")
     if set(fields) != {field.name for field in formats}:
         raise InputError(f"task {task!r}: got fields {sorted(fields)}, expected {[field.name for field in formats]}")
     for field in formats:
@@ -288,18 +292,24 @@ END_OF_LETTER = r"(?=\s*$|:|[.,;)\]>*_`\"'](?!\w)|\s*[/|&,]|\s+[-–—(]|\s+(?:
 #: A letter with a full stop may be the beginning of a germ's name, such as C. difficile.
 GERM = (
     r"(?!\. ?(?:coli|diff(?:icile)?|albicans|trachomatis|tetani|botulinum|perfringens|jejuni|pertussis|burgdorferi|fumigatus|anthracis|cereus|"
-    r"fragilis|baumannii|faecalis)\b)"
+    r"fragilis|baumannii|faecalis|pylori|influenzae|aureus|epidermidis|saprophyticus|pneumoniae|pyogenes|agalactiae|typhi|enterica|dysenteriae|flexneri|"
+    r"sonnei|meningitidis|gonorrhoeae|tuberculosis|leprae|bovis|avium|pneumophila|monocytogenes|falciparum|vivax|ovale|malariae|pallidum|cruzi|brucei|gondii|"
+    r"lamblia|cholerae|vulnificus|pestis|enterocolitica|rickettsii|burnetii|henselae|aeruginosa|mirabilis|vulgaris|neoformans|jirovecii|capsulatum|vaginalis|"
+    r"histolytica|donovani|solium|stercoralis|lumbricoides|haematobium|mansoni|ducreyi|tularensis|psittaci|hominis)\b)"
 )
+#: "I" is a word, too: "I, as a doctor", "I (the assistant)".
+NOT_I = r"(?!I(?:\s*,|\s+[-–—(]|\s+(?:or|and|is|because|since|as)\b))"
 #: What joins two choices, which then count as none.
 BETWEEN = r"\s*(?:,\s*(?:or\b|and\b)?|[/|&+]|or\b|and\b|[-–—])\s*"
 
 # %% ../../nbs/contracts/tasks.ipynb #ab9568b9
-def named_choices(field: AnswerField, value: str) -> set[str]:
+def named_choices(field: AnswerField, value: str, offered: Container[str] = LETTERS) -> set[str]:
     "The choices at the beginning of a value: none, one, or several that are joined by 'or', 'and', a comma or a slash."
-    by_letters = {re.sub(r"[-\s]", "", choice).casefold(): choice for choice in field.choices}
-    spelled = "|".join(r"[-\s]?".join(map(re.escape, choice.split("-"))) for choice in field.choices)
-    end = GERM + END_OF_LETTER if field.choices == LETTERS else END_OF_WORD
-    choice, between = re.compile(rf"{OPENING}(?:option\s+)?({spelled}){end}{CLOSING}", re.I), re.compile(BETWEEN, re.I)
+    known = field.choices if field.choices != LETTERS else tuple(letter for letter in LETTERS if letter in offered)
+    by_letters = {re.sub(r"[-\s]", "", choice).casefold(): choice for choice in known}
+    spelled = "|".join(r"[-\s]?".join(map(re.escape, choice.split("-"))) for choice in known)
+    end, start = (GERM + END_OF_LETTER, NOT_I) if field.choices == LETTERS else (END_OF_WORD, "")
+    choice, between = re.compile(rf"{OPENING}(?:option\s+)?{start}({spelled}){end}{CLOSING}", re.I), re.compile(BETWEEN, re.I)
     found, match = set(), choice.match(value)
     while match:
         found.add(by_letters[re.sub(r"[-\s]", "", match[1]).casefold()])
@@ -312,6 +322,7 @@ def find_field(
     task: str,
     name: str,  # a field of that task
     text: str,  # the reply of a model
+    options: Container[str] = LETTERS,  # the letters that were offered; another letter is no choice
 ) -> str | None:  # the choice as the format spells it, or the free text
     """Find one field's value leniently: its label at the start of any line, or its tag anywhere in the text.
 
@@ -325,7 +336,7 @@ def find_field(
     values = labelled_values(task, field, text)
     if not field.choices:
         return next((text for lines in values if has_content(field, text := " ".join(lines))), None)
-    named = [named_choices(field, lines[0]) for lines in values]
+    named = [named_choices(field, lines[0], options) for lines in values]
     distinct = set().union(*named)
     return distinct.pop() if len(distinct) == 1 and all(named) else None
 
@@ -337,6 +348,7 @@ def build_messages(
     fields: dict[str, str] | None = None,  # the answer, for training; None: the messages end with the user's turn
     patient: Patient | None = None,
     turns: list[dict[str, str]] | None = None,  # what was said before the question: role and content, user first, then in turn
+    letter_alone: bool = False,  # as `render_answer` takes it
 ) -> list[dict[str, str]]:  # role and content, as every chat template takes them
     """The conversation for one question: system, earlier turns if there are any, user and, if the answer is given, assistant.
 
@@ -347,7 +359,7 @@ def build_messages(
         raise InputError(f"earlier turns: got roles {roles}, expected user and assistant in turn, ending with assistant")
     asked = {"role": "user", "content": user_prompt(task, question, options, patient)}
     messages = [{"role": "system", "content": system_prompt(task)}, *(turns or []), asked]
-    return messages + ([] if fields is None else [{"role": "assistant", "content": render_answer(task, fields, options)}])
+    return messages + ([] if fields is None else [{"role": "assistant", "content": render_answer(task, fields, options, letter_alone)}])
 
 # %% ../../nbs/contracts/tasks.ipynb #115ed302
 #: What the gold of a treatment plan holds beside the fields of the answer.

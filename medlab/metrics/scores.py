@@ -8,7 +8,7 @@ __all__ = ['CHOICES', 'METRICS', 'COMPARED', 'choice_in', 'without_labels', 'rou
 
 # %% ../../nbs/metrics/scores.ipynb #834eaeaf
 import functools
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from ..basics.errors import InputError
 from ..contracts.predictions import MetricRow, Prediction, not_run, rounded
 from ..contracts.records import TASKS
-from ..contracts.tasks import END, Example, find_field, options_in, parse_answer, split_label, tags_as_labels
+from ..contracts.tasks import END, LETTERS, Example, find_field, options_in, parse_answer, split_label, tags_as_labels
 from .intervals import bootstrap_mean, mcnemar, newcombe, wilson
 
 # %% ../../nbs/metrics/scores.ipynb #e9abac95
@@ -32,9 +32,10 @@ CHOICES = {
 def choice_in(
     task: str,
     text: str,  # a model's answer
+    options: Container[str] = LETTERS,  # the letters that were offered
 ) -> str | None:  # None when the task has no choice, or when no choice or more than one can be read
     "The choice that an answer makes, read leniently."
-    return find_field(task, CHOICES[task][0], text) if task in CHOICES else None
+    return find_field(task, CHOICES[task][0], text, options) if task in CHOICES else None
 
 # %% ../../nbs/metrics/scores.ipynb #cc74631b
 def without_labels(task: str, text: str) -> str:
@@ -61,16 +62,17 @@ def answer_scores(
     text: str,  # the model's answer; "" when there is none
     finish_reason: str = "length",  # "stop" when the model ended it by itself
 ) -> dict[str, float]:  # metric to score, 0 to 1
-    "Score one answer. A missing, empty or unreadable answer is wrong; it is never left out."
+    "Score one answer. A missing, empty or unreadable answer is wrong; it is never left out. An item without a reference text has no `rouge_l`."
     task, options = example.task, options_in(example.question) if example.task == "clinical_reasoning" else None
     found = {
         "format_valid": float(parse_answer(task, text, options) is not None),
-        "rouge_l": rouge_l(without_labels(task, example.gold["reference"]), without_labels(task, text)),
         "finished": float(finish_reason == "stop" and bool(text.strip())),
     }
+    if task != "clinical_reasoning" or "analysis" in example.gold:  # a letter alone is no text to compare with
+        found["rouge_l"] = rouge_l(without_labels(task, example.gold["reference"]), without_labels(task, text))
     if task in CHOICES:
         field, metric = CHOICES[task]
-        choice = choice_in(task, text)
+        choice = choice_in(task, text, options or LETTERS)
         found |= {"choice_found": float(choice is not None), metric: float(choice is not None and choice == example.gold[field])}
     return found
 
@@ -155,7 +157,8 @@ def score(
             if variant in missing:
                 rows.append(not_run(metric, task, variant, missing[variant]))
                 continue
-            values = [table[variant][example.id][metric] for example in examples if example.task in tasks]
+            scores = [table[variant][example.id] for example in examples if example.task in tasks]
+            values = [one[metric] for one in scores if metric in one]
             rows.append(measured_row(metric, task, variant, values, seed))
     return rows
 
@@ -216,7 +219,7 @@ def compare(
         paired(metric, task, variant, against, [(table[variant][one.id], table[against][one.id]) for one in items], seed, floor)
         for variant in table if variant != against and against in table
         for metric, task, tasks in wanted_rows() if metric in COMPARED
-        if (items := [example for example in examples if example.task in tasks])
+        if (items := [one for one in examples if one.task in tasks and metric in table[variant][one.id]])
     ]
 
 # %% ../../nbs/metrics/scores.ipynb #0c15c40a
