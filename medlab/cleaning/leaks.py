@@ -19,7 +19,7 @@ from ..contracts.records import Record
 from .contained import SEVERAL, HeldQuestions, is_telling, readings
 from .duplicates import candidates, hashed, overlap, shingle_hashes, signatures, words_of
 from .passages import COMMON, PASSAGE, HeldPassages, uncommon_passages, word_windows
-from .stock import StockPhrases, repeats, verdict, without_numbers
+from .stock import PhraseModel, repeats, verdict, without_numbers
 
 # %% ../../nbs/cleaning/leaks.ipynb #920df396
 LONG = 12  # a text of so many words is compared on its own
@@ -119,8 +119,8 @@ def hash_item(item: Item) -> ItemHashes:
     (question, *_), (text, *_) = ([numbers for _, numbers in part] for part in heard[:2])
     keys: list[tuple[tuple[str, Any], int]] = [(("group", item.group), 0)] if item.group else []
     generic = len(text) > len(question) and not is_telling(words_of(item.question))  # "Which is true?" is asked of many things
-    for name, part in (("question", [] if generic else heard[0]), ("text", heard[1])):
-        keys += [((name, hash(numbers.tobytes())), hash(reading)) for reading, numbers in part if len(numbers)]
+    for name, part, as_it_is in (("question", [] if generic else heard[0], item.question), ("text", heard[1], item.text)):
+        keys += [((name, hash(numbers.tobytes())), hash(as_it_is)) for _, numbers in part if len(numbers)]
     if len(question) >= REORDERED and not generic and not item.equal_only:
         keys.append((("reordered question", hash(np.sort(question).tobytes())), 0))
     cut = {"text": shingle_hashes(text), "question": shingle_hashes(question if len(question) >= LONG else question[:0], 1)}
@@ -145,15 +145,13 @@ class Owners:
         self.repeats = repeats(both)
         self.counts = np.bincount(which[first], weights=~self.repeats[owner[first]], minlength=len(table.numbers))
 
-    def of(self, passages: Any) -> dict[int, Any]:
-        "For each held-out item the places of these passages in it; passages of several items, repeated ones aside, are stock phrases and left out."
+    def of(self, passages: Any) -> tuple[Any, Any, Any]:
+        "All owners of these passages, and for each the place of the passage in it and its index among `passages`."
         import numpy as np
 
-        passages = passages[self.counts[passages] < SEVERAL]
         spans = [np.arange(self.starts[one], self.starts[one + 1]) for one in passages.tolist()]
-        found = np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
-        owners, places = self.owner[found], self.place[found].astype(np.int64)
-        return {int(owner): places[owners == owner] for owner in np.unique(owners)}
+        found = np.concatenate([np.zeros(0, dtype=np.int64), *spans])
+        return self.owner[found], self.place[found].astype(np.int64), np.repeat(np.arange(len(passages)), [len(span) for span in spans])
 
 # %% ../../nbs/cleaning/leaks.ipynb #59639391
 class ItemIndex:
@@ -238,20 +236,19 @@ def asking_items(training: ItemIndex, held: ItemIndex) -> Iterator[tuple[str, st
                 yield training.ids[place], held.ids[owner]
 
 # %% ../../nbs/cleaning/leaks.ipynb #4a428f90
-def phrases_of(item: Item) -> list[Any]:
+def texts_of(item: Item) -> list[Any]:
     "The texts of an item that passages are taken from, hashed without their numbers."
     hashes = hash_item(item)
     return [without_numbers(words_of(text)) for text, _ in hashes.texts + hashes.authored]
 
 
-def layout(item: Item, phrases: StockPhrases) -> tuple[Any, list[tuple[int, int]], Any]:
-    "Where an item's passages begin, counted in words over all its texts; the first and last word of each text; and which words tell something."
+def layout(texts: list[Any], phrases: PhraseModel) -> tuple[Any, list[tuple[int, int]], Any]:
+    "Where the passages of some texts begin, counted in words over all of them; the first and last word of each text; and the surprise of each word."
     import numpy as np
 
-    texts = phrases_of(item)
     ends = np.cumsum([0, *map(len, texts)]).tolist()
     begins = [np.arange(start, max(start, end - PASSAGE + 1)) for start, end in zip(ends, ends[1:])]
-    return np.concatenate(begins), list(zip(ends, ends[1:])), np.concatenate([phrases.telling(text) for text in texts])
+    return np.concatenate(begins), list(zip(ends, ends[1:])), np.concatenate(phrases.bits(texts))
 
 # %% ../../nbs/cleaning/leaks.ipynb #42750558
 def sharing_items(training: ItemIndex, held_out: Items, held: ItemIndex) -> Iterator[tuple[Any, str, str]]:
@@ -259,14 +256,20 @@ def sharing_items(training: ItemIndex, held_out: Items, held: ItemIndex) -> Iter
     import numpy as np
 
     uncommon = uncommon_passages(training.shared, training.groups.__getitem__, len(held.table.numbers))
-    found = {place: held.owners.of(passages[uncommon[passages]]) for place, passages in training.shared.items()}
-    wanted = {owner for owners in found.values() for owner in owners}
-    phrases = StockPhrases(phrases_of(item) for place, item in enumerate(held_out) if not held.owners.repeats[place]) if wanted else StockPhrases([])
-    layouts = {place: layout(item, phrases) for place, item in enumerate(held_out) if place in wanted} if wanted else {}
-    for place, owners in found.items():
-        for owner, places in owners.items():
-            begins, parts, telling = layouts[owner]
-            if kind := verdict(np.unique(begins[places]), parts, telling):
+    telling = uncommon & (held.owners.counts < SEVERAL)  # in few training groups, and in few held-out items
+    found = {place: np.unique(held.owners.of(passages[telling[passages]])[0]) for place, passages in training.shared.items()}
+    wanted = {owner for owners in found.values() for owner in owners.tolist()}
+    if not wanted:
+        return
+    phrases = PhraseModel(texts_of(item) for place, item in enumerate(held_out) if not held.owners.repeats[place])
+    layouts = {place: layout(texts_of(item), phrases) for place, item in enumerate(held_out) if place in wanted}
+    for place, wanted_owners in found.items():
+        passages = training.shared[place]
+        owners, places, which = held.owners.of(passages) if len(wanted_owners) else (wanted_owners,) * 3
+        for owner in wanted_owners.tolist():
+            begins, parts, bits = layouts[owner]
+            mine = owners == owner
+            if kind := verdict(begins[places[mine]], uncommon[passages[which[mine]]], parts, bits, len(training.ids) * len(held.ids)):
                 yield "passage" if kind == "leak" else kind, training.ids[place], held.ids[owner]
 
 # %% ../../nbs/cleaning/leaks.ipynb #7dc0b125
