@@ -1,5 +1,6 @@
 "Cleaning: what is mended stays right, what is masked is personal, what is near is found, and nothing crashes on real text."
 
+import io
 import json
 import random
 import re
@@ -17,9 +18,9 @@ from medlab.cleaning.choices import contradicts, named_letters
 from medlab.cleaning.duplicates import BANDS, MAX_NEIGHBOURS, ROWS, candidates, hashed, near_pairs, openness, overlap, shingle_hashes, shingles, jaccard, signatures, text_key, words_of
 from medlab.cleaning.language import language_of, needs_classifier
 from medlab.cleaning.leaks import Item, find_leaks
-from medlab.cleaning.passages import HeldPassages, uncommon_passages, word_windows, without_passages
+from medlab.cleaning.passages import HeldPassages, SharedPassages, sorted_passages, uncommon_pairs, uncommon_passages, word_windows
 from medlab.cleaning.personal import find_personal, is_nhs_number, mask, may_hold_personal
-from medlab.cleaning.disk_store import UnionFind
+from medlab.cleaning.disk_store import DiskStore, UnionFind, key64
 from medlab.cleaning.text import (
     fixed_characters, repair_question, repair_text, tidy_text, trim_answer, without_boilerplate, without_outline,
 )
@@ -516,22 +517,60 @@ def test_a_shared_passage_is_found_exactly_when_there_is_one(one, other):
 
 
 @QUICK
-@given(st.lists(st.lists(st.sampled_from(["gout", "hurts", "at", "night", "Rest", "it"]), min_size=1, max_size=8), min_size=1, max_size=8), st.integers(0, 40))
-def test_what_is_cut_leaves_whole_sentences_and_no_passage(said, start):
-    def numbered(text):
-        return hashed(words_of(text))
+@given(st.lists(st.tuples(st.lists(st.sampled_from("ab"), max_size=30), st.booleans()), max_size=7), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_what_records_share_is_what_brute_force_finds(texts, size, shuffle):
+    "Records are (words, whether an author wrote them as an answer); they come in batches of `size`."
+    def plain(words):
+        return {tuple(words[i : i + 13]) for i in range(len(words) - 12)}
 
-    text = " ".join(" ".join(words).capitalize() + "." for words in said)
-    secret = HeldPassages([(word_windows(numbered(text))[start : start + 3], hashed([]))]).find
-    left = without_passages(text, numbered, secret)
-    if left is not None:
-        assert all(sentence in text for sentence in re.split(r"(?<=\.) ", left))
-        assert len(left.split()) * 2 >= len(text.split())
+    def found(order):
+        together, none = SharedPassages(DiskStore(io.BytesIO())), hashed([])
+        for start in range(0, len(order), size):
+            windows = [(word_windows(hashed(texts[one][0])), texts[one][1]) for one in order[start : start + size]]
+            together.put(sorted_passages([(none, found) if written else (found, none) for found, written in windows]), start)
+        shared = together.shared(np.ones(len(order), dtype=bool), np.array([key64(f"{one}") for one in order], dtype=np.uint64))
+        return [(sorted(order[number] for number in shared.records(place)), int(count)) for place, count in enumerate(shared.passages)]
+
+    owners = {}
+    for number, (words, _) in enumerate(texts):
+        for passage in plain(words):
+            owners.setdefault(passage, set()).add(number)
+    wanted = Counter(tuple(sorted(one)) for one in owners.values() if len(one) > 1 and not all(texts[number][1] for number in one))
+    order = list(range(len(texts)))
+    assert sorted(found(order)) == sorted(([*one], count) for one, count in wanted.items())
+    assert [count for _, count in found(order)] == sorted(wanted.values(), reverse=True)
+    shuffle.shuffle(order)
+    assert found(order) == found(list(range(len(texts))))
+
+
+def test_records_that_are_not_wanted_share_nothing():
+    words = word_windows(hashed([*"abcdefghijklmnop"]))
+    together = SharedPassages(DiskStore(io.BytesIO()))
+    together.put(sorted_passages([(words, words[:0]), (), (words[1:], words[:0]), (words, words[:0])]), 0)
+    names = np.arange(1, 5, dtype=np.uint64)
+    shared = together.shared(np.array([True, True, False, True]), names)
+    assert [shared.records(place).tolist() for place in range(len(shared.passages))] == [[0, 3]] and shared.passages.tolist() == [4]
+    both = together.shared(np.ones(4, dtype=bool), names)
+    assert [(both.records(place).tolist(), int(count)) for place, count in enumerate(both.passages)] == [([0, 2, 3], 3), ([0, 3], 1)]
+
+
+@pytest.mark.parametrize("others, common", [(9, False), (10, False), (11, True)])
+def test_a_text_of_more_than_ten_other_groups_is_boilerplate(others, common):
+    chain = np.array([(number, number + 1) for number in range(others)])  # each is like the next
+    groups = np.arange(others + 3)
+    assert uncommon_pairs(chain, groups).tolist() == [not common] * others
+    assert uncommon_pairs(np.concatenate((chain, [[others + 1, others + 2]])), groups).tolist() == [not common] * others + [True]  # each text counts alone
+    assert uncommon_pairs(chain, groups // 2).all()  # groups count, not texts
+    assert uncommon_pairs(chain[:0], groups).tolist() == []
 
 
 def test_commonness_is_counted_in_groups():
     found = {n: np.array([0]) for n in range(12)}
     assert not uncommon_passages(found, lambda n: n, 1)[0] and uncommon_passages(found, lambda n: n // 2, 1)[0]
+    both = {n: np.array([0]) for n in range(6)}
+    assert [bool(uncommon_passages(both, lambda n: n, 1, np.array([held]))[0]) for held in (5, 6)] == [True, False]  # with those on the other side
+    nothing, same = hashed([]), word_windows(hashed([*"abcdefghijklm"]))
+    assert [HeldPassages([(same, nothing)] * 3, groups).groups.tolist() for groups in ((), ["a", "b", "a"])] == [[3], [2]]
 
 
 def test_advice_is_not_held_against_advice_but_against_a_page():

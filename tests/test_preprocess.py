@@ -17,13 +17,14 @@ from medlab.cleaning.leaks import LeakageError, check_leakage, find_leaks
 from medlab.cleaning.text import tidy_text
 from medlab.collect import collect
 from medlab.basics.errors import InputError, MissingError
-from medlab.basics.files import read_json, read_parquet, scan_parquet, shipped, write_parquet
+from medlab.basics.files import hash_fraction, read_json, read_parquet, scan_parquet, shipped, write_parquet
 from medlab.contracts.records import Record, record_id
 from medlab.core import Profile, Run
 from medlab.cleaning.records import PreprocessParams, clean, record_fault
 from medlab.contracts.records import REASONS, Rejected, SplitRecord
 from medlab.preprocess import divide, preprocess
 from medlab.splitting.facts import split_of
+from medlab.splitting.groups import LARGEST, largest_group
 from medlab.sources.medquad_tables import readable_answer
 from medlab.splitting.quality import quality_counts
 
@@ -171,17 +172,197 @@ def test_a_benchmark_that_is_not_there_is_an_error(tmp_path):
         preprocess(run_with(tmp_path, many(30)), profiled(benchmarks=[str(tmp_path / "gone.csv")]))
 
 
-def test_a_shared_paragraph_is_cut_out_of_training_and_the_rest_stays():
+# what is shared
+
+
+def telling(count, shared, seed=9):
+    "Pages that have nothing in common but a paragraph."
+    rng = random.Random(seed)
+    return [made(f"What is {sentence(rng, 5)}?", f"{sentence(rng, 25)} {shared} {sentence(rng, 25)}", key=f"{seed} {number}") for number in range(count)]
+
+
+def whole(division, records):
+    "Whether every record that stays is as cleaning left it."
+    cleaned = {record.id: clean(record) for record in records}
+    return all((one.answer, one.question) == (cleaned[one.id].answer, cleaned[one.id].question) for one in division.kept)
+
+
+def test_pages_with_a_paragraph_in_common_stand_whole_on_one_side():
+    rng = random.Random(5)
+    pairs = [telling(2, sentence(rng, 14 + number), seed=number) for number in range(40)]
+    records = [one for pair in pairs for one in pair]
+    division = divide(records)
+    kept = {record.id: record for record in division.kept}
+    assert not division.rejected and whole(division, records)
+    assert all(kept[one.id].split == kept[other.id].split and kept[one.id].group == kept[other.id].group for one, other in pairs)
+    assert len({record.split for record in division.kept}) == 3
+
+
+@pytest.mark.parametrize("pages, together", [(11, True), (12, False)])
+def test_what_more_than_ten_others_say_too_ties_nobody_together(pages, together):
+    division = divide([*telling(pages, PASSAGE.capitalize() + "."), *many(100)])
+    groups = {record.group for record in division.kept if PASSAGE in record.answer.lower()}
+    assert not division.rejected and len(groups) == (1 if together else pages)
+
+
+def test_a_chain_of_pages_does_not_become_one_group():
+    "Each of 400 pages shares a paragraph with the next one, as the pages of a website do."
+    rng = random.Random(8)
+    links = [sentence(rng, 18) for _ in range(401)]
+    chain = [made(f"What is page {number} on {sentence(rng, 3)}?", f"{one} {sentence(rng, 20)} {other}", key=f"{number}")
+             for number, (one, other) in enumerate(zip(links, links[1:]))]
+    division = divide(chain)
+    sizes = Counter(record.group for record in division.kept)
+    assert 2 < max(sizes.values()) <= largest_group(400) == 20 and whole(division, chain)
+    assert set(Counter(reasons(division).values())) <= {"shares_passage"} and len(division.rejected) < 20
+    assert len(set(splits(division).values())) > 1
+    sides = {name: [record for record in division.kept if record.split == name] for name in ("train", "validation", "test")}
+    check_leakage(sides["train"], sides["test"] + sides["validation"])
+    kept = {record.id for record in division.kept}
+    assert all(record.twin in kept for record in division.rejected)
+
+
+def test_who_stands_in_the_way_of_most_others_is_left_out():
+    rng = random.Random(3)
+    says = [sentence(rng, 16) for _ in range(5)]
+    hub = made("What is a hub?", " ".join(says), key="hub", split="validation")
+    spokes = [made(f"What is {sentence(rng, 4)}?", f"{sentence(rng, 20)} {said}", key=said, split="train") for said in says]
+    division = divide([hub, *spokes])
+    assert set(reasons(division).values()) == {"shares_passage"} and len(division.rejected) == 5  # its author held the hub out: it stays
+    assert splits(division) == {hub.id: "validation"}
+
+
+def test_a_training_page_that_shares_a_paragraph_with_a_fixed_test_item_is_left_out_whole():
     rng = random.Random(9)
     others = [sentence(rng, 30) for _ in range(4)]
-    exam = made("What is gout?", f"{others[0]} {PASSAGE.capitalize()}. {others[1]}", key="exam", split="test", kind="qa")
+    exam = made("What is gout?", f"{others[0]} {PASSAGE.capitalize()}. {others[1]}", key="exam", split="test")
     page = made("What is a toe?", f"{others[2]} {PASSAGE.capitalize()}. {others[3]}", key="page", split="train")
-    division = divide([exam, page, *many(30)])
+    loose = made("What is a foot?", f"{sentence(rng, 30)} {PASSAGE.capitalize()}.", key="loose")
+    division = divide([exam, page, loose, *many(30)])
+    assert reasons(division) == {page.id: "shares_passage", **({loose.id: "shares_passage"} if loose.id in reasons(division) else {})}
+    assert splits(division).get(loose.id, "test") == "test"  # it may stand beside the exam, never in training
+    assert {record.id: record.twin for record in division.rejected}[page.id] == exam.id
+    assert {record.id: record for record in division.kept}[exam.id].answer == exam.answer
+
+
+RECESSIVE = "This condition is inherited in a recessive pattern, which means that both copies of the gene in each cell have changes. The parents each carry one copy and show no signs."
+
+
+def diseases(count, answer=RECESSIVE, asked="Is {} inherited?", **more):
+    rng = random.Random(7)
+    names = [f"{rng.choice(WORDS)}{rng.choice(WORDS)}{number} syndrome" for number in range(count)]
+    return [made(asked.format(name), answer, key=f"{asked} {name}", subject=name, **{"aspect": "inheritance", **more}) for name in names]
+
+
+@pytest.mark.parametrize("count", [2, 11, 12, 200])
+def test_the_same_answer_for_another_subject_is_no_duplicate(count):
+    records = diseases(count)
+    nearly = [record.model_copy(update={"answer": record.answer.replace("carry", "have")}) for record in records[::2]] + records[1::2]
+    for asked in (records, nearly):
+        division = divide([*asked, *many(100)])
+        assert not division.rejected
+        sides = Counter(record.split for record in division.kept if record.aspect)
+        assert len(sides) == 1 or count > 11
+        assert count <= 11 or asked is nearly or len({record.group for record in division.kept if record.aspect}) == count
+        assert count < 200 or sides["train"] > 120 and sides["test"] > 8
+
+
+@pytest.mark.parametrize("change", [lambda text: text, str.upper, lambda text: text.replace("carry", "have")], ids=["equal", "capitals", "nearly"])
+def test_the_same_answer_for_the_same_subject_is_one(change):
+    (record,) = diseases(1)
+    copy = made("Do you get it from your parents?", change(record.answer), key="copy", subject=record.subject.upper())
+    nameless = made("What is said here?", change(record.answer), key="nameless")
+    for other in (copy, nameless):
+        division = divide([record, other, *many(20)])
+        assert set(reasons(division).values()) <= {"exact_duplicate", "near_duplicate"} and len(division.rejected) == 1
+
+
+def test_boilerplate_among_few_leaks_and_among_many_does_not():
+    exam, *train = diseases(12)
+    assert find_leaks(train, [exam]) == [] and len(find_leaks(train[1:], [exam])) == 10
+    nearly = [record.model_copy(update={"answer": record.answer.replace("carry", "have")}) for record in train]
+    assert find_leaks(nearly, [exam]) == [] and {leak.kind for leak in find_leaks(nearly[1:], [exam])} == {"near_duplicate"}
+    assert [leak.train for leak in find_leaks([*train, exam.model_copy(update={"id": "copy"})], [exam])] == ["copy"]  # its question is the same
+
+
+# one question, several answers
+
+
+def test_of_several_answers_to_one_question_the_most_complete_one_stays():
+    short = made("What causes gout?", "Crystals of uric acid settle in a joint of the foot.", key="short")
+    repeating = made("What causes gout ?", "Crystals, crystals and crystals again, and yet again crystals, and crystals, and crystals, and crystals.", key="again")
+    full = made("what causes Gout?", "Crystals of uric acid settle in a joint of the foot, mostly at night, after a feast.", key="full")
+    division = divide([short, repeating, full, *many(20)])
+    assert reasons(division) == {short.id: "same_question", repeating.id: "same_question"}
+    assert {record.twin for record in division.rejected} == {full.id} and full.id in splits(division)
+
+
+@pytest.mark.parametrize("one, other", [
+    ({"aspect": "causes"}, {"aspect": "frequency"}), ({"subject": "gout"}, {"subject": "a bunion"}), ({}, {"may_train": False}),
+], ids=["aspects", "subjects", "only one may be trained on"])
+def test_answers_about_different_things_both_stay(one, other):
+    pair = [made("What is known?", "It is seen in men more often than in women.", key="1", **one), made("What is known?", "It comes from sugar and salt.", key="2", **other)]
+    division = divide([*pair, *many(20)])
     kept = {record.id: record for record in division.kept}
-    assert kept[page.id].answer == f"{others[2]} {others[3]}" and kept[exam.id].answer == exam.answer
-    whole = made("What is a toe?", PASSAGE.capitalize() + ".", key="page", split="train")
-    division = divide([exam, whole, *many(30)])
-    assert reasons(division) == {whole.id: "shares_passage"} and division.rejected[0].twin == exam.id
+    assert not division.rejected and kept[pair[0].id].group == kept[pair[1].id].group
+    same = [record.model_copy(update={"aspect": None, "subject": None, "may_train": True, "license": "CC0-1.0"}) for record in pair]
+    assert list(reasons(divide([*same, *many(20)])).values()) == ["same_question"]
+
+
+def test_what_an_author_wrote_does_not_compete():
+    asked = [authored("Is a sprain urgent?", f"Triage: {level}\nReason: {sentence(random.Random(number), 9)}", "train") for number, level in enumerate(("urgent", "routine"))]
+    fixed = [made("Is a cut urgent?", sentence(random.Random(number), 12), key=str(number), split="train") for number in range(2)]
+    assert not divide([*asked, *fixed, *many(20)]).rejected
+
+
+# the mixture
+
+
+def mixed(count, seed=1, kinds=(("symptoms", 5), ("treatment", 3), ("causes", 1), ("outlook", 1))):
+    rng = random.Random(seed)
+    names = [name for name, weight in kinds for _ in range(weight)]
+    return [record.model_copy(update={"aspect": rng.choice(names), "subject": f"{rng.choice(WORDS)} {number % (count // 4)}"})
+            for number, record in enumerate(many(count, seed))]
+
+
+def widest(division, one="train", other="test"):
+    "The largest difference between the shares of a type of question."
+    shares = []
+    for name in (one, other):
+        aspects = Counter(record.aspect for record in division.kept if record.split == name)
+        shares.append({aspect: count / aspects.total() for aspect, count in aspects.items()})
+    return max(abs(shares[0].get(aspect, 0) - shares[1].get(aspect, 0)) for aspect in {*shares[0], *shares[1]})
+
+
+@pytest.mark.parametrize("seed", [42, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("split_by", ["question", "subject"])
+def test_each_type_of_question_has_the_same_share_on_both_sides(seed, split_by):
+    records = mixed(800)
+    division = divide(records, PreprocessParams(split_by=split_by), seed)
+    assert widest(division) <= 0.02 and widest(division, other="validation") <= 0.02
+    assert divide(random.Random(3).sample(records, 800), PreprocessParams(split_by=split_by), seed) == division
+    counts = Counter(splits(division).values())
+    assert 40 < counts["test"] < 140 and 40 < counts["validation"] < 140
+
+
+def test_a_balanced_split_hardly_moves_when_data_grow():
+    records = mixed(800)
+    before = splits(divide(records))
+    for number in range(5):
+        after = splits(divide([*records, *mixed(8, seed=50 + number)]))
+        assert sum(after[key] != split for key, split in before.items()) <= 16  # a new draw would move 270
+    assert sum(split_of(hash_fraction(42, text_key(record.question))) != before[record.id] for record in records) < 40  # nearly all are where their hash put them
+
+
+def test_by_subject_no_subject_stands_on_two_sides():
+    records = mixed(600)
+    for unit, crossing in (("question", True), ("subject", False)):
+        sides = {}
+        for record in divide(records, PreprocessParams(split_by=unit)).kept:
+            sides.setdefault(text_key(record.subject), set()).add(record.split)
+        assert any(len(split) > 1 for split in sides.values()) == crossing
+    with pytest.raises(InputError, match="split_by"):
+        Profile(name="t", steps={"preprocess": {"split_by": "row"}}).params(PreprocessParams)
 
 
 # splits
@@ -566,10 +747,13 @@ def test_an_archive_with_every_part_is_cleaned_split_and_accounted_for(tmp_path,
     counts, rejected = quality["sources"]["medquad"], quality["rejected_by_source"]["medquad"]
     assert sum(counts.values()) == 92 and counts["rejected"] == sum(rejected.values())  # every one that left has a reason
     assert {name: count for name, count in rejected.items() if name not in ("shares_passage", "near_duplicate")} == {
-        "no_answer": 8, "links_only": 1, "headings_only": 1, "exact_duplicate": 1}
+        "no_answer": 8, "links_only": 1, "headings_only": 1}
     assert counts["train"] > 50 and counts["test"] > 2 and counts["validation"] > 2
     assert quality["personal"] == {"EMAIL": 1, "HELPLINE": 1, "PHONE": 1} and set(quality["languages"]) == {"en"}
     assert sum(quality["lengths"]["collected"]) >= 84 and quality["leakage"] == {"train against test and validation": 0, "validation against test": 0}
+    kept = [record for name in ("train", "validation", "test") for record in read_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord)]
+    assert len({(record.split, record.answer) for record in kept if record.answer.startswith("Boil towels")}) == 1 < sum(
+        record.answer.startswith("Boil towels") for record in kept)  # the same advice against two diseases
     texts = {record.question: record.answer for name in ("train", "validation", "test") for record in read_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord)}
     assert [text for text in texts.values() if RESIDUE.search(text)] == []
     assert texts["What is Zana Gland Cancer?"].split("\n")[:2] == ["- Warm rooms raise the risk.", "Zana gland cancer is a disease in which cells of the zana gland grow without a plan."]
@@ -591,14 +775,19 @@ def test_the_whole_of_medquad(tmp_path, shared_data, monkeypatch):
     medquad, rejected = quality["sources"]["medquad"], quality["rejected_by_source"]["medquad"]
     assert sum(medquad.values()) == 47441 and rejected["no_answer"] == 31034 and 47441 - rejected["no_answer"] == 16407
     assert medquad["train"] + medquad["validation"] + medquad["test"] == 47441 - sum(rejected.values())  # every one that left has a reason
-    assert rejected["links_only"] == 1085 and 500 < rejected["exact_duplicate"] < 800 and "only_a_table" not in rejected
+    assert rejected["links_only"] == 1085 and 1500 < rejected["same_question"] < 2000 and "only_a_table" not in rejected
     assert quality["sources"]["starter"].get("rejected", 0) == 0
-    assert medquad["train"] > 9000 and medquad["test"] > 1000 and quality["groups"]["largest"] < 100
+    assert medquad["train"] > 9000 and medquad["test"] > 1000 and quality["groups"]["largest"] <= LARGEST
+    assert rejected["shares_passage"] < 700 and rejected["exact_duplicate"] + rejected["near_duplicate"] < 150
     assert quality["personal"]["PHONE"] > 40 and quality["personal"]["HELPLINE"] > 100 and "NAME" not in quality["personal"]
     assert set(quality["languages"]) == {"en"} and sum(quality["lengths"]["collected"]) >= 16407
     assert quality["leakage"] == {"train against test and validation": 0, "validation against test": 0}
     train, test = ([record for record in read_parquet(run.file("preprocess", f"{name}.parquet"), SplitRecord)] for name in ("train", "test"))
     texts = [record.answer for record in train] + [record.answer for record in test]
-    crossing = [pair for pair in near_pairs(texts) if pair[0] < len(train) <= pair[1] and len(texts[pair[0]].split()) >= 12]
-    assert crossing == []
+    crossing = {texts[pair[0]] for pair in near_pairs(texts) if pair[0] < len(train) <= pair[1] and len(texts[pair[0]].split()) >= 12}
+    assert all("inherited in" in text or "trials" in text for text in crossing)  # the boilerplate of hundreds of diseases
+    aspects = [Counter(record.aspect for record in side if record.source == "medquad") for side in (train, test)]
+    assert max(abs(aspects[0][name] / aspects[0].total() - aspects[1][name] / aspects[1].total()) for name in aspects[0]) <= 0.02
+    recessive = [sum("autosomal recessive pattern" in record.answer for record in side) / len(side) for side in (train, test)]
+    assert recessive[0] * len(train) > 400 and abs(recessive[0] - recessive[1]) < 0.02
     assert [text[:60] for text in texts if RESIDUE.search(text)][:3] == []

@@ -16,27 +16,30 @@ class DiskStore:
     "Lines in a file; any of them can be read by its number."
 
     def __init__(self, stream: BinaryIO):  # open for reading and writing, empty
-        self.stream, self.starts, self.ends, self.size = stream, array("q"), array("q"), 0
+        self.stream, self.starts, self.lengths, self.size = stream, array("q"), array("I"), 0
 
     def put(self, lines: Iterable[bytes]) -> None:
         "Add lines; they are numbered on from the last one."
         self.stream.seek(self.size)
         for line in lines:
             self.starts.append(self.size)
+            self.lengths.append(len(line))
             self.size += self.stream.write(line)
-            self.ends.append(self.size)
 
     def line(self, number: int) -> bytes:
         "The line with this number; the first line has number 0."
-        self.stream.seek(self.starts[number])
-        return self.stream.read(self.ends[number] - self.starts[number])
+        return self.read(self.starts[number], self.lengths[number])
 
-    def replace(self, number: int, line: bytes) -> None:
-        "Replace a line; it keeps its number."
+    def append(self, piece: bytes) -> int:
+        "Write bytes that are no line; returns where they begin."
         self.stream.seek(self.size)
-        self.starts[number] = self.size
-        self.size += self.stream.write(line)
-        self.ends[number] = self.size
+        self.size += self.stream.write(piece)
+        return self.size - len(piece)
+
+    def read(self, start: int, length: int) -> bytes:
+        "Bytes by their place in the file."
+        self.stream.seek(start)
+        return self.stream.read(length)
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -113,15 +113,15 @@ BANDS, ROWS = 20, 6  # 120 hashes; a pair at 0.8 is missed once in 400, one at 0
 
 def signatures(
     texts: Sequence[Any],  # arrays from `shingle_hashes`, none of them empty
-) -> Any:  # NumPy array (texts, 120) of uint32
-    "MinHash signatures (rensa; Broder 1997). The hash functions have a fixed seed."
+) -> Any:  # NumPy array (texts, 120) of uint8
+    "The last byte of each MinHash (rensa; Broder 1997; Li and König 2010). The hash functions have a fixed seed."
     import numpy as np
     from rensa import RMinHash
 
     if not texts:
-        return np.zeros((0, BANDS * ROWS), dtype=np.uint32)
+        return np.zeros((0, BANDS * ROWS), dtype=np.uint8)
     ends = np.concatenate(([0], np.cumsum([len(text) for text in texts]))).astype(np.uint64)
-    return np.array(RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(texts), ends, BANDS * ROWS, 42).to_rows(), dtype=np.uint32)
+    return np.array(RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(texts), ends, BANDS * ROWS, 42).to_rows(), dtype=np.uint32).astype(np.uint8)
 
 # %% ../../nbs/cleaning/duplicates.ipynb #b2da4bcd
 MAX_NEIGHBOURS = 32  # in a larger bucket only some pairs are compared

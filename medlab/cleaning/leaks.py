@@ -18,7 +18,7 @@ from ..basics.errors import MedlabError
 from ..contracts.records import Record
 from .contained import SEVERAL, HeldQuestions, is_telling, readings
 from .duplicates import candidates, hashed, overlap, shingle_hashes, signatures, words_of
-from .passages import COMMON, PASSAGE, HeldPassages, uncommon_passages, word_windows
+from .passages import COMMON, PASSAGE, HeldPassages, uncommon_pairs, uncommon_passages, word_windows
 from .stock import PhraseModel, repeats, verdict, without_numbers
 
 # %% ../../nbs/cleaning/leaks.ipynb #920df396
@@ -158,7 +158,7 @@ class ItemIndex:
     "An index of held-out items, or, with `held`, the training items that were looked up in one."
 
     def __init__(self, items: Iterable[Item], held: "ItemIndex | None" = None):
-        self.ids, self.groups, self.known, self.leaks, self.shared, self.asked = [], [], {}, [], {}, {}
+        self.ids, self.groups, self.known, self.leaks, self.same_text, self.shared, self.asked = [], [], {}, [], [], {}, {}
         self.places, self.signed = defaultdict(lambda: array("q")), defaultdict(lambda: [signatures([])])
         passages, questions, waiting = [], [], defaultdict(list)
         for place, hashes in enumerate(tqdm(map(hash_item, items), "look for leaks", unit=" items", leave=False, delay=3)):
@@ -170,32 +170,36 @@ class ItemIndex:
                 if len(waiting[name]) == 1000:  # shingles take far more memory than signatures
                     self.signed[name].append(signatures(waiting.pop(name)))
             if held is None:
-                self.known.update({key: (hashes.id, exact) for key, exact in hashes.keys})
+                self.known.update({key: (place, exact) for key, exact in hashes.keys})
                 passages.append(hashes.passages())
                 questions += [(place, text) for text, _ in hashes.texts[:1]]
             else:
                 self.look_up(place, hashes, held)
         for name, cuts in waiting.items():
             self.signed[name].append(signatures(cuts))
-        self.table, self.questions = HeldPassages(passages), HeldQuestions(questions)
+        self.table, self.questions = HeldPassages(passages, self.groups if held is None else ()), HeldQuestions(questions)
         self.owners = Owners(passages, self.table)
 
     def look_up(self, place: int, hashes: ItemHashes, held: "ItemIndex") -> None:
         "Note what one training item shares with held-out ones."
-        self.leaks += held.equal(hashes)
+        for (name, _), owner, leak in held.equal(hashes):
+            if name == "text":
+                self.same_text.append((owner, place, leak))
+            else:
+                self.leaks.append(leak)
         if len(found := held.table.shared(*hashes.passages())):
             self.shared[place] = found
         for text, numbers in hashes.texts:
             for question, share in held.questions.contained(text, numbers).items():
                 self.asked[place, question] = max(share, self.asked.get((place, question), 0))
 
-    def equal(self, hashes: ItemHashes) -> Iterator[Leak]:
+    def equal(self, hashes: ItemHashes) -> Iterator[tuple[tuple[str, Any], int, Leak]]:  # the key, the held-out item's place, the leak
         "Leaks of a training item whose group, question or text equals that of a held-out item."
         for key, exact in hashes.keys:
             if key in self.known:
                 other, held_exact = self.known[key]
                 kind: Any = {"group": "group", "reordered question": "near_duplicate"}.get(key[0])
-                yield Leak(kind or ("exact" if exact == held_exact else "normalised"), hashes.id, other)
+                yield key, other, Leak(kind or ("exact" if exact == held_exact else "normalised"), hashes.id, self.ids[other])
 
 # %% ../../nbs/cleaning/leaks.ipynb #b23ac8e2
 class Items:
@@ -208,8 +212,8 @@ class Items:
         return map(item_of, self.things() if callable(self.things) else self.things)
 
 # %% ../../nbs/cleaning/leaks.ipynb #8c21f143
-def near_items(train: Items, training: ItemIndex, held_out: Items, held: ItemIndex, threshold: float) -> Iterator[tuple[str, str]]:
-    "Ids of training items that nearly equal a held-out one, each with the id of that one."
+def near_items(train: Items, training: ItemIndex, held_out: Items, held: ItemIndex, threshold: float) -> Iterator[tuple[str, int, int]]:
+    "Places of held-out items and of training items that nearly equal them, each with the part that does: text or question."
     import numpy as np
 
     for name in ("text", "question"):
@@ -222,7 +226,18 @@ def near_items(train: Items, training: ItemIndex, held_out: Items, held: ItemInd
                for items, places in ((held_out, set(wanted[0])), (train, set(wanted[1])))]
         for one, other in zip(*wanted):
             if overlap(cut[0][one], cut[1][other]) >= threshold:
-                yield training.ids[other], held.ids[one]
+                yield name, one, other
+
+# %% ../../nbs/cleaning/leaks.ipynb #7dc0b125
+def similar_texts(training: ItemIndex, held: ItemIndex, near: Sequence[tuple[str, int, int]]) -> list[Leak]:
+    "Leaks of items with the same or nearly the same text, without boilerplate; `near` are pairs from `near_items`."
+    import numpy as np
+
+    found = [*training.same_text, *((one, other, Leak("near_duplicate", training.ids[other], held.ids[one])) for name, one, other in near if name == "text")]
+    names: dict[Any, int] = {}
+    groups = [names.setdefault(group, len(names)) for group in [*(("held", one) if isinstance(one, int) else one for one in held.groups), *training.groups]]
+    pairs = np.array([(one, len(held.ids) + other) for one, other, _ in found], dtype=np.int64).reshape(-1, 2)
+    return [leak for (*_, leak), telling in zip(found, uncommon_pairs(pairs, np.array(groups))) if telling]
 
 # %% ../../nbs/cleaning/leaks.ipynb #6b111233
 def asking_items(training: ItemIndex, held: ItemIndex) -> Iterator[tuple[str, str]]:
@@ -255,7 +270,8 @@ def sharing_items(training: ItemIndex, held_out: Items, held: ItemIndex) -> Iter
     "A leak or a suspicion for each training item that shares passages with a held-out one: its kind and both ids."
     import numpy as np
 
-    uncommon = uncommon_passages(training.shared, training.groups.__getitem__, len(held.table.numbers))
+    groups = np.minimum(held.table.groups, np.maximum(1, held.owners.counts))  # an item that is listed several times is one
+    uncommon = uncommon_passages(training.shared, training.groups.__getitem__, len(held.table.numbers), groups)
     telling = uncommon & (held.owners.counts < SEVERAL)  # in few training groups, and in few held-out items
     found = {place: np.unique(held.owners.of(passages[telling[passages]])[0]) for place, passages in training.shared.items()}
     wanted = {owner for owners in found.values() for owner in owners.tolist()}
@@ -272,7 +288,7 @@ def sharing_items(training: ItemIndex, held_out: Items, held: ItemIndex) -> Iter
             if kind := verdict(begins[places[mine]], uncommon[passages[which[mine]]], parts, bits, len(training.ids) * len(held.ids)):
                 yield "passage" if kind == "leak" else kind, training.ids[place], held.ids[owner]
 
-# %% ../../nbs/cleaning/leaks.ipynb #7dc0b125
+# %% ../../nbs/cleaning/leaks.ipynb #7b802ce5
 def find_leaks(
     train: Iterable[Any] | Callable[[], Iterable[Any]],  # records, examples or `Item`s, or a function that gives them
     held_out: Iterable[Any] | Callable[[], Iterable[Any]],
@@ -283,15 +299,14 @@ def find_leaks(
     train, held_out = Items(train), Items(held_out)
     held = ItemIndex(held_out)
     training = ItemIndex(train, held)
+    near = list(near_items(train, training, held_out, held, threshold))
+    found = [*training.leaks, *similar_texts(training, held, near)]
+    found += [Leak("near_duplicate", training.ids[other], held.ids[one]) for name, one, other in near if name == "question"]
+    found += [Leak("contained", *pair) for pair in asking_items(training, held)]
+    found += [Leak(*leak) for leak in sharing_items(training, held_out, held)]
     leaks: dict[tuple[str, str], Leak] = {}
-    for leak in sorted(training.leaks, key=lambda leak: KINDS.index(leak.kind)):
+    for leak in sorted(found, key=lambda leak: KINDS.index(leak.kind)):
         leaks.setdefault(leak[1:], leak)
-    for pair in near_items(train, training, held_out, held, threshold):
-        leaks.setdefault(pair, Leak("near_duplicate", *pair))
-    for pair in asking_items(training, held):
-        leaks.setdefault(pair, Leak("contained", *pair))
-    for kind, *pair in sharing_items(training, held_out, held):
-        leaks.setdefault(tuple(pair), Leak(kind, *pair))
     return sorted(leak for leak in leaks.values() if suspicions or leak.kind != "suspicion")
 
 # %% ../../nbs/cleaning/leaks.ipynb #ee874539

@@ -30,6 +30,7 @@ class PreprocessParams(Params):
     near_duplicate_threshold: float = Field(0.8, gt=0, le=1)  # Jaccard similarity of three-word shingles
     validation_share: float = Field(0.1, ge=0, le=0.45)
     test_share: float = Field(0.1, ge=0, le=0.45)
+    split_by: Literal["question", "subject"] = "question"  # subject: no disease, drug or other subject stands on two sides
     min_answer_words: int = Field(3, ge=1)
     max_answer_words: int = Field(2000, ge=10)  # a longer answer is a whole website
     mask_personal: bool = True  # replace personal data by placeholders

@@ -124,6 +124,7 @@ REASONS = {
     "contradictory": "the explanation argues for another option than the one marked as correct",
     "exact_duplicate": "another record has the same words, and stays",
     "near_duplicate": "another record has nearly the same words, and stays",
+    "same_question": "another record answers the same question more completely, and stays",
     "held_out": "the record belongs to an item that its author fixed for validation or test",
     "shares_passage": "thirteen words or more in a row also occur in a validation or test record",
     "in_benchmark": "the record occurs in a benchmark that the profile names",

@@ -72,6 +72,7 @@ PLANTED |= {
 PLANTED |= {
     "exact_copy": "the same words with other punctuation and capitals",
     "near_copy": "the same text with one or two words exchanged",
+    "another_answer": "a second, shorter answer to one question",
     "same_drug": "a second label of one drug, in its own words",
     "fixed_for_test": "its author fixed it for the test",
     "question_of_the_test": "asks what the test asks, and answers in other words",

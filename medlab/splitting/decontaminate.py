@@ -6,20 +6,20 @@
 __all__ = ['Placement', 'decontaminate', 'arrange']
 
 # %% ../../nbs/splitting/decontaminate.ipynb #3476876b
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
 from typing import Any
 
-from tqdm import tqdm
-
-from ..contracts.records import PLACES, REASONS, STRICTEST_FIRST, Record, Rejected, SplitRecord
+from ..contracts.records import PLACES, REASONS, STRICTEST_FIRST, Rejected, SplitRecord
 from ..cleaning.benchmarks import BenchmarkItem, read_benchmark
 from ..cleaning.disk_store import DiskStore
-from ..cleaning.duplicates import candidates, hashed, overlap, signatures, words_of
-from ..cleaning.leaks import Item, find_leaks, item_of, record_text
-from ..cleaning.passages import HeldPassages, uncommon_passages, without_passages, word_windows
+from ..cleaning.duplicates import candidates, overlap
+from ..cleaning.leaks import Item, find_leaks, item_of
+from ..cleaning.passages import COMMON, Shared, uncommon_pairs
 from ..cleaning.records import PreprocessParams
-from .facts import Facts, shingles_of
-from .groups import assign_splits, linked
+from .facts import Facts
+from .groups import assign_splits, balance, group_draws, linked
 
 # %% ../../nbs/splitting/decontaminate.ipynb #e60e8fbb
 class Placement:
@@ -28,21 +28,18 @@ class Placement:
     def __init__(self, facts: Facts, params: PreprocessParams):
         import numpy as np
 
-        self.facts, self.params, self.cut, count = facts, params, set(), len(facts.ids)
+        self.facts, self.params, count = facts, params, len(facts.ids)
         self.place, self.reason = np.full(count, 4, dtype=np.uint8), facts["reason"].copy()
         self.group, self.twin = np.zeros(count, dtype=np.uint64), np.full(count, -1, dtype=np.int64)
-        found = linked(facts, params.near_duplicate_threshold)
+        found = linked(facts, params)
         split, self.group[found.order] = assign_splits(facts, found, params)
+        fixed_by_group, draw, _ = group_draws(facts, found)
         fixed, trainable = facts["fixed"][found.order], facts["trainable"][found.order]
-        roots = np.array(found.roots, dtype=np.int64)
-        has_fixed = np.zeros(len(split), dtype=bool)
-        np.logical_or.at(has_fixed, roots, fixed < len(STRICTEST_FIRST))
+        self.shared, self.draw = found.shared, np.full(count, 2.0)
+        self.draw[found.order] = np.where(fixed_by_group < len(STRICTEST_FIRST), 2, draw)
         self.place[found.order] = np.where(trainable | (fixed == 0) & (split == 0), split, 3)
-        for position, (reason, twin) in found.repeats.items():
-            self.reject(found.order[position], reason, found.order[twin])
-        for number in found.order[has_fixed[roots] & (split < 2) & (fixed != split)]:
-            if self.place[number] < 4:
-                self.reject(number, "held_out")
+        for position, (reason, twin) in found.gone.items():
+            self.reject(found.order[position], reason, found.order[twin] if twin >= 0 else -1)
 
     def reject(self, number: int, reason: str, twin: int = -1) -> None:
         "Reject a record for a reason, a key of `REASONS`; `twin` is the number of the record that it repeats."
@@ -57,99 +54,143 @@ class Placement:
         for number in self.numbers(place).tolist():
             fields = dict(self.facts.record(number))
             if place == "rejected":
-                twin = self.facts.ids[self.twin[number]] if self.twin[number] >= 0 else None
+                twin = self.facts.id(self.twin[number]) if self.twin[number] >= 0 else None
                 yield Rejected.model_construct(**fields, reason=list(REASONS)[self.reason[number] - 1], twin=twin)
             else:
                 yield SplitRecord.model_construct(**{**fields, "split": place if place in STRICTEST_FIRST else None, "group": f"{self.group[number]:016x}"})
 
-    def replace(self, number: int, record: Record) -> None:
-        "Replace a record by a shorter version, in the store and in the facts."
-        import numpy as np
-
-        facts, words = self.facts, hashed(words_of(record_text(record)))
-        facts.store.replace(4 * number, record.model_dump_json().encode())
-        facts.store.replace(4 * number + 1, words.tobytes())
-        facts["signatures text"][np.count_nonzero(facts["has text"][:number])] = signatures([shingles_of("text", words)])[0]
-        self.cut.add(number)
-
 # %% ../../nbs/splitting/decontaminate.ipynb #70b2ffd3
 def drop_near_duplicates(placement: Placement, place: str, held: Any) -> bool:  # whether there were any
-    "Reject records of a place that nearly repeat a held-out record, or, after a cut, one another."
+    "Reject records of a place that nearly repeat a held-out record."
     import numpy as np
 
-    facts, threshold, cut = placement.facts, placement.params.near_duplicate_threshold, placement.cut
-    shingles, before = facts.shingle_cache(), placement.place.copy()
+    facts, threshold = placement.facts, placement.params.near_duplicate_threshold
+    shingles, before, others = facts.shingle_cache(), placement.place.copy(), ["train"] if place == "validation" else []
     for name in ("text", "question"):
-        has, own = facts[f"has {name}"], placement.numbers(place)
+        has, own = facts[f"has {name}"], np.concatenate([placement.numbers(one) for one in (*others, place)])  # `others`: to know what is common
         order, border = np.concatenate((held[has[held]], own[has[own]])), int(has[held].sum())
-        for first, second in candidates(facts.signatures(name, order), threshold).tolist():
-            one, other = int(order[first]), int(order[second])
-            across = first < border <= second
-            wanted = across or name == "text" and first >= border and (one in cut or other in cut)
-            if wanted and 4 not in placement.place[[one, other]] and overlap(shingles(one, name), shingles(other, name)) >= threshold:
-                gone, stays = (other, one) if across or other in cut else (one, other)
-                placement.reject(gone, "near_duplicate", stays)
+        pairs = candidates(facts.signatures(name, order), threshold)
+        pairs = pairs[(pairs[:, 0] < border) & (pairs[:, 1] >= border)]
+        near = [overlap(shingles(order[first], name), shingles(order[second], name)) >= threshold for first, second in pairs]
+        pairs = pairs[np.array(near, dtype=bool)]
+        if name == "text":
+            pairs = pairs[uncommon_pairs(pairs, placement.group[order])]
+        for first, second in pairs[placement.place[order[pairs[:, 1]]] == PLACES.index(place)].tolist():
+            placement.reject(order[second], "near_duplicate", order[first])
     return bool((before != placement.place).any())
 
 # %% ../../nbs/splitting/decontaminate.ipynb #b7f8774a
-def passages_at(facts: Facts, number: int) -> tuple[Any, Any]:
-    "The passages of a record's question and collected text, and those of its authored answer."
+def conflicts(shared: Shared, place: Any, groups: Any, own: int, stricter: Sequence[int]) -> Any:
+    """Pairs (n, 2) of numbers: a record in the place `own`, and one in a stricter place that shares an uncommon passage with it.
+
+    `place` and `groups` are those of all records. Two authored answers are not compared with each other.
+    """
     import numpy as np
 
-    collected = [] if facts["task hash"][number] else [word_windows(facts.words(number, "text"))]
-    return np.concatenate([word_windows(facts.words(number, "question")), *collected]), word_windows(facts.words(number, "authored answer"))
+    numbers, written, count = shared.owners >> 1, shared.owners % 2 == 1, len(shared.passages)
+    sets = np.repeat(np.arange(count), np.diff(shared.starts))
+    held = np.isin(place[numbers], stricter)
+    collected = np.bincount(sets[held & ~written], minlength=count) > 0
+    mine = (place[numbers] == own) & (~written | collected[sets])
+    alive = held | mine | (~written & (place[numbers] < 3))
+    cells = np.unique(np.stack((sets[alive].astype(np.uint64), groups[numbers[alive]]), 1), axis=0)
+    uncommon = np.bincount(cells[:, 0].astype(np.int64), minlength=count) <= COMMON + 1
+    wanted = uncommon & (np.bincount(sets[held], minlength=count) > 0) & (np.bincount(sets[mine], minlength=count) > 0)
+    found = [np.zeros((0, 2), dtype=np.int64)]
+    for one in np.flatnonzero(wanted).tolist():
+        span = slice(shared.starts[one], shared.starts[one + 1])
+        found.append(np.stack(np.meshgrid(numbers[span][mine[span]], numbers[span][held[span]]), -1).reshape(-1, 2).astype(np.int64))
+    return np.unique(np.concatenate(found), axis=0)
 
-# %% ../../nbs/splitting/decontaminate.ipynb #4291004e
-def without_held_passages(record: Record, is_held: Callable[[Any], Any]) -> Record | None:
-    """A collected record without the sentences that contain a held-out passage.
-
-    None when the record is authored, when its question contains such a passage, or when little would remain.
-    """
-    def hash_words(text: str) -> Any:
-        return hashed(words_of(text))
-
-    if record.task is not None or is_held(word_windows(hash_words(record.question or ""))).any():
-        return None
-    texts = {name: without_passages(text, hash_words, is_held) for name in ("answer", "text") if (text := getattr(record, name))}
-    sections = {name: left for name, text in (record.sections or {}).items() if (left := without_passages(text, hash_words, is_held))}
-    if None in texts.values() or (record.sections and not sections):
-        return None
-    return record.model_copy(update=texts | ({"sections": sections} if record.sections else {}))
+# %% ../../nbs/splitting/decontaminate.ipynb #e1585d3d
+def in_the_way(pairs: Any, rank: Any, keep: Any) -> dict[int, int]:  # record to the one that it shares a passage with
+    "The records that go so that none of the pairs stays whole: the one in most pairs first. `rank` orders equals, and `keep` marks held-out records that stay."
+    partners = defaultdict(set)
+    for own, held in pairs.tolist():
+        partners[own].add(held)
+        partners[held].add(own)
+    sides = {held for _, held in pairs.tolist()}
+    waiting = [(-len(found), one in sides, rank[one], one) for one, found in partners.items() if not keep[one] or one not in sides]
+    heapify(waiting)
+    gone = {}
+    while waiting:
+        degree, *order, one = heappop(waiting)
+        if not partners[one]:
+            continue
+        if -degree != len(partners[one]):
+            heappush(waiting, (-len(partners[one]), *order, one))
+            continue
+        gone[one] = min(partners[one], key=lambda other: rank[other])
+        for other in partners.pop(one):
+            partners[other].discard(one)
+    return gone
 
 # %% ../../nbs/splitting/decontaminate.ipynb #ccaf3cd4
-def cut_passages(placement: Placement, found: dict[int, Any], table: HeldPassages, held: Any) -> bool:  # whether there were any
-    "Cut held-out passages out of the records in `found`; reject records of which little would remain."
-    changed = False
-    while True:
-        for number in [number for number, shared in found.items() if placement.place[number] == 4 or not len(shared)]:
-            del found[number]
-        uncommon = uncommon_passages(found, placement.group.__getitem__, len(table.numbers))
-        leaking = [number for number, shared in found.items() if uncommon[shared].any()]
-        if not leaking:
-            return changed
-        changed, secret = True, HeldPassages([(table.numbers[uncommon], table.numbers[:0])])
-        for number in leaking:
-            shorter = without_held_passages(record := placement.facts.record(number), secret.find)
-            if shorter is None or shorter == record:
-                placement.reject(number, "shares_passage", held[table.owner[found[number][uncommon[found[number]]][0]]])
-            else:
-                placement.replace(number, shorter)
-                found[number] = table.shared(*passages_at(placement.facts, number))
-
-# %% ../../nbs/splitting/decontaminate.ipynb #fd8f7097
-def decontaminate(placement: Placement) -> None:
-    "Remove near duplicates and shared passages of stricter splits: from validation first, then from train."
+def drop_passages(placement: Placement, place: str, stricter: Sequence[str]) -> bool:  # whether there were any
+    "Reject records until none of a place shares a passage with a record of a stricter place."
     import numpy as np
 
-    facts = placement.facts
-    for place, stricter in (("validation", ["test"]), ("train", ["test", "validation"])):
-        held = np.concatenate([placement.numbers(name) for name in stricter])
-        table = HeldPassages(passages_at(facts, number) for number in held.tolist())
-        numbers = tqdm(placement.numbers(place).tolist(), f"passages of {place}", unit=" records", leave=False, delay=3)
-        found = {number: table.shared(*passages_at(facts, number)) for number in numbers}
-        found = {number: shared for number, shared in found.items() if len(shared)}
-        while drop_near_duplicates(placement, place, held) | cut_passages(placement, found, table, held):
-            pass
+    facts, changed = placement.facts, False
+    rank = np.argsort(facts.by_id)
+    own, held = PLACES.index(place), [PLACES.index(name) for name in stricter]
+    while len(pairs := conflicts(placement.shared, placement.place, placement.group, own, held)):
+        changed = True
+        for number, twin in in_the_way(pairs, rank, facts["fixed"] < len(STRICTEST_FIRST)).items():
+            placement.reject(number, "shares_passage", twin)
+    return changed
+
+# %% ../../nbs/splitting/decontaminate.ipynb #fd8f7097
+def drop_leaks(placement: Placement) -> None:
+    "Reject what nearly repeats a record of a stricter split or shares a passage with one: between validation and test first, then between train and both."
+    import numpy as np
+
+    changed = True
+    while changed:
+        changed = False
+        for place, stricter in (("validation", ["test"]), ("train", ["test", "validation"])):
+            held = np.concatenate([placement.numbers(name) for name in stricter])
+            changed |= drop_near_duplicates(placement, place, held) | drop_passages(placement, place, stricter)
+
+# %% ../../nbs/splitting/decontaminate.ipynb #eda697ff
+def entangled_groups(placement: Placement) -> Any:
+    "The groups that share an uncommon passage with another group, by name."
+    import numpy as np
+
+    shared, numbers = placement.shared, placement.shared.owners >> 1
+    alive = placement.place[numbers] < 3
+    sets = np.repeat(np.arange(len(shared.passages), dtype=np.uint64), np.diff(shared.starts))
+    cells = np.unique(np.stack((sets[alive], placement.group[numbers[alive]]), 1), axis=0)
+    counts = np.bincount(cells[:, 0].astype(np.int64), minlength=len(shared.passages))[cells[:, 0].astype(np.int64)]
+    return np.unique(cells[(counts > 1) & (counts <= COMMON + 1), 1])
+
+# %% ../../nbs/splitting/decontaminate.ipynb #836cd895
+def balance_types(placement: Placement) -> bool:  # whether any group changed sides
+    "Balance the types of questions of the drawn groups: test against the rest, then validation against train."
+    import numpy as np
+
+    numbers = np.flatnonzero((placement.place < 3) & (placement.draw < 1))
+    names, first, member = np.unique(placement.group[numbers], return_index=True, return_inverse=True)
+    turn = np.argsort(placement.draw[numbers[first]], kind="stable")  # groups by hash
+    member = np.argsort(turn)[member]
+    _, kinds = np.unique(placement.facts["aspect hash"][numbers], return_inverse=True)
+    cells, counts = np.unique(np.stack((member, kinds), 1), axis=0, return_counts=True)
+    side, movable = placement.place[numbers[first]][turn], ~np.isin(names[turn], entangled_groups(placement))
+    before = side.copy()
+    for split, following in ((0, 1 if placement.params.validation_share else 2), (1, 2)):
+        held, compared = side == split, side[cells[:, 0]] >= split
+        balance(held, movable & (side >= split), cells[compared, 0], cells[compared, 1], counts[compared])
+        side = np.where(held, split, np.where(side == split, following, side)).astype(side.dtype)
+    placement.place[numbers] = side[member]
+    return bool((side != before).any())
+
+# %% ../../nbs/splitting/decontaminate.ipynb #6705206e
+def decontaminate(placement: Placement) -> None:
+    "Reject leaking records until none is left, and balance the types of questions between the splits."
+    drop_leaks(placement)
+    for _ in range(3):
+        if not balance_types(placement):
+            return
+        drop_leaks(placement)
 
 # %% ../../nbs/splitting/decontaminate.ipynb #1d91c64a
 def items_at(placement: Placement, place: str) -> Iterator[Item]:
@@ -161,7 +202,7 @@ def drop_benchmarks(placement: Placement, benchmarks: Iterable[Sequence[Benchmar
     "Reject training records that occur in a benchmark, until none is left."
     for items in benchmarks:
         while leaks := find_leaks(lambda: items_at(placement, "train"), items, placement.params.near_duplicate_threshold):
-            leaking = {leak.train for leak in leaks}
+            leaking = {leak.train.encode() for leak in leaks}
             for number in placement.numbers("train"):
                 if placement.facts.ids[number] in leaking:
                     placement.reject(number, "in_benchmark")

@@ -20,6 +20,7 @@ from ..contracts.records import REASONS, STRICTEST_FIRST, Record
 from ..cleaning.disk_store import DiskStore, key64
 from ..cleaning.duplicates import hashed, openness, shingle_hashes, signatures, text_key, words_of
 from ..cleaning.leaks import LONG, REORDERED, authored_answer, body_of, record_text
+from ..cleaning.passages import SharedPassages, sorted_passages, word_windows
 from ..cleaning.records import Examined, PreprocessParams, examined, is_trainable
 
 # %% ../../nbs/splitting/facts.ipynb #87204f97
@@ -75,14 +76,16 @@ def shingles_of(name: str, numbers: Any) -> Any:
 # %% ../../nbs/splitting/facts.ipynb #848adb00
 #: The facts that are kept in memory for each record, with their NumPy types; a hash of 0 means none.
 TYPES = {"reason": "u1", "trainable": "?", "rank": "i4", "fixed": "u1", "task hash": "u8", "text hash": "u8", "question hash": "u8", "fraction": "f8",
-         "shared hash": "u8", "reordered question hash": "u8"}
+         "shared hash": "u8", "reordered question hash": "u8", "asks": "?", "subject hash": "u8", "aspect hash": "u8", "answer words": "i4"}
 
 def facts_of(item: Examined, params: PreprocessParams, seed: int) -> dict[str, Any]:
     "The facts of one record, and under `words` the hashed words of its compared texts."
     if item.reason is not None:
         return {**dict.fromkeys(TYPES, 0), "reason": list(REASONS).index(item.reason) + 1, "words": []}
     record, trainable = item.record, is_trainable(item.record, params.licences_held)
-    words, question, shared = [words_of(text) for text in compared_texts(record).values()], question_key(record), shared_key(record)
+    texts, question, shared = compared_texts(record), question_key(record), shared_key(record)
+    words, subject, aspect = [words_of(text) for text in texts.values()], text_key(record.subject or ""), text_key(record.aspect or "")
+    competing = words[0] if texts["text"] == record.answer else words_of(record.answer or "")
     words[0] = words[0] or [record.id]
     return {
         "reason": 0, "trainable": trainable, "rank": rank(record, trainable),
@@ -90,6 +93,8 @@ def facts_of(item: Examined, params: PreprocessParams, seed: int) -> dict[str, A
         "task hash": key64(record.task) if record.task else 0, "text hash": key64(f"{record.task} {' '.join(words[0])}"),
         "question hash": key64(question), "fraction": hash_fraction(seed, question), "shared hash": key64(shared) if shared else 0,
         "reordered question hash": key64(" ".join(sorted(words[1]))) if len(words[1]) >= REORDERED else 0,
+        "asks": bool(words[1]), "subject hash": key64(subject) if subject else 0, "aspect hash": key64(aspect) if aspect else 0,
+        "answer words": len(set(competing)) if record.kind == "qa" and record.task is None and not record.split else 0,
         "words": [hashed(text) for text in words],
     }
 
@@ -99,6 +104,14 @@ def stored_lines(record: Record, words: Sequence[Any]) -> list[bytes]:
     return [record.model_dump_json().encode(), *(numbers.tobytes() for numbers in words or ([hashed([])] * len(COMPARED_TEXTS)))]
 
 # %% ../../nbs/splitting/facts.ipynb #1acbc6df
+def passages_of(record: Record, words: Sequence[Any]) -> tuple[Any, Any]:
+    "The passages of a record's question and collected text, and those of its authored answer."
+    import numpy as np
+
+    text, question, authored = map(word_windows, words)
+    return (question if record.task is not None else np.concatenate((question, text))), authored
+
+# %% ../../nbs/splitting/facts.ipynb #73a14d47
 def examine_batch(records: Sequence[Record], params: PreprocessParams, seed: int) -> dict[str, Any]:
     "Clean a batch of records and collect their facts, signatures, lines for the disk store, and counts."
     import numpy as np
@@ -108,6 +121,7 @@ def examine_batch(records: Sequence[Record], params: PreprocessParams, seed: int
     done: dict[str, Any] = {name: np.array([fact[name] for fact in facts], dtype=kind) for name, kind in TYPES.items()}
     done["ids"] = [record.id for record in records]
     done["lines"] = [line for item, fact in zip(items, facts) for line in stored_lines(item.record, fact["words"])]
+    done["passages"] = sorted_passages([passages_of(item.record, fact["words"]) if fact["words"] else () for item, fact in zip(items, facts)])
     done["has"], done["signatures"] = {}, {}
     for index, name in enumerate(COMPARED_TEXTS):
         cut = [shingles_of(name, fact["words"][index]) if fact["words"] else () for fact in facts]
@@ -118,11 +132,14 @@ def examine_batch(records: Sequence[Record], params: PreprocessParams, seed: int
     return done
 
 # %% ../../nbs/splitting/facts.ipynb #a1bbe29d
-def check_ids(ids: Sequence[str]) -> None:
-    "Raise `InputError` when two records have the same id (`ids` are sorted), because none of them could be traced to its origin any more."
-    twice = next((one for one, other in zip(ids, ids[1:]) if one == other), None)
-    if twice is not None:
-        raise InputError(f"{ids.count(twice)} records have the id {twice}; expected one; the source must give each of its records its own key")
+def check_ids(
+    ids: Any,  # NumPy array of bytes, sorted
+) -> None:
+    "Raise `InputError` when two records have the same id, because none of them could be traced to its origin any more."
+    twice = ids[1:][ids[1:] == ids[:-1]][:1]
+    if len(twice):
+        count, name = int((ids == twice[0]).sum()), twice[0].decode()
+        raise InputError(f"{count} records have the id {name}; expected one; the source must give each of its records its own key")
 
 # %% ../../nbs/splitting/facts.ipynb #32cc8baf
 class Facts:
@@ -131,11 +148,13 @@ class Facts:
     def __init__(self, batches: Iterable[dict[str, Any]], store: DiskStore):
         import numpy as np
 
-        self.store, self.ids, self.personal, self.lengths = store, [], Counter(), Counter()
-        parts: dict[str, list] = defaultdict(list)
+        self.store, self.passages, self.personal, self.lengths = store, SharedPassages(store), Counter(), Counter()
+        parts, ids, count = defaultdict(list), [], 0
         for batch in chain([examine_batch([], PreprocessParams(), 0)], batches):  # the empty batch gives every array its type
             store.put(batch["lines"])
-            self.ids += batch["ids"]
+            self.passages.put(batch["passages"], count)
+            count += len(batch["ids"])
+            ids.append(np.array([name.encode() for name in batch["ids"]], dtype=np.bytes_))
             self.personal += batch["personal"]
             self.lengths += batch["lengths"]
             for name in TYPES:
@@ -143,12 +162,17 @@ class Facts:
             for kind in ("signatures", "has"):
                 for name, values in batch[kind].items():
                     parts[f"{kind} {name}"].append(values)
-        self.values = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-        self.by_id = np.array(sorted(range(len(self.ids)), key=self.ids.__getitem__), dtype=np.int64)
-        check_ids([self.ids[number] for number in self.by_id])
+        self.values = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
+        self.ids = np.concatenate(ids)
+        self.by_id = np.argsort(self.ids, kind="stable")
+        check_ids(self.ids[self.by_id])
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
+
+    def id(self, number: int) -> str:
+        "The id of a record."
+        return self.ids[number].decode()
 
     def record(self, number: int) -> Record:
         "A cleaned record, read from the store."

@@ -43,7 +43,6 @@ class QualityCounts:
         self,
         facts: Facts | None = None,  # for counts that were made before cleaning
         params: PreprocessParams = PreprocessParams(),
-        cut: int = 0,  # records that lost a sentence which a stricter split contains too
     ) -> dict[str, Any]:
         "All counts, as they are written to `quality.json`."
         where, why = sum(self.sources.values(), Counter()), sum(self.reasons.values(), Counter())
@@ -60,7 +59,6 @@ class QualityCounts:
             "licences_held": sorted(params.licences_held),
             "languages": dict(self.languages),
             "personal": dict(facts.personal) if facts else {},
-            "records_cut": cut,
             "lengths": {"words_from": list(BINS), **{name: [counts[number] for number in range(len(BINS))] for name, counts in lengths.items()}},
             "groups": {"count": len(self.groups), "largest": max(self.groups.values(), default=0)},
         }
