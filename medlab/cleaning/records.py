@@ -20,7 +20,9 @@ from .duplicates import text_key
 from .language import language_of
 from .leaks import body_of
 from .personal import mask
-from .text import fixed_characters, is_heading, repair_question, repair_text, tidy_text, trim_answer, with_apostrophes, without_markup
+from medlab.cleaning.text import (
+    fixed_characters, is_heading, repair_question, repair_text, tidy_text, trim_answer, with_apostrophes, without_markup,
+)
 
 # %% ../../nbs/cleaning/records.ipynb #48213370
 class PreprocessParams(Params):
@@ -37,6 +39,8 @@ class PreprocessParams(Params):
     licences_held: list[str] = []  # sources that you hold a licence of your own for; the report prints them
     benchmarks: list[str] = []  # files whose items must not be in the training data: .jsonl, .json, .csv, .parquet or .txt
     on_leak: Literal["fail", "drop"] = "fail"  # what to do about training records that occur in a benchmark
+    on_paraphrase: Literal["off", "warn", "drop", "fail"] = "off"  # about records that ask a held-out question in other words; off: do not look
+    paraphrase_threshold: float = Field(0.75, gt=0, le=1)  # cosine of two questions
     engine: Literal["local", "ray"] = "local"  # where the records are cleaned; both write the same files
     ray_address: str = ""  # of a Ray cluster that can read the run folder, such as "auto"; empty: one is started here
 
