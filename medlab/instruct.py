@@ -24,6 +24,7 @@ from .contracts.tasks import Example, build_messages, to_row
 from .core import Params, Profile, Run, step
 from .cleaning.leaks import Item, check_leakage, find_leaks
 from .cleaning.lists import lists_to_sentences
+from .cleaning.passages import COMMON
 from .builders import choices, labels, pages, qa
 
 # %% ../nbs/04_instruct.ipynb #d62b40f5
@@ -118,21 +119,35 @@ def limit_per_task(drafts: Iterable[Draft], limit: int) -> list[Draft]:
     return kept
 
 # %% ../nbs/04_instruct.ipynb #e938de0d
+def answer_words(draft: Draft) -> str:
+    "The words of all fields of an answer."
+    return words_only(" ".join(map(str, draft.gold.values())))
+
+
 def comparison_keys(draft: Draft) -> set[str]:
     "What must not occur in two splits: the words of the answer and, for a built draft, its topic."
-    return {words_only(" ".join(map(str, draft.gold.values()))), draft.topic} - {""}
+    return {answer_words(draft), draft.topic} - {""}
+
+# %% ../nbs/04_instruct.ipynb #cf74d903
+def common_answers(drafts: dict[str, list[Draft]]) -> set[int]:
+    "Hashes of the answers of built drafts that more than `COMMON` other groups give."
+    pairs = {(hash(answer_words(draft)), draft.group) for found in drafts.values() for draft in found if not draft.authored}
+    return {answer for answer, count in Counter(answer for answer, _ in pairs).items() if count > COMMON + 1}
 
 # %% ../nbs/04_instruct.ipynb #f3133211
 def remove_overlap(
     drafts: dict[str, list[Draft]],  # by split
 ) -> tuple[dict[str, list[Draft]], int]:  # the drafts that stay, and how many were removed
-    "Remove from train what has the answer or topic of a validation or test draft, and from validation what has that of a test draft."
+    """Remove from train what has the answer or topic of a validation or test draft, and from validation what has that of a test draft.
+
+    An answer that more than ten other groups give is boilerplate, and stays in all splits.
+    """
     kept: dict[str, list[Draft]] = {}
-    taken, removed = set(), 0
+    taken, removed, common = set(), 0, common_answers(drafts)
     for split in reversed(SPLITS):
         kept[split] = [draft for draft in drafts[split] if not comparison_keys(draft) & taken]
         removed += len(drafts[split]) - len(kept[split])
-        taken |= {key for draft in kept[split] for key in comparison_keys(draft)}
+        taken |= {key for draft in kept[split] for key in comparison_keys(draft) if hash(key) not in common}
     return kept, removed
 
 # %% ../nbs/04_instruct.ipynb #be52d4df

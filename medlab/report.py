@@ -211,7 +211,7 @@ def collected_licences(run: Run) -> list[dict[str, Any]]:
 #: The parts of quality.json that the report shows.
 QUALITY = (
     "records", "splits", "rejected", "reasons", "sources", "rejected_by_source", "parts", "licences", "licences_held", "languages", "personal",
-    "records_cut", "lengths", "groups", "leakage",
+    "lengths", "groups", "leakage",
 )
 
 

@@ -245,6 +245,86 @@ def test_a_training_page_that_shares_a_paragraph_with_a_fixed_test_item_is_left_
     assert {record.id: record for record in division.kept}[exam.id].answer == exam.answer
 
 
+def passages(record, part):
+    "Thirteen words in a row: of the question and a collected answer, or of an authored answer."
+    texts = [record.question, record.answer] if record.task is None else [record.question]
+    if part == "authored":
+        texts = [record.gold["reason"]] if record.task else []
+    return {tuple(words[i : i + 13]) for words in (text_key(text).split() for text in texts) for i in range(len(words) - 12)}
+
+
+def sharing(division, one, other, counted):
+    "Pairs of records in two splits that share a passage which is no common phrase among the groups of the counted splits, by brute force."
+    owners = {}
+    for record in division.kept:
+        for part in ("collected", "authored"):
+            for passage in passages(record, part):
+                owners.setdefault(passage, []).append((record, part))
+    for found in owners.values():
+        held = [(record, part) for record, part in found if record.split == other]
+        open_held = any(part == "collected" for _, part in held)
+        mine = [(record, part) for record, part in found if record.split == one and (part == "collected" or open_held)]
+        if len({record.group for record, _ in found if record.split in counted}) <= 11:
+            yield from ((record.id, other.id) for record, _ in mine for other, _ in held)
+
+
+def tangled(seed, pool=90, count=60):
+    "Records that share sentences in every way: collected and authored, with fixed splits and without."
+    rng = random.Random(seed)
+    said, records = [sentence(rng, 14) for _ in range(pool)], []
+    for number in range(count):
+        chosen, split = rng.sample(said[: pool if number % 3 else 4], rng.randint(1, 3)), rng.choice([None, None, "train", "validation", "test"])
+        if number % 5 == 0:
+            records.append(authored(f"Case {number} of {sentence(rng, 9)}", " ".join(chosen), split or "train"))
+        else:
+            records.append(made(f"What is {number} in {sentence(rng, 4)}?", " ".join([sentence(rng, 15), *chosen, sentence(rng, 15)]), key=f"{seed} {number}", split=split))
+    return records
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_side_shares_a_passage_with_another_by_brute_force(seed):
+    records = tangled(seed)
+    division = divide(records)
+    for one, other, counted in (("train", "test", ("train", "test")), ("train", "validation", ("train", "validation")), ("validation", "test", ("train", "validation", "test"))):
+        assert list(sharing(division, one, other, counted)) == []
+    assert whole(division, records) and len(division.rejected) < 45
+    originals = {record.id: clean(record) for record in records}
+    for gone in division.rejected:
+        assert gone.reason == "shares_passage" and gone.split != "test"  # what an author fixed for the test stays
+        assert any(passages(gone, part) & passages(originals[gone.twin], other) for part in ("collected", "authored") for other in ("collected", "authored"))
+    kept = {record.id for record in division.kept}
+    assert all(record.id in kept for record in records if record.split == "test")
+
+
+def test_two_cases_may_end_in_the_same_advice_but_no_page_may_give_it():
+    advice = "Call an ambulance now, keep the person still and warm, and give nothing to eat or to drink at all."
+    rng = random.Random(2)
+    exam, case = (authored(f"{sentence(rng, 20)} {number}?", f"Emergency: yes\nAction: {advice}", split).model_copy(update={"gold": {"action": advice}})
+                  for number, split in enumerate(("test", "train")))
+    page = made("What do I do after a fall?", f"{sentence(rng, 30)} {advice} {sentence(rng, 30)}", split="train")
+    division = divide([exam, case, page, *many(20)])
+    assert reasons(division) == {page.id: "shares_passage"} and division.rejected[0].twin == exam.id
+    late = divide([exam.model_copy(update={"split": "train", "id": "a"}), page.model_copy(update={"split": "test", "id": "b"}), *many(20)])
+    assert reasons(late) == {"a": "shares_passage"}
+
+
+@pytest.mark.parametrize("threshold, gone", [(10 / 12, 1), (0.84, 0)])
+def test_the_threshold_itself_is_near_enough(threshold, gone):
+    shorter = " ".join(["The joint is", *(f"x{number}" for number in range(9))])  # 10 shingles, all of them among the 12 of the longer text
+    pair = [made("Who is it?", f"{shorter}.", key="3"), made("Whose is this?", f"{shorter} y z.", key="4")]
+    assert len(divide(pair, PreprocessParams(near_duplicate_threshold=threshold)).rejected) == gone
+
+
+def test_every_leaking_benchmark_item_leaves_and_names_no_twin(tmp_path):
+    records = many(120)
+    train = [record for record in divide(records).kept if record.split == "train"][:7]
+    (tmp_path / "b.txt").write_text("\n".join(record.question for record in train[:3]))
+    (tmp_path / "c.txt").write_text("\n".join(record.question.upper() for record in train[3:]))
+    division = divide(records, PreprocessParams(benchmarks=[str(tmp_path / name) for name in ("b.txt", "c.txt")], on_leak="drop"))
+    assert reasons(division) == {record.id: "in_benchmark" for record in train} and {record.twin for record in division.rejected} == {None}
+    assert len(divide(records, PreprocessParams(benchmarks=[str(tmp_path / "b.txt")])).rejected) == 0  # on_leak: fail leaves it to the gate
+
+
 RECESSIVE = "This condition is inherited in a recessive pattern, which means that both copies of the gene in each cell have changes. The parents each carry one copy and show no signs."
 
 
@@ -789,5 +869,5 @@ def test_the_whole_of_medquad(tmp_path, shared_data, monkeypatch):
     aspects = [Counter(record.aspect for record in side if record.source == "medquad") for side in (train, test)]
     assert max(abs(aspects[0][name] / aspects[0].total() - aspects[1][name] / aspects[1].total()) for name in aspects[0]) <= 0.02
     recessive = [sum("autosomal recessive pattern" in record.answer for record in side) / len(side) for side in (train, test)]
-    assert recessive[0] * len(train) > 400 and abs(recessive[0] - recessive[1]) < 0.02
+    assert recessive[0] * len(train) > 350 and abs(recessive[0] - recessive[1]) < 0.02
     assert [text[:60] for text in texts if RESIDUE.search(text)][:3] == []

@@ -95,6 +95,8 @@ class HeldPassages:
 
         places: Any = (np.searchsorted(self.numbers, numbers[self.find(numbers)]) for numbers in (passages, authored))
         found, written = places
+        if not len(found) and not len(written):  # most items
+            return found
         return np.unique(np.concatenate((found, written[~self.only_authored[written]])))
 
 # %% ../../nbs/cleaning/passages.ipynb #9fcdefce

@@ -8,7 +8,7 @@ __all__ = ['datasheet']
 # %% ../../nbs/contracts/datasheet.ipynb #725f46c4
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .records import SPLITS, TASKS, Record
 from .tasks import Example
@@ -70,6 +70,27 @@ def origins(
     return [*markdown_table(["source", "records", "licence", "may train", "give credit to"], rows), note, "", *works, *([""] if works else [])]
 
 # %% ../../nbs/contracts/datasheet.ipynb #55afc8ac
+def with_subjects_counted(
+    records: Iterable[Record],
+    counts: dict[str, Counter],  # for each split, subject to number of records; filled here
+) -> Iterator[Record]:
+    "Pass the records on and count their subjects by split."
+    for one in records:
+        if one.split and (subject := " ".join((one.subject or "").casefold().split())):
+            counts.setdefault(one.split, Counter())[subject] += 1
+        yield one
+
+
+def subjects_crossing(counts: dict[str, Counter]) -> str:
+    "A sentence on how many test records are about a subject that training records are about too."
+    train, test = counts.get("train", {}), counts.get("test", Counter())
+    if not test:
+        return "No test record names its subject."
+    shared = sum(count for subject, count in test.items() if subject in train)
+    return (f"Of the {test.total():,} test records that name their subject (a disease, a drug), {shared:,} share it with a training record. For a test on "
+            "subjects that are new to the model, set `preprocess.split_by: subject`.")
+
+# %% ../../nbs/contracts/datasheet.ipynb #8b888a69
 #: The text of a datasheet under Gebru's seven headings.
 DATASHEET_TEXT = {
     "Motivation":
@@ -79,7 +100,8 @@ DATASHEET_TEXT = {
         "Each line is a conversation in English: a system prompt, a question and an answer. It also holds the fields of the answer (`gold`), the ids "
         "of the records that it was made from, and the labels of their authors (`metadata`). There are {total} examples, made from {records} records. "
         "They are not a sample of what patients ask: the sources decide what is in them. No two splits share a group (a question, a drug, a cluster "
-        "of near-duplicates), a question, or an answer. Errors to expect: errors and outdated advice in the sources, letters that were lost before "
+        "of near-duplicates, records with a passage in common) or a question, and no answer that fewer than a dozen groups give. What more groups "
+        "give is no secret of any of them, such as how recessive inheritance works. {subjects} Errors to expect: errors and outdated advice in the sources, letters that were lost before "
         "the texts were collected, and answers that give only a part. No real person is meant to be described. The patients in authored cases are "
         "invented. Personal data in collected texts were masked by rules, and the rules may miss some.",
     "Collection":
@@ -88,7 +110,9 @@ DATASHEET_TEXT = {
         "are the starter data that medlab brings along. Four tasks (safety_refusal, emergency_escalation, triage, treatment_recommendation) hold "
         "authored examples only: no rule inferred them from a text.",
     "Preprocessing":
-        "Texts were repaired, personal data masked and duplicates removed; preprocess/quality.json has the counts. A collected answer is whole "
+        "Texts were repaired, personal data masked and duplicates removed; preprocess/quality.json has the counts. "
+        "Where sources answered one question differently, the answer with the most different words stayed. Records that share a passage stand in one "
+        "split; where that was not possible, one of them was left out as a whole. The types of questions have about the same shares in all splits. A collected answer is whole "
         "sentences of its source, at most {words} words; a list became one sentence, with the first sentence of each item. Questions were rephrased "
         "so that no opening of four words begins more than 5 % of a task's examples in a split (or more than two examples, where there are fewer "
         "than forty). medlab's store keeps the raw answers of the sources, and preprocess/ keeps the cleaned records.",
@@ -116,16 +140,18 @@ LLAMA_FACTORY = {"medlab": {"file_name": "train.jsonl", "formatting": "sharegpt"
 def datasheet(
     splits: dict[str, list[Example]],  # all examples by split
     left_out: dict[str, int],  # reason to the number of records or sections
-    records: Iterable[Record],  # the records that the examples were made from; read once
+    records: Iterable[Record],  # the records that the examples were made from
     max_answer_words: int = 45,  # the limit of a collected answer
     seed: int = 42,
     held: Sequence[str] = (),  # sources for which the user holds a licence (`preprocess.licences_held`)
 ) -> str:  # Markdown
     "A datasheet with the counts of these very examples, after Gebru et al., Datasheets for datasets (2021)."
     examples = [example for found in splits.values() for example in found]
+    subjects: dict[str, Counter] = {}
+    more = {"Composition": composition(splits, left_out), "Distribution": origins(splits, with_subjects_counted(records, subjects), held)}
     facts = {"words": max_answer_words, "seed": seed, "factory": f"`{json.dumps(LLAMA_FACTORY)}`", "total": len(examples),
-             "records": len({place for one in examples for place in one.record_ids}), "authored": sum(one.source == "starter" for one in examples)}
-    more = {"Composition": composition(splits, left_out), "Distribution": origins(splits, records, held)}
+             "records": len({place for one in examples for place in one.record_ids}), "authored": sum(one.source == "starter" for one in examples),
+             "subjects": subjects_crossing(subjects)}
     lines = ["# Datasheet", ""]
     for heading, text in DATASHEET_TEXT.items():
         lines += [f"## {heading}", "", text.format(**facts), "", *more.get(heading, [])]

@@ -147,14 +147,12 @@ def check_tables(data: dict) -> list[dict]:
     quality, settings = data["quality"], data["settings"]
     masked = largest_first(quality["personal"]) if settings["mask_personal"] is not False else []
     groups = quality["groups"] and [["groups", quality["groups"].get("count")], ["records in the largest", quality["groups"].get("largest")]]
-    cut = MISSING if quality["records_cut"] is None else f"{quality['records_cut']:,}"
-    before = f"Records from which a sentence was removed before this check, because a stricter split has it too: {cut}."
     return [
         duplicate_table(quality["rejected"], settings["near_duplicate_threshold"]),
         page_table("Personal data masked", ["kind", "times"], masked, empty="None was found." if settings["mask_personal"] else "Masking was turned off."),
         page_table("Languages of all records", ["language", "records"], largest_first(quality["languages"])),
         page_table("Groups", ["of the records that were kept", "number"], groups, "Records that share a question, a drug or a text stay in one split."),
-        page_table("Leakage gate", ["check", "pairs found"], largest_first(quality["leakage"]), "One pair would have ended the run here.", notes=[before]),
+        page_table("Leakage gate", ["check", "pairs found"], largest_first(quality["leakage"]), "One pair would have ended the run here."),
     ]
 
 # %% ../../nbs/figures/tables.ipynb #0454ba11
