@@ -47,13 +47,13 @@ ENDS = re.compile(r"[?.!:;|/()\[\]\"\u201d<>{}*#=]|\n|\s[-\u2013\u2014]+\s")
 MARKED_OPTION = re.compile(r"\s*(?:[a-h]|[1-9])\s*[).:\]]")  # "a) yes", "1. yes"
 COMMA_ENDS = 8  # words
 
-def plain_text(text: str) -> str:
+def comparable_text(text: str) -> str:
     "A text in the letters in which `words_of` reads it."
     return (text if text.isascii() else plain_letters(text)).casefold().replace("_", " ")
 
 
 def ends_there(
-    text: str,  # as `plain_text` gives it
+    text: str,  # as `comparable_text` gives it
     start: int,  # the place of the question's first word, counted in words
     count: int,  # words in the question
 ) -> bool:
@@ -112,5 +112,5 @@ class HeldQuestions:
     def contained(self, text: str, words: Any) -> dict[int, float]:
         "The questions that a text asks, each with its share of the text's words; `words` are those of the text, hashed."
         found = [(number, start, len(self.numbers[number])) for number, start in self.places(words) if number not in self.common]
-        plain = plain_text(text) if found else ""
+        plain = comparable_text(text) if found else ""
         return {number: count / len(words) for number, start, count in found if ends_there(plain, start, count)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONG', 'KINDS', 'body_of', 'record_text', 'authored_answer', 'Item', 'item_of', 'Leak', 'LeakageError',
-           'telling_questions', 'asking_items', 'find_leaks', 'check_leakage']
+           'telling_questions', 'find_leaks', 'check_leakage']
 
 # %% ../../nbs/cleaning/leaks.ipynb #9740a349
 from array import array
@@ -251,7 +251,7 @@ def telling_questions(
         groups[question].add(group_of(text))
     return (pair for pair, share in asked.items() if share >= 0.5 or len(groups[pair[1]]) <= COMMON)
 
-
+# %% ../../nbs/cleaning/leaks.ipynb #f1264148
 def asking_items(training: ItemIndex, held: ItemIndex) -> Iterator[tuple[str, str]]:
     "Ids of training items that ask a held-out question among other words, each with the id of the item that has it."
     for place, question in telling_questions(training.asked, training.groups.__getitem__):
@@ -259,12 +259,12 @@ def asking_items(training: ItemIndex, held: ItemIndex) -> Iterator[tuple[str, st
             yield training.ids[place], held.ids[owner]
 
 # %% ../../nbs/cleaning/leaks.ipynb #4a428f90
-def texts_of(item: Item) -> list[Any]:
+def numbered_texts(item: Item) -> list[Any]:
     "The texts of an item that passages are taken from, hashed without their numbers."
     hashes = hash_item(item)
     return [without_numbers(words_of(text)) for text, _ in hashes.texts + hashes.authored]
 
-
+# %% ../../nbs/cleaning/leaks.ipynb #3dd0fae5
 def layout(texts: list[Any], phrases: PhraseModel) -> tuple[Any, list[tuple[int, int]], Any]:
     "Where the passages of some texts begin, counted in words over all of them; the first and last word of each text; and the surprise of each word."
     import numpy as np
@@ -284,8 +284,8 @@ def sharing_items(training: ItemIndex, held_out: Items, held: ItemIndex) -> Iter
     wanted = {owner for owners in found.values() for owner in owners.tolist()}
     if not wanted:
         return
-    phrases = PhraseModel(texts_of(item) for place, item in enumerate(held_out) if not held.owners.repeats[place])
-    layouts = {place: layout(texts_of(item), phrases) for place, item in enumerate(held_out) if place in wanted}
+    phrases = PhraseModel(numbered_texts(item) for place, item in enumerate(held_out) if not held.owners.repeats[place])
+    layouts = {place: layout(numbered_texts(item), phrases) for place, item in enumerate(held_out) if place in wanted}
     for place, wanted_owners in found.items():
         passages = training.shared[place]
         owners, places, which = held.owners.of(passages) if len(wanted_owners) else (wanted_owners,) * 3

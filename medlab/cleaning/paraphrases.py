@@ -78,7 +78,7 @@ def stems(text: str) -> list[str]:
     "The beginnings of a text's words that say what it is about, each once."
     return sorted({word[:6] for word in words_of(text) if word not in GENERIC and not word.isdigit() and len(word) > 2})
 
-
+# %% ../../nbs/cleaning/paraphrases.ipynb #56bfdffa
 def neighbours(train: Sequence[str], held_out: Sequence[str], count: int = NEIGHBOURS) -> set[tuple[int, int]]:
     "Places of training and held-out texts that share rare words."
     where = defaultdict(list)
@@ -104,12 +104,12 @@ class Suspect(NamedTuple):
     train_text: str
     held_out_text: str
 
-
+# %% ../../nbs/cleaning/paraphrases.ipynb #b7376039
 def question_of(item: Item) -> str:
     "What the encoder reads of an item: its question, or the beginning of its text when it has none."
     return " ".join((item.question or item.text).split()[:200])
 
-
+# %% ../../nbs/cleaning/paraphrases.ipynb #1758f654
 def find_paraphrases(
     train: Iterable[Any],  # records, examples, benchmark items or `Item`s
     held_out: Iterable[Any],
