@@ -34,10 +34,11 @@ def without_numbers(words: Sequence[str]) -> Any:
     "The words of a text, hashed (NumPy array of uint64), with one placeholder for every number."
     return hashed(["0" if word.isdigit() else word for word in words])
 
-# %% ../../nbs/cleaning/stock.ipynb #24ae04c4
+# %% ../../nbs/cleaning/stock.ipynb #9b0e7dea
 CONTEXT = 4  # words: each is predicted from the three before it
 VOCABULARY = 10_000  # a word that was never seen is one of so many
 
+# %% ../../nbs/cleaning/stock.ipynb #24ae04c4
 class PhraseModel:
     "How probable each word of a held-out text is, by what the other held-out texts say."
 
