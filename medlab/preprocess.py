@@ -72,9 +72,9 @@ def leaks_between(folder: Path, train: Sequence[str], held: Any, names: tuple[st
     except LeakageError as error:
         if tuple(train) != ("validation",):
             return error, [leak for leak in error.leaks if leak.kind == "suspicion"]
-    mine, (error, suspicions) = {record.id for record in Rows(folder, *train)}, leaks_between(folder, ("train", *train), held, names, threshold)
-    leaks = [leak for leak in error.leaks if leak.train in mine and leak.kind != "suspicion"] if error else []
-    return LeakageError(str(error), leaks) if leaks else None, [leak for leak in suspicions if leak.train in mine]
+    mine, (found, suspicions) = {record.id for record in Rows(folder, *train)}, leaks_between(folder, ("train", *train), held, names, threshold)
+    leaks = [leak for leak in found.leaks if leak.train in mine and leak.kind != "suspicion"] if found else []
+    return LeakageError(str(found), leaks) if leaks else None, [leak for leak in suspicions if leak.train in mine]
 
 # %% ../nbs/03_preprocess.ipynb #af01f907
 def gate(
@@ -107,7 +107,7 @@ def check_paraphrases(placement: Placement, folder: Path, params: PreprocessPara
     except MissingError as error:
         encode, note = None, [f"paraphrases of held-out questions were not looked for: {error}"]
     for place, held in (("validation", ["test"]), ("train", ["test", "validation"])) if encode else ():
-        others = [record for name in held for record in placement.rows(name)]
+        others: list[Any] = [record for name in held for record in placement.rows(name)]
         others += [item for path in params.benchmarks for item in read_benchmark(path)] if place == "train" else []
         found += find_paraphrases(placement.rows(place), others, encode, params.paraphrase_threshold)
     write_jsonl(folder / "paraphrases.jsonl", [suspect._asdict() for suspect in found])

@@ -204,7 +204,7 @@ def test_the_profiles_that_need_no_network_show_them(profile):
 def test_the_lessons_figures_have_something_to_show(run):
     quality = read_json(run.file("preprocess", "quality.json"))
     by_reason = Counter(line.ends for line in LINES.values() if line.ends in REASONS)
-    assert quality["rejected"] == quality["rejected_by_source"]["rough"] == dict(by_reason) and len(by_reason) == len(REASONS) - 1
+    assert quality["rejected"] == quality["rejected_by_source"]["rough"] == dict(by_reason) and len(by_reason) == len(REASONS) - 2
     assert quality["leakage"] == {"train against test and validation": 0, "validation against test": 0}
     assert set(quality["sources"]["rough"]) == set(PLACES) and set(quality["sources"]["starter"]) == {"train", "validation", "test"}
     assert {record.source for record in read_parquet(run.file("preprocess", "rejected.parquet"), Rejected)} == {"rough"}

@@ -42,9 +42,13 @@ def vignettes(count, seed):
     while len(seen) < count:
         person, he, his = rng.choice(PEOPLE)
         facts = tuple(rng.choice(bank) for bank in (COMPLAINTS, BEGAN, FINDINGS, TESTS)) + tuple(rng.sample(FINDINGS, 1) + rng.sample(COMPLAINTS, 1))
-        words = {f"n{place}": rng.randint(2, 60) for place in range(3)} | {"He": he, "he": he.lower(), "his": his, "His": his.title(), "d": rng.randint(0, 9), "p": rng.randint(60, 120), "r": rng.randint(12, 24),
+        words = {f"n{place}": rng.randint(2, 60) for place in range(3)} | {
+            "He": he, "he": he.lower(), "his": his, "His": his.title(), "d": rng.randint(0, 9), "p": rng.randint(60, 120), "r": rng.randint(12, 24),
                  "s": rng.randrange(90, 180, 5), "t": rng.randrange(50, 100, 5), "k": rng.randint(2, 7)}
-        begin = f"A {rng.randint(2, 89)}-year-old {person} {rng.choice(COMES)} {facts[0]} {rng.choice(MORE)} for {rng.randint(2, 9)} {rng.choice(['days', 'weeks', 'months'])}, which began {facts[1]}, and {facts[5]} {rng.choice(MORE)}."
-        rest = [*rng.sample(STOCK, 2), rng.choice(VITALS), f"Examination shows {facts[2]} {rng.choice(WHERE)} and {facts[4]} {rng.choice(WHERE)}.", f"Laboratory studies show {facts[3]} {rng.choice(HOW)}.", rng.choice(ENDS)]
+        begin = f"A {rng.randint(2, 89)}-year-old {person} {rng.choice(COMES)} "
+        begin += f"{facts[0]} {rng.choice(MORE)} for {rng.randint(2, 9)} {rng.choice(['days', 'weeks', 'months'])}, which began {facts[1]}, and {facts[5]} {rng.choice(MORE)}."
+        rest = [*rng.sample(STOCK, 2), rng.choice(VITALS),
+                f"Examination shows {facts[2]} {rng.choice(WHERE)} and {facts[4]} {rng.choice(WHERE)}.",
+                f"Laboratory studies show {facts[3]} {rng.choice(HOW)}.", rng.choice(ENDS)]
         seen.add(" ".join([begin, *rest]).format(**words))
     return sorted(seen, key=lambda text: random.Random(f"{seed}{text}").random())

@@ -52,11 +52,14 @@ NOUN = (r"(?:diagnosis|answer|cause|choice|option|treatment|therapy|drug|medicin
         r"mechanism|deficiency|source|lesion|procedure)")
 ADVERB = r"(?:(?:therefore|thus|clearly|then|probably|here|hence|by far|certainly) )?"
 #: Directly after an option: "… is the most likely cause".
-AFTER = re.compile(rf"^(?:is|are|was|remains) {ADVERB}the (?:single )?(?:{STRONG} (?:first )?{NOUN}|(?:{NOUN}|drug|treatment|test) of choice|likely {NOUN}|answer\b|{STRONG}\b(?= because| since|$))|"
+AFTER = re.compile(
+    rf"^(?:is|are|was|remains) {ADVERB}the (?:single )?(?:{STRONG} (?:first )?{NOUN}|(?:{NOUN}|drug|treatment|test) of choice|"
+    rf"likely {NOUN}|answer\b|{STRONG}\b(?= because| since|$))|"
                    r"^(?:fits best|best fits|explains (?:everything|all|this|these|the (?:picture|findings))|has to be assumed|must be assumed|is what (?:this|he|she|the)\b)")
 #: Directly before an option: "the most likely cause is …", "the diagnosis is …", "these point to …".
 BEFORE = re.compile(
-    rf"(?:\b{STRONG} (?:first )?{NOUN}(?: here| in this (?:case|patient)| for (?:him|her|this patient))?|\b(?:the|likely) (?:diagnosis|cause|culprit)(?: here)?|\b(?:diagnosis|answer)|\b{NOUN} of choice)(?: given [a-z ]+)? "
+    rf"(?:\b{STRONG} (?:first )?{NOUN}(?: here| in this (?:case|patient)| for (?:him|her|this patient))?|"
+    rf"\b(?:the|likely) (?:diagnosis|cause|culprit)(?: here)?|\b(?:diagnosis|answer)|\b{NOUN} of choice)(?: given [a-z ]+)? "
     rf"(?:is|must be|has to be) {ADVERB}(?:(?:a|an|the) )?$|\b(?<!would )(?<!might )(?<!could )(?:points?|pointing) (?:to|towards?) (?:(?:a|an|the) )?$|"
     rf"\b(?:is|are) (?:diagnostic|pathognomonic|a classic case|the classic picture) (?:of|for) (?:(?:a|an|the) )?$|\bwe (?:therefore )?(?:choose|pick|select|give) $|^(?:so|hence|thus|therefore) $")
 #: What takes a verdict back, before or after it in the same sentence.

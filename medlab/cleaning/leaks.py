@@ -115,8 +115,8 @@ def hash_item(item: Item) -> ItemHashes:
     "Hash one item."
     import numpy as np
 
-    heard = [[(reading, hashed(words_of(reading))) for reading in readings(part)] for part in (item.question, item.text, item.authored_answer or "")]
-    (question, *_), (text, *_) = ([numbers for _, numbers in part] for part in heard[:2])
+    heard: list[list[tuple[str, Any]]] = [[(reading, hashed(words_of(reading))) for reading in readings(part)] for part in (item.question, item.text, item.authored_answer or "")]
+    question, text = heard[0][0][1], heard[1][0][1]  # with cut words joined
     keys: list[tuple[tuple[str, Any], int]] = [(("group", item.group), 0)] if item.group else []
     generic = len(text) > len(question) and not is_telling(words_of(item.question))  # "Which is true?" is asked of many things
     for name, part, as_it_is in (("question", [] if generic else heard[0], item.question), ("text", heard[1], item.text)):
@@ -137,7 +137,7 @@ class Owners:
 
         both = [np.concatenate(item) for item in passages]
         sizes = np.array([len(numbers) for numbers in both], dtype=np.int64)
-        which = np.searchsorted(table.numbers, np.concatenate([np.zeros(0, dtype=np.uint64), *both]))
+        which: Any = np.searchsorted(table.numbers, np.concatenate([np.zeros(0, dtype=np.uint64), *both]))
         owner, place = np.repeat(np.arange(len(sizes)), sizes), np.arange(len(which)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         _, first = np.unique(which * max(1, len(sizes)) + owner, return_index=True)  # sorted by passage; an item's first place counts
         self.owner, self.place = owner[first].astype(np.uint32), place[first].astype(np.uint32)

@@ -127,7 +127,7 @@ def find_paraphrases(
         similar = encode(texts[0]) @ encode(texts[1]).T
         found = [(float(similar[one, other]), one, other) for one, other in np.argwhere(similar >= threshold).tolist()]
     else:
-        pairs = sorted(neighbours(*texts))
+        pairs = sorted(neighbours(texts[0], texts[1]))
         places = [sorted({pair[side] for pair in pairs}) for side in (0, 1)]
         vectors = [dict(zip(wanted, encode([texts[side][place] for place in wanted]))) for side, wanted in enumerate(places)]
         found = [(cosine, one, other) for one, other in pairs if (cosine := float(vectors[0][one] @ vectors[1][other])) >= threshold]
