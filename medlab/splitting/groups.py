@@ -66,15 +66,17 @@ def near_texts(facts: Facts, order: Any, threshold: float, texts: UnionFind, gro
                 repeats[other] = ("near_duplicate", one)
 
 # %% ../../nbs/splitting/groups.ipynb #e82071d4
+SUBJECTS = 16  # a text of more subjects is boilerplate
+
 def is_boilerplate(facts: Facts, order: Any, texts: UnionFind) -> Any:
-    "For each position whether more than `COMMON` other subjects (or questions, where no subject is named) share its text."
+    "For each position whether more than `SUBJECTS` subjects (or questions, where no subject is named) share its text."
     import numpy as np
 
     roots, identity = np.array(texts.roots(), dtype=np.int64), facts["subject hash"][order]
     identity = np.where(identity == 0, facts["question hash"][order], identity)
     pairs = np.unique(np.stack((roots.astype(np.uint64), identity), 1), axis=0)
     subjects = np.bincount(pairs[:, 0].astype(np.int64), minlength=len(order))
-    return (subjects[roots] > COMMON + 1) & (facts["task hash"][order] == 0)
+    return (subjects[roots] > SUBJECTS) & (facts["task hash"][order] == 0)
 
 # %% ../../nbs/splitting/groups.ipynb #1b1fcfe3
 def link_texts(facts: Facts, order: Any, threshold: float, groups: UnionFind, repeats: dict) -> None:
