@@ -140,8 +140,9 @@ class Owners:
         which: Any = np.searchsorted(table.numbers, np.concatenate([np.zeros(0, dtype=np.uint64), *both]))
         owner, place = np.repeat(np.arange(len(sizes)), sizes), np.arange(len(which)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         _, first = np.unique(which * max(1, len(sizes)) + owner, return_index=True)  # sorted by passage; an item's first place counts
-        self.owner, self.place = owner[first].astype(np.uint32), place[first].astype(np.uint32)
-        self.starts = np.searchsorted(which[first], np.arange(len(table.numbers) + 1))
+        self.owner: Any = owner[first].astype(np.uint32)
+        self.place: Any = place[first].astype(np.uint32)
+        self.starts: Any = np.searchsorted(which[first], np.arange(len(table.numbers) + 1))
         self.repeats = repeats(both)
         self.counts = np.bincount(which[first], weights=~self.repeats[owner[first]], minlength=len(table.numbers))
 
