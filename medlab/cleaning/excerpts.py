@@ -118,7 +118,7 @@ def kind_of(
 #: The beginning of a sentence that takes back a part of the one before it.
 QUALIFIES = re.compile(r"(?:However|But|Yet|Nevertheless|Nonetheless|Unless|Except|On the other hand|Otherwise|Only|Do not|Never|Even so|Still)\b")
 #: Words of subjects that name no subject.
-GENERIC = frozenset("disease diseases syndrome syndromes disorder disorders condition conditions deficiency infection infections type types problem problems "
+GENERIC_NOUNS = frozenset("disease diseases syndrome syndromes disorder disorders condition conditions deficiency infection infections type types problem problems "
                     "with from treatment health congenital chronic acute familial hereditary primary secondary".split())
 FIRST_WORDS = 8  # a sentence that is about its subject names it among these
 VERDICT = re.compile(r"(?:Yes|No|Sure|Of course|Certainly|Absolutely|Definitely|Probably|Maybe|Perhaps|Unfortunately|Fortunately)\b[ ,.!]", re.I)
@@ -128,7 +128,7 @@ THESE = re.compile(r"(?:These|Those|Such|Both|Neither|Here)\b(?! (?:\w+ ){0,3}(?
 def names(sentence: str, subject: str) -> bool:
     "Whether a sentence contains the beginning of one of the subject's longer words; always for an unknown subject."
     long = set(re.findall(r"[^\W_]{4,}", subject.casefold()))
-    stems = {word[:5] for word in long - GENERIC or long} or {subject.casefold()}
+    stems = {word[:5] for word in long - GENERIC_NOUNS or long} or {subject.casefold()}
     return any(stem in sentence.casefold() for stem in stems)
 
 # %% ../../nbs/cleaning/excerpts.ipynb #6fa6116d

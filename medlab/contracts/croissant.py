@@ -60,7 +60,7 @@ def field_of(split: str, column: str, what: str, **more: Any) -> dict[str, Any]:
             "source": {"fileObject": {"@id": f"{split}.jsonl"}, "extract": {"column": column}}, **more}
 
 
-def turns_of(split: str) -> dict[str, Any]:
+def messages_field(split: str) -> dict[str, Any]:
     "The description of the turns: each has a role and a content."
     parts = [{"@type": "cr:Field", "@id": f"{split}/messages/{part}", "name": f"{split}/messages/{part}", "dataType": "sc:Text",
               "source": {"fileObject": {"@id": f"{split}.jsonl"}, "extract": {"column": "messages"}, "transform": {"jsonPath": part}}} for part in ("role", "content")]
@@ -73,7 +73,7 @@ def record_set(split: str, count: int) -> dict[str, Any]:
     fields = [field_of(split, column, what) for column, what in COLUMNS.items()]
     ids = field_of(split, "record_ids", "ids of the records that it was made from", isArray=True, arrayShape="-1")
     return {"@type": "cr:RecordSet", "@id": split, "name": split, "description": f"{count:,} examples of the split {split}", "key": {"@id": f"{split}/id"},
-            "field": [*fields, ids, turns_of(split)]}
+            "field": [*fields, ids, messages_field(split)]}
 
 # %% ../../nbs/contracts/croissant.ipynb #8de84818
 def croissant(
