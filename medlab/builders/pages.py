@@ -189,10 +189,10 @@ def concluding_text(record: SplitRecord) -> str | None:
             return text
     found = list(each_sentence(record.text or ""))
     for place, sentence in enumerate(found):
-        label = LABEL.match(sentence)
-        concludes = CONCLUSION.search(label[1]) if label else 2 * place >= len(found) - 1 and CONCLUDES.match(sentence)
-        if concludes and not DOES.match(sentence[label.end() if label else 0 :]):
-            return "\n".join([sentence[label.end() if label else 0 :], *takewhile(lambda one: not LABEL.match(one), found[place + 1 :])])
+        named = LABEL.match(sentence)
+        concludes = CONCLUSION.search(named[1]) if named else 2 * place >= len(found) - 1 and CONCLUDES.match(sentence)
+        if concludes and not DOES.match(sentence[named.end() if named else 0 :]):
+            return "\n".join([sentence[named.end() if named else 0 :], *takewhile(lambda one: not LABEL.match(one), found[place + 1 :])])
     return None
 
 

@@ -191,7 +191,7 @@ class SharedPassages:
         import numpy as np
 
         numbers, owners = batch
-        edges = np.searchsorted(numbers, np.arange(1, PARTS, dtype=np.uint64) * np.uint64(2**64 // PARTS))
+        edges: Any = np.searchsorted(numbers, np.arange(1, PARTS, dtype=np.uint64) * np.uint64(2**64 // PARTS))
         places = self.store.append(numbers.tobytes()), self.store.append((owners + np.uint32(2 * first)).tobytes())
         self.batches.append((*places, np.array([0, *edges, len(numbers)], dtype=np.uint32)))
 

@@ -96,8 +96,9 @@ def line_problem(
     line: StarterLine,
 ) -> str | None:  # the first problem; None when there is none
     "Check what depends on the task: its fields and their words, the options, the plan's lists, the length."
-    for turn in [*(line.turns or []), line]:
-        if wrong := fields_problem(task, turn.question, turn.fields):
+    said = [(turn.question, turn.fields) for turn in line.turns or []]
+    for question, fields in [*said, (line.question, line.fields)]:
+        if wrong := fields_problem(task, question, fields):
             return wrong
     plan = "treatment_recommendation"
     for name, owner in (("options", "clinical_reasoning"), ("patient", plan), ("medications", plan), ("contraindicated", plan)):

@@ -156,15 +156,15 @@ def link_passages(shared: Shared, position: Any, joins: Any, groups: UnionFind, 
     import numpy as np
 
     sizes = np.bincount(groups.roots(), weights=joins, minlength=len(joins)).astype(int).tolist()
-    waiting, changed = range(len(shared.passages)), True
+    waiting, changed = list(range(len(shared.passages))), True
     while changed:
         changed, common = False, []
         for place in waiting:
             members = position[shared.records(place)]
-            roots = set()
+            met: set[int] = set()
             for member in members.tolist():
-                roots.add(groups.root(member))
-                if len(roots) > COMMON + 1:
+                met.add(groups.root(member))
+                if len(met) > COMMON + 1:
                     common.append(place)  # it may become uncommon when its groups grow together
                     break
             else:
@@ -197,15 +197,15 @@ def linked(facts: Facts, params: PreprocessParams = PreprocessParams()) -> Linke
     link_texts(facts, order, params.near_duplicate_threshold, groups, gone)
     link_questions(facts, order, params.near_duplicate_threshold, groups)
     if params.split_by == "subject":
-        for position, first in enumerate(first_positions(facts["subject hash"][order]).tolist()):
-            groups.join(first, position)
+        for place, first in enumerate(first_positions(facts["subject hash"][order]).tolist()):
+            groups.join(first, place)
     strictest, lost = held_out_by_groups(facts, order, np.array(groups.roots(), dtype=np.int64))
-    for position in np.flatnonzero(lost).tolist():
-        gone.setdefault(position, ("held_out", -1))
+    for place in np.flatnonzero(lost).tolist():
+        gone.setdefault(place, ("held_out", -1))
     left = np.ones(len(order), dtype=bool)
     left[list(gone)] = False
-    for position, twin in less_complete(facts, order, ~left).items():
-        gone[position], left[position] = ("same_question", twin), False
+    for place, twin in less_complete(facts, order, ~left).items():
+        gone[place], left[place] = ("same_question", twin), False
     left &= facts["trainable"][order] | (facts["fixed"][order] == 0)
     wanted, position = np.zeros(len(facts.ids), dtype=bool), np.zeros(len(facts.ids), dtype=np.int64)
     wanted[order], position[order] = left, np.arange(len(order))
@@ -263,9 +263,10 @@ def balance(held: Any, movable: Any, members: Any, kinds: Any, counts: Any) -> N
     """
     import numpy as np
 
-    total = np.bincount(kinds, counts)
+    total: Any = np.bincount(kinds, counts)
     inside = np.bincount(kinds, counts * held[members], minlength=len(total))
-    starts, with_kind = np.searchsorted(members, np.arange(len(held) + 1)), [members[kinds == kind] for kind in range(len(total))]
+    starts: Any = np.searchsorted(members, np.arange(len(held) + 1))
+    with_kind: list[Any] = [members[kinds == kind] for kind in range(len(total))]
     stuck: set[int] = set()
     while 0 < inside.sum() < total.sum():
         differ = shares_differ(inside, total)
