@@ -69,7 +69,7 @@ def record_card(
 def answer_lines(example: Example) -> list[tuple[str, str]]:  # label and value
     "The gold answer of an example, field by field."
     gold = example.gold
-    return [(field.label, f"{gold['letter']}: {gold['option']}" if field.name == "letter" else gold[field.name]) for field in FORMATS[example.task]]
+    return [(field.label, f"{gold['letter']}: {gold['option']}" if field.name == "letter" else gold[field.name]) for field in FORMATS[example.task] if field.name in gold]
 
 # %% ../../nbs/figures/cards.ipynb #a14c1a2b
 def is_as_written(example: Example, record: Record) -> bool:
