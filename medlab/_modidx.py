@@ -567,6 +567,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                        'medlab/cleaning/records.py'),
                                          'medlab.cleaning.records.is_trainable': ( 'cleaning/records.html#is_trainable',
                                                                                    'medlab/cleaning/records.py'),
+                                         'medlab.cleaning.records.masked_value': ( 'cleaning/records.html#masked_value',
+                                                                                   'medlab/cleaning/records.py'),
                                          'medlab.cleaning.records.missing_part': ( 'cleaning/records.html#missing_part',
                                                                                    'medlab/cleaning/records.py'),
                                          'medlab.cleaning.records.record_fault': ( 'cleaning/records.html#record_fault',

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from ..contracts.records import REASONS, Record
+from ..contracts.records import REASONS, Patient, Record
 from ..core import Params
 from .choices import contradicts
 from .duplicates import text_key
@@ -66,24 +66,36 @@ def clean(record: Record) -> Record:
         texts["options"] = {letter: repair_line(text) for letter, text in record.options.items()}
     return record.model_copy(update=texts)
 
+# %% ../../nbs/cleaning/records.ipynb #f6bf458a
+def masked_value(value: Any, kind: str, counts: Counter) -> Any:
+    "A text, or the texts in a dict, a list or a patient, with placeholders for personal data; what was replaced is added to `counts`."
+    if isinstance(value, str):
+        text, found = mask(value, kind)
+        counts.update(found)
+        return text
+    if isinstance(value, dict):
+        return {key: masked_value(one, kind, counts) for key, one in value.items()}
+    if isinstance(value, list):
+        return [masked_value(one, kind, counts) for one in value]
+    if isinstance(value, Patient):
+        return Patient(**masked_value(value.model_dump(), kind, counts))
+    return value
+
 # %% ../../nbs/cleaning/records.ipynb #1370f7f4
 def without_personal(
     record: Record,
     kind: str = "auto",  # the sort of text: articles, notes, or auto for what its source holds
 ) -> tuple[Record, Counter]:
-    "Replace personal data in a collected record by placeholders, and count them by kind; an authored record stays as it is."
-    if record.task is not None:
+    """Replace personal data in a record by placeholders, and count them by kind.
+
+    The data that were written for medlab hold none and stay as they are. A file of one's own is searched in every text, whether its rows name a task or not.
+    """
+    if record.task is not None and sort_of_text(record.source) == "articles":
         return record, Counter()
     kind, counts = sort_of_text(record.source) if kind == "auto" else kind, Counter()
-    update: dict[str, Any] = {}
-    for name in ("question", "answer", "text", *(("title", "subject") if kind == "notes" else ())):  # the title of an article names no patient
-        if value := getattr(record, name):
-            update[name], found = mask(value, kind)
-            counts += found
-    for name in ("sections", *(("options",) if kind == "notes" else ())):
-        masked = {key: mask(text, kind) for key, text in (getattr(record, name) or {}).items()}
-        update |= {name: {key: text for key, (text, _) in masked.items()}} if masked else {}
-        counts += sum((found for _, found in masked.values()), Counter())
+    names = ["question", "answer", "text", "sections"]  # the title of an article names no patient
+    names += ["title", "subject", "options", "gold", "turns", "patient"] if kind == "notes" else []
+    update = {name: masked_value(value, kind, counts) for name in names if (value := getattr(record, name))}
     return (record.model_copy(update=update) if counts else record), counts
 
 # %% ../../nbs/cleaning/records.ipynb #bc47ddc9
