@@ -38,7 +38,7 @@ def package(tmp_path):
 @pytest.mark.parametrize("changed, steps", [
     ("sources/cdc.py", {"collect"}),
     ("builders/qa.py", {"instruct"}),
-    ("cleaning/language.py", {"preprocess"}),
+    ("splitting/groups.py", {"preprocess"}),
     ("finetune.py", {"finetune"}),
     ("engines/llama_cpp.py", {"quantize", "deploy", "serve", "evaluate", "judge"}),
 ])  # fmt: skip
