@@ -164,6 +164,11 @@ def load_base(
     model.config.use_cache = False
     return model
 
+# %% ../nbs/06_finetune.ipynb #dd92f35e
+def lora_targets(model: Any) -> list[str]:
+    "The names of the layers that have LoRA beside them."
+    return sorted({name.split(".")[-1] for name in model.targeted_module_names})
+
 # %% ../nbs/06_finetune.ipynb #cd761698
 def add_lora(
     model: Any,  # a transformers model; its weights are frozen
@@ -183,12 +188,9 @@ def add_lora(
         r=params.rank, lora_alpha=params.alpha, lora_dropout=params.dropout, use_rslora=True, target_modules=params.targets or "all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
-
-# %% ../nbs/06_finetune.ipynb #dd92f35e
-def lora_targets(model: Any) -> list[str]:
-    "The names of the layers that have LoRA beside them."
-    return sorted({name.split(".")[-1] for name in model.targeted_module_names})
+    tuned = get_peft_model(model, config)
+    tuned.peft_config["default"].target_modules = set(lora_targets(tuned))  # a name for each kind of layer, not one for each layer
+    return tuned
 
 # %% ../nbs/06_finetune.ipynb #1ac34722
 #: The floats that a base model may be computed in.

@@ -552,7 +552,7 @@ def test_long_waits_are_announced_with_whom_and_how_long(server, fetcher, monkey
     fetcher.get(server.url + "/a")
     assert sum(slept) >= 61 and "waiting 61 s for 127.0.0.1:" in lines[0] and "answered 429" in lines[0]
     assert (fetcher.counts.requests, fetcher.counts.retries) == (2, 1) and fetcher.counts.waited >= 61
-    assert "2 asked" in str(fetcher.counts) and "1 again" in str(fetcher.counts)
+    assert "2 requested" in str(fetcher.counts) and "1 retried" in str(fetcher.counts)
 
 
 def test_long_waits_are_said_on_stderr(tmp_path, capsys):
