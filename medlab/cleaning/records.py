@@ -67,18 +67,18 @@ def clean(record: Record) -> Record:
     return record.model_copy(update=texts)
 
 # %% ../../nbs/cleaning/records.ipynb #f6bf458a
-def masked_value(value: Any, kind: str, counts: Counter) -> Any:
+def mask_within(value: Any, kind: str, counts: Counter) -> Any:
     "A text, or the texts in a dict, a list or a patient, with placeholders for personal data; what was replaced is added to `counts`."
     if isinstance(value, str):
         text, found = mask(value, kind)
         counts.update(found)
         return text
     if isinstance(value, dict):
-        return {key: masked_value(one, kind, counts) for key, one in value.items()}
+        return {key: mask_within(one, kind, counts) for key, one in value.items()}
     if isinstance(value, list):
-        return [masked_value(one, kind, counts) for one in value]
+        return [mask_within(one, kind, counts) for one in value]
     if isinstance(value, Patient):
-        return Patient(**masked_value(value.model_dump(), kind, counts))
+        return Patient(**mask_within(value.model_dump(), kind, counts))
     return value
 
 # %% ../../nbs/cleaning/records.ipynb #1370f7f4
@@ -95,7 +95,7 @@ def without_personal(
     kind, counts = sort_of_text(record.source) if kind == "auto" else kind, Counter()
     names = ["question", "answer", "text", "sections"]  # the title of an article names no patient
     names += ["title", "subject", "options", "gold", "turns", "patient"] if kind == "notes" else []
-    update = {name: masked_value(value, kind, counts) for name in names if (value := getattr(record, name))}
+    update = {name: mask_within(value, kind, counts) for name in names if (value := getattr(record, name))}
     return (record.model_copy(update=update) if counts else record), counts
 
 # %% ../../nbs/cleaning/records.ipynb #bc47ddc9
