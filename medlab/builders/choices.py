@@ -49,7 +49,7 @@ PICTURE = re.compile(
     r"\b(?:in|of|from|on) (?:the|this) (?:image|picture|photograph|figure|diagram)\b|"
     r"\b(?:the )?(?:following|given) (?:appliance|instrument|device|radiograph|x-?ray|image|rash|deformity|slide|specimen|structure|organism|tooth|graph|sign|system|toxin|condition) "
     r"(?:is|was|are|shows?|depicts?|seen|of depiction)\b|\bgiven (?:instrument|appliance|device|deformity|lesion|condition)\b|"
-    r"\b(?:causing|doing|called|used for|due to) (?:this|these)\s*[:?.–-]*\s*$|\b(?:see|in|from) (?:the |this )?(?:following |given )?(?:table|chart|list)s?\b|\bmatch the\b|\(see\b", re.I)
+    r"\b(?:causing|doing|called|used for|due to) (?:this|these)\s*[:?.–-]*\s*$|\b(?:see|in|from) (?:the |this )?(?:following |given )?(?:table|chart|list|fig|plate)s?\b|\bmatch the\b|\(see\b", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #93639054
 WITH_RT = (
@@ -74,8 +74,9 @@ LOST_LETTERS = re.compile(rf"\b(?:{'|'.join(LOST)}|\w+(?:{'|'.join(word for word
 #: What a machine makes of letters on paper, and of a table: signs and digits inside words, and a long row of figures.
 MISREAD = re.compile(
     r"[a-z][!|][a-z]|\b\d+[A-Z]+[a-z]{2,}|[a-z]{3,}\d+[a-z]{2,}|[A-Z]{2,}\d[a-z]{2,}|\b[Vv]itamin (?:\d|[A-Z] ?l)|\b[A-Za-z] l\d\b|[\ufffd\u00a4\u00a7]|\u00e2\u20ac|\u00c3.|"
-    r"\bI ?%|\bof(?!f|te|ten)[a-z]{3,}|\b\w*(?:eei(?!ng)|ynx(?!es)[a-z]|cthe\b|coicoid|monhag|concun|ysp-)\w*|\b\w{5,}linc\b|\blt\b|°/[0o]|^A\d|\b(?:eahq|pahen|weheim|synol)\w*|\b(?:ancl|aud the|tbe|thc|witb|wbich|frorn|frotn|sorne|it n|probahly|cornmon\w*|syndrorne|tumou?rn|nonnal)\b|[a-z] s [a-z]|\b\w*[a-z]q(?!u|[A-Z])[a-z]|\bq(?!u|id\b|ds\b)[a-z]{2,}|"
-    r"\b\w{3,}ornatosis\b|\w*ropoin\w*|\b(?:Nat|Kt|Cat|Hat|Mgt)\+|\b[a-z]{4,}deg\b|\b[a-z]{3,}Q\b|\d{12,}|[a-z][A-Z]{2,}[a-z]|\bI[Il]I?[a-z]{3,}|'It'|\bTb\s+[a-z]{4,}|[a-z]{2}\$|[a-z]'[A-Z]|[a-z]{4,}-[a-z]\b|\b\d{2,}[A-Z]{2,}\b|[a-z] l [a-z]|"
+    r"\d ?oC\b|\bdeg[CF]?\b|[a-z–-][a-e]\) ?[A-Z]|\b(?:should|must|to) he\b|\b[XY](?:is|was|in)\b|\bT[O\d]N\d?O?[abc]?MO\b|\bTON\d|rnm(?!ent)|(?<=[a-z] )(?:ic|tion|tions|ment|ness|ing|ous|ity|ated|inated|ular|osis|itis|ly)\b|"
+    r"\b[B-HJ-Z] [a-z]{2,}ated\b|\bI ?%|\bof(?!f|te|ten)[a-z]{3,}|\b\w*(?:eei(?!ng)|ynx(?!es)[a-z]|cthe\b|coicoid|monhag|concun|ysp-)\w*|\b\w{5,}linc\b|\blt\b|°/[0o]|^A\d|\b(?:eahq|pahen|weheim|synol)\w*|\b(?:ancl|aud the|tbe|thc|witb|wbich|frorn|frotn|sorne|it n|probahly|cornmon\w*|syndrorne|tumou?rn|nonnal)\b|[a-z] s [a-z]|\b\w*[a-z]q(?!u|[A-Z])[a-z]|\bq(?!u|id\b|ds\b)[a-z]{2,}|"
+    r"\b\w{3,}ornatosis\b|\w*ropoin\w*|\b(?:Nat|Kt|Cat|Hat|Mgt)\+|\b[a-z]{4,}deg\b|\b[a-z]{3,}Q\b|\d{12,}|[a-z][A-Z]{2,}[a-z]|\bI(?!ll[ue]|lle|lia|leu|lio|leo|lea|lli|leit)[Il]I?[a-z]{3,}|'It'|\bTb\s+[a-z]{4,}|[a-z]{2}\$|[a-z]'[A-Z]|[a-z]{4,}-[a-z]\b|\b\d{2,}[A-Z]{2,}\b|[a-z] l [a-z]|"
     r"\b(?:ll|lll|Vll|Vlll|lX|lV|Xll|HC1|HN03|H,SO4|[mk]?glcm\d?|n?glcm2|mgldl|glkg|Ing)\b|\d%o\b|\w\|\W|"
     r"\b\w*[^\W\daeiouyAEIOUY_]{6,}\w*\b(?<![A-Z]{2})")
 
@@ -88,11 +89,20 @@ def is_damaged(text: str) -> bool:
     return bool(LOST_LETTERS.search(CAPITAL.sub(lambda word: word[0].lower(), text)) or MISREAD.search(text))
 
 # %% ../../nbs/builders/choices.ipynb #323a1b04
-#: Misspellings that are frequent in exam collections, and germs that do not exist.
+#: Beginnings of misspelt words that stand in exam collections, and whole ones.
+_BEGINNINGS = (
+    "spincter sphinter sphicter diptheri delievery umblical inheritence opthalm haemorhag hemorhag diarhea diarrohea asthama symtom sympton syndorme desease reciev seperat neccess preffer "
+    "maintainence existance foltow follwing folowing fallowing foilowing traumutic philthrum occulomotor nsald preventitive benifi definat fuction functoin meterolog dessicat accomodat pharamc "
+    "treatement managment developement agnosis anesthest apthous arteriorus bisphophon brachceph bulious butlous chilhood chloromph cngenit corlico diangos erythropoeti estradol "
+    "exostroph extxa flouresc follticul folticul ginigiv harmone heredito histocyt hypogyly hypothyrodi imerfect inculd invertus laprotom locater magnisium materanl maxilary mebandaz "
+    "mesencym midazolom naloxane newburn nifidip oclusal oximetery oxymetery pappul physislog procane psedomon pyugen reccnt recommne resuting sacroplasm schielder sentinal shonlein spleenect "
+    "stength sustance terratom testsis tetrolog thickning tursica butrnell yulgar methodfir hygein pateint disase diesase resistence absense presense").split()
+_WHOLE = (
+    "occured occuring occurance teh wich charcol coronat mutatio progres propioni spondyliti isoleucin langerhan pentazocin tration toot piagets histoplasm acromegaty cerebrl atleast alot inspite infact").split()
+#: Misspellings, words that run together, and germs that do not exist.
 MISSPELT = re.compile(
-    r"\b(?:spincter|sphinter|sphicter|diptheri|delievery|umblical|inheritence|opthalm|ha?emorhag|diarr?h?o?ehea|diarhea|diarrohea|asthama|symtom|sympton|syndorme|desease|reciev|"
-    r"seperat|neccess|preffer|maintainence|existance|foltow|follwing|folowing|fallowing|traumutic|philthrum|occulomotor|nsald|preventitive|benifi|fuction|functoin|meterolog|dessicat|accomodat|asymptot?matic|pharamc|appear[ae]nces? of of|patholog?cal|treatement|managment|developement|definat|commonn?est common|"
-    r"occur(?:ed|ing|ance)\b|exes (?:an?|its|inhibitory)\b|teh\b|wich\b|streptococcus (?:aureus|epidermidis)|staphylococcus (?:viridans|pneumoniae|agalactiae))", re.I)
+    rf"\b(?:{'|'.join(_BEGINNINGS)}|(?:{'|'.join(_WHOLE)})\b|(?:the|of|in|for|and)(?:chromosome|forceps|plasmin|disease|muscle|nerve|artery)|\w+guesia|exes (?:an?|its|inhibitory)\b|"
+    r"streptococcus (?:aureus|epidermidis)|staphylococcus (?:viridans|pneumoniae|agalactiae))", re.I)
 #: Pairs of words that differ by one letter, and are both right.
 PAIRS = re.compile(
     r"(?:\w+[oa]se|\w+[ai]te|\w+[aeiou]ne|a[bd]duct\w+|per[io]n\w+|cyst\w+|prevents?|presents?|content|context|contest|contact|contract|through|thought?|"
@@ -124,7 +134,7 @@ def is_misspelt(
     around: str = "",  # more text of the same item, in which its words may stand in their right spelling
 ) -> bool:
     "Whether a word is misspelt: it is known to be, or differs by one letter from another word."
-    shown, known = (sorted(set(re.findall(r"[a-z]{7,}", part.casefold()))) for part in (text, f"{text} {around}"))
+    shown, known = (sorted(set(re.findall(r"[a-z]{7,}", part.casefold()))) for part in (text, re.sub(r"(?<=[a-z]{3})(?:deg|Q)\b", "", f"{text} {around}")))
     pairs = ((one, other) for one in shown for other in known if one[0] == other[0] and letter_apart(one, other))
     return bool(MISSPELT.search(text)) or any(not (PAIRS.fullmatch(one) and PAIRS.fullmatch(other)) for one, other in pairs)
 
@@ -138,7 +148,10 @@ _NOUNS = (
 UNGRAMMATICAL = re.compile(
     rf"\b(?:of|are) (?:the )?(?:following|these) (?:(?!(?:is|are|was|were|has|have|do|does|can|may|will|would|should|in|of|the|a|an|not|on|to)\b)[\w-]+ ){{0,2}}(?:{'|'.join(_NOUNS)})\b"
     rf"(?! (?:{'|'.join(_NOUNS)}|channel|antigen|group|level)s\b)|\ball (?:of )?(?:the )?(?:following|these) (?:is|was|has)\b|\b[hc]/o\b|\b(?:boy|girl|man|woman|male|female|child|patient) complaints\b|[a-z]{3}[.?](?-i:[A-Z])[a-z]|"
-    r"\b(?:was|were) (?:(?!and|who|which|that|but|when|while|because|as|if|after|before)\w+ ){1,7}(?:was|were)\b|\b(?:is|are|was|were|been) (?:schedule|diagnose|admit|refer|suspect|"
+    r"\b(?:is|are) (?:most )?likely (?:give|cause|lead|result|show)\b|\bpatient is of\b|(?-i:\bA/E\b)|\ba (?:8|11|18)\b|\ba patients\b|^what to be\b|\w{3}\. (?-i:what|which|who|how|the|his|her|he|she|on|all)\b|"
+    r"\b(?!(?:the|is|a|of|his|her|next|and|your|what|which|single|be|this|for|are)\b)(?-i:[a-z]+ most (?:likely|probable)) (?:investigation|diagnosis|cause|treatment|step)\b|"
+    r"\b(?!(?:the|is|a|of|likely|probable|possible|what|and|this|his|her|clinical|best|correct|your|first)\b)(?-i:[a-z]+ diagnosis is)\b|"
+    r"\bdoes [^?]* (?:represents|indicates|means|causes|shows|depends)\b|\bin most often\b|\ball (?:of )?(?:the )?following (?:affects|causes|increases|decreases|leads|shows|occurs|produces|contains|acts)\b|\b(?:was|were) (?:(?!and|who|which|that|but|when|while|because|as|if|after|before)\w+ ){1,7}(?:was|were)\b|\b(?:is|are|was|were|been) (?:schedule|diagnose|admit|refer|suspect|"
     r"associate|perform|treat|relate|cause|use|give|call|characterize|produce)\b|[a-z]{3} (?-i:What|Which|Who|How|Why|The|All|His|Her|He|She|On)\b(?! (?-i:[A-Z]))|"
     r"\b(?:month|year|day|week|hour)s?[ -](?:old|duration) (?:boy|girl|man|woman|male|female|child) (?:present|complain|come|develop|have)\b|\b\d\d? (?:month|year|week) (?!old)(?:of|male|female|boy|girl)\b", re.I)
 
@@ -152,7 +165,7 @@ def options_overlap(options: dict[str, str]) -> bool:
 
 # %% ../../nbs/builders/choices.ipynb #7bdd71a6
 #: "a)Submandibular", "Both 1 and 2": labels that are not those of the options.
-LABELLED = re.compile(r"^\W*[a-e1-5]\)|^[a-e1-5]\. |^\W*(?:both |only )?[1-5] ?(?:,|&|and|or)\W*[1-5]\b(?!\w)\W*(?:are correct)?$", re.I)
+LABELLED = re.compile(r"^[a-e]{2,4}$|^\W*[a-e1-5]\)|^[a-e1-5]\. |^\W*(?:both |only |options? )?[1-5] ?(?:,|&|and|or)\W*[1-5]\b(?!\w)\W*(?:are correct)?$", re.I)
 
 
 def item_fault(record: SplitRecord) -> str | None:
@@ -167,7 +180,7 @@ def item_fault(record: SplitRecord) -> str | None:
         return "the question needs a picture"
     if contradicts(record.answer or "", letter, options):
         return "the explanation argues for another option"
-    if is_damaged(shown):
+    if is_damaged(shown) or re.search(r"[a-z]{3}[A-Z][a-z]{3}", shown):
         return "letters are missing from its words, or were misread"
     if not record.text and is_misspelt(shown, around=record.answer or ""):
         return "a word of the question or its options seems to be misspelt"
@@ -236,6 +249,8 @@ NEGATIVE = re.compile(r"\b(?:not|no|never|without|un\w{4,}|non\w*)\b", re.I)
 DENIAL = re.compile(
     r"\b(?:not|no|never|none|neither|nor|only|except|instead|rather|whereas|unlike|but|although|while|contrast|contraindicat\w+|avoid\w*|absent|absence|without|false|incorrect|wrong|"
     r"cannot|lacks?|spared?|rare\w*|least|low|decreas\w+|reduc\w+|however|un\w{4,}|non\w*|different)\b|n't\b", re.I)
+#: Words that tell one option from another.
+DECIDES = re.compile(rf"{DENIAL.pattern}|\b(?:more|most|than|better|best|first|highest|commonest|maximum|mainly|versus|followed|next)\b", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #dbeb8cf5
 def mentions_all(text: str, options: dict[str, str], letter: str) -> bool:
@@ -249,8 +264,15 @@ def mentions_all(text: str, options: dict[str, str], letter: str) -> bool:
 
 
 def is_about(text: str, question: str, right: str) -> bool:
-    "Whether a text is about the question: it has half of the question's words that are not in the right option; three are enough."
+    """Whether a text is about the question: it has half of the question's words that are not in the right option; three are enough.
+
+    One of the longest words must be among them, unless the question tells a case: it is often the term that the question is about.
+    """
     asked = stems(question) - stems(right) if re.search(r"\w{4}", question) else set()
+    words = [word for word in re.findall(r"[^\W_]{4,}", question.casefold()) if stems(word) & asked]
+    longest = {stem for word in words if len(word) >= max(map(len, words)) - 1 for stem in stems(word)}
+    if longest and len(words) <= 12 and not longest & stems(text):
+        return False
     return len(stems(text) & asked) >= min(3, -(-len(asked) // 2))
 
 
@@ -269,15 +291,17 @@ def support_fault(
     verdict: bool = False,  # the explanation began with the right answer, so its text is the reason for it and may be brief
 ) -> str | None:
     "Why an analysis does not support the right option; None when it does."
-    right = options[letter]
+    right, others = options[letter], [text for name, text in options.items() if name != letter and not SET_PHRASES.fullmatch(text.strip(" ."))]
     share = share_mentioned(analysis, right)
     mentioned = mentions_all(analysis, options, letter) and (SET_PHRASES.fullmatch(right.strip(" .")) or names_option(analysis, options, letter))
-    if not mentioned or any(share_mentioned(analysis, text) > share for text in options.values() if not SET_PHRASES.fullmatch(text.strip(" ."))):
+    if not mentioned or any(share_mentioned(analysis, text) > share for text in others):
         return "it mentions another option more than the right one"
     new = stems(analysis) - stems(question) - stems(right)
-    if len(new) < max(2, len(stems(analysis)) / 3):
+    if len(new) < max(2 if len(analysis.split()) <= 8 else 3, len(stems(analysis)) / 3):
         return "it only repeats the question and the option"
     asked = stems(question) - stems(right)
+    if share == 1 and any(stems(text) - stems(right) and stems(text) <= stems(analysis) for text in others) and not SET_PHRASES.fullmatch(right.strip(" .")) and not DECIDES.search(analysis):
+        return "it does not decide between two options"
     if not (verdict and len(asked & stems(analysis)) >= min(2, -(-len(asked) // 2)) or is_about(analysis, question, right)):
         return "it is not about the question"
     if verdict:
@@ -306,12 +330,13 @@ UNSOUND = re.compile(
     r"\b(?:[Ss]ee|[Rr]efer to) (?:the )?(?:above|below|also|previous|explanation|table|next|earlier|fig)|\b(?:previous|above|below|earlier|preceding|next|last) (?:\w+ )?(?:explanation|answer|"
     r"staging|table|list|classification|criteria|statements?|points|figure|features|discussion|chapter)\b|\babove (?:mentioned|said|given)|\b(?:mentioned|given|discussed|described|said|explained|"
     r"listed|stated) (?:above|below|earlier|before)\b|\b(?:the|all|of|from|to) (?:above|below)\b|\bquestions?\b|^(?:Note|Remember|Key|Explanation|Important|Hint|Concept|Summary)\b|"
-    r"[a-z]{3}- |\w [-–=] .*\w [-–=] |^[\w ,()/'-]{1,60}?(?: ?[:=]| [-–]|- ) ?|\ba [A-Z][a-z]+tion\b|[a-z]\*|\.{2}|\?|[{}<>→↑↓•▪|]|\betc\b(?!\.)|\*| [.,](?: |$)|[a-rt-z]' |\b(?:I|[Ww]e|[Oo]ur|[Uu]s|[Mm]y|[Ff]riends?|[Ss]orry|[Dd]ear)\b|\b[A-Z]{4,} [A-Z]{3,}|[a-z]{3}A\b|"
+    r"[a-z]{3}- |\w [-–=] .*\w [-–=] |^[\w ,()/'-]{1,60}?(?: ?[:=]| [-–]|- ) ?|\ba [A-Z][a-z]+tion\b|[a-z]\*|\.{2}|\?|[{}<>→↑↓•▪|]|\betc\b(?!\.)|\*| [.,](?: |$)|[a-rt-z]' |[a-z]{3}\.[a-z]{2,}|(?<=[a-z]) A(?= [a-z])|\ba [A-Z][a-z]+ |[a-z0-9] a (?:causing|raising|leading|and|increased?|decreased?|is|are|of|the|to|in)\b|"
+    r"\bdue to \w+ (?:fail|does|is|are|do)\b|\b(?:high|low|large|small) the\b|\ba patients\b|^Now\b|\b(?:I|[Ww]e|[Oo]ur|[Uu]s|[Mm]y|[Ff]riends?|[Ss]orry|[Dd]ear)\b|\b[A-Z]{4,} [A-Z]{3,}|[a-z]{3}A\b|"
     r"\b[Ff]ig(?:ure)?s?\b|^(?:Since|Because|Although|Though|While|Whereas|As)\b[^,]*$|^(?:In|On|At) [^,]{1,30}, (?:is|are|has|have|can|may|controls?|causes?|acts?|forms?|shows?|[a-z]+(?:ates|izes|ises))\b|"
     r"^\w+ly (?:is|are|was|has|[a-z]+s (?:with|by|to|in|from|on))\b|"
     r"(?<=[a-z),0-9]) (?:The|It|In|For|This|These|They|If|When|At|On|Is|Are|Most|Other|Also|No|Not|Normal|Good|Treatment|Of|And|Or|With|By|Due|Seen|Used|Has|Have|To|From|As|"
     r"There|Here|Its|Often|Usually|All|Both|Low|High|Loss|Early|Late|Acute|Chronic|Severe|Mild|Presence|Absence|Lack|Pain|Fever|Weight|Blood)\b|"
-    r"[a-z]{3} [A-Z][a-z]+(?:tion|ment|ness|ity|ate|ing|ive|ous|ed|ly|itis|oma|emia|osis)\b")
+    r"[a-z]{3} Anti-|\w [A-Z][a-z]+(?:tion|ment|ness|ity|ate|ing|ive|ous|ed|ly|itis|oma|emia|osis)\b")
 BASES = (
     "act affect allow appear arise ascend attach become begin belong bind bleed block break bring carry cause change circulate close come compress confirm connect consist contain "
     "continue contribute convert cross decline decrease degrade delay depend descend destroy determine develop differ diminish disappear divide drain drop empty enhance enter exceed "
@@ -327,7 +352,9 @@ AUXILIARY = "is|are|was|were|has|have|had|does|do|did|can|could|may|might|must|s
 FINITE = re.compile(rf"\w\W+(?:{AUXILIARY}|{THIRD}|came|became|began|went|gave|took|rose|fell|led|lay|found|showed)\b|(?:\w+s|and|\w+ae|\w+ia|who|that|which|also|each|they|both|people|women|men|children) (?:\w+ly )?(?:{'|'.join(BASES)})\b")
 #: The beginning of a sentence without a subject: "Caused by", "Is a sign of", "Acts on".
 NO_SUBJECT = re.compile(
-    rf"(?:\w+ly )?(?:(?:[a-z]+(?:ed|ing)|seen|found|known|given|made|done|taken|due) (?:by|in|at|on|to|with|of|as|for|from|is|are)\b|(?:{AUXILIARY}|{THIRD}) (?!of\b|in\b|and\b|or\b|are\b))", re.I)
+    rf"(?:\w+ly )?(?:(?:[a-z]+(?:ed|ing)|seen|found|known|shown|given|made|done|taken|due) (?:by|in|at|on|to|with|of|as|for|from|is|are)\b|(?:{AUXILIARY}|{THIRD}) (?!of\b|in\b|and\b|or\b|are\b))", re.I)
+#: Words for which a first sentence needs another before it.
+POINTS_ASIDE = re.compile(r"\b(?:also(?! (?:called|known))|latter|former|another|remaining|respectively|hence it|main ones|opposite)\b", re.I)
 #: What a passage must not be cut off from.
 TAKES_BACK = re.compile(r"(?:However|But|Except|Exceptions?|Do not|Don't|Never|Only|Unless|Although|Though|Yet|On the other hand|Nevertheless|Whereas|Rarely|Not)\b", re.I)
 
@@ -367,7 +394,7 @@ def passages(
     for heading, run, following in runs(text):
         for start, sentence in enumerate(run):
             begins = start == 0 and " ".join(text.split()).startswith(sentence)
-            if leans(sentence) or not (begins or subject & stems(sentence)):
+            if leans(sentence) or POINTS_ASIDE.search(sentence) or not (begins or subject & stems(sentence)):
                 continue
             taken, after = run[start:], following
             while taken and len(" ".join(taken).split()) > words:
