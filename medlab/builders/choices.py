@@ -45,7 +45,7 @@ PICTURE = re.compile(
     r"\b(?:image|figure|picture|photograph|diagram|graph|slide|specimen|instrument|radiograph|x-?ray|scan|film|ecg|ekg|ct|mri|"
     r"tracing|device|structure|area)s?\b[^.?]{0,40}\b(?:given|shown|below|above|marked|depicted|labell?ed)\b|"
     r"\bfollowing (?:lesions?|image|picture|ecg|x-?ray|finding on)\b|"
-    r"\b(?:shown|given) (?:here|below|in the (?:image|figure|picture|diagram|photograph))\b|\bidentify the\b|"
+    r"\b(?:ECG|EKG|X-?ray|CT|MRI|USG|smear|biopsy) (?:was|is) (?:done|taken|obtained)\.|\b(?:shown|given) (?:here|below|in the (?:image|figure|picture|diagram|photograph))\b|\bidentify the\b|"
     r"\b(?:in|of|from|on) (?:the|this) (?:image|picture|photograph|figure|diagram)\b|"
     r"\b(?:the )?(?:following|given) (?:appliance|instrument|device|radiograph|x-?ray|image|rash|deformity|slide|specimen|structure|organism|tooth|graph|sign|system|toxin|condition) "
     r"(?:is|was|are|shows?|depicts?|seen|of depiction)\b|\bgiven (?:instrument|appliance|device|deformity|lesion|condition)\b|"
@@ -74,7 +74,7 @@ LOST_LETTERS = re.compile(rf"\b(?:{'|'.join(LOST)}|\w+(?:{'|'.join(word for word
 #: What a machine makes of letters on paper, and of a table: signs and digits inside words, and a long row of figures.
 MISREAD = re.compile(
     r"[a-z][!|][a-z]|\b\d+[A-Z]+[a-z]{2,}|[a-z]{3,}\d+[a-z]{2,}|[A-Z]{2,}\d[a-z]{2,}|\b[Vv]itamin (?:\d|[A-Z] ?l)|\b[A-Za-z] l\d\b|[\ufffd\u00a4\u00a7]|\u00e2\u20ac|\u00c3.|"
-    r"\d ?oC\b|\bdeg[CF]?\b|[a-z–-][a-e]\) ?[A-Z]|\b(?:should|must|to) he\b|\b[XY](?:is|was|in)\b|\bT[O\d]N\d?O?[abc]?MO\b|\bTON\d|rnm(?!ent)|(?<=[a-z] )(?:ic|tion|tions|ment|ness|ing|ous|ity|ated|inated|ular|osis|itis|ly)\b|"
+    r"\bNemst\b|\by ear\b|-olo\b|\bIts\' |\d ?oC\b|\bdeg[CF]?\b|[a-z–-][a-e]\) ?[A-Z]|\b(?:should|must|to) he\b|\b[XY](?:is|was|in)\b|\bT[O\d]N\d?O?[abc]?MO\b|\bTON\d|rnm(?!ent)|(?<=[a-z] )(?:ic|tion|tions|ment|ness|ing|ous|ity|ated|inated|ular|osis|itis|ly)\b|"
     r"\b[B-HJ-Z] [a-z]{2,}ated\b|\bI ?%|\bof(?!f|te|ten)[a-z]{3,}|\b\w*(?:eei(?!ng)|ynx(?!es)[a-z]|cthe\b|coicoid|monhag|concun|ysp-)\w*|\b\w{5,}linc\b|\blt\b|°/[0o]|^A\d|\b(?:eahq|pahen|weheim|synol)\w*|\b(?:ancl|aud the|tbe|thc|witb|wbich|frorn|frotn|sorne|it n|probahly|cornmon\w*|syndrorne|tumou?rn|nonnal)\b|[a-z] s [a-z]|\b\w*[a-z]q(?!u|[A-Z])[a-z]|\bq(?!u|id\b|ds\b)[a-z]{2,}|"
     r"\b\w{3,}ornatosis\b|\w*ropoin\w*|\b(?:Nat|Kt|Cat|Hat|Mgt)\+|\b[a-z]{4,}deg\b|\b[a-z]{3,}Q\b|\d{12,}|[a-z][A-Z]{2,}[a-z]|\bI(?!ll[ue]|lle|lia|leu|lio|leo|lea|lli|leit)[Il]I?[a-z]{3,}|'It'|\bTb\s+[a-z]{4,}|[a-z]{2}\$|[a-z]'[A-Z]|[a-z]{4,}-[a-z]\b|\b\d{2,}[A-Z]{2,}\b|[a-z] l [a-z]|"
     r"\b(?:ll|lll|Vll|Vlll|lX|lV|Xll|HC1|HN03|H,SO4|[mk]?glcm\d?|n?glcm2|mgldl|glkg|Ing)\b|\d%o\b|\w\|\W|"
@@ -103,6 +103,8 @@ _WHOLE = (
 MISSPELT = re.compile(
     rf"\b(?:{'|'.join(_BEGINNINGS)}|(?:{'|'.join(_WHOLE)})\b|(?:the|of|in|for|and)(?:chromosome|forceps|plasmin|disease|muscle|nerve|artery)|\w+guesia|exes (?:an?|its|inhibitory)\b|"
     r"streptococcus (?:aureus|epidermidis)|staphylococcus (?:viridans|pneumoniae|agalactiae))", re.I)
+
+# %% ../../nbs/builders/choices.ipynb #b43e91fb
 #: Pairs of words that differ by one letter, and are both right.
 PAIRS = re.compile(
     r"(?:\w+[oa]se|\w+[ai]te|\w+[aeiou]ne|a[bd]duct\w+|per[io]n\w+|cyst\w+|prevents?|presents?|content|context|contest|contact|contract|through|thought?|"
@@ -116,7 +118,7 @@ def spelling(word: str) -> str:
         word = word.replace(british, american)
     return re.sub(r"(?<=[a-rtv-z])s$", "", word)  # without the s of a plural
 
-
+# %% ../../nbs/builders/choices.ipynb #f2819a7c
 def letter_apart(one: str, other: str) -> bool:
     "Whether two long words differ by one letter inside, or by two that changed places."
     if min(len(one), len(other)) < 7:
@@ -128,7 +130,7 @@ def letter_apart(one: str, other: str) -> bool:
     swapped = one[first:first + 2] == other[first:first + 2][::-1]
     return any(one[first + here:] == other[first + there:] for here, there in ((1, 1), (0, 1))) or swapped and one[first + 2:] == other[first + 2:]
 
-
+# %% ../../nbs/builders/choices.ipynb #0aa125b2
 def is_misspelt(
     text: str,
     around: str = "",  # more text of the same item, in which its words may stand in their right spelling
@@ -148,14 +150,16 @@ _NOUNS = (
 UNGRAMMATICAL = re.compile(
     rf"\b(?:of|are) (?:the )?(?:following|these) (?:(?!(?:is|are|was|were|has|have|do|does|can|may|will|would|should|in|of|the|a|an|not|on|to)\b)[\w-]+ ){{0,2}}(?:{'|'.join(_NOUNS)})\b"
     rf"(?! (?:{'|'.join(_NOUNS)}|channel|antigen|group|level)s\b)|\ball (?:of )?(?:the )?(?:following|these) (?:is|was|has)\b|\b[hc]/o\b|\b(?:boy|girl|man|woman|male|female|child|patient) complaints\b|[a-z]{3}[.?](?-i:[A-Z])[a-z]|"
-    r"\b(?:is|are) (?:most )?likely (?:give|cause|lead|result|show)\b|\bpatient is of\b|(?-i:\bA/E\b)|\ba (?:8|11|18)\b|\ba patients\b|^what to be\b|\w{3}\. (?-i:what|which|who|how|the|his|her|he|she|on|all)\b|"
+    r"\b(?:is|are) (?:most )?likely (?:give|cause|lead|result|show)\b|\bpatient is of\b|(?-i:\bA/E\b)|\ba (?:8|11|18)\b|\ba patients\b|^what to be\b|\bis [\w-]+ is\b|\b(?:are|is) effected\b|\beffected (?:are|is)\b|[.?] (?-i:what|which|who)\b|"
+    r"^(?!.*\b(?:is|are|was|were|may|can|has|have|had|do|does|will|would|should|be|must)\b).*\b(?:caused|seen|associated|produced|used|found) (?:by|in|with|for)\b|"
+    r"\w{3}\. (?-i:what|which|who|how|the|his|her|he|she|on|all)\b|"
     r"\b(?!(?:the|is|a|of|his|her|next|and|your|what|which|single|be|this|for|are)\b)(?-i:[a-z]+ most (?:likely|probable)) (?:investigation|diagnosis|cause|treatment|step)\b|"
     r"\b(?!(?:the|is|a|of|likely|probable|possible|what|and|this|his|her|clinical|best|correct|your|first)\b)(?-i:[a-z]+ diagnosis is)\b|"
     r"\bdoes [^?]* (?:represents|indicates|means|causes|shows|depends)\b|\bin most often\b|\ball (?:of )?(?:the )?following (?:affects|causes|increases|decreases|leads|shows|occurs|produces|contains|acts)\b|\b(?:was|were) (?:(?!and|who|which|that|but|when|while|because|as|if|after|before)\w+ ){1,7}(?:was|were)\b|\b(?:is|are|was|were|been) (?:schedule|diagnose|admit|refer|suspect|"
     r"associate|perform|treat|relate|cause|use|give|call|characterize|produce)\b|[a-z]{3} (?-i:What|Which|Who|How|Why|The|All|His|Her|He|She|On)\b(?! (?-i:[A-Z]))|"
     r"\b(?:month|year|day|week|hour)s?[ -](?:old|duration) (?:boy|girl|man|woman|male|female|child) (?:present|complain|come|develop|have)\b|\b\d\d? (?:month|year|week) (?!old)(?:of|male|female|boy|girl)\b", re.I)
 
-
+# %% ../../nbs/builders/choices.ipynb #7efb7290
 def options_overlap(options: dict[str, str]) -> bool:
     "Whether two options are the same, or one has all words of another and one more."
     texts = [frozenset(re.findall(r"[^\W_]+", text.casefold())) or frozenset([text.strip()]) for text in options.values()]
@@ -167,7 +171,7 @@ def options_overlap(options: dict[str, str]) -> bool:
 #: "a)Submandibular", "Both 1 and 2": labels that are not those of the options.
 LABELLED = re.compile(r"^[a-e]{2,4}$|^\W*[a-e1-5]\)|^[a-e1-5]\. |^\W*(?:both |only |options? )?[1-5] ?(?:,|&|and|or)\W*[1-5]\b(?!\w)\W*(?:are correct)?$", re.I)
 
-
+# %% ../../nbs/builders/choices.ipynb #884969c5
 def item_fault(record: SplitRecord) -> str | None:
     "The reason why a question with its options is of no use, even to be scored on; None when it is usable."
     letter, options = (record.gold or {}).get("letter"), record.options or {}
@@ -266,16 +270,16 @@ def mentions_all(text: str, options: dict[str, str], letter: str) -> bool:
 def is_about(text: str, question: str, right: str) -> bool:
     """Whether a text is about the question: it has half of the question's words that are not in the right option; three are enough.
 
-    One of the longest words must be among them, unless the question tells a case: it is often the term that the question is about.
+    The longest word must be among them, unless the question tells a case: it is often the term that the question is about.
     """
     asked = stems(question) - stems(right) if re.search(r"\w{4}", question) else set()
     words = [word for word in re.findall(r"[^\W_]{4,}", question.casefold()) if stems(word) & asked]
-    longest = {stem for word in words if len(word) >= max(map(len, words)) - 1 for stem in stems(word)}
+    longest = {stem for word in words if len(word) == max(map(len, words)) for stem in stems(word)}
     if longest and len(words) <= 12 and not longest & stems(text):
         return False
     return len(stems(text) & asked) >= min(3, -(-len(asked) // 2))
 
-
+# %% ../../nbs/builders/choices.ipynb #62704d14
 def names_option(text: str, options: dict[str, str], letter: str) -> bool:
     "Whether a text has most of the words that set the right option apart from the others, or of two the last one."
     apart = stems(options[letter]).difference(*(stems(other) for name, other in options.items() if name != letter)) or stems(options[letter])
@@ -337,6 +341,9 @@ UNSOUND = re.compile(
     r"(?<=[a-z),0-9]) (?:The|It|In|For|This|These|They|If|When|At|On|Is|Are|Most|Other|Also|No|Not|Normal|Good|Treatment|Of|And|Or|With|By|Due|Seen|Used|Has|Have|To|From|As|"
     r"There|Here|Its|Often|Usually|All|Both|Low|High|Loss|Early|Late|Acute|Chronic|Severe|Mild|Presence|Absence|Lack|Pain|Fever|Weight|Blood)\b|"
     r"[a-z]{3} Anti-|\w [A-Z][a-z]+(?:tion|ment|ness|ity|ate|ing|ive|ous|ed|ly|itis|oma|emia|osis)\b")
+
+# %% ../../nbs/builders/choices.ipynb #6ce9dac6
+#: Verbs of explanations.
 BASES = (
     "act affect allow appear arise ascend attach become begin belong bind bleed block break bring carry cause change circulate close come compress confirm connect consist contain "
     "continue contribute convert cross decline decrease degrade delay depend descend destroy determine develop differ diminish disappear divide drain drop empty enhance enter exceed "
@@ -347,6 +354,8 @@ BASES = (
     "stain stand start stimulate stop store suffer suggest supply support suppress surround survive take tend terminate transmit transport travel treat turn undergo use vary wind work yield "
     "lose describe define state denote detect correlate constitute comprise hydrolyze catalyze metabolize activate synthesize potentiate antagonize mediate accumulate absorb").split()
 THIRD = "|".join(re.sub(r"(?<=[^aeiou])ys$", "ies", re.sub(r"(s|sh|ch|x|go)s$", r"\1es", f"{base}s")) for base in BASES)
+
+# %% ../../nbs/builders/choices.ipynb #a036d485
 AUXILIARY = "is|are|was|were|has|have|had|does|do|did|can|could|may|might|must|should|will|would|cannot"
 #: A finite verb after a subject: "the nerve supplies", "fibres form".
 FINITE = re.compile(rf"\w\W+(?:{AUXILIARY}|{THIRD}|came|became|began|went|gave|took|rose|fell|led|lay|found|showed)\b|(?:\w+s|and|\w+ae|\w+ia|who|that|which|also|each|they|both|people|women|men|children) (?:\w+ly )?(?:{'|'.join(BASES)})\b")
@@ -358,7 +367,7 @@ POINTS_ASIDE = re.compile(r"\b(?:also(?! (?:called|known))|latter|former|another
 #: What a passage must not be cut off from.
 TAKES_BACK = re.compile(r"(?:However|But|Except|Exceptions?|Do not|Don't|Never|Only|Unless|Although|Though|Yet|On the other hand|Nevertheless|Whereas|Rarely|Not)\b", re.I)
 
-
+# %% ../../nbs/builders/choices.ipynb #c7249e84
 def is_sound(sentence: str) -> bool:
     "Whether a piece of an explanation is one whole sentence with a subject and a verb."
     paired = sentence.count("(") == sentence.count(")") and sentence.count('"') % 2 == 0
@@ -381,7 +390,7 @@ def runs(text: str) -> Iterator[tuple[str, list[str], str]]:  # the last heading
     if run:
         yield heading, run, ""
 
-
+# %% ../../nbs/builders/choices.ipynb #9195c0c2
 def passages(
     explanation: str,
     question: str,
