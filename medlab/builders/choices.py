@@ -74,7 +74,7 @@ LOST_LETTERS = re.compile(rf"\b(?:{'|'.join(LOST)}|\w+(?:{'|'.join(word for word
 #: What a machine makes of letters on paper, and of a table: signs and digits inside words, and a long row of figures.
 MISREAD = re.compile(
     r"[a-z][!|][a-z]|\b\d+[A-Z]+[a-z]{2,}|[a-z]{3,}\d+[a-z]{2,}|[A-Z]{2,}\d[a-z]{2,}|\b[Vv]itamin (?:\d|[A-Z] ?l)|\b[A-Za-z] l\d\b|[\ufffd\u00a4\u00a7]|\u00e2\u20ac|\u00c3.|"
-    r"\bNemst\b|\by ear\b|-olo\b|\bIts\' |\d ?oC\b|\bdeg[CF]?\b|[a-z–-][a-e]\) ?[A-Z]|\b(?:should|must|to) he\b|\b[XY](?:is|was|in)\b|\bT[O\d]N\d?O?[abc]?MO\b|\bTON\d|rnm(?!ent)|(?<=[a-z] )(?:ic|tion|tions|ment|ness|ing|ous|ity|ated|inated|ular|osis|itis|ly)\b|"
+    r"\b\d{1,2}-(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b|\b(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Oct|Nov|Dec)-\d\d\b|\bNemst\b|\by ear\b|-olo\b|\bIts\' |\d ?oC\b|\bdeg[CF]?\b|[a-z–-][a-e]\) ?[A-Z]|\b(?:should|must|to) he\b|\b[XY](?:is|was|in)\b|\bT[O\d]N\d?O?[abc]?MO\b|\bTON\d|rnm(?!ent)|(?<=[a-z] )(?:ic|tion|tions|ment|ness|ing|ous|ity|ated|inated|ular|osis|itis|ly)\b|"
     r"\b[B-HJ-Z] [a-z]{2,}ated\b|\bI ?%|\bof(?!f|te|ten)[a-z]{3,}|\b\w*(?:eei(?!ng)|ynx(?!es)[a-z]|cthe\b|coicoid|monhag|concun|ysp-)\w*|\b\w{5,}linc\b|\blt\b|°/[0o]|^A\d|\b(?:eahq|pahen|weheim|synol)\w*|\b(?:ancl|aud the|tbe|thc|witb|wbich|frorn|frotn|sorne|it n|probahly|cornmon\w*|syndrorne|tumou?rn|nonnal)\b|[a-z] s [a-z]|\b\w*[a-z]q(?!u|[A-Z])[a-z]|\bq(?!u|id\b|ds\b)[a-z]{2,}|"
     r"\b\w{3,}ornatosis\b|\w*ropoin\w*|\b(?:Nat|Kt|Cat|Hat|Mgt)\+|\b[a-z]{4,}deg\b|\b[a-z]{3,}Q\b|\d{12,}|[a-z][A-Z]{2,}[a-z]|\bI(?!ll[ue]|lle|lia|leu|lio|leo|lea|lli|leit)[Il]I?[a-z]{3,}|'It'|\bTb\s+[a-z]{4,}|[a-z]{2}\$|[a-z]'[A-Z]|[a-z]{4,}-[a-z]\b|\b\d{2,}[A-Z]{2,}\b|[a-z] l [a-z]|"
     r"\b(?:ll|lll|Vll|Vlll|lX|lV|Xll|HC1|HN03|H,SO4|[mk]?glcm\d?|n?glcm2|mgldl|glkg|Ing)\b|\d%o\b|\w\|\W|"
@@ -150,7 +150,7 @@ _NOUNS = (
 UNGRAMMATICAL = re.compile(
     rf"\b(?:of|are) (?:the )?(?:following|these) (?:(?!(?:is|are|was|were|has|have|do|does|can|may|will|would|should|in|of|the|a|an|not|on|to)\b)[\w-]+ ){{0,2}}(?:{'|'.join(_NOUNS)})\b"
     rf"(?! (?:{'|'.join(_NOUNS)}|channel|antigen|group|level)s\b)|\ball (?:of )?(?:the )?(?:following|these) (?:is|was|has)\b|\b[hc]/o\b|\b(?:boy|girl|man|woman|male|female|child|patient) complaints\b|[a-z]{3}[.?](?-i:[A-Z])[a-z]|"
-    r"\b(?:is|are) (?:most )?likely (?:give|cause|lead|result|show)\b|\bpatient is of\b|(?-i:\bA/E\b)|\ba (?:8|11|18)\b|\ba patients\b|^what to be\b|\bis [\w-]+ is\b|\b(?:are|is) effected\b|\beffected (?:are|is)\b|[.?] (?-i:what|which|who)\b|"
+    r"\b(?:is|are) (?:most )?likely (?:give|cause|lead|result|show)\b|\bpatient is of\b|(?-i:\bA/E\b)|\ba (?:8|11|18)\b|\ba patients\b|^what to be\b|\b(?:do|does|did) no\b|\bis [\w-]+ is\b|\b(?:are|is) effected\b|\beffected (?:are|is)\b|[.?] (?-i:what|which|who)\b|"
     r"^(?!.*\b(?:is|are|was|were|may|can|has|have|had|do|does|will|would|should|be|must)\b).*\b(?:caused|seen|associated|produced|used|found) (?:by|in|with|for)\b|"
     r"\w{3}\. (?-i:what|which|who|how|the|his|her|he|she|on|all)\b|"
     r"\b(?!(?:the|is|a|of|his|her|next|and|your|what|which|single|be|this|for|are)\b)(?-i:[a-z]+ most (?:likely|probable)) (?:investigation|diagnosis|cause|treatment|step)\b|"
@@ -158,6 +158,9 @@ UNGRAMMATICAL = re.compile(
     r"\bdoes [^?]* (?:represents|indicates|means|causes|shows|depends)\b|\bin most often\b|\ball (?:of )?(?:the )?following (?:affects|causes|increases|decreases|leads|shows|occurs|produces|contains|acts)\b|\b(?:was|were) (?:(?!and|who|which|that|but|when|while|because|as|if|after|before)\w+ ){1,7}(?:was|were)\b|\b(?:is|are|was|were|been) (?:schedule|diagnose|admit|refer|suspect|"
     r"associate|perform|treat|relate|cause|use|give|call|characterize|produce)\b|[a-z]{3} (?-i:What|Which|Who|How|Why|The|All|His|Her|He|She|On)\b(?! (?-i:[A-Z]))|"
     r"\b(?:month|year|day|week|hour)s?[ -](?:old|duration) (?:boy|girl|man|woman|male|female|child) (?:present|complain|come|develop|have)\b|\b\d\d? (?:month|year|week) (?!old)(?:of|male|female|boy|girl)\b", re.I)
+
+#: "more potent then": the wrong word.
+COMPARED = re.compile(r"\b(?:more|less|greater|lower|higher|rather) (?:\w+ )?then\b", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #7efb7290
 def options_overlap(options: dict[str, str]) -> bool:
@@ -188,7 +191,7 @@ def item_fault(record: SplitRecord) -> str | None:
         return "letters are missing from its words, or were misread"
     if not record.text and is_misspelt(shown, around=record.answer or ""):
         return "a word of the question or its options seems to be misspelt"
-    return "the question is not grammatical" if UNGRAMMATICAL.search(record.question or "") else None
+    return "the question is not grammatical" if UNGRAMMATICAL.search(record.question or "") or COMPARED.search(shown) else None
 
 
 def choice_fault(record: SplitRecord) -> str | None:
@@ -254,7 +257,7 @@ DENIAL = re.compile(
     r"\b(?:not|no|never|none|neither|nor|only|except|instead|rather|whereas|unlike|but|although|while|contrast|contraindicat\w+|avoid\w*|absent|absence|without|false|incorrect|wrong|"
     r"cannot|lacks?|spared?|rare\w*|least|low|decreas\w+|reduc\w+|however|un\w{4,}|non\w*|different)\b|n't\b", re.I)
 #: Words that tell one option from another.
-DECIDES = re.compile(rf"{DENIAL.pattern}|\b(?:more|most|than|better|best|first|highest|commonest|maximum|mainly|versus|followed|next)\b", re.I)
+DECIDES = re.compile(rf"{DENIAL.pattern}|\b(?:(?:more|most) (?:common\w*|often|likely|frequent\w*|specific|sensitive|effective)|than|better|best|first|highest|commonest|maximum|mainly|versus|followed|next)\b", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #dbeb8cf5
 def mentions_all(text: str, options: dict[str, str], letter: str) -> bool:
@@ -301,7 +304,7 @@ def support_fault(
     if not mentioned or any(share_mentioned(analysis, text) > share for text in others):
         return "it mentions another option more than the right one"
     new = stems(analysis) - stems(question) - stems(right)
-    if len(new) < max(2 if len(analysis.split()) <= 8 else 3, len(stems(analysis)) / 3):
+    if sum(not stem.isdigit() for stem in new) < max(2 if len(analysis.split()) <= 8 else 3, len(stems(analysis)) / 3):
         return "it only repeats the question and the option"
     asked = stems(question) - stems(right)
     if share == 1 and any(stems(text) - stems(right) and stems(text) <= stems(analysis) for text in others) and not SET_PHRASES.fullmatch(right.strip(" .")) and not DECIDES.search(analysis):
