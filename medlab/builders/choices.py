@@ -337,7 +337,7 @@ UNSOUND = re.compile(
     r"\b(?:[Ss]ee|[Rr]efer to) (?:the )?(?:above|below|also|previous|explanation|table|next|earlier|fig)|\b(?:previous|above|below|earlier|preceding|next|last) (?:\w+ )?(?:explanation|answer|"
     r"staging|table|list|classification|criteria|statements?|points|figure|features|discussion|chapter)\b|\babove (?:mentioned|said|given)|\b(?:mentioned|given|discussed|described|said|explained|"
     r"listed|stated) (?:above|below|earlier|before)\b|\b(?:the|all|of|from|to) (?:above|below)\b|\bquestions?\b|^(?:Note|Remember|Key|Explanation|Important|Hint|Concept|Summary)\b|"
-    r"[a-z]{3}- |\w [-–=] .*\w [-–=] |^[\w ,()/'-]{1,60}?(?: ?[:=]| [-–]|- ) ?|\ba [A-Z][a-z]+tion\b|[a-z]\*|\.{2}|\?|[{}→↑↓•▪|]|\betc\b(?!\.)|\*| [.,](?: |$)|[a-rt-z]' |[a-z]{3}\.[a-z]{2,}|(?<=[a-z]) A(?= [a-z])|\ba [A-Z][a-z]+ |[a-z0-9] a (?:causing|raising|leading|and|increased?|decreased?|is|are|of|the|to|in)\b|"
+    r"[a-z]{3}- |\w [-–=] .*\w [-–=] |^[\w ,()/'-]{1,60}?(?: ?[:=]| [-–]|- ) ?|\ba [A-Z][a-z]+tion\b|[a-z]\*|\.{2}|\?|[{}→↑↓•▪|]|\betc\b(?!\.)|\*| [.,](?: |$)|[a-rt-z]' |[a-z]{3}\.[a-z]{2,}|(?<=[a-z])(?<!group)(?<!tamin)(?<!titis)(?<!type)(?<!uenza)(?<!class) A(?= [a-z])|\ba [A-Z][a-z]+ |[a-z0-9] a (?:causing|raising|leading|and|increased?|decreased?|is|are|of|the|to|in)\b|"
     r"\bdue to \w+ (?:fail|does|is|are|do)\b|\b(?:high|low|large|small) the\b|\ba patients\b|^Now\b|\b(?:I|[Ww]e|[Oo]ur|[Uu]s|[Mm]y|[Ff]riends?|[Ss]orry|[Dd]ear)\b|\b[A-Z]{4,} [A-Z]{3,}|[a-z]{3}A\b|"
     r"\b[Ff]ig(?:ure)?s?\b|^(?:Since|Because|Although|Though|While|Whereas|As)\b[^,]*$|^(?:In|On|At) [^,]{1,30}, (?:is|are|has|have|can|may|controls?|causes?|acts?|forms?|shows?|[a-z]+(?:ates|izes|ises))\b|"
     r"^\w+ly (?:is|are|was|has|[a-z]+s (?:with|by|to|in|from|on))\b|"
