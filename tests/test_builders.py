@@ -546,6 +546,63 @@ def test_an_explanation_that_is_damaged_or_supports_nothing_is_left_out(explanat
     assert len(found) == 1 and word in found[0]
 
 
+SMEAR = "A smear of sputum is quick and shows the germ of tuberculosis."
+
+
+@pytest.mark.parametrize("explanation", [
+    "See the previous explanation.", "It is quick and a smear shows the germ.", "However, a smear of sputum is quick and cheap.", "These three smears of sputum are cheap and quick.",
+    "According to the above table a smear of sputum is quick.", "Mainly a smear of the sputum, cheap and quick.", "Shown by a smear of sputum, which is cheap and quick.",
+    "Smear- 2 samples of sputum are cheap and quick.", "Smear of sputum: it is cheap and quick.", "A smear of sputum is cheap Treatment is long and quick.",
+    "We think that a smear of sputum is quick and cheap.", "A smear of sputum is quick and cheap. However, it is often wrong.", "Children under five years:\nA smear of sputum is quick and cheap.",
+    "1) A smear of sputum is quick and cheap."])
+def test_an_analysis_leans_on_nothing_that_is_left_out(explanation):
+    words = 9 if "However, it" in explanation else 45
+    assert not built(choices.build, item(explanation), words)
+    if explanation.startswith("However"):  # it takes back what stands before it
+        assert not built(choices.build, item(f"{SMEAR}\n{explanation}"), 12)
+        return
+    (made, _), = built(choices.build, item(f"{SMEAR}\n{explanation}"), 12)
+    assert made.gold["analysis"] == SMEAR or made.gold["analysis"] in explanation
+
+
+def test_an_analysis_is_one_passage_and_ends_where_its_subject_ends():
+    for between in ("Cheap - quick, easy", "Caused by germs of one kind.", "Dose:"):
+        (made, _), = built(choices.build, item(f"{SMEAR}\n{between}\nA smear is repeated on three days."), 45)
+        assert made.gold["analysis"] == SMEAR
+    (made, _), = built(choices.build, item(f"{SMEAR} Horses have long tails."), 45)
+    assert made.gold["analysis"] == SMEAR
+
+
+@pytest.mark.parametrize("more,word", [
+    ({"options": {**OPTIONS, "A": "Sputum smear only"}}, "overlap"), ({"options": {**OPTIONS, "A": "Both 1 and 2"}}, "label"), ({"options": {**OPTIONS, "A": "a)Bronchoscopy"}}, "label"),
+    ({"question": "Which of the following test comes next?"}, "grammatical"), ({"question": "He was schedule for surgery. Which test comes next?"}, "grammatical"),
+    ({"question": "Which test shows Koplikov spots, as Koplykov said?"}, "misspelt"), ({"options": {**OPTIONS, "A": "Culture of Streptococcus aureus"}}, "misspelt"),
+    ({"question": "Which test comes next, in the table?"}, "picture"), ({"question": "Which test of the anal spincter comes next?"}, "misspelt"),
+])
+def test_a_damaged_question_is_left_out_of_the_test_too(more, word):
+    for split in ("train", "test"):
+        found = reasons(choices.build, item(SMEAR, split=split, **more))
+        assert len(found) == 1 and word in found[0]
+
+
+def test_a_misspelt_explanation_is_no_analysis_but_its_item_can_be_scored():
+    explanation = "A smear shows Koplikov germs. A smear of Koplykov germs in sputum is quick."
+    assert "misspelt" in reasons(choices.build, item(explanation))[0]
+    (made, _), = built(choices.build, item(explanation, split="test"))
+    assert set(made.gold) == {"letter"}
+    for sound in ("An anaemia or anemia shows in a smear at once, as lactose and lactase do.", "A smear shows abduction and adduction in a tumour or tumor at once."):
+        assert built(choices.build, item(sound))
+
+
+def test_an_analysis_decides_and_names_what_sets_its_option_apart():
+    acids = {"A": "Ortho-ethoxy acid", "B": "Acetic acid", "C": "Alginic acid"}
+    asked = {"question": "Which acid replaces eugenol in the cement?", "options": acids, "gold": {"letter": "A"}}
+    assert reasons(choices.build, item("The acid of the cement replaces eugenol at low cost and sets within minutes.", **asked))
+    assert built(choices.build, item("The ortho-ethoxy acid of the cement replaces eugenol at low cost and sets within minutes.", **asked))
+    both = "The ortho-ethoxy acid and acetic acid of the cement both replace eugenol and set within minutes."
+    assert "decide" in reasons(choices.build, item(both, **asked))[0]
+
+
 @pytest.mark.parametrize("text", ["The way to the heart is short.", "Linseed oil, PAS stain and the ABO groups.", "So they pay for a port and start to report.", "Half of them do; pass it on."])
 def test_sound_words_are_not_taken_for_damage(text):
     assert not choices.is_damaged(text)
@@ -580,7 +637,7 @@ def test_real_exam_items_are_built_or_refused_with_a_reason(shared_data):
         if not isinstance(made, str):
             words = re.sub(r"\W", "", row["exp"])
             assert all(re.sub(r"\W", "", sentence) in words for sentence in sentences(made[0].gold["analysis"]))
-    assert 40 < outcomes["built"] < 400 and outcomes["no explanation"] > 300 and outcomes["the explanation argues for another option"] < 10
+    assert 5 < outcomes["built"] < 200 and outcomes["no explanation"] > 300 and outcomes["the explanation argues for another option"] < 10
 
 
 def exam_item(row):
@@ -589,8 +646,9 @@ def exam_item(row):
 
 
 #: Why rows of data/medmcqa.jsonl give no example; all others give one.
-REFUSED = {1: "no explanation", 8: "mentions the right option", 9: "another option", 10: "picture", 11: "letters are missing", 13: "mentions the right option",
-           14: "mentions the right option", 16: "no explanation", 17: "two options are the same"}
+REFUSED = {1: "no explanation", 3: "not about the question", 4: "not about the question", 8: "mentions the right option", 9: "another option", 10: "picture", 11: "letters are missing",
+           13: "mentions the right option", 14: "mentions the right option", 15: "not about the question", 16: "no explanation", 17: "two options are the same",
+           18: "not about the question", 21: "not about the question", 22: "not about the question"}
 
 
 @pytest.mark.parametrize("number, row", list(enumerate(own_lines("medmcqa.jsonl"), 1)), ids=lambda value: str(value) if isinstance(value, int) else "")

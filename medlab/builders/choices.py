@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from ..basics.files import sha256_text
 from ..contracts.records import SplitRecord
 from ..cleaning.choices import contradicts
-from ..cleaning.sentences import opening, sentences
+from ..cleaning.excerpts import leans
+from ..cleaning.sentences import ITEM, is_whole, opening, sentences, split_line
 
 # %% ../../nbs/builders/choices.ipynb #0b123d87
 #: A verdict such as "Ans. (c)", "Answer- C.", "Ans: C" or "Option C is correct".
@@ -44,17 +45,17 @@ PICTURE = re.compile(
     r"\b(?:image|figure|picture|photograph|diagram|graph|slide|specimen|instrument|radiograph|x-?ray|scan|film|ecg|ekg|ct|mri|"
     r"tracing|device|structure|area)s?\b[^.?]{0,40}\b(?:given|shown|below|above|marked|depicted|labell?ed)\b|"
     r"\bfollowing (?:lesions?|image|picture|ecg|x-?ray|finding on)\b|"
-    r"\b(?:shown|given) (?:here|below|in the (?:image|figure|picture|diagram|photograph))\b|\bidentify the\b|"
+    r"\b(?:ECG|EKG|X-?ray|CT|MRI|USG|smear|biopsy) (?:was|is) (?:done|taken|obtained)\.|\b(?:shown|given) (?:here|below|in the (?:image|figure|picture|diagram|photograph))\b|\bidentify the\b|"
     r"\b(?:in|of|from|on) (?:the|this) (?:image|picture|photograph|figure|diagram)\b|"
     r"\b(?:the )?(?:following|given) (?:appliance|instrument|device|radiograph|x-?ray|image|rash|deformity|slide|specimen|structure|organism|tooth|graph|sign|system|toxin|condition) "
     r"(?:is|was|are|shows?|depicts?|seen|of depiction)\b|\bgiven (?:instrument|appliance|device|deformity|lesion|condition)\b|"
-    r"\b(?:causing|doing|called|used for|due to) (?:this|these)\s*[:?.–-]*\s*$", re.I)
+    r"\b(?:causing|doing|called|used for|due to) (?:this|these)\s*[:?.–-]*\s*$|\b(?:see|in|from) (?:the |this )?(?:following |given )?(?:table|chart|list|fig|plate)s?\b|\bmatch the\b|\(see\b", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #93639054
 WITH_RT = (
     "aorta aortic artery arteries arterial arteriole arteriolar arthritis arthritic arthrosis arthroplasty arthropod abortion abortive abort article articular "
     "articulation artifact artificial assert assertive birth cartilage cartilaginous certain certainly certify comfort comfortable convert converted converting "
-    "cortex cortical corticosteroid corticosteroids cortisol cortisone department deterioration diverticulum diverticula diverticulitis distortion effort exert "
+    "cortex cortical corticosteroid corticosteroids cortisol cortisone department deterioration diverticulum diverticula diverticulitis distortion effort exert exerts asserts converts expertise "
     "exertion expert export fertile fertility infertility fertilization fertilisation fertilized forty further furthermore heart hearts heartburn hypertension "
     "hypertensive hypertonic hypertrophy hypertrophic hyperthermia hyperthyroidism hypertriglyceridemia import important importance imported inert insert inserted "
     "inserts insertion liberty martial mortal mortality mortar nurture orthodontic orthopedic orthopaedic orthopnea orthostatic orthotopic osteoarthritis overt part "
@@ -73,7 +74,9 @@ LOST_LETTERS = re.compile(rf"\b(?:{'|'.join(LOST)}|\w+(?:{'|'.join(word for word
 #: What a machine makes of letters on paper, and of a table: signs and digits inside words, and a long row of figures.
 MISREAD = re.compile(
     r"[a-z][!|][a-z]|\b\d+[A-Z]+[a-z]{2,}|[a-z]{3,}\d+[a-z]{2,}|[A-Z]{2,}\d[a-z]{2,}|\b[Vv]itamin (?:\d|[A-Z] ?l)|\b[A-Za-z] l\d\b|[\ufffd\u00a4\u00a7]|\u00e2\u20ac|\u00c3.|"
-    r"\d{12,}|[a-z][A-Z]{2,}[a-z]|\bI[Il]I?[a-z]{3,}|'It'|\bTb\s+[a-z]{4,}|[a-z]{2}\$|[a-z]'[A-Z]|[a-z]{4,}-[a-z]\b|\b\d{2,}[A-Z]{2,}\b|[a-z] l [a-z]|"
+    r"\b\d{1,2}-(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b|\b(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Oct|Nov|Dec)-\d\d\b|\bNemst\b|\by ear\b|-olo\b|\bIts\' |\d ?oC\b|\bdeg[CF]?\b|[a-z–-][a-e]\) ?[A-Z]|\b(?:should|must|to) he\b|\b[XY](?:is|was|in)\b|\bT[O\d]N\d?O?[abc]?MO\b|\bTON\d|rnm(?!ent)|(?<=[a-z] )(?:ic|tion|tions|ment|ness|ing|ous|ity|ated|inated|ular|osis|itis|ly)\b|"
+    r"\b[B-HJ-Z] [a-z]{2,}ated\b|\bI ?%|\bof(?!f|te|ten)[a-z]{3,}|\b\w*(?:eei(?!ng)|ynx(?!es)[a-z]|cthe\b|coicoid|monhag|concun|ysp-)\w*|\b\w{5,}linc\b|\blt\b|°/[0o]|^A\d|\b(?:eahq|pahen|weheim|synol)\w*|\b(?:ancl|aud the|tbe|thc|witb|wbich|frorn|frotn|sorne|it n|probahly|cornmon\w*|syndrorne|tumou?rn|nonnal)\b|[a-z] s [a-z]|\b\w*[a-z]q(?!u|[A-Z])[a-z]|\bq(?!u|id\b|ds\b)[a-z]{2,}|"
+    r"\b\w{3,}ornatosis\b|\w*ropoin\w*|\b(?:Nat|Kt|Cat|Hat|Mgt)\+|\b[a-z]{4,}deg\b|\b[a-z]{3,}Q\b|\d{12,}|[a-z][A-Z]{2,}[a-z]|\bI(?!ll[ue]|lle|lia|leu|lio|leo|lea|lli|leit)[Il]I?[a-z]{3,}|'It'|\bTb\s+[a-z]{4,}|[a-z]{2}\$|[a-z]'[A-Z]|[a-z]{4,}-[a-z]\b|\b\d{2,}[A-Z]{2,}\b|[a-z] l [a-z]|"
     r"\b(?:ll|lll|Vll|Vlll|lX|lV|Xll|HC1|HN03|H,SO4|[mk]?glcm\d?|n?glcm2|mgldl|glkg|Ing)\b|\d%o\b|\w\|\W|"
     r"\b\w*[^\W\daeiouyAEIOUY_]{6,}\w*\b(?<![A-Z]{2})")
 
@@ -86,18 +89,109 @@ def is_damaged(text: str) -> bool:
     return bool(LOST_LETTERS.search(CAPITAL.sub(lambda word: word[0].lower(), text)) or MISREAD.search(text))
 
 # %% ../../nbs/builders/choices.ipynb #323a1b04
+#: Beginnings of misspelt words that stand in exam collections, and whole ones.
+_BEGINNINGS = (
+    "spincter sphinter sphicter diptheri delievery umblical inheritence opthalm haemorhag hemorhag diarhea diarrohea asthama symtom sympton syndorme desease reciev seperat neccess preffer "
+    "maintainence existance foltow follwing folowing fallowing foilowing traumutic philthrum occulomotor nsald preventitive benifi definat fuction functoin meterolog dessicat accomodat pharamc "
+    "treatement managment developement agnosis anesthest apthous arteriorus bisphophon brachceph bulious butlous chilhood chloromph cngenit corlico diangos erythropoeti estradol "
+    "exostroph extxa flouresc follticul folticul ginigiv harmone heredito histocyt hypogyly hypothyrodi imerfect inculd invertus laprotom locater magnisium materanl maxilary mebandaz "
+    "mesencym midazolom naloxane newburn nifidip oclusal oximetery oxymetery pappul physislog procane psedomon pyugen reccnt recommne resuting sacroplasm schielder sentinal shonlein spleenect "
+    "stength sustance terratom testsis tetrolog thickning tursica butrnell yulgar methodfir hygein pateint disase diesase resistence absense presense").split()
+_WHOLE = (
+    "occured occuring occurance teh wich charcol coronat mutatio progres propioni spondyliti isoleucin langerhan pentazocin tration toot contigency piagets histoplasm acromegaty cerebrl atleast alot inspite infact").split()
+#: Misspellings, words that run together, and germs that do not exist.
+MISSPELT = re.compile(
+    rf"\b(?:{'|'.join(_BEGINNINGS)}|(?:{'|'.join(_WHOLE)})\b|(?:the|of|in|for|and)(?:chromosome|forceps|plasmin|disease|muscle|nerve|artery)|\w+guesia|exes (?:an?|its|inhibitory)\b|"
+    r"streptococcus (?:aureus|epidermidis)|staphylococcus (?:viridans|pneumoniae|agalactiae))", re.I)
+
+# %% ../../nbs/builders/choices.ipynb #b43e91fb
+#: Pairs of words that differ by one letter, and are both right.
+PAIRS = re.compile(
+    r"(?:\w+[oa]se|\w+[ai]te|\w+[aeiou]ne|a[bd]duct\w+|per[io]n\w+|cyst\w+|prevents?|presents?|content|context|contest|contact|contract|through|thought?|"
+    r"dilated|diluted|dilat\w+|dilut\w+|complement\w*|compliment\w*|mitosis|meiosis|infe[cs]ted|in[gjv]e\w+|mucous|portion|section|suction|exc?ision|inc?ision|affer\w+|effer\w+|"
+    r"trans\w+|absorption|adsorption|intra\w+|inter\w+|hypo\w+|hyper\w+|pyogenic|pyrogenic)")
+
+
+def spelling(word: str) -> str:
+    "A word without the differences between British and American spelling."
+    for british, american in (("ae", "e"), ("oe", "e"), ("our", "or"), ("ll", "l"), ("sulph", "sulf"), ("is", "iz"), ("ys", "yz"), ("mm", "m")):
+        word = word.replace(british, american)
+    return re.sub(r"(?<=[a-rtv-z])s$", "", word)  # without the s of a plural
+
+# %% ../../nbs/builders/choices.ipynb #f2819a7c
+def letter_apart(one: str, other: str) -> bool:
+    "Whether two long words differ by one letter inside, or by two that changed places."
+    if min(len(one), len(other)) < 7:
+        return False
+    one, other = sorted((spelling(one), spelling(other)), key=len)
+    if len(other) - len(one) > 1 or one == other or (one[0], one[-1]) != (other[0], other[-1]):
+        return False
+    first = next((place for place in range(len(one)) if one[place] != other[place]), len(one))
+    swapped = one[first:first + 2] == other[first:first + 2][::-1]
+    return any(one[first + here:] == other[first + there:] for here, there in ((1, 1), (0, 1))) or swapped and one[first + 2:] == other[first + 2:]
+
+# %% ../../nbs/builders/choices.ipynb #0aa125b2
+def is_misspelt(
+    text: str,
+    around: str = "",  # more text of the same item, in which its words may stand in their right spelling
+) -> bool:
+    "Whether a word is misspelt: it is known to be, or differs by one letter from another word."
+    shown, known = (sorted(set(re.findall(r"[a-z]{7,}", part.casefold()))) for part in (text, re.sub(r"(?<=[a-z]{3})(?:deg|Q)\b", "", f"{text} {around}")))
+    pairs = ((one, other) for one in shown for other in known if one[0] == other[0] and letter_apart(one, other))
+    return bool(MISSPELT.search(text)) or any(not (PAIRS.fullmatch(one) and PAIRS.fullmatch(other)) for one, other in pairs)
+
+# %% ../../nbs/builders/choices.ipynb #ec64858b
+_NOUNS = (
+    "statement drug feature test condition disease structure nerve muscle artery vein enzyme hormone vitamin organism agent method cell factor finding sign symptom option lesion material "
+    "cement antibiotic complication procedure investigation vaccine cause type part marker stain technique tumor tumour disorder syndrome substance component protein gene bone tooth site "
+    "study layer receptor parameter reaction property characteristic indication anaesthetic anesthetic parasite worm gas metal acid area joint ligament gland line index medium poison toxin "
+    "virus instrument appliance device pathway process fibre fiber").split()
+#: "which of the following drug": a noun that should be a plural; "was schedule"; and two sentences in one.
+UNGRAMMATICAL = re.compile(
+    rf"\b(?:of|are) (?:the )?(?:following|these) (?:(?!(?:is|are|was|were|has|have|do|does|can|may|will|would|should|in|of|the|a|an|not|on|to)\b)[\w-]+ ){{0,2}}(?:{'|'.join(_NOUNS)})\b"
+    rf"(?! (?:{'|'.join(_NOUNS)}|channel|antigen|group|level)s\b)|\ball (?:of )?(?:the )?(?:following|these) (?:is|was|has)\b|\b[hc]/o\b|\b(?:boy|girl|man|woman|male|female|child|patient) complaints\b|[a-z]{3}[.?](?-i:[A-Z])[a-z]|"
+    r"\b(?:is|are) (?:most )?likely (?:give|cause|lead|result|show)\b|\bpatient is of\b|(?-i:\bA/E\b)|\ba (?:8|11|18)\b|\ba patients\b|^what to be\b|\b(?:do|does|did) no\b|\bis [\w-]+ is\b|\b(?:are|is) effected\b|\beffected (?:are|is)\b|[.?] (?-i:what|which|who)\b|"
+    r"^(?!.*\b(?:is|are|was|were|may|can|has|have|had|do|does|will|would|should|be|must)\b).*\b(?:caused|seen|associated|produced|used|found) (?:by|in|with|for)\b|"
+    r"\w{3}\. (?-i:what|which|who|how|the|his|her|he|she|on|all)\b|"
+    r"\b(?!(?:the|is|a|of|his|her|next|and|your|what|which|single|be|this|for|are)\b)(?-i:[a-z]+ most (?:likely|probable)) (?:investigation|diagnosis|cause|treatment|step)\b|"
+    r"\b(?!(?:the|is|a|of|likely|probable|possible|what|and|this|his|her|clinical|best|correct|your|first)\b)(?-i:[a-z]+ diagnosis is)\b|"
+    r"\bdoes [^?]* (?:represents|indicates|means|causes|shows|depends)\b|\bin most often\b|\ball (?:of )?(?:the )?following (?:affects|causes|increases|decreases|leads|shows|occurs|produces|contains|acts)\b|\b(?:was|were) (?:(?!and|who|which|that|but|when|while|because|as|if|after|before)\w+ ){1,7}(?:was|were)\b|\b(?:is|are|was|were|been) (?:schedule|diagnose|admit|refer|suspect|"
+    r"associate|perform|treat|relate|cause|use|give|call|characterize|produce)\b|[a-z]{3} (?-i:What|Which|Who|How|Why|The|All|His|Her|He|She|On)\b(?! (?-i:[A-Z]))|"
+    r"\b(?:month|year|day|week|hour)s?[ -](?:old|duration) (?:boy|girl|man|woman|male|female|child) (?:present|complain|come|develop|have)\b|\b\d\d? (?:month|year|week) (?!old)(?:of|male|female|boy|girl)\b", re.I)
+
+#: "more potent then": the wrong word.
+COMPARED = re.compile(r"\b(?:more|less|greater|lower|higher|rather) (?:\w+ )?then\b", re.I)
+
+# %% ../../nbs/builders/choices.ipynb #7efb7290
+def options_overlap(options: dict[str, str]) -> bool:
+    "Whether two options are the same, or one has all words of another and one more."
+    texts = [frozenset(re.findall(r"[^\W_]+", text.casefold())) or frozenset([text.strip()]) for text in options.values()]
+    pairs = [(one, other) for place, one in enumerate(texts) for other in texts[place + 1:]]
+    return len({" ".join(text.casefold().split()) for text in options.values()}) < len(options) or any(
+        len(one ^ other) == 1 and not (one ^ other) & {"not", "no", "non"} for one, other in pairs)
+
+# %% ../../nbs/builders/choices.ipynb #7bdd71a6
+#: "a)Submandibular", "Both 1 and 2": labels that are not those of the options.
+LABELLED = re.compile(r"^[a-e]{2,4}$|^\W*[a-e1-5]\)|^[a-e1-5]\. |^\W*(?:both |only |options? )?[1-5] ?(?:,|&|and|or)\W*[1-5]\b(?!\w)\W*(?:are correct)?$", re.I)
+
+# %% ../../nbs/builders/choices.ipynb #884969c5
 def item_fault(record: SplitRecord) -> str | None:
     "The reason why a question with its options is of no use, even to be scored on; None when it is usable."
     letter, options = (record.gold or {}).get("letter"), record.options or {}
-    if letter not in options or len({" ".join(text.casefold().split()) for text in options.values()}) < len(options):
-        return "two options are the same, or the right one is not among them"
+    if letter not in options or options_overlap(options):
+        return "two options are the same or overlap, or the right one is not among them"
+    if any(LABELLED.search(text) for text in options.values()) and not re.search(r"\b[1-4]\b", record.question or ""):
+        return "an option has a label of its own, or points at one that is missing"
+    shown = "\n".join([record.question or "", *options.values()])
     if PICTURE.search(record.question or ""):
         return "the question needs a picture"
     if contradicts(record.answer or "", letter, options):
         return "the explanation argues for another option"
-    if any(is_damaged(text) for text in (record.question or "", *options.values())):
+    if is_damaged(shown) or re.search(r"[a-z]{3}[A-Z][a-z]{3}", shown):
         return "letters are missing from its words, or were misread"
-    return None
+    if not record.text and is_misspelt(shown, around=record.answer or ""):
+        return "a word of the question or its options seems to be misspelt"
+    return "the question is not grammatical" if UNGRAMMATICAL.search(record.question or "") or COMPARED.search(shown) else None
 
 
 def choice_fault(record: SplitRecord) -> str | None:
@@ -106,6 +200,8 @@ def choice_fault(record: SplitRecord) -> str | None:
         return fault
     if not (record.answer or "").strip():
         return "no explanation: a letter without a reason would teach guessing"
+    if not record.text and is_misspelt(record.answer):
+        return "a word of the explanation seems to be misspelt"
     return "letters are missing from its words, or were misread" if is_damaged(record.answer) else None
 
 # %% ../../nbs/builders/choices.ipynb #f742de47
@@ -118,7 +214,7 @@ BROKEN_SENTENCE = re.compile(
     r"\b(?:[Cc]hoices?|[Aa]nswers?|[Oo]ptions?|[Ss]tatements?)\s*[\"'(]*[A-Ea-e]\b|\([a-e]\)|\b(?:[Gg]iven|[Aa]bove|[Tt]his|[Tt]he) (?:image|figure|picture|radiograph|photograph)\b|"
     r"^This is an? [\w-]+ (?:appliance|image|picture|instrument|x-?ray|radiograph|graph)\b|\bin the question\b|\bin (?:the )?options?\b|\boptions\b|\b(?:our|preferred) answer\b|"
     r"\b[A-E] is (?:correct|right|wrong|incorrect|true|false)\b|[\w)]:[A-Z][a-z]|(?<![A-Za-z])[a-z]{2,}[A-Z][a-z]{3,}|\d ?ln\b|"
-    r"\bRef\b|\bp\.? ?\d{2}|\d/e\b|^\(|\b(?:[Tt]extbook|Publishers?|[Ee]dition|Harrison|Page [Nn]o)\b|[Pp]g\.? ?(?:[Nn]o|\d)")
+    r"\bRef\b|\bp\.? ?\d{2}|\d/e(?:\b|[A-Z])|^\(|\b(?:[Tt]extbook|Publishers?|[Ee]dition|Harrison|Page [Nn]o)\b|[Pp]g\.? ?(?:[Nn]o|\d)")
 #: The beginning of a sentence that needs the one before it.
 NEEDS_BEFORE = re.compile(r"(?:However|Hence|Therefore|Thus|So|But|And|Also|Or|Similarly|Moreover|Furthermore|Likewise|Again|Whereas|In contrast|These|Those|Such|Other|This|In this|In such)\b")
 
@@ -160,6 +256,8 @@ NEGATIVE = re.compile(r"\b(?:not|no|never|without|un\w{4,}|non\w*)\b", re.I)
 DENIAL = re.compile(
     r"\b(?:not|no|never|none|neither|nor|only|except|instead|rather|whereas|unlike|but|although|while|contrast|contraindicat\w+|avoid\w*|absent|absence|without|false|incorrect|wrong|"
     r"cannot|lacks?|spared?|rare\w*|least|low|decreas\w+|reduc\w+|however|un\w{4,}|non\w*|different)\b|n't\b", re.I)
+#: Words that tell one option from another.
+DECIDES = re.compile(rf"{DENIAL.pattern}|\b(?:(?:more|most) (?:common\w*|often|likely|frequent\w*|specific|sensitive|effective)|than|better|best|first|highest|commonest|maximum|mainly|versus|followed|next)\b", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #dbeb8cf5
 def mentions_all(text: str, options: dict[str, str], letter: str) -> bool:
@@ -173,10 +271,23 @@ def mentions_all(text: str, options: dict[str, str], letter: str) -> bool:
 
 
 def is_about(text: str, question: str, right: str) -> bool:
-    "Whether a text is about the question: it has half of the question's words that are not in the right option; two are enough, in a short text one."
+    """Whether a text is about the question: it has half of the question's words that are not in the right option; three are enough.
+
+    The longest word must be among them, unless the question tells a case: it is often the term that the question is about.
+    """
     asked = stems(question) - stems(right) if re.search(r"\w{4}", question) else set()
-    needed = min(2, -(-len(asked) // 2)) if len(text.split()) > 25 else min(1, len(asked))
-    return len(stems(text) & asked) >= needed
+    words = [word for word in re.findall(r"[^\W_]{4,}", question.casefold()) if stems(word) & asked]
+    longest = {stem for word in words if len(word) == max(map(len, words)) for stem in stems(word)}
+    if longest and len(words) <= 12 and not longest & stems(text):
+        return False
+    return len(stems(text) & asked) >= min(3, -(-len(asked) // 2))
+
+# %% ../../nbs/builders/choices.ipynb #62704d14
+def names_option(text: str, options: dict[str, str], letter: str) -> bool:
+    "Whether a text has most of the words that set the right option apart from the others, or of two the last one."
+    apart = stems(options[letter]).difference(*(stems(other) for name, other in options.items() if name != letter)) or stems(options[letter])
+    words = re.findall(r"[^\W_]{4,}", options[letter].casefold())
+    return len(apart & stems(text)) > len(apart) / 2 or len(words) == 2 and stems(words[1]) <= apart & stems(text)
 
 # %% ../../nbs/builders/choices.ipynb #3a7c2e70
 def support_fault(
@@ -184,20 +295,24 @@ def support_fault(
     question: str,
     options: dict[str, str],
     letter: str,
-    verdict: bool = False,  # the explanation began with the right answer, so its text is the reason for it
+    verdict: bool = False,  # the explanation began with the right answer, so its text is the reason for it and may be brief
 ) -> str | None:
     "Why an analysis does not support the right option; None when it does."
-    right = options[letter]
+    right, others = options[letter], [text for name, text in options.items() if name != letter and not SET_PHRASES.fullmatch(text.strip(" ."))]
     share = share_mentioned(analysis, right)
-    mentioned = verdict or mentions_all(analysis, options, letter)
-    if not mentioned or any(share_mentioned(analysis, text) > share for text in options.values() if not SET_PHRASES.fullmatch(text.strip(" ."))):
+    mentioned = mentions_all(analysis, options, letter) and (SET_PHRASES.fullmatch(right.strip(" .")) or names_option(analysis, options, letter))
+    if not mentioned or any(share_mentioned(analysis, text) > share for text in others):
         return "it mentions another option more than the right one"
-    if len(stems(analysis) - stems(question) - stems(right)) < 2:
+    new = stems(analysis) - stems(question) - stems(right)
+    if sum(not stem.isdigit() for stem in new) < max(2 if len(analysis.split()) <= 8 else 3, len(stems(analysis)) / 3):
         return "it only repeats the question and the option"
+    asked = stems(question) - stems(right)
+    if share == 1 and any(stems(text) - stems(right) and stems(text) <= stems(analysis) for text in others) and not SET_PHRASES.fullmatch(right.strip(" .")) and not DECIDES.search(analysis):
+        return "it does not decide between two options"
+    if not (verdict and len(asked & stems(analysis)) >= min(2, -(-len(asked) // 2)) or is_about(analysis, question, right)):
+        return "it is not about the question"
     if verdict:
         return None
-    if not is_about(analysis, question, right):
-        return "it is not about the question"
     if RANKING.search(question) and not RANKED.search(analysis):
         return "it does not say why the right option comes first"
     if EXCEPTION.search(question) and not DENIAL.search(analysis) or NEGATIVE.search(right) and not DENIAL.search(analysis):
@@ -215,6 +330,92 @@ def analysis_of(explanation: str, answer: str, words: int) -> str | None:
         return first
     start = next((place for place in begins if mentions_option(found[place], answer)), None)
     return None if start is None else opening("\n".join(found[start:]), words)
+
+# %% ../../nbs/builders/choices.ipynb #18639bf8
+#: Signs that a sentence points at something outside the passage, is a label with its value, or is two sentences in one.
+UNSOUND = re.compile(
+    r"\b(?:[Ss]ee|[Rr]efer to) (?:the )?(?:above|below|also|previous|explanation|table|next|earlier|fig)|\b(?:previous|above|below|earlier|preceding|next|last) (?:\w+ )?(?:explanation|answer|"
+    r"staging|table|list|classification|criteria|statements?|points|figure|features|discussion|chapter)\b|\babove (?:mentioned|said|given)|\b(?:mentioned|given|discussed|described|said|explained|"
+    r"listed|stated) (?:above|below|earlier|before)\b|\b(?:the|all|of|from|to) (?:above|below)\b|\bquestions?\b|^(?:Note|Remember|Key|Explanation|Important|Hint|Concept|Summary)\b|"
+    r"[a-z]{3}- |\w [-–=] .*\w [-–=] |^[\w ,()/'-]{1,60}?(?: ?[:=]| [-–]|- ) ?|\ba [A-Z][a-z]+tion\b|[a-z]\*|\.{2}|\?|[{}→↑↓•▪|]|\betc\b(?!\.)|\*| [.,](?: |$)|[a-rt-z]' |[a-z]{3}\.[a-z]{2,}|(?<=[a-z])(?<!group)(?<!tamin)(?<!titis)(?<!type)(?<!uenza)(?<!class) A(?= [a-z])|\ba [A-Z][a-z]+ |[a-z0-9] a (?:causing|raising|leading|and|increased?|decreased?|is|are|of|the|to|in)\b|"
+    r"\bdue to \w+ (?:fail|does|is|are|do)\b|\b(?:high|low|large|small) the\b|\ba patients\b|^Now\b|\b(?:I|[Ww]e|[Oo]ur|[Uu]s|[Mm]y|[Ff]riends?|[Ss]orry|[Dd]ear)\b|\b[A-Z]{4,} [A-Z]{3,}|[a-z]{3}A\b|"
+    r"\b[Ff]ig(?:ure)?s?\b|^(?:Since|Because|Although|Though|While|Whereas|As)\b[^,]*$|^(?:In|On|At) [^,]{1,30}, (?:is|are|has|have|can|may|controls?|causes?|acts?|forms?|shows?|[a-z]+(?:ates|izes|ises))\b|"
+    r"^\w+ly (?:is|are|was|has|[a-z]+s (?:with|by|to|in|from|on))\b|"
+    r"(?<=[a-z),0-9]) (?:The|It|In|For|This|These|They|If|When|At|On|Is|Are|Most|Other|Also|No|Not|Normal|Good|Treatment|Of|And|Or|With|By|Due|Seen|Used|Has|Have|To|From|As|"
+    r"There|Here|Its|Often|Usually|All|Both|Low|High|Loss|Early|Late|Acute|Chronic|Severe|Mild|Presence|Absence|Lack|Pain|Fever|Weight|Blood)\b|"
+    r"[a-z]{3} Anti-|\w [A-Z][a-z]+(?:tion|ment|ness|ity|ate|ing|ive|ous|ed|ly|itis|oma|emia|osis)\b")
+
+# %% ../../nbs/builders/choices.ipynb #6ce9dac6
+#: Verbs of explanations.
+BASES = (
+    "act affect allow appear arise ascend attach become begin belong bind bleed block break bring carry cause change circulate close come compress confirm connect consist contain "
+    "continue contribute convert cross decline decrease degrade delay depend descend destroy determine develop differ diminish disappear divide drain drop empty enhance enter exceed "
+    "excrete exhibit exist extend facilitate fall fill follow form function generate get give go grow happen heal help hold impair improve include increase indicate induce infect "
+    "inhibit innervate interfere involve join keep kill lack last lead leave lie limit look lose lower maintain make manifest mean measure move need occupy occur open originate "
+    "pass penetrate perform persist play point possess pour predispose present prevent produce progress prolong promote protect provide raise range reach react receive reduce reflect "
+    "refer regulate relax release relieve remain remove replace represent require resemble resist respond result return rise run secrete seem separate serve show speak spend split spread "
+    "stain stand start stimulate stop store suffer suggest supply support suppress surround survive take tend terminate transmit transport travel treat turn undergo use vary wind work yield "
+    "lose describe define state denote detect correlate constitute comprise hydrolyze catalyze metabolize activate synthesize potentiate antagonize mediate accumulate absorb").split()
+THIRD = "|".join(re.sub(r"(?<=[^aeiou])ys$", "ies", re.sub(r"(s|sh|ch|x|go)s$", r"\1es", f"{base}s")) for base in BASES)
+
+# %% ../../nbs/builders/choices.ipynb #a036d485
+AUXILIARY = "is|are|was|were|has|have|had|does|do|did|can|could|may|might|must|should|will|would|cannot"
+#: A finite verb after a subject: "the nerve supplies", "fibres form".
+FINITE = re.compile(rf"\w\W+(?:{AUXILIARY}|{THIRD}|came|became|began|went|gave|took|rose|fell|led|lay|found|showed)\b|(?:\w+s|and|\w+ae|\w+ia|who|that|which|also|each|they|both|people|women|men|children) (?:\w+ly )?(?:{'|'.join(BASES)})\b")
+#: The beginning of a sentence without a subject: "Caused by", "Is a sign of", "Acts on".
+NO_SUBJECT = re.compile(
+    rf"(?:\w+ly )?(?:(?:[a-z]+(?:ed|ing)|seen|found|known|shown|given|made|done|taken|due) (?:by|in|at|on|to|with|of|as|for|from|is|are)\b|(?:{AUXILIARY}|{THIRD}) (?!of\b|in\b|and\b|or\b|are\b))", re.I)
+#: Words for which a first sentence needs another before it.
+POINTS_ASIDE = re.compile(r"\b(?:also(?! (?:called|known))|latter|former|another|remaining|respectively|hence it|main ones|opposite)\b", re.I)
+#: What a passage must not be cut off from.
+TAKES_BACK = re.compile(r"(?:However|But|Except|Exceptions?|Do not|Don't|Never|Only|Unless|Although|Though|Yet|On the other hand|Nevertheless|Whereas|Rarely|Not)\b", re.I)
+
+# %% ../../nbs/builders/choices.ipynb #c7249e84
+def is_sound(sentence: str) -> bool:
+    "Whether a piece of an explanation is one whole sentence with a subject and a verb."
+    paired = sentence.count("(") == sentence.count(")") and sentence.count('"') % 2 == 0
+    return paired and is_whole(sentence) and not BROKEN_SENTENCE.search(sentence) and not UNSOUND.search(sentence) and bool(FINITE.search(sentence)) and not NO_SUBJECT.match(sentence)
+
+# %% ../../nbs/builders/choices.ipynb #e958073b
+def runs(text: str) -> Iterator[tuple[str, list[str], str]]:  # the last heading before it, its sentences, and what comes after it
+    "The runs of sound sentences of a text."
+    heading, run = "", []
+    for line in [*text.splitlines(), ""]:
+        for piece in split_line(line.strip()):
+            if piece and is_sound(piece) and not ITEM.match(line.strip()):
+                run.append(piece)
+                continue
+            if run and piece:
+                yield heading, run, piece
+                run = []
+            if piece.endswith(":") or piece and piece[-1] not in ".!?" and len(piece.split()) <= 10:
+                heading = piece
+    if run:
+        yield heading, run, ""
+
+# %% ../../nbs/builders/choices.ipynb #9195c0c2
+def passages(
+    explanation: str,
+    question: str,
+    options: dict[str, str],
+    letter: str,
+    words: int,
+) -> Iterator[tuple[str, bool]]:  # a passage, and whether the explanation begins with it
+    "The passages of an explanation that could be an analysis: sentences in a row that lean on nothing else, as many as fit."
+    asked, text, subject = stems(question), analysis_text(explanation, options[letter]), stems(question) | stems(options[letter])
+    for heading, run, following in runs(text):
+        for start, sentence in enumerate(run):
+            begins = start == 0 and " ".join(text.split()).startswith(sentence)
+            if leans(sentence) or POINTS_ASIDE.search(sentence) or not (begins or subject & stems(sentence)):
+                continue
+            taken, after = run[start:], following
+            while taken and len(" ".join(taken).split()) > words:
+                after = taken.pop()
+            while taken and len(stems(taken[-1]) & asked) < 2 and not any(stems(text) & stems(taken[-1]) for text in options.values()):
+                after = taken.pop()  # it is about something else
+            passage = " ".join(taken)
+            if len(passage.split()) >= 5 and not TAKES_BACK.match(after) and stems(heading) <= subject | stems(passage):
+                yield passage, begins
 
 # %% ../../nbs/builders/choices.ipynb #1148d5c5
 #: Put before an exam question; none of them changes what is asked.
@@ -280,9 +481,15 @@ def usable_analysis(record: SplitRecord, words: int) -> tuple[str, str | None]:
     "The analysis of a record and None, or nothing and the reason why there is none."
     if fault := choice_fault(record):
         return "", fault
-    letter = record.gold["letter"]
-    analysis = analysis_of(record.answer, record.options[letter], words)
-    if analysis is None or len(analysis.split()) < 5:
-        return "", f"the explanation has no whole sentence within {words} words that mentions the right option"
-    fault = None if record.text else support_fault(analysis, REFERENCE.sub(" ", record.question or ""), record.options, letter, bool(VERDICT.match(record.answer)))
-    return ("", f"the explanation does not support the right option: {fault}") if fault else (analysis, None)
+    letter, question, faults = record.gold["letter"], REFERENCE.sub(" ", record.question or ""), []
+    missing = f"the explanation has no whole sentence within {words} words that mentions the right option"
+    if record.text:  # the explanation may refer to the text
+        analysis = analysis_of(record.answer, record.options[letter], words) or ""
+        return (analysis, None) if len(analysis.split()) >= 5 else ("", missing)
+    for analysis, begins in passages(record.answer, question, record.options, letter, words):
+        fault = support_fault(analysis, question, record.options, letter, begins and bool(VERDICT.match(record.answer)))
+        if fault is None:
+            return analysis, None
+        if mentions_option(analysis, record.options[letter]):
+            faults.append(f"the explanation does not support the right option: {fault}")
+    return "", [*faults, missing][0]
