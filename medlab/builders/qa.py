@@ -116,7 +116,10 @@ PHRASINGS |= {
 TEMPLATE_WORDS = set("what is are the how to do does who at for of in by about symptoms treatments causes cause prevent diagnose treat many people affected".split())
 
 
-def qa_questions(record: SplitRecord) -> list[str]:
+def qa_questions(
+    record: SplitRecord,
+    short: str = "",  # an abbreviation of the subject that the answer uses and does not explain
+) -> list[str]:
     "Questions that fit the record's answer: its own, then phrasings of its aspect; none when its own question asks about nothing."
     focus = " ".join((record.subject or record.title or "").split())
     subject, title = usable_subject(record), TITLE_WORDS.sub("", mended(focus, record))
@@ -125,11 +128,13 @@ def qa_questions(record: SplitRecord) -> list[str]:
         return []
     if subject is None:
         return [own]
+    if short:
+        own, subject = own.replace(title, f"{title} ({short})"), f"{subject} ({short})"
     if NOT_A_CONDITION.search(subject) and record.aspect != "information":
         return [own] if record.aspect not in PHRASINGS else []  # "how to diagnose an electrocardiogram?"
     # only a name keeps its capital inside a sentence, and the answer shows whether it is one
-    lower = subject.lower()
-    inside = lower if f" {lower}" in (record.answer or "") else subject
+    name = subject.removesuffix(f" ({short})")
+    inside = subject.replace(name, name.lower()) if f" {name.lower()}" in (record.answer or "") else subject
     offered = [phrasing.format(x=subject if phrasing.startswith("{x}") else inside) for phrasing in PHRASINGS.get(record.aspect or "", ())]
     phrasings = [question[0].upper() + question[1:] for question in offered]
     return phrasings if phrasings and own.startswith("What is ") and own.rstrip("?").endswith("s") else [own, *phrasings]  # "what is floods?"
@@ -171,8 +176,8 @@ OUT_OF_PLACE = re.compile(
     r"Many of today's standard|Information about clinical trials|Some treatments are standard|A treatment clinical trial is|When clinical trials show)|^references\b|https?://|\baccessed \d", re.I)
 #: A heading that is joined to the sentence after it: "Preventing Heart Failure There are a number of things".
 JOINED_HEADING = re.compile(
-    r"^(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
-    r"These|At|As|Some|A few|Several|Certain|Both|Any|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z])")
+    r"^(?:(?:Signs and )?Symptoms (?=(?:Many|Most|The|Some|In|If|People|There) )|(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
+    r"These|At|As|Some|A few|Several|Certain|Both|Any|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z]))")
 #: A line from a table of signs, and entries of such a line that are not signs.
 SIGN_LINE = re.compile(r"(About [\d.]+% of patients|\d+ of \d+ patients|Also|Signs and symptoms): (.*)\.")
 NOT_A_SIGN = re.compile(r"inheritance|^(?:sporadic|heterogeneous|somatic mutation|genetic anticipation.*|abnormality of metabolism/homeostasis)$", re.I)
@@ -235,7 +240,7 @@ def mentions(answer: str, subject: str) -> bool:
 
 # %% ../../nbs/builders/qa.ipynb #be7d38cb
 #: The beginnings of words that stand on every page about a disease, and tell nothing about one of them.
-EVERYDAY = tuple((
+EVERYDAY = frozenset((
     "about above accord action affect after aged ages allow almost already although among another answer anyone appear appropriate around associated available based because become been "
     "before being below best better between cancer care case caus certain chance child choice choose clinic combin common complic condition consider could cure current decid decision "
     "depend describ detect determin develop device diagnos differ discuss diseas disorder doctor does done during each early effect either especially everyone examin experience "
@@ -253,7 +258,7 @@ def told(answer: str, subject: str) -> int:
     "How many different words of an answer, and how many numbers, are neither those of its subject nor everyday."
     stems = {word[:4] for word in re.findall(r"[^\W\d_]{4,}", subject.casefold())}
     text = re.sub(r"\([A-Z]{2,}s?\)", "", answer)
-    words = {word for word in re.findall(r"[^\W\d_]{4,}", text.casefold()) if word[:4] not in stems and not word.startswith(EVERYDAY)}
+    words = {word for word in re.findall(r"[^\W\d_]{4,}", text.casefold()) if word[:4] not in stems and not any(word[:end] in EVERYDAY for end in range(3, 13))}
     return len(words) + len(re.findall(r"\d+|\b[A-Z][A-Z0-9-]+\b", text))
 
 # %% ../../nbs/builders/qa.ipynb #6f70bce8
@@ -275,6 +280,8 @@ SPEAKS_OF = {
         r"finding|feature|characteri|measur|antibod|urine|stool|blood (?:test|sample|cell|count|pressure|sugar|glucose)|prenatal|newborn|histor|exam|clinical|laborator|screen|swab|smear|"
         r"evaluat|presence|appearance|tissue|marker|fluid|spinal|puncture|studies|assay|based on|suspect", re.I),
 }
+#: An answer that says that there is nothing, or that nobody knows: short, and complete.
+NONE_KNOWN = re.compile(r"\bno (?:known )?(?:vaccine|way|cause)|\bunknown\b|\bnot (?:currently )?(?:known|inherited|hereditary)\b|can't be prevented|cannot be prevented|found a way to prevent", re.I)
 #: An examination that every diagnosis has, and no other is named.
 ANY_EXAM = re.compile(r"physical exam\w*|medical histor\w*|family histor\w*|\bexam\w*|routine blood tests?|(?:your )?blood tests? (?:aren't|done)|signs and symptoms|test results|based on|\bhistor\w+|suspect\w*", re.I)
 
@@ -282,33 +289,38 @@ ANY_EXAM = re.compile(r"physical exam\w*|medical histor\w*|family histor\w*|\bex
 FEW_WORDS = 12  # an answer of so few words may name any examination
 #: Abbreviations that everybody knows, or that are names.
 KNOWN = frozenset("DNA RNA HIV AIDS MRI CT PET ECG EKG EEG EMG FDA NIH CDC USA AM PM UV UVA UVB II III IV VI VII VIII IX XI XII XX XY ACE NINDS NIDDK NHLBI NCI NIA NIAMS NICHD NIDCD NEI WHO ER "
-                  "IQ LDL HDL BMI NSAID NSAIDs TV OK DTaP MMR HPV IgA IgE IgG IgM ATP IU CPR TB STD STDs SIDS ALS COPD CPAP CDC's OTC SCID PCR CSF IVF".split())
-ACRONYM = re.compile(r"(?<![\w-])[A-Z]{2,}(?:s)?(?![\w-])")
+                  "IQ LDL HDL BMI NSAID NSAIDs TV OK DTaP MMR HPV IgA IgE IgG IgM ATP IU CPR TB STD STDs SIDS ALS COPD CPAP CDC's OTC SCID PCR CSF IVF GI GH CK DVT ICU OB GYN MD LLC PSA EU UK BRCA LA NY HLA HCV HBV SPF AV SSRI SSRIs".split())
+ACRONYM = re.compile(r"(?<![\w/+-])[A-Z]{2,}(?:s)?(?![\w+-])")
+#: An abbreviation that is explained where it stands, or names a gene.
+EXPLAINED = re.compile(
+    r"\b([A-Z]{2,}s?)\b (?:genes?|proteins?|mutations?|\((?=[a-z])|syndrome\b|gene's)|[(/]([A-Z]{2,}s?)\b|(?:called|known as|or|abbreviated|acronym) ([A-Z]{2,}s?)\b|\b([A-Z]{2,})[ ,]+which stands for")
 
 
-def initials(subject: str) -> str:
-    "The first letters of the words of a subject."
-    return "".join(word[0] for word in re.findall(r"[^\W\d_]+", subject)).upper()
+def stands_for(short: str, subject: str) -> bool:
+    "Whether the letters of an abbreviation occur in a subject in this order, the first of them at the beginning of a word."
+    between = "[^|]*".join(map(re.escape, short.rstrip("s").casefold()))
+    return bool(re.search(rf"\b{between}", subject.casefold()))
 
 
-def strange_names(answer: str, asked: str) -> set[str]:
-    "The abbreviations that an answer uses for its subject before, or without, saying what they stand for."
+def unexplained(answer: str, asked: str) -> list[str]:
+    "The abbreviations of an answer, most of all of its first sentence, that neither it nor its question explains."
     first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]
-    found = set(ACRONYM.findall(first)) - KNOWN - set(ACRONYM.findall(asked))
-    named = set(re.findall(r"[\w-]*\b([A-Z]{2,}s?)\b (?:genes?|proteins?|mutations?)|\(([A-Z]{2,}s?)\b", answer))
-    explained = {one for pair in named for one in pair if one} | set(re.findall(r"\b([A-Z]{2,}s?)\b \((?=[a-z])", answer)) | set(re.findall(r"(?:called|known as|or|abbreviated) ([A-Z]{2,})\b", answer))
-    letters = initials(asked)
-    return {one for one in found - explained if one.rstrip("s") not in letters and "gene" not in answer}
+    explained = KNOWN | {one for pair in EXPLAINED.findall(answer) for one in pair if one}
+    rest = [one for one in ACRONYM.findall(answer[len(first):]) if len(one) > 2 and stands_for(one, asked)]
+    found = dict.fromkeys([*ACRONYM.findall(first), *rest])
+    return [one for one in found if one not in explained and not re.search(rf"\b{one}\b", asked) and not (one in rest and "gene" in answer)]
 
 # %% ../../nbs/builders/qa.ipynb #5a9b4c11
 def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
     "What an answer lacks that its question asks for."
-    speaks = SPEAKS_OF.get(record.aspect or "")
-    if speaks and not speaks.search(ANY_EXAM.sub("", answer) if record.aspect == "exams and tests" and len(answer.split()) > FEW_WORDS else answer):
+    speaks, whole = SPEAKS_OF.get(record.aspect or ""), len(answer.split()) >= 0.9 * len((record.answer or "").split())
+    few = record.aspect != "exams and tests" or len(answer.split()) <= FEW_WORDS
+    if speaks and not speaks.search(answer if few else ANY_EXAM.sub("", answer)):
         return "it does not speak of what the question asks for"
-    if record.aspect and record.aspect != "frequency" and told(answer, subject) < LEAST_TOLD:
+    short = told(answer, subject) < LEAST_TOLD and not whole and not (record.aspect != "treatment" and NONE_KNOWN.search(answer))
+    if record.aspect and record.aspect != "frequency" and short:
         return "it tells nothing that is not true of every disease"
-    if strange_names(answer, f"{subject} {record.question}"):
+    if any(not stands_for(one, subject) for one in unexplained(answer, f"{subject} {record.question}")):
         return "it has an abbreviation that it does not explain"
     return None
 
@@ -327,8 +339,6 @@ def phrasing_fits(phrasing: str, answer: str, record: SplitRecord) -> bool:
     "Whether an answer fits a phrasing, which may ask for more than its aspect."
     if not record.aspect or record.aspect not in PHRASINGS:
         return True
-    if phrasing == record.question:
-        return record.aspect != "genetic changes" or bool(SPEAKS_OF["genetic changes"].search(answer))
     if PERSONAL.search(phrasing) and not phrasing.startswith("I keep") and NOT_MINE.search(record.subject or record.title or ""):
         return False
     if record.aspect == "genetic changes" and ABOUT_GENES.search(phrasing):
@@ -365,7 +375,9 @@ def build(
         yield record.model_copy(update={"task": "symptom_analysis", "question": phrasings[0], "gold": fields}), phrasings
         return
     text = part_about(record.answer or "", record.aspect, record.question or "")
-    answer, phrasings = qa_answer(text, words, subject or "", asked=not record.aspect), qa_questions(record)
+    answer = qa_answer(text, words, subject or "", asked=not record.aspect)
+    short = next(iter(unexplained(answer or "", f"{subject} {record.question}")), "") if subject and record.aspect else ""
+    phrasings = qa_questions(record, short)
     if answer is None:
         yield f"the answer is not used: {why_no_excerpt(record.answer or '', words)}"
     elif phrasings and not fitting_questions(phrasings, answer, record):
