@@ -173,7 +173,7 @@ OUT_OF_PLACE = re.compile(
     r"\b(?:below (?:are|is)|here (?:are|is) (?:some|a|the)|this (?:content|fact ?sheet|publication|booklet|chapter|topic|summary)|"
     r"press the|the publications of|following tips|see (?:also|the latest)|in this (?:article|section|document))\b|"
     r"^(?:New types of treatment are being tested|Patients (?:may want to think about|can enter|may (?:also )?enter)|For some patients, taking part|Clinical trials are (?:part|done|taking)|"
-    r"Many of today's standard|Information about clinical trials|Some treatments are standard|A treatment clinical trial is|When clinical trials show)|^references\b|https?://|\baccessed \d", re.I)
+    r"Many of today's standard|Information about clinical trials|Some treatments are standard|A treatment clinical trial is|When clinical trials show)|^references\b|(?-i:^(?!.*\b(?:Institute|Center|Association|Administration|Act|Foundation|Agency)\b)(?:[A-Z][\w'-]*[,:]? (?:(?:of|and|or|the|for|to|in|with|a) )*){6,}[a-z])|https?://|\baccessed \d", re.I)
 #: A heading that is joined to the sentence after it: "Preventing Heart Failure There are a number of things".
 JOINED_HEADING = re.compile(
     r"^(?:(?:Signs and )?Symptoms (?=(?:Many|Most|The|Some|In|If|People|There) )|(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
@@ -219,6 +219,15 @@ def part_about(text: str, aspect: str | None, question: str = "") -> str:
     return PART_BEGINS.sub("\n", text[found.end():] if found else text)
 
 # %% ../../nbs/builders/qa.ipynb #bf16853d
+TITLE_CASE = re.compile(r"(?:(?:[A-Z][\w'-]*|of|and|or|the|for|to|in|with|a),? )+")
+
+def without_heading(answer: str, subject: str) -> str:
+    "An answer without a heading in capitals that is glued to the subject at its beginning: \"A Brain Disorder Parkinson's disease is …\"."
+    at = answer.casefold().find(subject.casefold()) if subject else 0
+    glued = answer[:at] if 0 < at < 60 and answer[at].isupper() and subject[1:2].islower() else ""
+    return answer[at:] if len(re.findall(r"\b[A-Z][a-z]{2,}", glued)) >= 2 and TITLE_CASE.fullmatch(glued) else answer
+
+# %% ../../nbs/builders/qa.ipynb #8128aade
 def qa_answer(
     text: str,
     words: int = 45,  # at most this many
@@ -226,7 +235,8 @@ def qa_answer(
     asked: bool = False,  # the question is a person's own, and the answer may refer to it
 ) -> str | None:  # None when no sentence that stands alone fits
     "The first whole sentences of an answer that need nothing that is left out, as many as fit, each once."
-    return excerpt(prepared(text), words, subject, asked, OUT_OF_PLACE, JOINED_HEADING)
+    found = excerpt(prepared(text), words, subject, asked, OUT_OF_PLACE, JOINED_HEADING)
+    return found and without_heading(found, subject)
 
 # %% ../../nbs/builders/qa.ipynb #0fd7d4bd
 #: Subjects whose page holds the text of another, found by reading: MedQuAD has the treatment of Lyme disease under Machado-Joseph disease.
@@ -290,10 +300,10 @@ FEW_WORDS = 12  # an answer of so few words may name any examination
 #: Abbreviations that everybody knows, or that are names.
 KNOWN = frozenset("DNA RNA HIV AIDS MRI CT PET ECG EKG EEG EMG FDA NIH CDC USA AM PM UV UVA UVB II III IV VI VII VIII IX XI XII XX XY ACE NINDS NIDDK NHLBI NCI NIA NIAMS NICHD NIDCD NEI WHO ER "
                   "IQ LDL HDL BMI NSAID NSAIDs TV OK DTaP MMR HPV IgA IgE IgG IgM ATP IU CPR TB STD STDs SIDS ALS COPD CPAP CDC's OTC SCID PCR CSF IVF GI GH CK DVT ICU OB GYN MD LLC PSA EU UK BRCA LA NY HLA HCV HBV SPF AV SSRI SSRIs".split())
-ACRONYM = re.compile(r"(?<![\w/+-])[A-Z]{2,}(?:s)?(?![\w+-])")
+ACRONYM = re.compile(r"(?<![\w/+-])[A-Z]{2,}(?:s)?(?![\w+-]| type\b)")
 #: An abbreviation that is explained where it stands, or names a gene.
 EXPLAINED = re.compile(
-    r"\b([A-Z]{2,}s?)\b (?:genes?|proteins?|mutations?|\((?=[a-z])|syndrome\b|gene's)|[(/]([A-Z]{2,}s?)\b|(?:called|known as|or|abbreviated|acronym) ([A-Z]{2,}s?)\b|\b([A-Z]{2,})[ ,]+which stands for")
+    r"\b([A-Z]{2,}s?)\b (?:genes?|proteins?|mutations?|\((?=[a-z])|syndrome\b|deficiency\b|disease\b|gene's)|[(/]([A-Z]{2,}s?)(?:\b|\d)|(?:called|known as|or|abbreviated|acronym) ([A-Z]{2,}s?)\b|\b([A-Z]{2,})[ ,]+which stands for")
 
 
 def stands_for(short: str, subject: str) -> bool:
@@ -311,6 +321,14 @@ def unexplained(answer: str, asked: str) -> list[str]:
     return [one for one in found if one not in explained and not re.search(rf"\b{one}\b", asked) and not (one in rest and "gene" in answer)]
 
 # %% ../../nbs/builders/qa.ipynb #5a9b4c11
+def lost_letters(answer: str, record: SplitRecord) -> bool:
+    "Whether an answer has a word of its title as the title has it: with a letter lost."
+    title = record.subject or record.title or ""
+    whole = mended(title, record)
+    words = zip(re.findall(r"[^\W\d_]+", title), re.findall(r"[^\W\d_]+", whole)) if whole != title else ()
+    return any(len(before) + 1 == len(after) and re.search(rf"\b{before}\b", answer) for before, after in words)
+
+# %% ../../nbs/builders/qa.ipynb #c945ee13
 def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
     "What an answer lacks that its question asks for."
     speaks, whole = SPEAKS_OF.get(record.aspect or ""), len(answer.split()) >= 0.9 * len((record.answer or "").split())
@@ -320,6 +338,8 @@ def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
     short = told(answer, subject) < LEAST_TOLD and not whole and not (record.aspect != "treatment" and NONE_KNOWN.search(answer))
     if record.aspect and record.aspect != "frequency" and short:
         return "it tells nothing that is not true of every disease"
+    if lost_letters(answer, record):
+        return "a letter is missing from the name of its subject"
     if any(not stands_for(one, subject) for one in unexplained(answer, f"{subject} {record.question}")):
         return "it has an abbreviation that it does not explain"
     return None
@@ -335,6 +355,14 @@ CHANCE = re.compile(r"\b(?:chance|risk|probability|\d+ ?%|percent|1 in \d|one in
 WORSE = re.compile(r"\b(?:depends?|factors?)\b", re.I)
 
 
+DEFINES = re.compile(r"mean|^Can you explain|describe")
+
+def defines(answer: str, subject: str) -> bool:
+    "Whether an answer begins with what its subject is, or does, and not with advice."
+    first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]
+    return names(first, subject) and not re.match(r"(?:If|Whether|When|Do|Did|You|Most of us|Each|Every|Many people)\b", first) or "; " not in first and bool(re.search(r"\b(?:is|are) (?:an?|the)\b", first))
+
+# %% ../../nbs/builders/qa.ipynb #2d39b0d3
 def phrasing_fits(phrasing: str, answer: str, record: SplitRecord) -> bool:
     "Whether an answer fits a phrasing, which may ask for more than its aspect."
     if not record.aspect or record.aspect not in PHRASINGS:
@@ -345,6 +373,8 @@ def phrasing_fits(phrasing: str, answer: str, record: SplitRecord) -> bool:
         return bool(GENE_NAMED.search(answer)) and ("mutation" not in phrasing or "mutation" in answer)
     if record.aspect == "inheritance" and re.search(r"\bchildren\b|\binherit\b", phrasing):
         return bool(PARENTHOOD.search(answer)) and ("risk" not in phrasing or bool(CHANCE.search(answer)) and "child" in answer)
+    if record.aspect == "information" and (DEFINES.search(phrasing) or phrasing == record.question and phrasing.startswith("What is")):
+        return defines(answer, usable_subject(record) or "")
     if record.aspect == "outlook" and re.search(r"get better|lies ahead|expect", phrasing):
         return not WORSE.search(answer.split(". ")[0])
     return True
@@ -381,7 +411,7 @@ def build(
     if answer is None:
         yield f"the answer is not used: {why_no_excerpt(record.answer or '', words)}"
     elif phrasings and not fitting_questions(phrasings, answer, record):
-        yield "the answer is a verdict on a question that is not there"
+        yield "the answer is a verdict on a question that is not there" if VERDICT.match(answer) else "no wording of the question fits the answer"
     elif not phrasings:
         yield "the question does not fit its subject, or there is no subject"
     elif record.aspect == "information" and subject and not mentions(answer, subject) or MIXED_UP.get(subject, "\0") in record.answer:

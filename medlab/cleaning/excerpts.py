@@ -74,7 +74,7 @@ def promises(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
-RUN_TOGETHER = re.compile(r"\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
+RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
 #: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
 SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons)\s*:\s+[A-Z][^;]*$")
 
@@ -120,7 +120,7 @@ def kind_of(
 
 # %% ../../nbs/cleaning/excerpts.ipynb #83738dc4
 #: The beginning of a sentence that takes back a part of the one before it.
-QUALIFIES = re.compile(r"(?:However|But|Yet|Nevertheless|Nonetheless|Unless|Except|On the other hand|Otherwise|Only|Do not|Don't|Never|Even so|Still|Normally|Instead|"
+QUALIFIES = re.compile(r"(?:However|But|Yet|Nevertheless|Nonetheless|Unless|Except|On the other hand|Otherwise|Only|Do not|Don't|Never|Even so|Still|Normally|Instead|Another|The (?:other|others|rest|remaining)|"
     r"In contrast|By contrast|In (?:some|other|rare) (?:\w+ )?(?:cases|people|babies|children|patients), however)\b|[^,.]{1,40}, however,")
 #: Words of subjects that name no subject.
 GENERIC_NOUNS = frozenset("disease diseases syndrome syndromes disorder disorders condition conditions deficiency infection infections type types problem problems "
@@ -155,11 +155,14 @@ def may_begin(
 
 # %% ../../nbs/cleaning/excerpts.ipynb #9dc59e04
 #: Small words that are found at the end of glued ones.
-SMALL_WORDS = frozenset("about also and are because called can could has have including may often should such that the these they this usually was were when which "
+SMALL_WORDS = frozenset("about also and are because called can could for has have including may often should such that the these they this usually was were when which "
                         "with your".split())
 #: What real words begin and end with: "underlying", "heartbeats", "thereafter".
 WORD_PARTS = frozenset("there under every other after some over inter super hyper often else breast beats birth weight stream nails virus feeding lying mental times "
                        "piece brush globulin where after myopathy obstruction hepatitis shaped producing plasmic stimulating".split())
+
+#: An article at the end of a word: "nephrologista doctor".
+ARTICLE_GLUED = re.compile(r"(?:ologist|tion|ment|ness)s?(?:a|an|the|or)$")
 
 def glued_words(text: str, subject: str = "") -> set[str]:
     "The words of a text, in lower case, that are two of its words without the space between them."
@@ -167,10 +170,10 @@ def glued_words(text: str, subject: str = "") -> set[str]:
     words, seen_again = set(), set()
     for word in found:
         (seen_again if word in words else words).add(word)
-    return {word for word in words if len(word) >= 8 and any(
+    return {word for word in words if len(word) >= 8 and (ARTICLE_GLUED.search(word) or any(
         word[:cut] in words and word[:cut] not in WORD_PARTS and word[cut - 1] != "o" and (
             word[cut:] in SMALL_WORDS or cut >= 5 and len(word) - cut >= 5 and word not in seen_again and word[cut:] in words and word[cut:] not in WORD_PARTS)
-        for cut in range(4, len(word) - 2))}
+        for cut in range(4, len(word) - 2)))}
 
 # %% ../../nbs/cleaning/excerpts.ipynb #c7053b29
 #: A sentence after which one kind is described after the other, and the first of several points.
@@ -212,7 +215,7 @@ def length(taken: list[Part]) -> int:
 # %% ../../nbs/cleaning/excerpts.ipynb #81a47745
 def without_remarks(sentence: str) -> str:
     "A sentence made of a list, without the remarks in brackets after its items, except those that limit an item."
-    return re.sub(r" \([^()]*\)(?=[;.])", lambda found: found[0] if LIMITS.search(found[0]) else "", sentence) if "; " in sentence else sentence
+    return re.sub(r" \([^()]*\)(?=[;.])", lambda found: found[0] if LIMITS.search(found[0]) else "", sentence) if re.search(r": [^.]*; ", sentence) else sentence
 
 # %% ../../nbs/cleaning/excerpts.ipynb #5a16bbf0
 def excerpt(
