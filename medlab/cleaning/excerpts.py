@@ -61,7 +61,7 @@ PROMISES = re.compile(
     r"There (?:are|is|may be|can be) (?:also )?(?:a (?:number|variety|range|lot|few)(?: of)?|"
     r"several|many|some|few|two|three|four|five|six|seven|\d+|different|various|other|certain|multiple)\b"
     r"[^,;:]{0,60}\b(?:types?|kinds?|forms?|ways?|things?|steps?|treatments?|tests?|reasons?|causes?|factors?|stages?|options?|methods?|groups?|tips|questions?|approaches)\b[^;:]{0,90}\.$|"
-    r"\b(?:as follows|the following|following (?:[\w-]+ ){0,4}[\w-]+)\.$|"
+    r"\b(?:as follows|(?:the|these|of) following(?: [\w-]+){0,5})\.$|"
     r"^(?:Here|Below) (?:are|is)\b|^(?:The|These) following\b[^:]*\.$|^(?:Examples?|Some examples) (?:are|include)\b[^:]{0,12}\.$|"
     r"\b(?:two|three|four|five|six|several|many|different|various|following) (?:[\w-]+ ){0,2}(?:types|kinds|forms|stages|ways|steps) (?:are used|exist|of [\w -]{1,40} are used)\.$|"
     r"\b(?:look|check|watch|ask) (?:you )?(?:for|about) (?:the )?(?:signs|symptoms)(?: (?:and|or) symptoms)?(?: of [^,;:]{1,40})?\.$|"
@@ -74,7 +74,7 @@ def promises(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
-RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
+RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b(?!had|that)([a-z]{2,}) \1\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
 #: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
 SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons)\s*:\s+[A-Z][^;]*$")
 
@@ -184,7 +184,7 @@ FIRST_POINT = re.compile(r"(?:First(?:ly)?|First of all|To begin with|One (?:of 
 #: One of several cases or pieces of advice, if another one begins with the same words.
 PARALLEL = re.compile(r"(?:If|For|When|Don't|Do not|Type|Stage|Avoid|People (?:with|who))\b")
 #: What gives the sentence before it its content: examples, or a list that takes up what was said.
-EXAMPLES = re.compile(r"(?:Some )?[Ee]xamples?\b|For example\b|(?:Such|These|Those|They|(?:Possible|Common|Other) (?:\w+ )?(?:signs|symptoms|causes|factors))\b[^.]*:")
+EXAMPLES = re.compile(r"(?:Some )?[Ee]xamples?\b|For example\b|(?:Such|These|Those|They|(?:Possible|Common|Other|Additional|Further) (?:\w+ )?(?:signs|symptoms|causes|factors|features))\b[^.]*:")
 LABEL_WORDS = 4  # a sentence of so few words at the end introduces what comes next
 KEPT_SHARE = 0.6  # of the words, when an excerpt is taken back to the end of a paragraph
 
@@ -198,6 +198,8 @@ def cut_back(
     same = following.text.split()[:2] if PARALLEL.match(following.text) else None
     parallel = next((place for place, part in enumerate(taken) if part.text.split()[:2] == same), len(taken))
     kept = min(first, divided, parallel)
+    if kept == divided < len(taken) and divided > 1 and not re.search(r"[:,;(]", taken[divided - 1].text):
+        kept -= 1  # it announces the kinds and names none of them
     taken, following = taken[:kept], taken[kept] if kept < len(taken) else following
     while taken and (QUALIFIES.match(following.text) or following.kind == "item" or EXAMPLES.match(following.text)
                      or not taken[-1].ends and len(taken) > 1 and len(taken[-1].text.split()) <= LABEL_WORDS):
