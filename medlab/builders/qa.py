@@ -176,7 +176,7 @@ OUT_OF_PLACE = re.compile(
     r"Many of today's standard|Information about clinical trials|Some treatments are standard|A treatment clinical trial is|When clinical trials show|Patients who take part in|Even when clinical trials)|^references\b|(?-i:^(?!.*\b(?:Institute|Center|Association|Administration|Act|Foundation|Agency)\b)(?:[A-Z][\w'-]*[,:]? (?:(?:of|and|or|the|for|to|in|with|a) )*){6,}[a-z])|https?://|\baccessed \d", re.I)
 #: A heading that is joined to the sentence after it: "Preventing Heart Failure There are a number of things".
 JOINED_HEADING = re.compile(
-    r"^(?:(?:Signs and )?Symptoms (?=(?:Many|Most|The|Some|In|If|People|There) )|(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
+    r"^(?:(?P<again>[A-Z][\w'-]{3,}) (?:(?:[A-Z][\w'-]*|of|and|or|the|for|to|in|with|a) ){1,8}(?=(?P=again) [a-z])|(?:Signs and )?Symptoms (?=(?:Many|Most|The|Some|In|If|People|There) )|(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
     r"These|At|As|Some|A few|Several|Certain|Both|Any|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z]))")
 #: A line from a table of signs, and entries of such a line that are not signs.
 SIGN_LINE = re.compile(r"(About [\d.]+% of patients|\d+ of \d+ patients|Also|Signs and symptoms): (.*)\.")
@@ -264,16 +264,22 @@ EVERYDAY = frozenset((
 LEAST_TOLD = 3  # words that are neither the subject's nor everyday
 
 
+#: Sentences that say of any disease that it is treated, and of any advice that there is some.
+SAYS_LITTLE = re.compile(r"(?:There are different types of treatment|Different types of treatments? are|Some clinical trials are|You (?:get|hear|have) (?:plenty|many|a lot)|If you're a parent, you get)[^.]*\.")
+
 def told(answer: str, subject: str) -> int:
     "How many different words of an answer, and how many numbers, are neither those of its subject nor everyday."
     stems = {word[:4] for word in re.findall(r"[^\W\d_]{4,}", subject.casefold())}
-    text = re.sub(r"\([A-Z]{2,}s?\)", "", answer)
+    text = re.sub(r"\([A-Z]{2,}s?\)", "", SAYS_LITTLE.sub("", answer))
     words = {word for word in re.findall(r"[^\W\d_]{4,}", text.casefold()) if word[:4] not in stems and not any(word[:end] in EVERYDAY for end in range(3, 13))}
     return len(words) + len(re.findall(r"\d+|\b[A-Z][A-Z0-9-]+\b", text))
 
 # %% ../../nbs/builders/qa.ipynb #6f70bce8
 #: What an answer about an aspect speaks of.
 SPEAKS_OF = {
+    "outlook": re.compile(
+        r"prognos|outlook|surviv|recover|\blife|\blive|\bdie|death|fatal|progress|improv|\bcure|wors|remission|expect|mortality|resol|normal|var(?:y|ies|iable)|poor|\bgood|excellent|"
+        r"chance|danger|recur|relapse|disab|treat|depend|eventually|over time|disappear|go(?:es)? away|threaten|permanent|residual|develop|long.term|respond|serious|mild|severe", re.I),
     "causes": re.compile(
         r"caus|due to|result|mutat|trigger|lead|because|associat|link|risk|\bgene|infect|unknown|unclear|not known|inherit|happens|occurs? (?:when|if|in)|develops? (?:when|if|from)|"
         r"damage|spread|by (?:a |an |the )?\w+ (?:bacteri|virus|germ|parasit)|bacteri|virus|transmit|contribut|factor|come from|autoimmune|hormon|chromosom|acquired|idiopathic|"
@@ -322,6 +328,7 @@ def unexplained(answer: str, asked: str) -> list[str]:
     return [one for one in found if one not in explained and not re.search(rf"\b{one}\b", asked) and not (one in rest and "gene" in answer)]
 
 # %% ../../nbs/builders/qa.ipynb #1630aee1
+MALADY = re.compile(r"diseas|disorder|problem|condition|syndrome|infection|cancer|illness|hurt|pain|injur|damage|wrong|inflam", re.I)
 GOALS = re.compile(r"\bgoals? (?:of|in|for) [^.]*[.!]$", re.I)  # at the end of an answer
 #: Names that have lost an accented letter, as sources have them.
 LOST_NAMES = re.compile(r"\b(?:Sjgren|Strussler|Behet|Mnire|Mller|Waldenstrm|Barr syndrome|Calv-Perthes|Alstrm|Schnlein|Lfgren|Mbius|Dub syndrome|Bjrnstad|Lken|"
@@ -347,6 +354,8 @@ def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
         return "it tells nothing that is not true of every disease"
     if record.aspect == "treatment" and GOALS.search(answer):
         return "it tells the goals of the treatment and not the treatment"
+    if record.aspect == "information" and re.search(r"\b(?:diseases|disorders)$", subject, re.I) and not MALADY.search(answer):
+        return "it does not speak of what the question asks for"
     if lost_letters(answer, record) or LOST_NAMES.search(answer):
         return "a letter is missing from the name of its subject"
     if any(not stands_for(one, subject) for one in unexplained(answer, f"{subject} {record.question}")):

@@ -74,7 +74,7 @@ def promises(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
-RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b(?!had|that)([a-z]{2,}) \1\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
+RUN_TOGETHER = re.compile(r", \d{1,2}\.$|[a-zA-Z]\.\d{1,2} [A-Z]|(?:\) [A-Z][a-z][^()]*\([^()]*){3}|^[^\"]*\"[^\"]*$|\b(?!had|that)([a-z]{2,}) \1\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
 #: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
 SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons)\s*:\s+[A-Z][^;]*$")
 
@@ -180,7 +180,7 @@ def glued_words(text: str, subject: str = "") -> set[str]:
 DIVIDES = re.compile(
     r"\b(?:there are|into|has|have|includes?|describe[sd]?|distinguish\w*|of the|identified|recogni[sz]ed|known|following) (?:\w+ ){0,2}(?:two|three|four|five|six|seven|several|\d)\b (?:[\w-]+ ){0,4}"
     r"(?:types|forms|kinds|groups|stages|phases|classes|subtypes|categories|variants)\b", re.I)
-FIRST_POINT = re.compile(r"(?:First(?:ly)?|First of all|To begin with|One (?:of the|type|form|kind|reason|way|cause|theory|group)|In the first|The first (?:type|form|step|stage|phase|group|reason))\b")
+FIRST_POINT = re.compile(r"(?:First(?:ly)?|First of all|To begin with|One (?:type|form|kind|reason|way|cause|theory|group)|In the first|The first (?:type|form|step|stage|phase|group|reason))\b")
 #: One of several cases or pieces of advice, if another one begins with the same words.
 PARALLEL = re.compile(r"(?:If|For|When|Don't|Do not|Type|Stage|Avoid|People (?:with|who))\b")
 #: What gives the sentence before it its content: examples, or a list that takes up what was said.
