@@ -173,7 +173,7 @@ OUT_OF_PLACE = re.compile(
     r"\b(?:below (?:are|is)|here (?:are|is) (?:some|a|the)|this (?:content|fact ?sheet|publication|booklet|chapter|topic|summary)|"
     r"press the|the publications of|following tips|see (?:also|the latest)|in this (?:article|section|document))\b|"
     r"^(?:New types of treatment are being tested|Patients (?:may want to think about|can enter|may (?:also )?enter)|For some patients, taking part|Clinical trials are (?:part|done|taking)|"
-    r"Many of today's standard|Information about clinical trials|Some treatments are standard|A treatment clinical trial is|When clinical trials show|Patients who take part in|Even when clinical trials)|^references\b|(?-i:^(?!.*\b(?:Institute|Center|Association|Administration|Act|Foundation|Agency)\b)(?:[A-Z][\w'-]*[,:]? (?:(?:of|and|or|the|for|to|in|with|a) )*){6,}[a-z])|https?://|\baccessed \d", re.I)
+    r"Many of today's standard|Information about clinical trials|Some treatments are standard|A treatment clinical trial is|When clinical trials show|Patients who take part in|Even when clinical trials|Some clinical trials only|Other trials test|There are also clinical trials)|^references\b|(?-i:^(?!.*\b(?:Institute|Center|Association|Administration|Act|Foundation|Agency)\b)(?:[A-Z][\w'-]*[,:]? (?:(?:of|and|or|the|for|to|in|with|a) )*){6,}[a-z])|https?://|\baccessed \d", re.I)
 #: A heading that is joined to the sentence after it: "Preventing Heart Failure There are a number of things".
 JOINED_HEADING = re.compile(
     r"^(?:(?P<again>[A-Z][\w'-]{3,}) (?:(?:[A-Z][\w'-]*|of|and|or|the|for|to|in|with|a) ){1,8}(?=(?P=again) [a-z])|(?:Signs and )?Symptoms (?=(?:Many|Most|The|Some|In|If|People|There) )|(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
@@ -259,7 +259,7 @@ EVERYDAY = frozenset((
     "need number occur often option other outlook overall particular patient people person physical physician plan plans point possible prescri present prevent problem procedure "
     "process prognosis progress prove provide provider purpose race rang rare reason recommend recover reduc refer relat research result risk routine same scien serious sever should show sign "
     "similar since size some sometimes special specific stage standard start state still stud such suffer suggest suit support sure symptom syndrome take team test than that their "
-    "them then there therap these they thing think this those through time together treat trial type typical under until upon used useful using usual vari various very want "
+    "them then there therap these they thing think this those through time together treat trial type typical under until upon used useful using usual vari various vary very want "
     "ways well were what when where whether which while will with within without work would your years").split())
 LEAST_TOLD = 3  # words that are neither the subject's nor everyday
 
@@ -277,6 +277,7 @@ def told(answer: str, subject: str) -> int:
 # %% ../../nbs/builders/qa.ipynb #6f70bce8
 #: What an answer about an aspect speaks of.
 SPEAKS_OF = {
+    "stages": re.compile(r"\bstages? (?:0|I|V|\d|A|of|are|include)|following stages|localized|locali[sz]ed|metasta|\blimited\b|extensive|recurrent|\bT[0-4]\b|grade|group|no standard|phase", re.I),
     "outlook": re.compile(
         r"prognos|outlook|surviv|recover|\blife|\blive|\bdie|death|fatal|progress|improv|\bcure|wors|remission|expect|mortality|resol|normal|var(?:y|ies|iable)|poor|\bgood|excellent|"
         r"chance|danger|recur|relapse|disab|treat|depend|eventually|over time|disappear|go(?:es)? away|threaten|permanent|residual|develop|long.term|respond|serious|mild|severe", re.I),
@@ -347,7 +348,7 @@ def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
     "What an answer lacks that its question asks for."
     speaks, whole = SPEAKS_OF.get(record.aspect or ""), len(answer.split()) >= 0.9 * len((record.answer or "").split())
     few = record.aspect != "exams and tests" or len(answer.split()) <= FEW_WORDS
-    if speaks and not speaks.search(answer if few else ANY_EXAM.sub("", answer)):
+    if speaks and not speaks.search(answer if few or whole else ANY_EXAM.sub("", answer)):
         return "it does not speak of what the question asks for"
     short = told(answer, subject) < LEAST_TOLD and not whole and not (record.aspect != "treatment" and NONE_KNOWN.search(answer))
     if record.aspect and record.aspect != "frequency" and short:
