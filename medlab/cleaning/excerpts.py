@@ -230,12 +230,16 @@ def excerpt(
 ) -> str | None:  # None when there is none that says what the text says
     "The beginning of a text in whole sentences that need nothing that is left out."
     taken: list[Part] = []
-    late, gap, glued, following = 0, False, glued_words(text, subject), None
+    late, gap, opens, glued, following = 0, False, True, glued_words(text, subject), None
     for part in parts(text, headings):
         broken = bool(glued) and not glued.isdisjoint(re.findall(r"[^\W\d_]{8,}", part.text.casefold()))
         fits = part.text
         if length(taken) + len(fits.split()) > words:
             fits = without_remarks(fits)
+        if part.kind == "item" and opens and is_whole(part.text):  # key points before the text, each a sentence
+            gap, late = True, 1
+            continue
+        opens = False
         if broken or part.kind in ("broken", "list", "item") or taken and part.kind == "heading":
             following = part
             break
