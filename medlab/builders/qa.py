@@ -221,7 +221,7 @@ def part_about(text: str, aspect: str | None, question: str = "") -> str:
 # %% ../../nbs/builders/qa.ipynb #bf16853d
 TITLE_CASE = re.compile(r"(?:(?:[A-Z][\w'-]*|of|and|or|the|for|to|in|with|a),? )+")
 
-def without_heading(answer: str, subject: str) -> str:
+def without_glued_heading(answer: str, subject: str) -> str:
     "An answer without a heading in capitals that is glued to the subject at its beginning: \"A Brain Disorder Parkinson's disease is …\"."
     at = answer.casefold().find(subject.casefold()) if subject else 0
     glued = answer[:at] if 0 < at < 60 and answer[at].isupper() and subject[1:2].islower() else ""
@@ -236,7 +236,7 @@ def qa_answer(
 ) -> str | None:  # None when no sentence that stands alone fits
     "The first whole sentences of an answer that need nothing that is left out, as many as fit, each once."
     found = excerpt(prepared(text), words, subject, asked, OUT_OF_PLACE, JOINED_HEADING)
-    return found and without_heading(found, subject)
+    return found and without_glued_heading(found, subject)
 
 # %% ../../nbs/builders/qa.ipynb #0fd7d4bd
 #: Subjects whose page holds the text of another, found by reading: MedQuAD has the treatment of Lyme disease under Machado-Joseph disease.
