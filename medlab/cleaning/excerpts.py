@@ -242,9 +242,7 @@ def excerpt(
     late, gap, opens, glued, following = 0, False, True, glued_words(text, subject), None
     for part in parts(text, headings):
         broken = bool(glued) and not glued.isdisjoint(re.findall(r"[^\W\d_]{8,}", part.text.casefold()))
-        fits = part.text
-        if length(taken) + len(fits.split()) > words:
-            fits = without_remarks(fits)
+        fits = part.text if length(taken) + len(part.text.split()) <= words else without_remarks(part.text)
         if part.kind == "item" and opens and is_whole(part.text):  # key points before the text, each a sentence
             gap, late = True, 1
             continue
