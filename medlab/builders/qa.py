@@ -298,7 +298,7 @@ SPEAKS_OF = {
         r"evaluat|presence|appearance|tissue|marker|fluid|spinal|puncture|studies|assay|based on|suspect", re.I),
 }
 #: An answer that says that there is nothing, or that nobody knows: short, and complete.
-NONE_KNOWN = re.compile(r"\bno (?:known )?(?:vaccine|way|cause)|\bunknown\b|\bnot (?:currently )?(?:known|inherited|hereditary)\b|can't be prevented|cannot be prevented|found a way to prevent", re.I)
+NONE_KNOWN = re.compile(r"\bno (?:known )?(?:way|cause)|\bunknown\b|\bnot (?:currently )?(?:known|inherited|hereditary)\b|can't be prevented|cannot be prevented|found a way to prevent", re.I)
 #: An examination that every diagnosis has, and no other is named.
 ANY_EXAM = re.compile(r"physical exam\w*|medical histor\w*|family histor\w*|\bexam\w*|routine blood tests?|(?:your )?blood tests? (?:aren't|done)|signs and symptoms|test results|based on|\bhistor\w+|suspect\w*", re.I)
 
