@@ -222,7 +222,8 @@ def wrong_with(answer, source):
         items = [one for one in rows[place + 1 : place + 9] if one.startswith("- ")]
         said = re.split(r"(?<=[.!?])\s", row)[-1]
         if row.endswith(":") and items and rows[place + 1].startswith("- "):
-            inside = [plain(re.split(r"[.;!?]| - ", item[2:])[0]) in plain(answer) for item in items]
+            names = [re.split(r"[.;!?]| - |: (?:An?|The) ", item[2:])[0] for item in items]
+            inside = [plain(name) in plain(answer) or plain(re.sub(r" \([^()]*\)", "", name)) in plain(answer) for name in names]
             if plain(said) in plain(answer) and not all(inside[: next((n for n, one in enumerate(rows[place + 1 :]) if not one.startswith("- ")), len(items))]):
                 return f"items left out of: {said}"
     return None if answer[-1] in ".!)\"'" else "it ends in the middle"

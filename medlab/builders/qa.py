@@ -17,7 +17,7 @@ from ..cleaning.excerpts import excerpt, names, standing_sentences, why_no_excer
 TITLE_WORDS = re.compile(
     r"^(?:what i need to know about (?:my )?|understanding |overview of |facts about |parasites - |your guide to |living with |"
     r"(?:causes|treatment|diagnosis|prevention|symptoms) of |treatment methods for |prevent diabetes problems: )+|"
-    r" \((?:also|formerly|sometimes) (?:known as|called) [^()]*\)", re.I)
+    r" \((?:also|formerly|sometimes) (?:known as|called) [^()]*\)|,? and (?:other|related) [\w -]+$", re.I)
 #: Words that only the title of a brochure contains.
 BROCHURE = re.compile(
     r"\b(?:your|you|how|what|if I|I can|it'?s treated|manage|eat right)\b|^(?:keep|surviving|coping|choosing|creating|preparing|talking|monitor|after|healthy|"
@@ -28,9 +28,25 @@ NOT_A_CONDITION = re.compile(
     r"history|steps|screening|transfusion(?! syndrome)|catheterization|monitor|medicines?|\w+(?:gram|graphy|scopy|(?<!dys)plasty))\b", re.I)
 
 
+def mended(title: str, record: SplitRecord) -> str:
+    "A title whose words have lost a letter or a hyphen that its answer or its address has; anything less certain is left as it is."
+    address = re.sub(r"\.\w+$", "", (record.url or "").rstrip("/")).rsplit("/", 1)[-1].split("-")
+    whole = [one for one in re.findall(r"\b[A-Z][^\W\d_]+(?:-[A-Z][^\W\d_]+)+", record.answer or "")]
+    for word in re.findall(r"[^\W\d_]{3,}", title):
+        hyphened = next((one for one in whole if one.replace("-", "") == word), None)
+        longer = [one for one in address if len(one) == len(word) + 1 and word.casefold() not in address and one.startswith(word.casefold())]
+        inner = [one for one in address if len(one) == len(word) + 1 and word.casefold() not in address
+                 and any(one[:place] + one[place + 1 :] == word.casefold() for place in range(1, len(one)))]
+        found = hyphened or ((longer or inner)[0] if longer or inner else None)
+        if found and not found.startswith(f"{word.casefold()}s") and f"{word} {found[-1]}".casefold() not in title.casefold():
+            title = re.sub(rf"\b{re.escape(word)}\b", hyphened or (found.capitalize() if word[0].isupper() else found), title)
+    return title
+
+
 def usable_subject(record: SplitRecord) -> str | None:
     "The subject of a pair in a form that fits into a sentence; None when there is no such form."
-    subject = TITLE_WORDS.sub("", " ".join((record.subject or record.title or "").split()).rstrip(" .;:"))
+    title = mended(" ".join((record.subject or record.title or "").split()), record)
+    subject = TITLE_WORDS.sub("", title.rstrip(" .;:"))
     fits = 1 <= len(subject.split()) <= 10 and not re.search(r"[?!\"|]|^(?:what|how|who|why|is|are)\b", subject, re.I)
     return subject if fits and re.search(r"[^\W\d_]{3}", subject) and not BROCHURE.search(subject) else None
 
@@ -100,20 +116,25 @@ PHRASINGS |= {
 TEMPLATE_WORDS = set("what is are the how to do does who at for of in by about symptoms treatments causes cause prevent diagnose treat many people affected".split())
 
 
-def qa_questions(record: SplitRecord) -> list[str]:
+def qa_questions(
+    record: SplitRecord,
+    short: str = "",  # an abbreviation of the subject that the answer uses and does not explain
+) -> list[str]:
     "Questions that fit the record's answer: its own, then phrasings of its aspect; none when its own question asks about nothing."
     focus = " ".join((record.subject or record.title or "").split())
-    subject, title = usable_subject(record), TITLE_WORDS.sub("", focus)
-    own = " ".join((record.question or "").replace(focus, title).split())
+    subject, title = usable_subject(record), TITLE_WORDS.sub("", mended(focus, record))
+    own = " ".join(" ".join((record.question or "").split()).replace(focus, title).split())
     if BROCHURE.search(title) and title in own or not set(re.findall(r"[^\W\d_]{3,}", own.casefold())) - TEMPLATE_WORDS:
         return []
     if subject is None:
         return [own]
+    if short:
+        own, subject = own.replace(title, f"{title} ({short})"), f"{subject} ({short})"
     if NOT_A_CONDITION.search(subject) and record.aspect != "information":
         return [own] if record.aspect not in PHRASINGS else []  # "how to diagnose an electrocardiogram?"
     # only a name keeps its capital inside a sentence, and the answer shows whether it is one
-    lower = subject.lower()
-    inside = lower if f" {lower}" in (record.answer or "") else subject
+    name = subject.removesuffix(f" ({short})")
+    inside = subject.replace(name, name.lower()) if f" {name.lower()}" in (record.answer or "") else subject
     offered = [phrasing.format(x=subject if phrasing.startswith("{x}") else inside) for phrasing in PHRASINGS.get(record.aspect or "", ())]
     phrasings = [question[0].upper() + question[1:] for question in offered]
     return phrasings if phrasings and own.startswith("What is ") and own.rstrip("?").endswith("s") else [own, *phrasings]  # "what is floods?"
@@ -150,11 +171,13 @@ def qa_symptom_fields(
 #: Phrases that make sense only on the original page.
 OUT_OF_PLACE = re.compile(
     r"\b(?:below (?:are|is)|here (?:are|is) (?:some|a|the)|this (?:content|fact ?sheet|publication|booklet|chapter|topic|summary)|"
-    r"press the|the publications of|following tips|see (?:also|the latest))\b|^references\b|https?://|\baccessed \d", re.I)
+    r"press the|the publications of|following tips|see (?:also|the latest)|in this (?:article|section|document))\b|"
+    r"^(?:New types of treatment are being tested|Patients (?:may want to think about|can enter|may (?:also )?enter)|For some patients, taking part|Clinical trials are (?:part|done|taking)|"
+    r"Many of today's standard|Information about clinical trials|Some treatments are standard|A treatment clinical trial is|When clinical trials show|Patients who take part in|Even when clinical trials|Some clinical trials only|Other trials test|There are also clinical trials)|^references\b|(?-i:^(?!.*\b(?:Institute|Center|Association|Administration|Act|Foundation|Agency)\b)(?:[A-Z][\w'-]*[,:]? (?:(?:of|and|or|the|for|to|in|with|a) )*){6,}[a-z])|https?://|\baccessed \d", re.I)
 #: A heading that is joined to the sentence after it: "Preventing Heart Failure There are a number of things".
 JOINED_HEADING = re.compile(
-    r"^(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
-    r"These|At|As|Some|A few|Several|Certain|Both|Any|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z])")
+    r"^(?:(?P<again>[A-Z][\w'-]{3,}) (?:(?:[A-Z][\w'-]*|of|and|or|the|for|to|in|with|a) ){1,8}(?=(?P=again) [a-z])|(?:Signs and )?Symptoms (?=(?:Many|Most|The|Some|In|If|People|There) )|(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
+    r"These|At|As|Some|A few|Several|Certain|Both|Any|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z]))")
 #: A line from a table of signs, and entries of such a line that are not signs.
 SIGN_LINE = re.compile(r"(About [\d.]+% of patients|\d+ of \d+ patients|Also|Signs and symptoms): (.*)\.")
 NOT_A_SIGN = re.compile(r"inheritance|^(?:sporadic|heterogeneous|somatic mutation|genetic anticipation.*|abnormality of metabolism/homeostasis)$", re.I)
@@ -179,6 +202,32 @@ def prepared(text: str) -> str:
     return "\n".join(lines)
 
 
+#: How the parts of a page ask for an aspect; a part of a page may have the question of its record as its heading.
+ASKED_INSIDE = {
+    "treatment": r"(?:what|how)\b[^.?!:]{3,80}\btreat(?:ed|ment|ments)?\b[^.?!:]{0,60}", "exams and tests": r"how\b[^.?!:]{3,80}\bdiagnosed",
+    "causes": r"what (?:causes\b[^.?!:]{3,80}|is the cause of\b[^.?!:]{3,60})", "symptoms": r"what are the (?:signs|symptoms)\b[^.?!:]{3,80}",
+    "prevention": r"how can\b[^.?!:]{3,60}\bprevented", "susceptibility": r"who is at (?:increased )?risk\b[^.?!:]{0,60}",
+    "inheritance": r"(?:is|how is)\b[^.?!:]{3,80}\binherited", "outlook": r"what is the (?:prognosis|outlook)\b[^.?!:]{3,60}"}
+PART_BEGINS = re.compile(r"\s*\bTop of page\s*", re.I)
+
+def part_about(text: str, aspect: str | None, question: str = "") -> str:
+    "The part of a page below the heading that asks for an aspect; the whole text when there is no such heading."
+    asked = next((pattern for name, pattern in ASKED_INSIDE.items() if name == aspect), None)
+    if not asked:
+        asked = next((pattern for pattern in ASKED_INSIDE.values() if re.match(pattern, question, re.I)), None)
+    found = asked and "?" in text and re.search(rf"(?:^|(?<=[.!?\n])|(?<=[.!?] )|(?<=page ))(?![^?]*\b(?:severe|if|after|related|complications?|in (?:a person|people))\b[^?]*\?){asked}\?\s+(?=[A-Z])", text, re.I)
+    return PART_BEGINS.sub("\n", text[found.end():] if found else text)
+
+# %% ../../nbs/builders/qa.ipynb #bf16853d
+TITLE_CASE = re.compile(r"(?:(?:[A-Z][\w'-]*|of|and|or|the|for|to|in|with|a),? )+")
+
+def without_glued_heading(answer: str, subject: str) -> str:
+    "An answer without a heading in capitals that is glued to the subject at its beginning: \"A Brain Disorder Parkinson's disease is …\"."
+    at = answer.casefold().find(subject.casefold()) if subject else 0
+    glued = answer[:at] if 0 < at < 60 and answer[at].isupper() and subject[1:2].islower() else ""
+    return answer[at:] if len(re.findall(r"\b[A-Z][a-z]{2,}", glued)) >= 2 and TITLE_CASE.fullmatch(glued) else answer
+
+# %% ../../nbs/builders/qa.ipynb #8128aade
 def qa_answer(
     text: str,
     words: int = 45,  # at most this many
@@ -186,7 +235,8 @@ def qa_answer(
     asked: bool = False,  # the question is a person's own, and the answer may refer to it
 ) -> str | None:  # None when no sentence that stands alone fits
     "The first whole sentences of an answer that need nothing that is left out, as many as fit, each once."
-    return excerpt(prepared(text), words, subject, asked, OUT_OF_PLACE, JOINED_HEADING)
+    found = excerpt(prepared(text), words, subject, asked, OUT_OF_PLACE, JOINED_HEADING)
+    return found and without_glued_heading(found, subject)
 
 # %% ../../nbs/builders/qa.ipynb #0fd7d4bd
 #: Subjects whose page holds the text of another, found by reading: MedQuAD has the treatment of Lyme disease under Machado-Joseph disease.
@@ -198,6 +248,156 @@ def mentions(answer: str, subject: str) -> bool:
     short = re.findall(r"\b[A-Z][A-Z0-9/-]+", answer)
     return names(answer, subject) or any(one[0] == subject[:1].upper() for one in short)
 
+# %% ../../nbs/builders/qa.ipynb #be7d38cb
+#: The beginnings of words that stand on every page about a disease, and tell nothing about one of them.
+EVERYDAY = frozenset((
+    "about above accord action affect after aged ages allow almost already although among another answer anyone appear appropriate around associated available based because become been "
+    "before being below best better between cancer care case caus certain chance child choice choose clinic combin common complic condition consider could cure current decid decision "
+    "depend describ detect determin develop device diagnos differ discuss diseas disorder doctor does done during each early effect either especially everyone examin experience "
+    "factor famil feature find first follow found from further general give goal goals good group have having health help history however identif immediate import improv "
+    "includ individual inform involv kind know later lead least less life like likely long look main make making manag many mean medical medicin medication method might mild more most much must "
+    "need number occur often option other outlook overall particular patient people person physical physician plan plans point possible prescri present prevent problem procedure "
+    "process prognosis progress prove provide provider purpose race rang rare reason recommend recover reduc refer relat research result risk routine same scien serious sever should show sign "
+    "similar since size some sometimes special specific stage standard start state still stud such suffer suggest suit support sure symptom syndrome take team test than that their "
+    "them then there therap these they thing think this those through time together treat trial type typical under until upon used useful using usual vari various vary very want "
+    "ways well were what when where whether which while will with within without work would your years").split())
+LEAST_TOLD = 3  # words that are neither the subject's nor everyday
+
+
+#: Sentences that say of any disease that it is treated, and of any advice that there is some.
+SAYS_LITTLE = re.compile(r"(?:There are different types of treatment|Different types of treatments? are|Some clinical trials are|You (?:get|hear|have) (?:plenty|many|a lot)|If you're a parent, you get)[^.]*\.")
+
+def told(answer: str, subject: str) -> int:
+    "How many different words of an answer, and how many numbers, are neither those of its subject nor everyday."
+    stems = {word[:4] for word in re.findall(r"[^\W\d_]{4,}", subject.casefold())}
+    text = re.sub(r"\([A-Z]{2,}s?\)", "", SAYS_LITTLE.sub("", answer))
+    words = {word for word in re.findall(r"[^\W\d_]{4,}", text.casefold()) if word[:4] not in stems and not any(word[:end] in EVERYDAY for end in range(3, 13))}
+    return len(words) + len(re.findall(r"\d+|\b[A-Z][A-Z0-9-]+\b", text))
+
+# %% ../../nbs/builders/qa.ipynb #6f70bce8
+#: What an answer about an aspect speaks of.
+SPEAKS_OF = {
+    "stages": re.compile(r"\bstages? (?:0|I|V|\d|A|of|are|include)|following stages|localized|locali[sz]ed|metasta|\blimited\b|extensive|recurrent|\bT[0-4]\b|grade|group|no standard|phase", re.I),
+    "outlook": re.compile(
+        r"prognos|outlook|surviv|recover|\blife|\blive|\bdie|death|fatal|progress|improv|\bcure|wors|remission|expect|mortality|resol|normal|var(?:y|ies|iable)|poor|\bgood|excellent|"
+        r"chance|danger|recur|relapse|disab|treat|depend|eventually|over time|disappear|go(?:es)? away|threaten|permanent|residual|develop|long.term|respond|serious|mild|severe", re.I),
+    "causes": re.compile(
+        r"caus|due to|result|mutat|trigger|lead|because|associat|link|risk|\bgene|infect|unknown|unclear|not known|inherit|happens|occurs? (?:when|if|in)|develops? (?:when|if|from)|"
+        r"damage|spread|by (?:a |an |the )?\w+ (?:bacteri|virus|germ|parasit)|bacteri|virus|transmit|contribut|factor|come from|autoimmune|hormon|chromosom|acquired|idiopathic|"
+        r"not (?:yet )?(?:fully |completely |well )?understood", re.I),
+    "treatment": re.compile(
+        r"treat|therap|medic|drug|surg|manag|reliev|\bcur|antibiotic|prescri|transplant|vaccin|diet|exercise|supportive|monitor|\buse[ds]?\b|remov|steroid|inject|"
+        r"counsel|rest\b|help|avoid|inhibitor|rehabilit|resolve|go(?:es)? away|dialysis|\bcare\b|ointment|cream|supplement|aspirin|radiation|replac", re.I),
+    "genetic changes": re.compile(r"mutation|\bgenes?\b|genetic|chromosom|variant|variation|inherited|deletion|duplication|translocation|trisomy|DNA\b.{0,60}(?:chang|delet|repeat)", re.I),
+    "inheritance": re.compile(
+        r"inherit|autosomal|X-linked|sporadic|famil|mutation|gene|hereditary|mitochondrial|parent|passed|relative|runs? in|germline|somatic|chromosom|multifactorial", re.I),
+    "prevention": re.compile(r"prevent|avoid|lower|reduc|risk|vaccin|protect|healthy|screen|no (?:known )?way|stop|limit|wash|keep|delay|cannot|can't|wear|safe|don't|never|quit", re.I),
+    "exams and tests": re.compile(
+        r"biops|x-ray|\bMRI|\bCT\b|scan|ultrasound|imaging|sequenc|molecular|genetic (?:test|analys|screen)|graph|scop\w+|\w+gram\b|cultur|sample|level|EEG|ECG|EKG|EMG|enzym|\bgene\b|mutation|criteri|"
+        r"finding|feature|characteri|measur|antibod|urine|stool|blood (?:test|sample|cell|count|pressure|sugar|glucose)|prenatal|newborn|histor|exam|clinical|laborator|screen|swab|smear|"
+        r"evaluat|presence|appearance|tissue|marker|fluid|spinal|puncture|studies|assay|based on|suspect", re.I),
+}
+#: An answer that says that there is nothing, or that nobody knows: short, and complete.
+NONE_KNOWN = re.compile(r"\bno (?:known )?(?:way|cause)|\bunknown\b|\bnot (?:currently )?(?:known|inherited|hereditary)\b|can't be prevented|cannot be prevented|found a way to prevent", re.I)
+#: An examination that every diagnosis has, and no other is named.
+ANY_EXAM = re.compile(r"physical exam\w*|medical histor\w*|family histor\w*|\bexam\w*|routine blood tests?|(?:your )?blood tests? (?:aren't|done)|signs and symptoms|test results|based on|\bhistor\w+|suspect\w*", re.I)
+
+# %% ../../nbs/builders/qa.ipynb #e6a4661c
+FEW_WORDS = 12  # an answer of so few words may name any examination
+#: Abbreviations that everybody knows, or that are names.
+KNOWN = frozenset("DNA RNA HIV AIDS MRI CT PET ECG EKG EEG EMG FDA NIH CDC USA AM PM UV UVA UVB II III IV VI VII VIII IX XI XII XX XY ACE NINDS NIDDK NHLBI NCI NIA NIAMS NICHD NIDCD NEI WHO ER "
+                  "IQ LDL HDL BMI NSAID NSAIDs TV OK DTaP MMR HPV IgA IgE IgG IgM ATP IU CPR TB STD STDs SIDS ALS COPD CPAP CDC's OTC SCID PCR CSF IVF GI GH CK DVT ICU OB GYN MD LLC PSA EU UK BRCA LA NY HLA HCV HBV SPF AV SSRI SSRIs".split())
+ACRONYM = re.compile(r"(?<![\w/+-])[A-Z]{2,}(?:s)?(?![\w+-]| type\b)")
+#: An abbreviation that is explained where it stands, or names a gene.
+EXPLAINED = re.compile(
+    r"\b([A-Z]{2,}s?)\b (?:genes?|proteins?|mutations?|\((?=[a-z])|syndrome\b|deficiency\b|disease\b|gene's)|[(/]([A-Z]{2,}s?)(?:\b|\d)|(?:called|known as|or|abbreviated|acronym) ([A-Z]{2,}s?)\b|\b([A-Z]{2,})[ ,]+which stands for")
+
+
+def stands_for(short: str, subject: str) -> bool:
+    "Whether the letters of an abbreviation occur in a subject in this order, the first of them at the beginning of a word."
+    between = "[^|]*".join(map(re.escape, short.rstrip("s").casefold()))
+    first = subject.casefold().split(" and ")[0]  # "AF" stands for the first half of "atrial fibrillation and stroke"
+    return bool(re.search(rf"\b{between}", subject.casefold())) and (first == subject.casefold() or not re.search(rf"\b{between}", first))
+
+
+def unexplained(answer: str, asked: str) -> list[str]:
+    "The abbreviations of an answer, most of all of its first sentence, that neither it nor its question explains."
+    first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]
+    explained = KNOWN | {one for pair in EXPLAINED.findall(answer) for one in pair if one}
+    rest = [one for one in ACRONYM.findall(answer[len(first):]) if len(one) > 2 and stands_for(one, asked)]
+    found = dict.fromkeys([*ACRONYM.findall(first), *rest])
+    return [one for one in found if one not in explained and not re.search(rf"\b{one}\b", asked) and not (one in rest and "gene" in answer)]
+
+# %% ../../nbs/builders/qa.ipynb #1630aee1
+MALADY = re.compile(r"diseas|disorder|problem|condition|syndrome|infection|cancer|illness|hurt|pain|injur|damage|wrong|inflam", re.I)
+GOALS = re.compile(r"\bgoals? (?:of|in|for) [^.]*[.!]$", re.I)  # at the end of an answer
+#: Names that have lost an accented letter, as sources have them.
+LOST_NAMES = re.compile(r"\b(?:Sjgren|Strussler|Behet|Mnire|Mller|Waldenstrm|Barr syndrome|Calv-Perthes|Alstrm|Schnlein|Lfgren|Mbius|Dub syndrome|Bjrnstad|Lken|"
+                        r"Kster|Stve|Grsbeck|Crohns|Alzheimers|Parkinsons|Raynauds|caf-au)")
+
+# %% ../../nbs/builders/qa.ipynb #5a9b4c11
+def lost_letters(answer: str, record: SplitRecord) -> bool:
+    "Whether an answer has a name of its title with a letter less, such as one that had an accent."
+    whole = mended(record.subject or record.title or "", record)
+    said = {word for word in re.findall(r"\b[A-Z][^\W\d_]{2,}", answer) if word not in whole}
+    names = [word for word in re.findall(r"\b[A-Z][^\W\d_]{3,}", whole) if any(len(one) + 1 == len(word) and one[0] == word[0] for one in said)]
+    return any(name[:place] + name[place + 1 :] in said for name in names for place in range(1, len(name) - (name[-1] == "s")))
+
+# %% ../../nbs/builders/qa.ipynb #c945ee13
+def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
+    "What an answer lacks that its question asks for."
+    speaks, whole = SPEAKS_OF.get(record.aspect or ""), len(answer.split()) >= 0.9 * len((record.answer or "").split())
+    few = record.aspect != "exams and tests" or len(answer.split()) <= FEW_WORDS
+    if speaks and not speaks.search(answer if few or whole else ANY_EXAM.sub("", answer)):
+        return "it does not speak of what the question asks for"
+    short = told(answer, subject) < LEAST_TOLD and not whole and not (record.aspect != "treatment" and NONE_KNOWN.search(answer))
+    if record.aspect and record.aspect != "frequency" and short:
+        return "it tells nothing that is not true of every disease"
+    if record.aspect == "treatment" and GOALS.search(answer):
+        return "it tells the goals of the treatment and not the treatment"
+    if record.aspect == "information" and re.search(r"\b(?:diseases|disorders)$", subject, re.I) and not MALADY.search(answer):
+        return "it does not speak of what the question asks for"
+    if lost_letters(answer, record) or LOST_NAMES.search(answer):
+        return "a letter is missing from the name of its subject"
+    if any(not stands_for(one, subject) for one in unexplained(answer, f"{subject} {record.question}")):
+        return "it has an abbreviation that it does not explain"
+    return None
+
+# %% ../../nbs/builders/qa.ipynb #b3eed628
+PERSONAL = re.compile(r"\b(?:I|my|mine|me)\b")
+#: Subjects that are a field or a group of people rather than one disease that a person has.
+NOT_MINE = re.compile(r"\b(?:in|and|or|among|for|other|childhood|child|children|infants?|newborn|women|men|older|aging|general|disorders|diseases|health|abuse|problems|deprivation)\b|[,/]", re.I)
+GENE_NAMED = re.compile(r"\b[A-Z][A-Z0-9-]{1,9}[A-Z0-9](?:orf\d+)?(?:,| and| or| \([^()]*\))?(?: [A-Z0-9-]+,?| and| or| \([^()]*\))* genes?\b|\bgenes? (?:called |named |known as |is |are |for |\()[A-Z]|\bgenes?\b[^.]{0,60}\b[A-Z]{2,}\d")
+ABOUT_GENES = re.compile(r"\b(?:genes?|mutations?)\b", re.I)
+PARENTHOOD = re.compile(r"\b(?:children|offspring|siblings?|sons?|daughters?|pass(?:ed|es)?\b|each child|(?:from|of) (?:one|an?|the|his|her|their|either|both) (?:\w+ )?parents?|both parents)", re.I)
+CHANCE = re.compile(r"\b(?:chance|risk|probability|\d+ ?%|percent|1 in \d|one in)\b", re.I)
+WORSE = re.compile(r"\b(?:depends?|factors?)\b", re.I)
+
+
+DEFINES = re.compile(r"mean|^Can you explain|describe")
+
+def defines(answer: str, subject: str) -> bool:
+    "Whether an answer begins with what its subject is, or does, and not with advice."
+    first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]
+    return names(first, subject) and not re.match(r"(?:If|Whether|When|Do|Did|You|Most of us|Each|Every|Many people)\b", first) or "; " not in first and bool(re.search(r"\b(?:is|are) (?:an?|the)\b", first))
+
+# %% ../../nbs/builders/qa.ipynb #2d39b0d3
+def phrasing_fits(phrasing: str, answer: str, record: SplitRecord) -> bool:
+    "Whether an answer fits a phrasing, which may ask for more than its aspect."
+    if not record.aspect or record.aspect not in PHRASINGS:
+        return True
+    if PERSONAL.search(phrasing) and not phrasing.startswith("I keep") and NOT_MINE.search(record.subject or record.title or ""):
+        return False
+    if record.aspect == "genetic changes" and ABOUT_GENES.search(phrasing):
+        return bool(GENE_NAMED.search(answer)) and ("mutation" not in phrasing or "mutation" in answer)
+    if record.aspect == "inheritance" and re.search(r"\bchildren\b|\binherit\b", phrasing):
+        return bool(PARENTHOOD.search(answer)) and ("risk" not in phrasing or bool(CHANCE.search(answer)) and "child" in answer)
+    if record.aspect == "information" and (DEFINES.search(phrasing) or phrasing == record.question and phrasing.startswith("What is")):
+        return defines(answer, usable_subject(record) or "")
+    if record.aspect == "outlook" and re.search(r"get better|lies ahead|expect", phrasing):
+        return not WORSE.search(answer.split(". ")[0])
+    return True
+
 # %% ../../nbs/builders/qa.ipynb #2445cf84
 VERDICT = re.compile(r"(?:Yes|No)[.,;:!]")
 ASKS_FOR_VERDICT = re.compile(
@@ -206,7 +406,7 @@ ASKS_FOR_VERDICT = re.compile(
 def fitting_questions(phrasings: list[str], answer: str, record: SplitRecord) -> list[str]:
     "The questions that an answer fits: a verdict fits its own question only, and only one that asks for a verdict or that a person asked."
     if not VERDICT.match(answer):
-        return phrasings
+        return [one for one in phrasings if phrasing_fits(one, answer, record)]
     return phrasings[:1] if not record.aspect or ASKS_FOR_VERDICT.search(record.question or "") and phrasings[0] == record.question else []
 
 # %% ../../nbs/builders/qa.ipynb #bc8d5bc9
@@ -223,14 +423,19 @@ def build(
                      f"What can cause {subject}, and when should I worry?"]
         yield record.model_copy(update={"task": "symptom_analysis", "question": phrasings[0], "gold": fields}), phrasings
         return
-    answer, phrasings = qa_answer(record.answer or "", words, subject or "", asked=not record.aspect), qa_questions(record)
+    text = part_about(record.answer or "", record.aspect, record.question or "")
+    answer = qa_answer(text, words, subject or "", asked=not record.aspect)
+    short = next(iter(unexplained(answer or "", f"{subject} {record.question}")), "") if subject and record.aspect else ""
+    phrasings = qa_questions(record, short)
     if answer is None:
         yield f"the answer is not used: {why_no_excerpt(record.answer or '', words)}"
     elif phrasings and not fitting_questions(phrasings, answer, record):
-        yield "the answer is a verdict on a question that is not there"
+        yield "the answer is a verdict on a question that is not there" if VERDICT.match(answer) else "no wording of the question fits the answer"
     elif not phrasings:
         yield "the question does not fit its subject, or there is no subject"
     elif record.aspect == "information" and subject and not mentions(answer, subject) or MIXED_UP.get(subject, "\0") in record.answer:
         yield "the answer does not mention the subject of the question"
+    elif why := answer_fault(answer, record, subject or ""):
+        yield f"the answer is not used: {why}"
     else:
         yield record.model_copy(update={"task": "medical_qa", "gold": {"answer": answer}}), fitting_questions(phrasings, answer, record)

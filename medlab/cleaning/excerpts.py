@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import accumulate, chain
 from typing import Literal, NamedTuple
 
-from .lists import introduces, joined_lines, list_after
+from .lists import LIMITS, introduces, joined_lines, list_after
 from .sentences import ITEM, is_pointer, is_polite, is_whole, split_line
 
 # %% ../../nbs/cleaning/excerpts.ipynb #b509510d
@@ -61,9 +61,12 @@ PROMISES = re.compile(
     r"There (?:are|is|may be|can be) (?:also )?(?:a (?:number|variety|range|lot|few)(?: of)?|"
     r"several|many|some|few|two|three|four|five|six|seven|\d+|different|various|other|certain|multiple)\b"
     r"[^,;:]{0,60}\b(?:types?|kinds?|forms?|ways?|things?|steps?|treatments?|tests?|reasons?|causes?|factors?|stages?|options?|methods?|groups?|tips|questions?|approaches)\b[^;:]{0,90}\.$|"
-    r"\b(?:as follows|the following|following (?:[\w-]+ ){0,4}[\w-]+)\.$|"
+    r"\b(?:as follows|(?:the|these|of) following(?: [\w-]+){0,5})\.$|"
     r"^(?:Here|Below) (?:are|is)\b|^(?:The|These) following\b[^:]*\.$|^(?:Examples?|Some examples) (?:are|include)\b[^:]{0,12}\.$|"
-    r"\b(?:two|three|four|five|six|several|many|different|various|following) (?:[\w-]+ ){0,2}(?:types|kinds|forms|stages|ways|steps) (?:are used|exist|of [\w -]{1,40} are used)\.$", re.I)
+    r"\b(?:two|three|four|five|six|several|many|different|various|following) (?:[\w-]+ ){0,2}(?:types|kinds|forms|stages|ways|steps) (?:are used|exist|of [\w -]{1,40} are used)\.$|"
+    r"\b(?:look|check|watch|ask) (?:you )?(?:for|about) (?:the )?(?:signs|symptoms)(?: (?:and|or) symptoms)?(?: of [^,;:]{1,40})?\.$|"
+    r"^(?:Certain|Various|Different|Several|Many|Some|Other|A number of) (?:other )?(?:factors|groups|things|traits|conditions|medicines|people|types|tests)\b"
+    r"[^,;:]{0,20}\b(?:can|may|might|affects?|increase|raise|influence|are)\b[^,;:]{0,100}\.$", re.I)
 
 def promises(sentence: str) -> bool:
     "Whether a sentence only announces what comes after it."
@@ -71,7 +74,7 @@ def promises(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
-RUN_TOGETHER = re.compile(r"\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
+RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b(?:you|who|they)(?:have|are|can|may)\b|: (?:[A-Z][\w-]+(?: [a-z][\w-]*){0,3} ){4,}[A-Z][a-z]|[a-zA-Z]\.\d{1,2} [A-Z]|(?:\) [A-Z][a-z][^()]*\([^()]*){3}|^[^\"]*\"[^\"]*$|\b(?!had|that)([a-z]{2,}) \1\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
 #: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
 SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons)\s*:\s+[A-Z][^;]*$")
 
@@ -81,6 +84,7 @@ class Part(NamedTuple):
 
     kind: Literal["sentence", "heading", "pointer", "polite", "item", "list", "broken"]  # list: a line that introduces one of unclear end
     text: str
+    ends: bool = False  # it is the last of its line
 
 
 def parts(
@@ -91,7 +95,7 @@ def parts(
     row, lines = None, chain(joined_lines(text), [""])
     for following in lines:
         if row and ITEM.match(row):
-            yield Part("item", ITEM.sub("", row, count=1))
+            yield Part("item", ITEM.sub("", row, count=1), True)
         elif row:
             pieces, list_follows = list(split_line(row)), introduces(row, following)
             for number, piece in enumerate(pieces, 1):
@@ -99,7 +103,7 @@ def parts(
                     yield Part("heading", glued[0].strip())
                     piece = piece[glued.end():]
                 open_list = list_follows if number == len(pieces) else ":" in piece and SENTENCES_AS_ITEMS.search(piece)
-                yield Part("list" if open_list else kind_of(piece, len(pieces) == 1), piece)
+                yield Part("list" if open_list else kind_of(piece, len(pieces) == 1), piece, number == len(pieces))
         row = following
 
 
@@ -116,7 +120,8 @@ def kind_of(
 
 # %% ../../nbs/cleaning/excerpts.ipynb #83738dc4
 #: The beginning of a sentence that takes back a part of the one before it.
-QUALIFIES = re.compile(r"(?:However|But|Yet|Nevertheless|Nonetheless|Unless|Except|On the other hand|Otherwise|Only|Do not|Never|Even so|Still)\b")
+QUALIFIES = re.compile(r"(?:However|But|Yet|Nevertheless|Nonetheless|Unless|Except|On the other hand|Otherwise|Only|Do not|Don't|Never|Even so|Still|Normally|Instead|Another|The (?:other|others|rest|remaining)|"
+    r"In contrast|By contrast|In (?:some|other|rare) (?:\w+ )?(?:cases|people|babies|children|patients), however)\b|[^,.]{1,40}, however,")
 #: Words of subjects that name no subject.
 GENERIC_NOUNS = frozenset("disease diseases syndrome syndromes disorder disorders condition conditions deficiency infection infections type types problem problems "
                     "with from treatment health congenital chronic acute familial hereditary primary secondary".split())
@@ -149,6 +154,81 @@ def may_begin(
     return not connects(sentence) and not (leans(sentence) if gap else THESE.match(sentence))
 
 # %% ../../nbs/cleaning/excerpts.ipynb #9dc59e04
+#: Small words that are found at the end of glued ones.
+SMALL_WORDS = frozenset("about also and are because called can could for has have including may often should such that the these they this usually was were when which "
+                        "with your".split())
+#: What real words begin and end with: "underlying", "heartbeats", "thereafter".
+WORD_PARTS = frozenset("there under every other after some over inter super hyper often else breast beats birth weight stream nails virus feeding lying mental times "
+                       "piece brush globulin where after myopathy obstruction hepatitis shaped producing plasmic stimulating".split())
+
+#: An article at the end of a word: "nephrologista doctor".
+ARTICLE_GLUED = re.compile(r"(?:ologist|tion|ment|ness)s?(?:a|an|the|or)$")
+
+def glued_words(text: str, subject: str = "") -> set[str]:
+    "The words of a text, in lower case, that are two of its words without the space between them."
+    found = re.findall(r"[^\W\d_]{3,}", f"{text} {subject}".casefold())
+    words, seen_again = set(), set()
+    for word in found:
+        (seen_again if word in words else words).add(word)
+    return {word for word in words if len(word) >= 8 and (ARTICLE_GLUED.search(word) or any(
+        word[:cut] in words and word[:cut] not in WORD_PARTS and word[cut - 1] != "o" and (
+            word[cut:] in SMALL_WORDS or cut >= 5 and len(word) - cut >= 5 and word not in seen_again and word[cut:] in words and word[cut:] not in WORD_PARTS)
+        for cut in range(4, len(word) - 2)))}
+
+# %% ../../nbs/cleaning/excerpts.ipynb #c7053b29
+#: A sentence after which one kind is described after the other, and the first of several points.
+DIVIDES = re.compile(
+    r"\b(?:there are|into|has|have|includes?|describe[sd]?|distinguish\w*|of the|identified|recogni[sz]ed|known|following) (?:\w+ ){0,2}(?:two|three|four|five|six|seven|several|\d)\b (?:[\w-]+ ){0,4}"
+    r"(?:types|forms|kinds|groups|stages|phases|classes|subtypes|categories|variants)\b", re.I)
+FIRST_POINT = re.compile(r"(?:First(?:ly)?|First of all|To begin with|One (?:type|form|kind|reason|way|cause|theory|group)|In the first|The first (?:type|form|step|stage|phase|group|reason))\b")
+#: One of several cases or pieces of advice, if another one begins with the same words.
+PARALLEL = re.compile(r"(?:If|For|When|Don't|Do not|Type|Stage|Avoid|People (?:with|who))\b")
+#: What gives the sentence before it its content: examples, or a list that takes up what was said.
+EXAMPLES = re.compile(r"(?:Some )?[Ee]xamples?\b|For example\b|(?:Such|These|Those|They|(?:Possible|Common|Other|Additional|Further) (?:\w+ )?(?:signs|symptoms|causes|factors|features))\b[^.]*:")
+LABEL_WORDS = 4  # a sentence of so few words at the end introduces what comes next
+KEPT_SHARE = 0.6  # of the words, when an excerpt is taken back to the end of a paragraph
+
+def cut_back(
+    taken: list[Part],  # the sentences so far
+    following: Part,  # what comes next in the text and is left out
+) -> list[Part]:
+    "The sentences that can stand without what follows them."
+    first = next((place for place, part in enumerate(taken) if FIRST_POINT.match(part.text)), len(taken))
+    divided = next((place + 1 for place, part in enumerate(taken) if DIVIDES.search(part.text)), len(taken))
+    same = following.text.split()[:2] if PARALLEL.match(following.text) else None
+    parallel = next((place for place, part in enumerate(taken) if part.text.split()[:2] == same), len(taken))
+    kept = min(first, divided, parallel)
+    if kept == divided < len(taken) and divided > 1 and not re.search(r"[:,;(]", taken[divided - 1].text):
+        kept -= 1  # it announces the kinds and names none of them
+    taken, following = taken[:kept], taken[kept] if kept < len(taken) else following
+    while taken and (QUALIFIES.match(following.text) or following.kind == "item" or EXAMPLES.match(following.text)
+                     or not taken[-1].ends and len(taken) > 1 and len(taken[-1].text.split()) <= LABEL_WORDS):
+        *taken, following = taken
+    ends = [place + 1 for place, part in enumerate(taken) if part.ends]
+    if ends and ends[-1] < len(taken) and length(taken[: ends[-1]]) >= KEPT_SHARE * length(taken):
+        return taken[: ends[-1]]
+    return taken
+
+
+def length(taken: list[Part]) -> int:
+    "The number of words of some parts."
+    return sum(len(part.text.split()) for part in taken)
+
+# %% ../../nbs/cleaning/excerpts.ipynb #81a47745
+def without_remarks(sentence: str) -> str:
+    "A sentence made of a list, without the remarks in brackets after its items, except those that limit an item."
+    return re.sub(r" \([^()]*\)(?=[;.])", lambda found: found[0] if LIMITS.search(found[0]) else "", sentence) if re.search(r": [^.]*; ", sentence) else sentence
+
+# %% ../../nbs/cleaning/excerpts.ipynb #5a16bbf0
+def finished(taken: list[Part], following: Part | None) -> str | None:
+    "The text of an excerpt, taken back to its last sentence that needs nothing after it."
+    if following and following.kind != "heading":
+        taken = cut_back(taken, following)
+    while taken and (promises(taken[-1].text) or len(taken) > 1 and len(taken[-1].text.split()) < 2):  # "Burping." is the label of what comes next
+        taken = taken[:-1]
+    return " ".join(part.text for part in taken) or None
+
+# %% ../../nbs/cleaning/excerpts.ipynb #99bcd9f0
 def excerpt(
     text: str,
     words: int = 45,  # at most this many
@@ -158,31 +238,35 @@ def excerpt(
     headings: re.Pattern | None = None,  # what may be glued to the beginning of a sentence without belonging to it
 ) -> str | None:  # None when there is none that says what the text says
     "The beginning of a text in whole sentences that need nothing that is left out."
-    taken: list[str] = []
-    late, gap, before = 0, False, ""
+    taken: list[Part] = []
+    late, gap, opens, glued, following = 0, False, True, glued_words(text, subject), None
     for part in parts(text, headings):
-        bound, before = before in taken[-1:] and (part.kind == "item" or bool(QUALIFIES.match(part.text))), part.text
-        if part.kind in ("broken", "list", "item") or taken and part.kind == "heading":
-            taken = taken[:-1] if bound else taken
+        broken = bool(glued) and not glued.isdisjoint(re.findall(r"[^\W\d_]{8,}", part.text.casefold()))
+        fits = part.text if length(taken) + len(part.text.split()) <= words else without_remarks(part.text)
+        if part.kind == "item" and opens and is_whole(part.text):  # key points before the text, each a sentence
+            gap, late = True, 1
+            continue
+        opens = False
+        if broken or part.kind in ("broken", "list", "item") or taken and part.kind == "heading":
+            following = part
             break
-        if part.text in taken:
+        if any(part.text == one.text for one in taken):
             continue
         if part.kind != "sentence" or skip and skip.search(part.text):
             gap = gap or part.kind != "polite"
         elif taken and gap and leans(part.text):
+            following = part
             break
         elif not taken and not may_begin(part.text, gap, bool(late), subject, asked):
             late += 1
             if late > 1:
                 break  # what is left is about something else
-        elif len(" ".join([*taken, part.text]).split()) > words:
-            taken = taken[:-1] if bound else taken
+        elif length(taken) + len(fits.split()) > words:
+            following = part
             break
         else:
-            taken, gap = [*taken, part.text], False
-    while taken and (promises(taken[-1]) or len(taken) > 1 and len(taken[-1].split()) < 2):  # "Burping." is the label of what comes next
-        taken.pop()
-    return " ".join(taken) or None
+            taken, gap = [*taken, part._replace(text=fits)], False
+    return finished(taken, following)
 
 # %% ../../nbs/cleaning/excerpts.ipynb #d1a1f0be
 def standing_sentences(text: str) -> Iterator[str]:
@@ -318,7 +402,8 @@ def sentence_fault(pieces: list[tuple[str, bool]], places: list[tuple[int, int]]
             return "it leaves out words of a sentence"
         before = last
     ending = source.between(before, before + 1)
-    return None if re.search(r"[.!?;\n]| - ", ending) or before + 1 == len(source.spans) else "it ends in the middle of a sentence"
+    named = bool(pieces) and not pieces[-1][1] and ending.startswith(":")  # the name of an item, whose explanation is left out
+    return None if named or re.search(r"[.!?;\n]| - ", ending) or before + 1 == len(source.spans) else "it ends in the middle of a sentence"
 
 # %% ../../nbs/cleaning/excerpts.ipynb #9b4def0f
 def excerpt_fault(

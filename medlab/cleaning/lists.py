@@ -57,11 +57,16 @@ LIMITS = re.compile(r"\b(?:not|no|never|only|unless|except|avoid|without|must|sh
 
 REPEATED = re.compile(r"[.;] [a-z].*$")
 
+#: "Blood count: A sample of blood is taken. …": a name, and whole sentences that explain it without a limit.
+EXPLAINED = re.compile(r"([A-Z][^:;.()]{2,60}(?: \([^()]*\))?): (?:An?|The) (?:(?!(?:do not|should not|must|never|avoid|unless)\b)[^;:])*\.$")
+
 def short_item(item: str) -> str | None:  # None when it cannot be shortened
     "An item for a sentence: itself, or the name that it begins with."
     first, *more = BOUNDARY.split(item)
     if re.search(r"[a-z]{3}\. [a-z]", item):
         return None  # two texts run into each other
+    if explained := EXPLAINED.match(item):
+        return explained[1]
     if not more:
         return item.strip(" ;,.")
     named = len(first.split()) <= 6 and not LIMITS.search(" ".join([first, *more]))

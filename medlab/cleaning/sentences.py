@@ -32,8 +32,8 @@ def split_line(line: str) -> Iterator[str]:
 # %% ../../nbs/cleaning/sentences.ipynb #255abc2f
 #: Words that make sense only on the original page.
 POINTER = re.compile(
-    r"\b(?:click|(?:see|in) (?:the )?(?:figure|table|chart|box|picture|image|section)s?|shown (?:here|below)|this (?:page|website|video)|"
-    r"(?:listed|described|mentioned|see|discussed|shown) (?:above|below|elsewhere)|read more|for more information|"
+    r"\b(?:(?:web ?site|page|fact ?sheet|database|organization|GeneReviews|Registry)\b(?:[^.]{0,60}\)|'s?)? (?:offers?|provides?|has|have|contains?|lists?|gives?)|click|(?:see|in) (?:the )?(?:figure|table|chart|box|picture|image|section)s?|shown (?:here|below)|this (?:page|website|video)|"
+    r"(?:listed|described|mentioned|see|discussed|shown|list|chart|table|figure|diagram|picture) (?:above|below|elsewhere)|read more|for more information|"
     r"(?:see|visit|refer to|consult|check|go to|read|browse|view|look at) (?:also )?(?:[\w'-]+ ){0,6}(?:web ?)?(?:pages?|websites?|sites?|fact ?sheets?|brochures?|"
     r"booklets?|leaflets?|links?|resources?|publications?)|"
     r"(?<!little )(?<!no )(?<!limited )(?:information|details?)\b.{0,90}\b(?:is|are|can be|may be) (?:\w+ )?(?:available|found|provided|obtained|accessed|located)"
@@ -43,7 +43,7 @@ POINTER = re.compile(
     r"\bis (?:the|a) (?:primary|leading|main) (?:\w+ ){0,3}(?:organization|institute|agency|source (?:of|for) information)\b|"
     r"^(?:to (?:learn|find out|read|know) more|for (?:\w+ )?(?:information|details)|(?:more|further|additional) (?:\w+ )?(?:information|details))\b", re.I)
 #: Every pointer contains one of these; searching for them first takes a tenth of the time.
-POINTER_CUES = ("click", "see ", "below", "above", "elsewhere", "shown", "following", "this page", "this web", "this vid", "read more", "more",
+POINTER_CUES = ("click", "database", "web site", "genereviews", "registry", "see ", "below", "above", "elsewhere", "shown", "following", "this page", "this web", "this vid", "read more", "more",
          "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure",
          "booklet", "leaflet", "link", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
 #: Sentences of letters and forums that say nothing.
