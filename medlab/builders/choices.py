@@ -74,9 +74,14 @@ LOST_LETTERS = re.compile(rf"\b(?:{'|'.join(LOST)}|\w+(?:{'|'.join(word for word
 #: What a machine makes of letters on paper, and of a table: signs and digits inside words, and a long row of figures.
 MISREAD = re.compile(
     r"[a-z][!|][a-z]|\b\d+[A-Z]+[a-z]{2,}|[a-z]{3,}\d+[a-z]{2,}|[A-Z]{2,}\d[a-z]{2,}|\b[Vv]itamin (?:\d|[A-Z] ?l)|\b[A-Za-z] l\d\b|[\ufffd\u00a4\u00a7]|\u00e2\u20ac|\u00c3.|"
-    r"\b\d{1,2}-(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b|\b(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Oct|Nov|Dec)-\d\d\b|\bNemst\b|\by ear\b|-olo\b|\bIts\' |\d ?oC\b|\bdeg[CF]?\b|[a-z–-][a-e]\) ?[A-Z]|\b(?:should|must|to) he\b|\b[XY](?:is|was|in)\b|\bT[O\d]N\d?O?[abc]?MO\b|\bTON\d|rnm(?!ent)|(?<=[a-z] )(?:ic|tion|tions|ment|ness|ing|ous|ity|ated|inated|ular|osis|itis|ly)\b|"
-    r"\b[B-HJ-Z] [a-z]{2,}ated\b|\bI ?%|\bof(?!f|te|ten)[a-z]{3,}|\b\w*(?:eei(?!ng)|ynx(?!es)[a-z]|cthe\b|coicoid|monhag|concun|ysp-)\w*|\b\w{5,}linc\b|\blt\b|°/[0o]|^A\d|\b(?:eahq|pahen|weheim|synol)\w*|\b(?:ancl|aud the|tbe|thc|witb|wbich|frorn|frotn|sorne|it n|probahly|cornmon\w*|syndrorne|tumou?rn|nonnal)\b|[a-z] s [a-z]|\b\w*[a-z]q(?!u|[A-Z])[a-z]|\bq(?!u|id\b|ds\b)[a-z]{2,}|"
-    r"\b\w{3,}ornatosis\b|\w*ropoin\w*|\b(?:Nat|Kt|Cat|Hat|Mgt)\+|\b[a-z]{4,}deg\b|\b[a-z]{3,}Q\b|\d{12,}|[a-z][A-Z]{2,}[a-z]|\bI(?!ll[ue]|lle|lia|leu|lio|leo|lea|lli|leit)[Il]I?[a-z]{3,}|'It'|\bTb\s+[a-z]{4,}|[a-z]{2}\$|[a-z]'[A-Z]|[a-z]{4,}-[a-z]\b|\b\d{2,}[A-Z]{2,}\b|[a-z] l [a-z]|"
+    r"\b\d{1,2}-(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b|\b(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Oct|Nov|Dec)-\d\d\b|\bNemst\b|\by ear\b|-olo\b|"
+        r"\bIts\' |\d ?oC\b|\bdeg[CF]?\b|[a-z–-][a-e]\) ?[A-Z]|\b(?:should|must|to) he\b|\b[XY](?:is|was|in)\b|\bT[O\d]N\d?O?[abc]?MO\b|\bTON\d|rnm(?!ent)|"
+        r"(?<=[a-z] )(?:ic|tion|tions|ment|ness|ing|ous|ity|ated|inated|ular|osis|itis|ly)\b|"
+    r"\b[B-HJ-Z] [a-z]{2,}ated\b|\bI ?%|\bof(?!f|te|ten)[a-z]{3,}|\b\w*(?:eei(?!ng)|ynx(?!es)[a-z]|cthe\b|coicoid|monhag|concun|ysp-)\w*|\b\w{5,}linc\b|"
+        r"\blt\b|°/[0o]|^A\d|\b(?:eahq|pahen|weheim|synol)\w*|\b(?:ancl|aud the|tbe|thc|witb|wbich|frorn|frotn|sorne|it n|probahly|cornmon\w*|syndrorne|"
+        r"tumou?rn|nonnal)\b|[a-z] s [a-z]|\b\w*[a-z]q(?!u|[A-Z])[a-z]|\bq(?!u|id\b|ds\b)[a-z]{2,}|"
+    r"\b\w{3,}ornatosis\b|\w*ropoin\w*|\b(?:Nat|Kt|Cat|Hat|Mgt)\+|\b[a-z]{4,}deg\b|\b[a-z]{3,}Q\b|\d{12,}|[a-z][A-Z]{2,}[a-z]|\bI(?!ll[ue]|lle|lia|leu|lio|"
+        r"leo|lea|lli|leit)[Il]I?[a-z]{3,}|'It'|\bTb\s+[a-z]{4,}|[a-z]{2}\$|[a-z]'[A-Z]|[a-z]{4,}-[a-z]\b|\b\d{2,}[A-Z]{2,}\b|[a-z] l [a-z]|"
     r"\b(?:ll|lll|Vll|Vlll|lX|lV|Xll|HC1|HN03|H,SO4|[mk]?glcm\d?|n?glcm2|mgldl|glkg|Ing)\b|\d%o\b|\w\|\W|"
     r"\b\w*[^\W\daeiouyAEIOUY_]{6,}\w*\b(?<![A-Z]{2})")
 
@@ -98,7 +103,8 @@ _BEGINNINGS = (
     "mesencym midazolom naloxane newburn nifidip oclusal oximetery oxymetery pappul physislog procane psedomon pyugen reccnt recommne resuting sacroplasm schielder sentinal shonlein spleenect "
     "stength sustance terratom testsis tetrolog thickning tursica butrnell yulgar methodfir hygein pateint disase diesase resistence absense presense").split()
 _WHOLE = (
-    "occured occuring occurance teh wich charcol coronat mutatio progres propioni spondyliti isoleucin langerhan pentazocin tration toot contigency piagets histoplasm acromegaty cerebrl atleast alot inspite infact").split()
+    "occured occuring occurance teh wich charcol coronat mutatio progres propioni spondyliti isoleucin langerhan pentazocin tration toot contigency "
+        "piagets histoplasm acromegaty cerebrl atleast alot inspite infact").split()
 #: Misspellings, words that run together, and germs that do not exist.
 MISSPELT = re.compile(
     rf"\b(?:{'|'.join(_BEGINNINGS)}|(?:{'|'.join(_WHOLE)})\b|(?:the|of|in|for|and)(?:chromosome|forceps|plasmin|disease|muscle|nerve|artery)|\w+guesia|exes (?:an?|its|inhibitory)\b|"
@@ -149,15 +155,20 @@ _NOUNS = (
 #: "which of the following drug": a noun that should be a plural; "was schedule"; and two sentences in one.
 UNGRAMMATICAL = re.compile(
     rf"\b(?:of|are) (?:the )?(?:following|these) (?:(?!(?:is|are|was|were|has|have|do|does|can|may|will|would|should|in|of|the|a|an|not|on|to)\b)[\w-]+ ){{0,2}}(?:{'|'.join(_NOUNS)})\b"
-    rf"(?! (?:{'|'.join(_NOUNS)}|channel|antigen|group|level)s\b)|\ball (?:of )?(?:the )?(?:following|these) (?:is|was|has)\b|\b[hc]/o\b|\b(?:boy|girl|man|woman|male|female|child|patient) complaints\b|[a-z]{3}[.?](?-i:[A-Z])[a-z]|"
-    r"\b(?:is|are) (?:most )?likely (?:give|cause|lead|result|show)\b|\bpatient is of\b|(?-i:\bA/E\b)|\ba (?:8|11|18)\b|\ba patients\b|^what to be\b|\b(?:do|does|did) no\b|\bis [\w-]+ is\b|\b(?:are|is) effected\b|\beffected (?:are|is)\b|[.?] (?-i:what|which|who)\b|"
+    rf"(?! (?:{'|'.join(_NOUNS)}|channel|antigen|group|level)s\b)|\ball (?:of )?(?:the )?(?:following|these) (?:is|was|has)\b|\b[hc]/o\b|\b(?:boy|girl|man|"
+        rf"woman|male|female|child|patient) complaints\b|[a-z]{3}[.?](?-i:[A-Z])[a-z]|"
+    r"\b(?:is|are) (?:most )?likely (?:give|cause|lead|result|show)\b|\bpatient is of\b|(?-i:\bA/E\b)|\ba (?:8|11|18)\b|\ba patients\b|^what to be\b|"
+        r"\b(?:do|does|did) no\b|\bis [\w-]+ is\b|\b(?:are|is) effected\b|\beffected (?:are|is)\b|[.?] (?-i:what|which|who)\b|"
     r"^(?!.*\b(?:is|are|was|were|may|can|has|have|had|do|does|will|would|should|be|must)\b).*\b(?:caused|seen|associated|produced|used|found) (?:by|in|with|for)\b|"
     r"\w{3}\. (?-i:what|which|who|how|the|his|her|he|she|on|all)\b|"
     r"\b(?!(?:the|is|a|of|his|her|next|and|your|what|which|single|be|this|for|are)\b)(?-i:[a-z]+ most (?:likely|probable)) (?:investigation|diagnosis|cause|treatment|step)\b|"
     r"\b(?!(?:the|is|a|of|likely|probable|possible|what|and|this|his|her|clinical|best|correct|your|first)\b)(?-i:[a-z]+ diagnosis is)\b|"
-    r"\bdoes [^?]* (?:represents|indicates|means|causes|shows|depends)\b|\bin most often\b|\ball (?:of )?(?:the )?following (?:affects|causes|increases|decreases|leads|shows|occurs|produces|contains|acts)\b|\b(?:was|were) (?:(?!and|who|which|that|but|when|while|because|as|if|after|before)\w+ ){1,7}(?:was|were)\b|\b(?:is|are|was|were|been) (?:schedule|diagnose|admit|refer|suspect|"
+    r"\bdoes [^?]* (?:represents|indicates|means|causes|shows|depends)\b|\bin most often\b|\ball (?:of )?(?:the )?following (?:affects|causes|increases|"
+        r"decreases|leads|shows|occurs|produces|contains|acts)\b|\b(?:was|were) (?:(?!and|who|which|that|but|when|while|because|as|if|after|"
+        r"before)\w+ ){1,7}(?:was|were)\b|\b(?:is|are|was|were|been) (?:schedule|diagnose|admit|refer|suspect|"
     r"associate|perform|treat|relate|cause|use|give|call|characterize|produce)\b|[a-z]{3} (?-i:What|Which|Who|How|Why|The|All|His|Her|He|She|On)\b(?! (?-i:[A-Z]))|"
-    r"\b(?:month|year|day|week|hour)s?[ -](?:old|duration) (?:boy|girl|man|woman|male|female|child) (?:present|complain|come|develop|have)\b|\b\d\d? (?:month|year|week) (?!old)(?:of|male|female|boy|girl)\b", re.I)
+    r"\b(?:month|year|day|week|hour)s?[ -](?:old|duration) (?:boy|girl|man|woman|male|female|child) (?:present|complain|come|develop|have)\b|"
+        r"\b\d\d? (?:month|year|week) (?!old)(?:of|male|female|boy|girl)\b", re.I)
 
 #: "more potent then": the wrong word.
 COMPARED = re.compile(r"\b(?:more|less|greater|lower|higher|rather) (?:\w+ )?then\b", re.I)
@@ -257,7 +268,8 @@ DENIAL = re.compile(
     r"\b(?:not|no|never|none|neither|nor|only|except|instead|rather|whereas|unlike|but|although|while|contrast|contraindicat\w+|avoid\w*|absent|absence|without|false|incorrect|wrong|"
     r"cannot|lacks?|spared?|rare\w*|least|low|decreas\w+|reduc\w+|however|un\w{4,}|non\w*|different)\b|n't\b", re.I)
 #: Words that tell one option from another.
-DECIDES = re.compile(rf"{DENIAL.pattern}|\b(?:(?:more|most) (?:common\w*|often|likely|frequent\w*|specific|sensitive|effective)|than|better|best|first|highest|commonest|maximum|mainly|versus|followed|next)\b", re.I)
+DECIDES = re.compile(rf"{DENIAL.pattern}|\b(?:(?:more|most) (?:common\w*|often|likely|frequent\w*|specific|sensitive|effective)|than|better|best|first|highest|commonest|"
+    rf"maximum|mainly|versus|followed|next)\b", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #dbeb8cf5
 def mentions_all(text: str, options: dict[str, str], letter: str) -> bool:
@@ -337,9 +349,12 @@ UNSOUND = re.compile(
     r"\b(?:[Ss]ee|[Rr]efer to) (?:the )?(?:above|below|also|previous|explanation|table|next|earlier|fig)|\b(?:previous|above|below|earlier|preceding|next|last) (?:\w+ )?(?:explanation|answer|"
     r"staging|table|list|classification|criteria|statements?|points|figure|features|discussion|chapter)\b|\babove (?:mentioned|said|given)|\b(?:mentioned|given|discussed|described|said|explained|"
     r"listed|stated) (?:above|below|earlier|before)\b|\b(?:the|all|of|from|to) (?:above|below)\b|\bquestions?\b|^(?:Note|Remember|Key|Explanation|Important|Hint|Concept|Summary)\b|"
-    r"[a-z]{3}- |\w [-–=] .*\w [-–=] |^[\w ,()/'-]{1,60}?(?: ?[:=]| [-–]|- ) ?|\ba [A-Z][a-z]+tion\b|[a-z]\*|\.{2}|\?|[{}→↑↓•▪|]|\betc\b(?!\.)|\*| [.,](?: |$)|[a-rt-z]' |[a-z]{3}\.[a-z]{2,}|(?<=[a-z])(?<!group)(?<!tamin)(?<!titis)(?<!type)(?<!uenza)(?<!class) A(?= [a-z])|\ba [A-Z][a-z]+ |[a-z0-9] a (?:causing|raising|leading|and|increased?|decreased?|is|are|of|the|to|in)\b|"
+    r"[a-z]{3}- |\w [-–=] .*\w [-–=] |^[\w ,()/'-]{1,60}?(?: ?[:=]| [-–]|- ) ?|\ba [A-Z][a-z]+tion\b|[a-z]\*|\.{2}|\?|[{}→↑↓•▪|]|\betc\b(?!\.)|\*| [.,](?: |"
+        r"$)|[a-rt-z]' |[a-z]{3}\.[a-z]{2,}|(?<=[a-z])(?<!group)(?<!tamin)(?<!titis)(?<!type)(?<!uenza)(?<!class) A(?= [a-z])|\ba [A-Z][a-z]+ |"
+        r"[a-z0-9] a (?:causing|raising|leading|and|increased?|decreased?|is|are|of|the|to|in)\b|"
     r"\bdue to \w+ (?:fail|does|is|are|do)\b|\b(?:high|low|large|small) the\b|\ba patients\b|^Now\b|\b(?:I|[Ww]e|[Oo]ur|[Uu]s|[Mm]y|[Ff]riends?|[Ss]orry|[Dd]ear)\b|\b[A-Z]{4,} [A-Z]{3,}|[a-z]{3}A\b|"
-    r"\b[Ff]ig(?:ure)?s?\b|^(?:Since|Because|Although|Though|While|Whereas|As)\b[^,]*$|^(?:In|On|At) [^,]{1,30}, (?:is|are|has|have|can|may|controls?|causes?|acts?|forms?|shows?|[a-z]+(?:ates|izes|ises))\b|"
+    r"\b[Ff]ig(?:ure)?s?\b|^(?:Since|Because|Although|Though|While|Whereas|As)\b[^,]*$|^(?:In|On|At) [^,]{1,30}, (?:is|are|has|have|can|may|controls?|"
+        r"causes?|acts?|forms?|shows?|[a-z]+(?:ates|izes|ises))\b|"
     r"^\w+ly (?:is|are|was|has|[a-z]+s (?:with|by|to|in|from|on))\b|"
     r"(?<=[a-z),0-9]) (?:The|It|In|For|This|These|They|If|When|At|On|Is|Are|Most|Other|Also|No|Not|Normal|Good|Treatment|Of|And|Or|With|By|Due|Seen|Used|Has|Have|To|From|As|"
     r"There|Here|Its|Often|Usually|All|Both|Low|High|Loss|Early|Late|Acute|Chronic|Severe|Mild|Presence|Absence|Lack|Pain|Fever|Weight|Blood)\b|"
@@ -361,10 +376,12 @@ THIRD = "|".join(re.sub(r"(?<=[^aeiou])ys$", "ies", re.sub(r"(s|sh|ch|x|go)s$", 
 # %% ../../nbs/builders/choices.ipynb #a036d485
 AUXILIARY = "is|are|was|were|has|have|had|does|do|did|can|could|may|might|must|should|will|would|cannot"
 #: A finite verb after a subject: "the nerve supplies", "fibres form".
-FINITE = re.compile(rf"\w\W+(?:{AUXILIARY}|{THIRD}|came|became|began|went|gave|took|rose|fell|led|lay|found|showed)\b|(?:\w+s|and|\w+ae|\w+ia|who|that|which|also|each|they|both|people|women|men|children) (?:\w+ly )?(?:{'|'.join(BASES)})\b")
+FINITE = re.compile(rf"\w\W+(?:{AUXILIARY}|{THIRD}|came|became|began|went|gave|took|rose|fell|led|lay|found|showed)\b|(?:\w+s|and|\w+ae|\w+ia|who|that|which|also|each|they|"
+    rf"both|people|women|men|children) (?:\w+ly )?(?:{'|'.join(BASES)})\b")
 #: The beginning of a sentence without a subject: "Caused by", "Is a sign of", "Acts on".
 NO_SUBJECT = re.compile(
-    rf"(?:\w+ly )?(?:(?:[a-z]+(?:ed|ing)|seen|found|known|shown|given|made|done|taken|due) (?:by|in|at|on|to|with|of|as|for|from|is|are)\b|(?:{AUXILIARY}|{THIRD}) (?!of\b|in\b|and\b|or\b|are\b))", re.I)
+    rf"(?:\w+ly )?(?:(?:[a-z]+(?:ed|ing)|seen|found|known|shown|given|made|done|taken|due) (?:by|in|at|on|to|with|of|as|for|from|is|are)\b|(?:{AUXILIARY}|"
+        rf"{THIRD}) (?!of\b|in\b|and\b|or\b|are\b))", re.I)
 #: Words for which a first sentence needs another before it.
 POINTS_ASIDE = re.compile(r"\b(?:also(?! (?:called|known))|latter|former|another|remaining|respectively|hence it|main ones|opposite)\b", re.I)
 #: What a passage must not be cut off from.

@@ -173,10 +173,15 @@ OUT_OF_PLACE = re.compile(
     r"\b(?:below (?:are|is)|here (?:are|is) (?:some|a|the)|this (?:content|fact ?sheet|publication|booklet|chapter|topic|summary)|"
     r"press the|the publications of|following tips|see (?:also|the latest)|in this (?:article|section|document))\b|"
     r"^(?:New types of treatment are being tested|Patients (?:may want to think about|can enter|may (?:also )?enter)|For some patients, taking part|Clinical trials are (?:part|done|taking)|"
-    r"Many of today's standard|Information about clinical trials|Some treatments are standard|A treatment clinical trial is|When clinical trials show|Patients who take part in|Even when clinical trials|Some clinical trials only|Other trials test|There are also clinical trials)|^references\b|(?-i:^(?!.*\b(?:Institute|Center|Association|Administration|Act|Foundation|Agency)\b)(?:[A-Z][\w'-]*[,:]? (?:(?:of|and|or|the|for|to|in|with|a) )*){6,}[a-z])|https?://|\baccessed \d", re.I)
+    r"Many of today's standard|Information about clinical trials|Some treatments are standard|A treatment clinical trial is|When clinical trials show|"
+        r"Patients who take part in|Even when clinical trials|Some clinical trials only|Other trials test|There are also clinical trials)|^references\b|"
+        r"(?-i:^(?!.*\b(?:Institute|Center|Association|Administration|Act|Foundation|Agency)\b)(?:[A-Z][\w'-]*[,:]? (?:(?:of|and|or|the|for|to|in|with|"
+        r"a) )*){6,}[a-z])|https?://|\baccessed \d", re.I)
 #: A heading that is joined to the sentence after it: "Preventing Heart Failure There are a number of things".
 JOINED_HEADING = re.compile(
-    r"^(?:(?P<again>[A-Z][\w'-]{3,}) (?:(?:[A-Z][\w'-]*|of|and|or|the|for|to|in|with|a) ){1,8}(?=(?P=again) [a-z])|(?:Signs and )?Symptoms (?=(?:Many|Most|The|Some|In|If|People|There) )|(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|Most|People|Doctors|This|"
+    r"^(?:(?P<again>[A-Z][\w'-]{3,}) (?:(?:[A-Z][\w'-]*|of|and|or|the|for|to|in|with|a) ){1,8}(?=(?P=again) [a-z])|(?:Signs and )?Symptoms (?=(?:Many|Most|"
+        r"The|Some|In|If|People|There) )|(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|"
+        r"Most|People|Doctors|This|"
     r"These|At|As|Some|A few|Several|Certain|Both|Any|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z]))")
 #: A line from a table of signs, and entries of such a line that are not signs.
 SIGN_LINE = re.compile(r"(About [\d.]+% of patients|\d+ of \d+ patients|Also|Signs and symptoms): (.*)\.")
@@ -215,7 +220,9 @@ def part_about(text: str, aspect: str | None, question: str = "") -> str:
     asked = next((pattern for name, pattern in ASKED_INSIDE.items() if name == aspect), None)
     if not asked:
         asked = next((pattern for pattern in ASKED_INSIDE.values() if re.match(pattern, question, re.I)), None)
-    found = asked and "?" in text and re.search(rf"(?:^|(?<=[.!?\n])|(?<=[.!?] )|(?<=page ))(?![^?]*\b(?:severe|if|after|related|complications?|in (?:a person|people))\b[^?]*\?){asked}\?\s+(?=[A-Z])", text, re.I)
+    found = asked and "?" in text and re.search(
+        rf"(?:^|(?<=[.!?\n])|(?<=[.!?] )|(?<=page ))(?![^?]*\b(?:severe|if|after|related|complications?|in (?:a person|people))\b[^?]*\?){asked}\?\s+(?=[A-Z])",
+        text, re.I)
     return PART_BEGINS.sub("\n", text[found.end():] if found else text)
 
 # %% ../../nbs/builders/qa.ipynb #bf16853d
@@ -265,7 +272,8 @@ LEAST_TOLD = 3  # words that are neither the subject's nor everyday
 
 
 #: Sentences that say of any disease that it is treated, and of any advice that there is some.
-SAYS_LITTLE = re.compile(r"(?:There are different types of treatment|Different types of treatments? are|Some clinical trials are|You (?:get|hear|have) (?:plenty|many|a lot)|If you're a parent, you get)[^.]*\.")
+SAYS_LITTLE = re.compile(r"(?:There are different types of treatment|Different types of treatments? are|Some clinical trials are|You (?:get|hear|have) (?:plenty|many|a lot)|"
+    r"If you're a parent, you get)[^.]*\.")
 
 def told(answer: str, subject: str) -> int:
     "How many different words of an answer, and how many numbers, are neither those of its subject nor everyday."
@@ -293,24 +301,28 @@ SPEAKS_OF = {
         r"inherit|autosomal|X-linked|sporadic|famil|mutation|gene|hereditary|mitochondrial|parent|passed|relative|runs? in|germline|somatic|chromosom|multifactorial", re.I),
     "prevention": re.compile(r"prevent|avoid|lower|reduc|risk|vaccin|protect|healthy|screen|no (?:known )?way|stop|limit|wash|keep|delay|cannot|can't|wear|safe|don't|never|quit", re.I),
     "exams and tests": re.compile(
-        r"biops|x-ray|\bMRI|\bCT\b|scan|ultrasound|imaging|sequenc|molecular|genetic (?:test|analys|screen)|graph|scop\w+|\w+gram\b|cultur|sample|level|EEG|ECG|EKG|EMG|enzym|\bgene\b|mutation|criteri|"
+        r"biops|x-ray|\bMRI|\bCT\b|scan|ultrasound|imaging|sequenc|molecular|genetic (?:test|analys|screen)|graph|scop\w+|\w+gram\b|cultur|sample|level|EEG|ECG|"
+            r"EKG|EMG|enzym|\bgene\b|mutation|criteri|"
         r"finding|feature|characteri|measur|antibod|urine|stool|blood (?:test|sample|cell|count|pressure|sugar|glucose)|prenatal|newborn|histor|exam|clinical|laborator|screen|swab|smear|"
         r"evaluat|presence|appearance|tissue|marker|fluid|spinal|puncture|studies|assay|based on|suspect", re.I),
 }
 #: An answer that says that there is nothing, or that nobody knows: short, and complete.
 NONE_KNOWN = re.compile(r"\bno (?:known )?(?:way|cause)|\bunknown\b|\bnot (?:currently )?(?:known|inherited|hereditary)\b|can't be prevented|cannot be prevented|found a way to prevent", re.I)
 #: An examination that every diagnosis has, and no other is named.
-ANY_EXAM = re.compile(r"physical exam\w*|medical histor\w*|family histor\w*|\bexam\w*|routine blood tests?|(?:your )?blood tests? (?:aren't|done)|signs and symptoms|test results|based on|\bhistor\w+|suspect\w*", re.I)
+ANY_EXAM = re.compile(r"physical exam\w*|medical histor\w*|family histor\w*|\bexam\w*|routine blood tests?|(?:your )?blood tests? (?:aren't|done)|signs and symptoms|"
+    r"test results|based on|\bhistor\w+|suspect\w*", re.I)
 
 # %% ../../nbs/builders/qa.ipynb #e6a4661c
 FEW_WORDS = 12  # an answer of so few words may name any examination
 #: Abbreviations that everybody knows, or that are names.
 KNOWN = frozenset("DNA RNA HIV AIDS MRI CT PET ECG EKG EEG EMG FDA NIH CDC USA AM PM UV UVA UVB II III IV VI VII VIII IX XI XII XX XY ACE NINDS NIDDK NHLBI NCI NIA NIAMS NICHD NIDCD NEI WHO ER "
-                  "IQ LDL HDL BMI NSAID NSAIDs TV OK DTaP MMR HPV IgA IgE IgG IgM ATP IU CPR TB STD STDs SIDS ALS COPD CPAP CDC's OTC SCID PCR CSF IVF GI GH CK DVT ICU OB GYN MD LLC PSA EU UK BRCA LA NY HLA HCV HBV SPF AV SSRI SSRIs".split())
+                  "IQ LDL HDL BMI NSAID NSAIDs TV OK DTaP MMR HPV IgA IgE IgG IgM ATP IU CPR TB STD STDs SIDS ALS COPD CPAP CDC's OTC SCID PCR CSF IVF GI GH CK DVT ICU "
+                      "OB GYN MD LLC PSA EU UK BRCA LA NY HLA HCV HBV SPF AV SSRI SSRIs".split())
 ACRONYM = re.compile(r"(?<![\w/+-])[A-Z]{2,}(?:s)?(?![\w+-]| type\b)")
 #: An abbreviation that is explained where it stands, or names a gene.
 EXPLAINED = re.compile(
-    r"\b([A-Z]{2,}s?)\b (?:genes?|proteins?|mutations?|\((?=[a-z])|syndrome\b|deficiency\b|disease\b|gene's)|[(/]([A-Z]{2,}s?)(?:\b|\d)|(?:called|known as|or|abbreviated|acronym) ([A-Z]{2,}s?)\b|\b([A-Z]{2,})[ ,]+which stands for")
+    r"\b([A-Z]{2,}s?)\b (?:genes?|proteins?|mutations?|\((?=[a-z])|syndrome\b|deficiency\b|disease\b|gene's)|[(/]([A-Z]{2,}s?)(?:\b|\d)|(?:called|known as|"
+        r"or|abbreviated|acronym) ([A-Z]{2,}s?)\b|\b([A-Z]{2,})[ ,]+which stands for")
 
 
 def stands_for(short: str, subject: str) -> bool:
@@ -367,7 +379,8 @@ def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
 PERSONAL = re.compile(r"\b(?:I|my|mine|me)\b")
 #: Subjects that are a field or a group of people rather than one disease that a person has.
 NOT_MINE = re.compile(r"\b(?:in|and|or|among|for|other|childhood|child|children|infants?|newborn|women|men|older|aging|general|disorders|diseases|health|abuse|problems|deprivation)\b|[,/]", re.I)
-GENE_NAMED = re.compile(r"\b[A-Z][A-Z0-9-]{1,9}[A-Z0-9](?:orf\d+)?(?:,| and| or| \([^()]*\))?(?: [A-Z0-9-]+,?| and| or| \([^()]*\))* genes?\b|\bgenes? (?:called |named |known as |is |are |for |\()[A-Z]|\bgenes?\b[^.]{0,60}\b[A-Z]{2,}\d")
+GENE_NAMED = re.compile(r"\b[A-Z][A-Z0-9-]{1,9}[A-Z0-9](?:orf\d+)?(?:,| and| or| \([^()]*\))?(?: [A-Z0-9-]+,?| and| or| \([^()]*\))* genes?\b|\bgenes? (?:called |named |"
+    r"known as |is |are |for |\()[A-Z]|\bgenes?\b[^.]{0,60}\b[A-Z]{2,}\d")
 ABOUT_GENES = re.compile(r"\b(?:genes?|mutations?)\b", re.I)
 PARENTHOOD = re.compile(r"\b(?:children|offspring|siblings?|sons?|daughters?|pass(?:ed|es)?\b|each child|(?:from|of) (?:one|an?|the|his|her|their|either|both) (?:\w+ )?parents?|both parents)", re.I)
 CHANCE = re.compile(r"\b(?:chance|risk|probability|\d+ ?%|percent|1 in \d|one in)\b", re.I)

@@ -74,7 +74,8 @@ def promises(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
-RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b(?:you|who|they)(?:have|are|can|may)\b|: (?:[A-Z][\w-]+(?: [a-z][\w-]*){0,3} ){4,}[A-Z][a-z]|[a-zA-Z]\.\d{1,2} [A-Z]|(?:\) [A-Z][a-z][^()]*\([^()]*){3}|^[^\"]*\"[^\"]*$|\b(?!had|that)([a-z]{2,}) \1\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
+RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b(?:you|who|they)(?:have|are|can|may)\b|: (?:[A-Z][\w-]+(?: [a-z][\w-]*){0,3} ){4,}[A-Z][a-z]|[a-zA-Z]\.\d{1,2} [A-Z]|"
+    r"(?:\) [A-Z][a-z][^()]*\([^()]*){3}|^[^\"]*\"[^\"]*$|\b(?!had|that)([a-z]{2,}) \1\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
 #: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
 SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons)\s*:\s+[A-Z][^;]*$")
 
@@ -120,7 +121,8 @@ def kind_of(
 
 # %% ../../nbs/cleaning/excerpts.ipynb #83738dc4
 #: The beginning of a sentence that takes back a part of the one before it.
-QUALIFIES = re.compile(r"(?:However|But|Yet|Nevertheless|Nonetheless|Unless|Except|On the other hand|Otherwise|Only|Do not|Don't|Never|Even so|Still|Normally|Instead|Another|The (?:other|others|rest|remaining)|"
+QUALIFIES = re.compile(r"(?:However|But|Yet|Nevertheless|Nonetheless|Unless|Except|On the other hand|Otherwise|Only|Do not|Don't|Never|Even so|Still|Normally|Instead|Another|"
+    r"The (?:other|others|rest|remaining)|"
     r"In contrast|By contrast|In (?:some|other|rare) (?:\w+ )?(?:cases|people|babies|children|patients), however)\b|[^,.]{1,40}, however,")
 #: Words of subjects that name no subject.
 GENERIC_NOUNS = frozenset("disease diseases syndrome syndromes disorder disorders condition conditions deficiency infection infections type types problem problems "

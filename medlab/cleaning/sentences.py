@@ -32,7 +32,8 @@ def split_line(line: str) -> Iterator[str]:
 # %% ../../nbs/cleaning/sentences.ipynb #255abc2f
 #: Words that make sense only on the original page.
 POINTER = re.compile(
-    r"\b(?:(?:web ?site|page|fact ?sheet|database|organization|GeneReviews|Registry)\b(?:[^.]{0,60}\)|'s?)? (?:offers?|provides?|has|have|contains?|lists?|gives?)|click|(?:see|in) (?:the )?(?:figure|table|chart|box|picture|image|section)s?|shown (?:here|below)|this (?:page|website|video)|"
+    r"\b(?:(?:web ?site|page|fact ?sheet|database|organization|GeneReviews|Registry)\b(?:[^.]{0,60}\)|'s?)? (?:offers?|provides?|has|have|contains?|lists?|"
+        r"gives?)|click|(?:see|in) (?:the )?(?:figure|table|chart|box|picture|image|section)s?|shown (?:here|below)|this (?:page|website|video)|"
     r"(?:listed|described|mentioned|see|discussed|shown|list|chart|table|figure|diagram|picture) (?:above|below|elsewhere)|read more|for more information|"
     r"(?:see|visit|refer to|consult|check|go to|read|browse|view|look at) (?:also )?(?:[\w'-]+ ){0,6}(?:web ?)?(?:pages?|websites?|sites?|fact ?sheets?|brochures?|"
     r"booklets?|leaflets?|links?|resources?|publications?)|"
