@@ -392,7 +392,8 @@ DEFINES = re.compile(r"mean|^Can you explain|describe")
 def defines(answer: str, subject: str) -> bool:
     "Whether an answer begins with what its subject is, or does, and not with advice."
     first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]
-    return names(first, subject) and not re.match(r"(?:If|Whether|When|Do|Did|You|Most of us|Each|Every|Many people)\b", first) or "; " not in first and bool(re.search(r"\b(?:is|are) (?:an?|the)\b", first))
+    speaks_of_it = names(first, subject) and not re.match(r"(?:If|Whether|When|Do|Did|You|Most of us|Each|Every|Many people)\b", first)
+    return speaks_of_it or "; " not in first and bool(re.search(r"\b(?:is|are) (?:an?|the)\b", first))
 
 # %% ../../nbs/builders/qa.ipynb #2d39b0d3
 def phrasing_fits(phrasing: str, answer: str, record: SplitRecord) -> bool:

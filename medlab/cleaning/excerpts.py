@@ -75,7 +75,7 @@ def promises(sentence: str) -> bool:
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
 RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b(?:you|who|they)(?:have|are|can|may)\b|: (?:[A-Z][\w-]+(?: [a-z][\w-]*){0,3} ){4,}[A-Z][a-z]|[a-zA-Z]\.\d{1,2} [A-Z]|"
-    r"(?:\) [A-Z][a-z][^()]*\([^()]*){3}|^[^\"]*\"[^\"]*$|\b(?!had|that)([a-z]{2,}) \1\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")  # "at 45 to 65.2 Piles are common": two sentences and the number of a footnote
+    r"(?:\) [A-Z][a-z][^()]*\([^()]*){3}|^[^\"]*\"[^\"]*$|\b(?!had|that)([a-z]{2,}) \1\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")
 #: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
 SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons)\s*:\s+[A-Z][^;]*$")
 
