@@ -71,6 +71,8 @@ LOST = sorted({word.replace("rt", "") for word in WITH_RT} - REAL)
 LOST_LETTERS = re.compile(rf"\b(?:{'|'.join(LOST)}|\w+(?:{'|'.join(word for word in LOST if len(word) > 5)})|pa of|pas of|\w+veebra\w*|"
     r"paial\w*|\w*paum|coiso\w+|viual\w*|impoan\w+|\w*poal|feil\w+|hyperophy|hypeens\w+|aboi\w+|ceif\w+|ceain\w*|ahr\w+|invei\w+|propoion\w*|aificial\w*|"
     r"detion|dete|horizoaly|chas?(?:'s)?|alve|\w*spo(?:ed|er|ers|ing)|sta(?:s|ed|ing)?)\b")
+
+# %% ../../nbs/builders/choices.ipynb #d6aa054f
 #: What a machine makes of letters on paper, and of a table: signs and digits inside words, and a long row of figures.
 MISREAD = re.compile(
     r"[a-z][!|][a-z]|\b\d+[A-Z]+[a-z]{2,}|[a-z]{3,}\d+[a-z]{2,}|[A-Z]{2,}\d[a-z]{2,}|\b[Vv]itamin (?:\d|[A-Z] ?l)|\b[A-Za-z] l\d\b|[\ufffd\u00a4\u00a7]|\u00e2\u20ac|\u00c3.|"
@@ -85,7 +87,7 @@ MISREAD = re.compile(
     r"\b(?:ll|lll|Vll|Vlll|lX|lV|Xll|HC1|HN03|H,SO4|[mk]?glcm\d?|n?glcm2|mgldl|glkg|Ing)\b|\d%o\b|\w\|\W|"
     r"\b\w*[^\W\daeiouyAEIOUY_]{6,}\w*\b(?<![A-Z]{2})")
 
-
+# %% ../../nbs/builders/choices.ipynb #5932a39f
 CAPITAL = re.compile(r"\b[A-Z](?=[a-z]{2})")  # the capital of a first word; an acronym has several
 
 
