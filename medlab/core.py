@@ -212,6 +212,10 @@ class Run:
         except (MissingError, InputError, ValidationError, TypeError):
             return None
 
+    def replaced(self, step: str) -> Path:
+        "Where a step's finished result lies while the step runs again; there is none in a first run."
+        return self.path / f".{step}.finished"
+
     def lock(self, name: str = ".lock", wait: bool = True) -> Any:
         "A lock for as long as a `with` block lasts: see `locked`."
         return locked(self.path, name, wait)
@@ -453,7 +457,7 @@ def finished_under(
 # %% ../nbs/00_core.ipynb #8c3aedb1
 def begin(run: Run, name: str, key: str) -> Path:
     "A step's folder, ready for work under a key: with the files of an interrupted try under the same key, else empty. A finished result is set aside."
-    folder, aside, partial = run.path / name, run.path / f".{name}.finished", run.path / f".{name}.partial"
+    folder, aside, partial = run.path / name, run.replaced(name), run.path / f".{name}.partial"
     if (folder / "manifest.json").exists():
         remove(aside)
         os.replace(folder, aside)
@@ -472,7 +476,7 @@ def begin(run: Run, name: str, key: str) -> Path:
 # %% ../nbs/00_core.ipynb #107f29cf
 def recover(run: Run, name: str) -> None:
     "Put a finished result that was set aside back in its place; what an interrupted try has made is kept for the next one."
-    folder, aside, partial = run.path / name, run.path / f".{name}.finished", run.path / f".{name}.partial"
+    folder, aside, partial = run.path / name, run.replaced(name), run.path / f".{name}.partial"
     if not aside.exists():
         return
     if (folder / "manifest.json").exists():

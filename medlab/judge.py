@@ -516,6 +516,12 @@ def write_not_run(run: Run, variant: str, why: str) -> Outcome:
     write_jsonl(folder / "judgements.jsonl", [])
     return Outcome(notes=[f"judge not run: {why}"], incomplete=True, missing=["the judge"])
 
+# %% ../nbs/11_judge.ipynb #2cbddf5a
+def scored_before(run: Run) -> set[str]:
+    "Hashes of the requests that have a score in the finished result which this run of the step replaces."
+    path = run.replaced("judge") / "judgements.jsonl"
+    return {one["request_sha256"] for one in read_jsonl(path) if one["status"] == "scored"} if path.is_file() else set()
+
 # %% ../nbs/11_judge.ipynb #5fc75351
 @step("judge", params=JudgeParams, outputs=["judge.json", "judgements.jsonl"], needs=["instruct", "deploy", "evaluate"], inputs=judge_inputs, packages=["groq"])
 def judge(run: Run, profile: Profile) -> Outcome:
@@ -536,5 +542,6 @@ def judge(run: Run, profile: Profile) -> Outcome:
     write_jsonl(folder / "judgements.jsonl", [one.model_dump() for one in judgements])
     failed = len(result["failures"])
     notes = [f"{failed} of {result['asked']} answers got no verdict: {result['failures'][0]['why']}"] if failed else []
-    missing = [f"the verdict on {one.item_id}" for one in judgements if one.status in ("api_error", "skipped")]
-    return Outcome(notes=notes, incomplete=bool(missing), missing=missing, content=result_hashes(result, judgements))
+    open_ones, before = [one for one in judgements if one.status in ("api_error", "skipped")], scored_before(run)
+    missing = [f"the verdict on {one.item_id}" for one in open_ones if one.request_sha256 in before]
+    return Outcome(notes=notes, incomplete=bool(open_ones), missing=missing, content=result_hashes(result, judgements))
