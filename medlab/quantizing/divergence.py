@@ -80,7 +80,8 @@ def load_library() -> Any:
         ("llama_model_get_vocab", pointer, [pointer]), ("llama_vocab_n_tokens", number, [pointer]),
         ("llama_batch_init", Batch, [number, number, number]), ("llama_decode", number, [pointer, Batch]),
         ("llama_get_logits", ctypes.POINTER(ctypes.c_float), [pointer]), ("llama_get_memory", pointer, [pointer]),
-        ("llama_memory_clear", None, [pointer, ctypes.c_bool]),
+        ("llama_memory_clear", None, [pointer, ctypes.c_bool]), ("llama_adapter_lora_init", pointer, [pointer, ctypes.c_char_p]),
+        ("llama_set_adapters_lora", number, [pointer, ctypes.POINTER(pointer), ctypes.c_size_t, ctypes.POINTER(ctypes.c_float)]),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, words
@@ -98,6 +99,7 @@ class Distributions:
         path: Path | str,  # a GGUF
         longest: int,  # tokens of a text at most
         threads: int = 0,  # 0: `engine_threads()`
+        adapter: Path | str | None = None,  # a LoRA adapter's GGUF, loaded beside it
     ):
         check_gguf(path)
         self.library, self.longest = load_library(), longest
@@ -113,6 +115,8 @@ class Distributions:
             raise MedlabError("this version of xllamacpp takes other settings than medlab knows; install the version of data/constraints.txt")
         self.library.llama_set_n_threads(self.context, threads or engine_threads(), threads or engine_threads())
         self.tokens = self.library.llama_vocab_n_tokens(self.library.llama_model_get_vocab(self.model))
+        if adapter:
+            load_adapter(self, adapter)
 
     def log_probabilities(self, ids: list[int]) -> Any:  # float32 array of shape (tokens, vocabulary), in nats
         "The logarithms of all next-token probabilities behind each token of a text."
@@ -128,6 +132,14 @@ class Distributions:
         logits = numpy.ctypeslib.as_array(self.library.llama_get_logits(self.context), (len(ids), self.tokens))
         logits = logits - logits.max(1, keepdims=True)
         return logits - numpy.log(numpy.exp(logits).sum(1, keepdims=True))
+
+# %% ../../nbs/quantizing/divergence.ipynb #cbcf6e53
+def load_adapter(reader: Distributions, path: Path | str) -> None:
+    "Put a LoRA adapter beside the model, with its whole strength; raises `InputError` when it does not fit."
+    check_gguf(path)
+    adapter = reader.library.llama_adapter_lora_init(reader.model, str(path).encode())
+    if not adapter or reader.library.llama_set_adapters_lora(reader.context, (ctypes.c_void_p * 1)(adapter), 1, (ctypes.c_float * 1)(1.0)):
+        raise InputError(f"{path} cannot be loaded beside the model: it was made for another one; run `medlab quantize` again")
 
 # %% ../../nbs/quantizing/divergence.ipynb #3bad6f71
 def compared(ours: Any, whole: Any, following: list[int]) -> dict[str, list]:
@@ -148,7 +160,7 @@ def main(job: dict) -> None:
     import numpy
 
     texts, started = [Measured(**text) for text in job["texts"]], time.perf_counter()
-    reader = Distributions(job["gguf"], max(len(text.ids) for text in texts))
+    reader = Distributions(job["gguf"], max(len(text.ids) for text in texts), adapter=job["adapter"])
     seconds = time.perf_counter() - started
     shape = (sum(len(text.ids) - text.first for text in texts), reader.tokens)
     whole = numpy.memmap(job["whole"], "float32", "w+" if job["write"] else "r", shape=shape)
@@ -164,9 +176,10 @@ def main(job: dict) -> None:
     write_json(job["notes"], {"texts": notes, "load_seconds": seconds})
 
 # %% ../../nbs/quantizing/divergence.ipynb #13e45af1
-def in_child(gguf: Path, texts: list[Measured], place: Path, write: bool) -> dict:
+def in_child(gguf: Path, texts: list[Measured], place: Path, write: bool, adapter: Path | None = None) -> dict:
     "Run `main` in a child; returns what it noted."
-    job = {"gguf": str(gguf), "texts": [vars(text) for text in texts], "whole": str(place / "whole.bin"), "notes": str(place / "notes.json"), "write": write}
+    job = {"gguf": str(gguf), "adapter": adapter and str(adapter), "texts": [vars(text) for text in texts], "whole": str(place / "whole.bin"),
+           "notes": str(place / "notes.json"), "write": write}
     write_json(place / "job.json", job)
     code = "import json, sys; from medlab.quantizing.divergence import main; main(json.load(open(sys.argv[1])))"
     path = os.pathsep.join(filter(None, [str(package_folder().parent), os.environ.get("PYTHONPATH", "")]))
@@ -216,6 +229,7 @@ def measure(
     whole: Path,  # the 16-bit GGUF
     others: dict[str, Path],  # name to quantized GGUF
     texts: list[Measured],
+    adapter: Path | None = None,  # a LoRA adapter's GGUF, beside every one of them
 ) -> dict[str, dict]:  # under "f16" and each name: what `summary` gives, and load_seconds
     "Measure GGUFs against the 16-bit one; raises `MissingError` without xllamacpp, `InputError` without texts."
     if importlib.util.find_spec("xllamacpp") is None:
@@ -225,6 +239,6 @@ def measure(
     results = {}
     with tempfile.TemporaryDirectory(prefix=".measure-", dir=whole.parent) as place:
         for name, path in {"f16": whole, **others}.items():
-            notes = in_child(path, texts, Path(place), write=name == "f16")
+            notes = in_child(path, texts, Path(place), name == "f16", adapter)
             results[name] = summary(notes["texts"]) | {"load_seconds": round(notes["load_seconds"], 3)}
     return results
