@@ -913,6 +913,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                           'medlab/contracts/engine.py'),
                                          'medlab.contracts.engine.Sampling.for_transformers': ( 'contracts/engine.html#sampling.for_transformers',
                                                                                                 'medlab/contracts/engine.py'),
+                                         'medlab.contracts.engine.Sampling.no_grammar': ( 'contracts/engine.html#sampling.no_grammar',
+                                                                                          'medlab/contracts/engine.py'),
                                          'medlab.contracts.engine.check_room': ( 'contracts/engine.html#check_room',
                                                                                  'medlab/contracts/engine.py'),
                                          'medlab.contracts.engine.checked_options': ( 'contracts/engine.html#checked_options',
