@@ -214,8 +214,8 @@ def merge_nearest(
 ) -> dict:  # base: what was merged into; kl: name to mean divergence, and figures: name to all of `summary`
     "Merge into the weights asked for; with auto, into those whose distributions are nearer to the adapter's. Raises what `merge` raises."
     possible = trained_in == "nf4" and importlib.util.find_spec("bitsandbytes") is not None
-    if not (possible and texts):
-        chosen = "published" if into == "auto" else into
+    if not (possible and texts):  # nothing to compare: what was trained on, as far as it is known
+        chosen = into if into != "auto" else "dequantized" if possible else "published"
         merge(base, adapter, target, into="dequantized" if chosen == "dequantized" else "published")
         return {"base": chosen, "asked": into, "trained_in": trained_in, "figures": {}}
     with tempfile.TemporaryDirectory(prefix=".merging-", dir=target.parent) as place:

@@ -62,12 +62,17 @@ def find_quantizer() -> list[str]:
     raise MissingError("llama-quantize was not found: run `pip install ik-llama-cpp-python`, or install llama.cpp and put it on PATH")
 
 # %% ../../nbs/quantizing/types.ipynb #e91f064d
+#: Run by a Python child: a command inside a folder.
+INSIDE = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[2:], cwd=sys.argv[1]))"
+
+
 def quantize_words(command: list[str], source: Path, target: Path, type: str, importance: Path | None) -> list[Any]:
     "The whole command line."
     threads = os.cpu_count() or 1
     if command[-1] == BINDING:  # it takes the number of a type, and an importance matrix in memory only, which is left out
         return [*command, source, target, TYPES[type], threads]
-    return [*command, *(["--imatrix", importance] if importance else []), source, target, type.upper(), threads]
+    inside = [sys.executable, "-c", INSIDE, importance.parent] if importance else []
+    return [*inside, *command, *(["--imatrix", importance.name] if importance else []), source.absolute(), target.absolute(), type.upper(), threads]
 
 # %% ../../nbs/quantizing/types.ipynb #fafd9757
 def quantize_gguf(
