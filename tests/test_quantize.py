@@ -23,6 +23,7 @@ from medlab.core import load_profile
 from medlab.quantize import CHECK, QuantizeParams, check_header, check_quantize_space, open_gguf, quantize, sample_answer
 from medlab.quantizing import converter
 from medlab.quantizing.conversion import check_convertible, staged, to_gguf
+from medlab.quantizing.divergence import measure, measured_texts
 from medlab.quantizing.merging import merge, stored_type
 from medlab.quantizing.types import TYPES, find_quantizer, quantize_gguf
 
@@ -59,7 +60,7 @@ def test_no_trace_of_this_machine_in_the_files(smoke_run):
 
 
 def test_merged_computes_what_was_trained(smoke_run, base):
-    "The smoke run trains beside NF4, so the merged weights are the NF4 ones written out: equal to base and adapter up to rounding in 16 bits."
+    "The smoke run trains beside NF4, so the merged weights are the NF4 ones written out: equal to base and adapter up to rounding in 16 bits, which is at most 0.05 here."
     import torch
 
     run, _ = smoke_run
@@ -71,7 +72,7 @@ def test_merged_computes_what_was_trained(smoke_run, base):
     for folder, lora, four_bit in ((run.file("quantize", "merged"), None, False), (base, adapter, True), (base, adapter, False), (base, None, False)):
         with torch.no_grad():
             logits.append(load_model(folder, lora, four_bit)(ids).logits)
-    assert (logits[0] - logits[1]).abs().max() < 0.02 < min((logits[0] - other).abs().max() for other in logits[2:])
+    assert (logits[0] - logits[1]).abs().max() < 0.05 < 0.5 < min((logits[0] - other).abs().max() for other in logits[2:])
 
 
 def test_a_merge_file_by_file_needs_no_more_than_one_file(base, tmp_path):
@@ -305,14 +306,17 @@ def whole(base, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", [name for name in TYPES if name != "f16"])
-def test_every_type_that_is_offered_is_made_and_answers(name, whole, base, tmp_path):
-    chat = ChatFormat.from_folder(base)
-    quantize_gguf(whole, tmp_path / "model.gguf", name)
-    header = check_header(open_gguf(tmp_path / "model.gguf"), chat)
-    assert header["bits_per_weight"] < 16.1
-    answer, _ = sample_answer(tmp_path / "model.gguf", chat, 4, tmp_path / "log")
-    assert answer["completion_tokens"] >= 1
+def test_every_type_that_is_offered_is_made_and_computes(whole, base, tmp_path):
+    "Each is loaded by llama.cpp; more bits, nearer to the 16-bit file."
+    chat, made = ChatFormat.from_folder(base), {name: tmp_path / f"{name}.gguf" for name in TYPES if name != "f16"}
+    for name, path in made.items():
+        quantize_gguf(whole, path, name)
+        assert check_header(open_gguf(path), chat)["bits_per_weight"] < 16.1
+    texts = measured_texts([[*CHECK, {"role": "assistant", "content": "Rest, drink enough, and see a doctor if it lasts."}]], chat, 16)
+    found = {name: figures["kl"]["mean"] for name, figures in measure(whole, made, texts).items()}
+    assert found["f16"] == 0 and all(found[name] < 0.5 for name in made)
+    order = [found[name] for name in ("bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")]
+    assert order == sorted(order), found
 
 
 def test_several_types_in_one_run_and_the_adapter_alone(copied):
@@ -321,7 +325,7 @@ def test_several_types_in_one_run_and_the_adapter_alone(copied):
     profile = load_profile("smoke", values)
     quantize(run, profile)
     check = read_json(run.file("quantize", "check.json"))
-    assert list(check["types"]) == ["q8_0", "q3_k_m", "f16"] and check["file"] == "model-q8_0.gguf" == model_file(run).name
+    assert set(check["types"]) == {"q8_0", "q3_k_m", "f16"} and check["file"] == "model-q8_0.gguf" == model_file(run).name
     assert check["merge"]["base"] == "published" and check["types"]["f16"]["measured"]["kl"]["max"] == 0
     assert check["types"]["q8_0"]["measured"]["kl"]["mean"] < check["types"]["q3_k_m"]["measured"]["kl"]["mean"]
     made = {path.name for path in (run.path / "quantize").glob("*.gguf")}

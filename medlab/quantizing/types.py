@@ -23,8 +23,8 @@ from ..loaders.gguf import check_gguf, gguf_field
 # %% ../../nbs/quantizing/types.ipynb #8d770126
 #: The types that can be asked for, largest first, with llama.cpp's numbers for them. Source: llama.cpp, include/llama.h (llama_ftype).
 TYPES = {
-    "f16": 1, "bf16": 32, "q8_0": 7, "q6_k": 18, "q5_1": 9, "q5_k_m": 17, "q5_k_s": 16, "q5_0": 8, "q4_1": 3, "q4_k_m": 15, "q4_k_s": 14, "iq4_nl": 25,
-    "q4_0": 2, "iq4_xs": 30, "q3_k_l": 13, "q3_k_m": 12, "q3_k_s": 11, "q2_k": 10,
+    "f16": 1, "bf16": 32, "q8_0": 7, "q6_k": 18, "q5_1": 9, "q5_k_m": 17, "q5_k_s": 16, "q5_0": 8, "q4_1": 3, "q4_k_m": 15, "q4_k_s": 14, "q4_0": 2,
+    "q3_k_l": 13, "q3_k_m": 12, "q3_k_s": 11, "q2_k": 10,
 }
 
 # %% ../../nbs/quantizing/types.ipynb #29ee031d
@@ -102,7 +102,7 @@ def fallback_tensors(
     "The tensors whose rows do not fit the blocks of the type that was asked for, and which got another one."
     if type in ("f16", "bf16"):
         return []
-    block = 256 if "_k" in type or type == "iq4_xs" else 32
+    block = 256 if "_k" in type else 32
     return [tensor.name for tensor in reader.tensors if len(tensor.shape) > 1 and int(tensor.shape[0]) % block]
 
 # %% ../../nbs/quantizing/types.ipynb #5c4c1c43
