@@ -1272,6 +1272,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                                     'medlab/engines/openai_compatible.py'),
                                                   'medlab.engines.openai_compatible.check_fits': ( 'engines/openai_compatible.html#check_fits',
                                                                                                    'medlab/engines/openai_compatible.py'),
+                                                  'medlab.engines.openai_compatible.check_read': ( 'engines/openai_compatible.html#check_read',
+                                                                                                   'medlab/engines/openai_compatible.py'),
                                                   'medlab.engines.openai_compatible.complete_answer': ( 'engines/openai_compatible.html#complete_answer',
                                                                                                         'medlab/engines/openai_compatible.py'),
                                                   'medlab.engines.openai_compatible.content_text': ( 'engines/openai_compatible.html#content_text',
