@@ -71,6 +71,9 @@ QUANTIZED = {"qlora": (4 + 8 / 64 + 32 / (64 * 256)) / 8, "8bit": 1.0}
 #: Numbers kept for the backward pass, for each token and layer: times the feed-forward width, the hidden width, and the queries' width.
 KEPT = (6.0, 7.0, 4.0)
 
+#: With checkpointing: a layer that is computed again lies beside its gradients and copies. In the loss: logits, their softmax, and two gradients.
+AT_ONCE, LOGITS = 4, 4
+
 
 def layer_activations(
     shape: Shape,
@@ -117,8 +120,8 @@ def memory_needed(
     trained = parameters["total"] if method == "full" else shape.layers * rank * sum(sum(matrices[name]) for name in adapted if name in matrices)
     needed["trained parameters"] = trained * (12 if method == "full" else 16)  # a full one's weights are counted above
     one = layer_activations(shape, length, dropout and method != "full", plain_attention) * tokens * width
-    needed["activations"] = one + shape.layers * shape.hidden * tokens * width if checkpointing else one * shape.layers
-    needed["logits"] = shape.vocabulary * tokens * 4 * 3
+    needed["activations"] = AT_ONCE * one + shape.layers * shape.hidden * tokens * width if checkpointing else one * shape.layers
+    needed["logits"] = shape.vocabulary * tokens * 4 * LOGITS
     return {**{name: int(value) for name, value in needed.items()}, "total": int(sum(needed.values()))}
 
 # %% ../../nbs/loaders/memory.ipynb #c1f0bf91
