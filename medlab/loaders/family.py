@@ -45,6 +45,8 @@ def run_stages(
                 state, detail = "cannot run here", str(error)
             except MedlabError as error:
                 state, detail = "failed", str(error)
+            except Exception as error:  # libraries raise whatever they like on a model that they do not know
+                state, detail = "failed", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
         done[name] = Stage(name, state, detail, round(time.perf_counter() - started, 2))
         tell(done[name])
     return list(done.values())
