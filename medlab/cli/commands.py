@@ -27,9 +27,9 @@ from ..contracts.records import read_sources
 from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
 from ..course import import_lessons, lessons, run_course, short_path
-from ..quantizing.converter import install_converter
 from .audit import write_audit
 from .models import models_app
+from ..quantizing.converter import install_converter
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
 def allowed_values(info: Any) -> str:
