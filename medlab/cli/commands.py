@@ -27,8 +27,9 @@ from ..contracts.records import read_sources
 from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
 from ..course import import_lessons, lessons, run_course, short_path
-from ..quantizing.converter import install_converter
 from .audit import write_audit
+from .models import models_app
+from ..quantizing.converter import install_converter
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
 def allowed_values(info: Any) -> str:
@@ -266,6 +267,7 @@ def audit_command(
 # %% ../../nbs/cli/commands.ipynb #937729cd
 bench_app = typer.Typer(help="Measure medlab beside what you would use instead, in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
+app.add_typer(models_app, name="models")
 
 
 @bench_app.command("data")
