@@ -13,7 +13,7 @@ from medlab.contracts.tasks import build_messages
 from medlab.engines.hf import load_model
 from medlab.engines.llama_cpp import LlamaCppEngine
 from medlab.quantize import check_header, open_gguf, quantize_gguf
-from medlab.quantizing.conversion import conversion_job, staged
+from medlab.quantizing.conversion import conversion_job
 from medlab.quantizing.converter import converter_folder, run_converter
 from medlab.quantizing.vocabulary import NASTY, check_same_tokens
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError
-from ..basics.files import atomic_path, read_json
+from ..basics.files import atomic_path
 from ..loaders.gguf import check_gguf
 from .converter import check_architecture, open_converter, run_converter
 from .merging import Adapter

@@ -86,7 +86,7 @@ def broken_architectures(module: str, names: set[str]) -> set[str]:
         if isinstance(node, ast.ClassDef):
             used = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute) and getattr(one.value, "attr", "") in ("MODEL_ARCH", "MODEL_TENSOR")}
             if not used <= names:
-                broken |= {word.value for call in node.decorator_list if isinstance(call, ast.Call) for word in call.args if isinstance(word, ast.Constant)}
+                broken |= {str(word.value) for call in node.decorator_list if isinstance(call, ast.Call) for word in call.args if isinstance(word, ast.Constant)}
     return broken
 
 # %% ../../nbs/quantizing/converter.ipynb #f0160201

@@ -213,6 +213,7 @@ def merge_nearest(
     texts: list[Measured],  # validation text
 ) -> dict:  # base: what was merged into; kl: name to mean divergence, and figures: name to all of `summary`
     "Merge into the weights asked for; with auto, into those whose distributions are nearer to the adapter's. Raises what `merge` raises."
+    chosen: str
     possible = trained_in == "nf4" and importlib.util.find_spec("bitsandbytes") is not None
     if not (possible and texts):  # nothing to compare: what was trained on, as far as it is known
         chosen = into if into != "auto" else "dequantized" if possible else "published"
