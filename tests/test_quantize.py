@@ -25,7 +25,7 @@ from medlab.quantizing import converter
 from medlab.quantizing.conversion import check_convertible, staged, to_gguf
 from medlab.quantizing.divergence import measure, measured_texts
 from medlab.quantizing.merging import merge, stored_type
-from medlab.quantizing.types import TYPES, find_quantizer, quantize_gguf
+from medlab.quantizing.types import FILE_TYPES, find_quantizer, quantize_gguf
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +308,7 @@ def whole(base, tmp_path_factory):
 
 def test_every_type_that_is_offered_is_made_and_computes(whole, base, tmp_path):
     "Each is loaded by llama.cpp; more bits, nearer to the 16-bit file."
-    chat, made = ChatFormat.from_folder(base), {name: tmp_path / f"{name}.gguf" for name in TYPES if name != "f16"}
+    chat, made = ChatFormat.from_folder(base), {name: tmp_path / f"{name}.gguf" for name in FILE_TYPES if name != "f16"}
     for name, path in made.items():
         quantize_gguf(whole, path, name)
         assert check_header(open_gguf(path), chat)["bits_per_weight"] < 16.1
@@ -374,7 +374,7 @@ def test_an_installed_binding_quantizes_where_no_program_is_on_path(monkeypatch,
     monkeypatch.setenv("PATH", "")
     assert find_quantizer()[0] == sys.executable
     quantize_gguf(whole, tmp_path / "model.gguf", "q6_k")
-    assert open_gguf(tmp_path / "model.gguf").fields["general.file_type"].contents() == TYPES["q6_k"]
+    assert open_gguf(tmp_path / "model.gguf").fields["general.file_type"].contents() == FILE_TYPES["q6_k"]
 
 
 # before training

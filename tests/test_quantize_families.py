@@ -32,7 +32,7 @@ def converted(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        run_converter("convert_many", jobs, place / "convert.log")
+        run_converter("convert_many.convert_all", jobs, place / "convert.log")
     return {name: (folder, place / f"{name}.gguf") for name, folder in folders.items()}
 
 
@@ -68,7 +68,7 @@ def test_every_architecture_module_of_the_converter_can_be_imported(tmp_path):
     "With the published gguf over the converter's own a quarter of them could not."
     names = sorted(path.stem for path in (converter_folder() / "conversion").glob("*.py") if path.stem != "__init__")
     assert len(names) > 80
-    run_converter("medlab.quantizing.converter", {"modules": names}, tmp_path / "log")
+    run_converter("medlab.quantizing.converter.import_in_child", {"modules": names}, tmp_path / "log")
 
 
 def test_the_users_gguf_is_the_published_one():

@@ -25,7 +25,7 @@ def alpha_for_llama_cpp(
     return float(config["lora_alpha"] * (rank**0.5 if config.get("use_rslora") else 1))
 
 # %% ../../nbs/quantizing/adapter_gguf.ipynb #6048df8d
-def main(job: dict) -> None:
+def write_adapter_in_child(job: dict) -> None:
     "In the child: write an adapter as GGUF, with the converter's names and order of rows."
     open_converter()
     import conversion
@@ -81,7 +81,7 @@ def adapter_to_gguf(
         raise InputError(f"{adapter} has layers of the ranks {sorted(ranks)}, expected one rank, as a GGUF has one alpha for all; use the merged model")
     job = {"adapter": str(adapter), "folder": str(folder), "about": about or {}}
     with atomic_path(target) as temporary:
-        run_converter("medlab.quantizing.adapter_gguf", job | {"target": str(temporary)}, target.parent / "convert.log")
+        run_converter("medlab.quantizing.adapter_gguf.write_adapter_in_child", job | {"target": str(temporary)}, target.parent / "convert.log")
         try:
             check_gguf(temporary)
         except InputError as error:

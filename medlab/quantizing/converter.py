@@ -116,7 +116,7 @@ def check_architecture(
 
 # %% ../../nbs/quantizing/converter.ipynb #4a1e36a8
 def run_converter(
-    module: str,  # a module of medlab's; its function `main` is called in the child
+    function: str,  # of medlab's, with its module; it is called in the child
     job: object,  # what it gets, as JSON
     log: Path,  # its output
 ) -> None:
@@ -124,7 +124,8 @@ def run_converter(
     paths = [str(converter_folder()), str(package_folder().parent), os.environ.get("PYTHONPATH", "")]
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TQDM_DISABLE": "1",
                    "MEDLAB_CONVERTER_JOB": json.dumps(job)}
-    command = [sys.executable, "-c", f"import os, json, {module} as room; room.main(json.loads(os.environ['MEDLAB_CONVERTER_JOB']))"]
+    module, _, name = function.rpartition(".")
+    command = [sys.executable, "-c", f"import os, json; from {module} import {name} as work; work(json.loads(os.environ['MEDLAB_CONVERTER_JOB']))"]
     with Child(command, log, environment) as child:
         code = child.process.wait()
     if code:
@@ -154,7 +155,7 @@ def open_converter() -> None:
     gguf.MODEL_ARCH, gguf.MODEL_TENSOR = Names(gguf.MODEL_ARCH), Names(gguf.MODEL_TENSOR)
 
 # %% ../../nbs/quantizing/converter.ipynb #2c5890bc
-def main(job: dict) -> None:
+def import_in_child(job: dict) -> None:
     "In the child: import modules of the converter and print where `gguf` came from."
     import importlib
 

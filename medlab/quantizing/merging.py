@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import atomic_path, flush_to_disk, read_json, remove, write_json
 from ..engines.hf import load_model, nf4, quiet
-from .divergence import Measured, compared, summary
+from .divergence import Measured, compared_positions, divergence_summary
 
 # %% ../../nbs/quantizing/merging.ipynb #263b35ed
 class Adapter:
@@ -179,7 +179,7 @@ def measure_merges(
     candidates: dict[str, Path],  # name to merged model folder
     texts: list[Measured],
     place: Path,  # for a temporary file
-) -> dict[str, dict]:  # name to what `summary` of medlab.quantizing.divergence gives
+) -> dict[str, dict]:  # name to what `divergence_summary` of medlab.quantizing.divergence gives
     "How far the distributions of merged models are from the reference's."
     import numpy
 
@@ -192,14 +192,14 @@ def measure_merges(
             whole[begin : begin + len(rows)] = rows
             begin += len(rows)
         gc.collect()
-        return {name: summary(against(whole, load_model(path), texts)) for name, path in candidates.items()}
+        return {name: divergence_summary(against(whole, load_model(path), texts)) for name, path in candidates.items()}
 
 # %% ../../nbs/quantizing/merging.ipynb #a1d6337d
 def against(whole: Any, model: Any, texts: list[Measured]) -> list[dict]:
     "A model's distributions compared with stored ones, text by text."
     notes, begin = [], 0
     for text, ours in zip(texts, each_distribution(model, texts)):
-        notes.append(compared(ours, whole[begin : begin + len(ours)], text.ids[text.first:]))
+        notes.append(compared_positions(ours, whole[begin : begin + len(ours)], text.ids[text.first:]))
         begin += len(ours)
     return notes
 
@@ -211,7 +211,7 @@ def merge_nearest(
     trained_in: str,  # "nf4" or "none": what the base was in when the adapter was trained
     into: Literal["auto", "published", "dequantized"],
     texts: list[Measured],  # validation text
-) -> dict:  # base: what was merged into; kl: name to mean divergence, and figures: name to all of `summary`
+) -> dict:  # base: what was merged into; kl: name to mean divergence, and figures: name to all of `divergence_summary`
     "Merge into the weights asked for; with auto, into those whose distributions are nearer to the adapter's. Raises what `merge` raises."
     chosen: str
     possible = trained_in == "nf4" and importlib.util.find_spec("bitsandbytes") is not None

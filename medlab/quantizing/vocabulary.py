@@ -113,7 +113,7 @@ def read_vocabulary(
     tokens, kinds, scores = [], [], []
     for number in range(rows):
         token = named.get(number, f"[PAD{number}]")
-        kind = kind_of(token, number in named, added.get(number), tokenizer["model"].get("unk_token"), sentencepiece, control)
+        kind = token_kind(token, number in named, added.get(number), tokenizer["model"].get("unk_token"), sentencepiece, control)
         tokens.append(token.replace("\u2581", " ") if sentencepiece and kind == 4 else token)
         kinds.append(kind)
         scores.append(-1000.0 if number in added else -float(ranks.get(token, 0)))
@@ -128,7 +128,7 @@ def merge_ranks(tokenizer: dict) -> dict[str, int]:
     return ranks
 
 
-def kind_of(token: str, named: bool, added: dict | None, unknown: str | None, sentencepiece: bool, control: tuple[str, ...]) -> int:
+def token_kind(token: str, named: bool, added: dict | None, unknown: str | None, sentencepiece: bool, control: tuple[str, ...]) -> int:
     "The kind of a token, as a number of GGUF's."
     if not named:
         return 5
