@@ -179,7 +179,20 @@ class Keeper:
                     weight.copy_(kept[name])
         return int(best["step"])
 
-# %% ../../nbs/training/loop.ipynb #3f22f0b3
+# %% ../../nbs/training/loop.ipynb #2aaab993
+def memory_mb() -> float:  # MB of 10^6 bytes
+    "The most memory that this training held so far: on the GPU where there is one, else of this process."
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak_memory_mb()
+
+# %% ../../nbs/training/loop.ipynb #0be57bba
+def step_numbers(loss: float, tokens: int, seconds: float) -> dict[str, float]:
+    "What the log says of a step besides its loss."
+    return {"perplexity": round(math.exp(min(loss, 50.0)), 3), "tokens": tokens, "seconds": round(seconds, 3),
+            "tokens_per_second": round(tokens / seconds, 1), "memory_mb": round(memory_mb())}
+
+# %% ../../nbs/training/loop.ipynb #bdf32ecf
 def trainer_class() -> type:
     "transformers' Trainer with measured steps; defined in a function, because importing it takes seconds."
     from transformers import Trainer
@@ -209,11 +222,9 @@ def trainer_class() -> type:
         def log(self, logs, start_time=None):
             if "loss" in logs:
                 check_finite(logs, self.state.global_step, self.params.learning_rate)
-                seconds, step = time.perf_counter() - self.step_began, self.state.global_step
-                each = self.params.accumulation * self.args.world_size
+                each, step = self.params.accumulation * self.args.world_size, self.state.global_step
                 tokens = sum(len(ids) for batch in self.train_dataset[(step - 1) * each : step * each] for ids, _ in batch)
-                logs = {**logs, "perplexity": round(math.exp(min(logs["loss"], 50.0)), 3), "tokens": tokens, "seconds": round(seconds, 3),
-                        "tokens_per_second": round(tokens / seconds, 1), "memory_mb": round(memory_mb())}
+                logs |= step_numbers(logs["loss"], tokens, time.perf_counter() - self.step_began)
             super().log(logs, start_time)
 
         def evaluate(self, *args, **kwargs):
@@ -226,13 +237,6 @@ def trainer_class() -> type:
             return logs
 
     return MeasuredTrainer
-
-# %% ../../nbs/training/loop.ipynb #2aaab993
-def memory_mb() -> float:  # MB of 10^6 bytes
-    "The most memory that this training held so far: on the GPU where there is one, else of this process."
-    import torch
-
-    return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak_memory_mb()
 
 # %% ../../nbs/training/loop.ipynb #06922c6d
 def watcher(

@@ -150,7 +150,7 @@ def total_parameters(model: Any) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 # %% ../../nbs/training/runs.ipynb #ca3080b8
-def main(folder: str) -> int:  # the exit code
+def work_apart(folder: str) -> int:  # the exit code
     "What the process runs; an error that explains itself is written to error.json."
     try:
         work(Path(folder))
@@ -189,7 +189,7 @@ def train_apart(
         remove(folder / "progress.jsonl")
     check_rows(rows, base)
     write_job(folder, base=base.absolute(), rows=rows, validation=validation, params=params, seed=seed, name=name, examples=examples or [])
-    code = "import sys; from medlab.training.runs import main; sys.exit(main(sys.argv[1]))"
+    code = "import sys; from medlab.training.runs import work_apart; sys.exit(work_apart(sys.argv[1]))"
     environment = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"), "PYTHONUNBUFFERED": "1"}
     with Display(steps_of(params, len(rows))) as display, Child([sys.executable, "-c", code, folder.absolute()], folder / "process.log", environment) as child:
         while child.process.poll() is None:
