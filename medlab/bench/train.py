@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +284,7 @@ def bench_train(
                 runs[name].append(measure_contestant(name, work))
                 report(f"{name}: {runs[name][-1].get('tokens_per_second', runs[name][-1].get('not_run', ''))}")
     for name in waiting:
-        results.part(name, lambda name=name: median_of(runs[name]))
+        results.part(name, partial(median_of, runs[name]))
     found = results.finish()
     for line in train_lines(found):
         report(line)

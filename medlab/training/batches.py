@@ -7,7 +7,7 @@ __all__ = ['Row', 'encode_examples', 'plan_batches', 'padded_share', 'collate']
 
 # %% ../../nbs/training/batches.ipynb #90029b31
 import random
-from typing import Any, Literal
+from typing import Any
 
 from ..basics.errors import InputError
 from ..contracts.chat import ChatFormat
@@ -98,7 +98,7 @@ def padded_share(
 def collate(
     rows: list[Row],
     pad_id: int,  # any token: padding is masked
-    side: Literal["left", "right"] = "left",  # where the padding goes
+    side: str = "left",  # where the padding goes: "left" or "right"
 ) -> dict[str, Any]:  # input_ids, attention_mask, position_ids: (batch, length); labels: as long, or on the left only the last `logits_to_keep`
     "Make one batch of tensors. On the left, labels and logits are for the last `logits_to_keep` positions only."
     import torch

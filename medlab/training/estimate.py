@@ -66,7 +66,7 @@ def dry_run(
 def memory_of_training(shape: Shape, params: FinetuneParams) -> dict[str, int]:
     "`memory_needed` for the settings of a training; 8-bit weights are counted as half of 16-bit ones."
     short = " ".join(name.removesuffix("_proj") for name in params.targets if name.removesuffix("_proj") in ("q", "k", "v", "o"))
-    method = {"int8": "lora"}.get(params.method, params.method)
+    method: Any = {"int8": "lora"}.get(params.method, params.method)
     needed = memory_needed(shape, method, batch=params.batch, length=params.max_length, rank=params.rank, checkpointing=params.gradient_checkpointing,
                            dropout=params.dropout > 0, targets=short)
     saved = needed["weights"] // 2 if params.method == "int8" else 0

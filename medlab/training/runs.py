@@ -7,6 +7,7 @@ __all__ = ['choose_backend', 'train', 'train_apart']
 
 # %% ../../nbs/training/runs.ipynb #21146478
 import os
+import shutil
 import sys
 import time
 from importlib import import_module
@@ -19,7 +20,7 @@ from ..basics.files import atomic_path, read_json, remove, write_json
 from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from ..contracts.tasks import Example
-from .adapters import save_adapter
+from .adapters import dtype_of, save_adapter
 from .advice import about_results, about_speed, explained_memory, less_memory
 from .batches import Row, padded_share, plan_batches
 from .forgetting import what_is_there
@@ -118,15 +119,23 @@ def write_job(folder: Path, **job: Any) -> None:
     write_json(folder / "job.json", {**job, "base": str(job["base"]), "params": job["params"].model_dump(), "examples": examples})
 
 # %% ../../nbs/training/runs.ipynb #76d62893
-def save_model(model: Any, folder: Path, name: str) -> None:
-    "Write what was trained: adapter/, or model/ when all weights learnt."
+#: Files of a base that say nothing about a model trained from it: medlab's own note, and settings that every request states itself.
+UNSEEN = ("medlab.json", "generation_config.json")
+
+# %% ../../nbs/training/runs.ipynb #a4d3fa07
+def save_model(model: Any, folder: Path, name: str, base: Path) -> None:
+    "Write what was trained: adapter/, or when all weights learnt model/, a whole model folder in the type of the base."
     if hasattr(model, "peft_config"):
         save_adapter(model, folder / "adapter", name)
         return
     with atomic_path(folder / "model") as temporary:
-        model.save_pretrained(temporary, max_shard_size="100GB")
+        model.to(dtype_of(base)).save_pretrained(temporary, max_shard_size="100GB")
+        remove(temporary / "generation_config.json")
+        for path in base.iterdir():  # the tokenizer, its template and the configuration are the base's
+            if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt") and "safetensors" not in path.name and path.name not in UNSEEN:
+                shutil.copyfile(path, temporary / path.name)
 
-# %% ../../nbs/training/runs.ipynb #a4d3fa07
+# %% ../../nbs/training/runs.ipynb #5950c483
 def work(folder: Path) -> None:
     "Do the job that is written in a folder: adapter/ (or model/), then done.json with the log and the number of weights, last."
     from filelock import FileLock
@@ -136,7 +145,7 @@ def work(folder: Path) -> None:
         given = {"rows": job["rows"], "validation": job["validation"], "params": FinetuneParams(**job["params"]), "seed": job["seed"], "name": job["name"]}
         examples = [Example(**example) for example in job["examples"]]
         model, log = train(Path(job["base"]), folder=folder, examples=examples, show=False, **given)
-        save_model(model, folder, job["name"])
+        save_model(model, folder, job["name"], Path(job["base"]))
         weights = list(model.named_parameters())
         counts = {"trainable_parameters": sum(weight.numel() for _, weight in weights if weight.requires_grad), "total_parameters": total_parameters(model)}
         targets = sorted({name.split(".")[-1] for name in getattr(model, "targeted_module_names", [])})

@@ -88,7 +88,7 @@ def draw_curves(entries: list[dict[str, Any]]) -> Any:  # a matplotlib figure
 
     scored = [entry for entry in entries if any(key in entry for key in ("eval_format_valid", "eval_option_accuracy"))]
     figure = Figure(figsize=(8 if scored else 5, 2.6), layout="constrained")
-    axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
+    axes: Any = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
     for key, label, marker in (("loss", "training", ""), ("eval_loss", "validation", "o")):
         points = [(entry["step"], entry[key]) for entry in entries if key in entry]
         axes[0].plot([step for step, _ in points], [value for _, value in points], marker=marker, label=label)
