@@ -197,6 +197,30 @@ def test_a_multimodal_model_learns_from_text():
     assert learnt and all("lora_" in name and "vision" not in name for name in learnt)
 
 
+@pytest.mark.parametrize("words, says", [
+    (("--model", "meta-llama/Llama-3-8b"), "did you mean 'meta-llama/Meta-Llama-3-8B'"), (("--model", "google/medgemma-4b"), "google/medgemma-4b-it"),
+    (("--model", "Qwen/Qwen-7B"), "Qwen/Qwen2.5-7B"),
+])
+def test_a_wrong_model_is_named_before_anything_is_made(words, says, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from medlab.cli.commands import app
+
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, ["finetune", *words])
+    assert isinstance(found.exception, InputError) and says in str(found.exception) and not list(tmp_path.iterdir())
+
+
+def test_one_line_is_a_real_training(tmp_path):
+    from typer.testing import CliRunner
+
+    from medlab.cli.commands import app
+
+    found = CliRunner().invoke(app, ["finetune", "--model", "meta-llama/Meta-Llama-3-8B-Instruct", "--use-qlora", "--epochs", "2", "--batch-size", "2", "--run", str(tmp_path), "--dry-run"])
+    assert found.exit_code == 0, found.output
+    assert "llama3-8b-instruct, qlora: 13,631,488 of 8,030,261,248 weights" in found.output and not list(tmp_path.iterdir())
+
+
 def test_the_recipe_is_that_of_most_tutorials():
     params = FinetuneParams(**RECIPE)
     assert (params.epochs, params.batch, params.accumulation, params.learning_rate, params.max_length) == (3, 4, 4, 2e-4, 2048)
