@@ -12,6 +12,7 @@ from .basics.files import read_json, remove, sha256_json, sha256_file, write_jso
 from .contracts.chat import ChatFormat
 from .contracts.tasks import Example, read_examples
 from .core import Outcome, Profile, Run, step
+from .loaders.family import require_trainable
 from .models import load_spec, obtain
 from .training.adapters import find_adapter
 from .training.batches import Row, encode_examples, encode_fitting, left_out_notes
@@ -82,6 +83,7 @@ def finetune(run: Run, profile: Profile) -> Outcome:
     "Train the profile's model on the run's training examples: adapter/ (or model/), model_info.json, training_log.json, tensorboard/."
     params, folder, spec = profile.params(FinetuneParams), run.folder("finetune"), load_spec(profile.model)
     base = obtain(spec)
+    require_trainable(base)  # a family that cannot go the whole road is refused before the first step
     rows, validation, items, notes = read_rows(run, ChatFormat.from_folder(base), params)
     if not (folder / "model_info.json").exists():
         done = train_apart(base, rows, validation, params, profile.seed, folder, spec.name, items[:200])

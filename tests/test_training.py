@@ -16,7 +16,7 @@ from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json
 from medlab.core import load_profile
 from medlab.models import load_spec, obtain
-from medlab.training.adapters import add_lora, linear_layers, save_adapter
+from medlab.training.adapters import add_lora, block_layers, save_adapter
 from medlab.training.advice import less_memory
 from medlab.training.batches import collate
 from medlab.training.estimate import dry_run, empty_model
@@ -191,7 +191,7 @@ def test_a_multimodal_model_learns_from_text():
     eyes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, patch_size=14, image_size=28)
     config = transformers.Gemma3Config(text_config={"model_type": "gemma3_text", **text}, vision_config={"model_type": "siglip_vision_model", **eyes})
     model = add_lora(transformers.Gemma3ForConditionalGeneration(config), FinetuneParams(dropout=0.0)).train()
-    assert not any("vision" in name for name in linear_layers(model))
+    assert not any("vision" in name for name in block_layers(model))
     step_loss(model, collate([([5, 6, 7, 8], [-100, -100, 7, 8])], 0), 2).backward()
     learnt = [name for name, weight in model.named_parameters() if weight.grad is not None]
     assert learnt and all("lora_" in name and "vision" not in name for name in learnt)

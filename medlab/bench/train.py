@@ -52,7 +52,7 @@ def settings_of(work: dict[str, Any], backend: str, **more: Any) -> FinetunePara
                           checkpoint_every=max(1, work["steps"] // 4), validation=16, scored=0, forgetting=0, keep="last", **more)
 
 # %% ../../nbs/bench/train.ipynb #32f4afad
-def measured(seconds: list[float], tokens: list[int], losses: list[tuple[int, float]], **more: Any) -> dict[str, Any]:
+def run_figures(seconds: list[float], tokens: list[int], losses: list[tuple[int, float]], **more: Any) -> dict[str, Any]:
     "What a contestant reports: the first step is a warm-up and does not count; `losses` are pairs of a step and a validation loss."
     after = [(sum(seconds[:step]), loss) for step, loss in losses]
     rest = seconds[1:] or seconds
@@ -74,7 +74,7 @@ def medlab_train(job: str, backend: str = "peft") -> dict[str, Any]:
     given, folder = read_json(Path(job)), Path(job).parent / f"medlab-{backend}-{time.time_ns()}"
     _, log = train(Path(given["base"]), given["rows"], given["tests"], settings_of(given, backend), 7, folder, show=False)
     losses = [(entry["step"], entry["loss"]) for entry in log["validation"]]
-    return measured([entry["seconds"] for entry in log["steps"]], [entry["tokens"] for entry in log["steps"]], losses, method=log["method"])
+    return run_figures([entry["seconds"] for entry in log["steps"]], [entry["tokens"] for entry in log["steps"]], losses, method=log["method"])
 
 # %% ../../nbs/bench/train.ipynb #cd932ae3
 def clock_of(given: dict[str, Any], side: str) -> Any:  # a TrainerCallback with seconds, tokens and losses
@@ -120,7 +120,7 @@ def sft_train(given: dict[str, Any], model: Any, tokenizer: Any, side: str, **se
 
         trainer.data_collator = counted
         trainer.train()
-    return measured(clock.seconds, clock.tokens[: len(clock.seconds)], clock.losses)
+    return run_figures(clock.seconds, clock.tokens[: len(clock.seconds)], clock.losses)
 
 # %% ../../nbs/bench/train.ipynb #5cb884cd
 def tempfile_folder() -> Any:
@@ -195,10 +195,10 @@ def rate_of(left: Any, right: Any) -> float:  # operations a second
 # %% ../../nbs/bench/train.ipynb #8bddf52e
 def weights_in_products(base: Path) -> dict[str, int]:
     "The weights of the blocks' linear layers, and those of the output layer."
-    from medlab.training.adapters import linear_layers, load_base
+    from medlab.training.adapters import block_layers, load_base
 
     model = load_base(base)
-    return {"blocks": sum(layer.weight.numel() for layer in linear_layers(model).values()), "output": model.get_output_embeddings().weight.numel()}
+    return {"blocks": sum(layer.weight.numel() for layer in block_layers(model).values()), "output": model.get_output_embeddings().weight.numel()}
 
 
 def answer_share(rows: list) -> float:

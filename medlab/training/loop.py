@@ -20,7 +20,7 @@ from ..basics.files import atomic_path, flush_to_disk, remove
 from ..basics.processes import peak_memory_mb
 from ..engines.hf import quiet
 from .batches import Row, collate, plan_batches
-from .settings import FinetuneParams, steps_of, warmup_steps
+from .settings import FinetuneParams, total_steps, warmup_steps
 from .tracking import note_progress, tensorboard_callback, tracker_callback
 
 # %% ../../nbs/training/loop.ipynb #b4662c67
@@ -352,7 +352,7 @@ def fit(
     "Train a model; interrupted and called again with a model made in the same way, it ends with the same weights. Raises `MedlabError` for a loss that is no number."
     from transformers.trainer_callback import PrinterCallback
 
-    total, lengths = steps_of(params, len(rows)), [len(ids) for ids, _ in rows]
+    total, lengths = total_steps(params, len(rows)), [len(ids) for ids, _ in rows]
     plan = plan_batches(lengths, params.batch, total * params.accumulation * world_size(), seed)
     tests = [validation[place : place + params.batch] for place in range(0, len(validation), params.batch)]
     checkpoint = last_checkpoint(folder / "checkpoints")

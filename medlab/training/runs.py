@@ -26,7 +26,7 @@ from .batches import Row, padded_share, plan_batches
 from .forgetting import what_is_there
 from .loop import fit, last_checkpoint
 from .precision import choose_method
-from .settings import FinetuneParams, steps_of
+from .settings import FinetuneParams, total_steps
 from .task_scores import make_scorer
 from .tracking import Display, read_progress
 
@@ -109,7 +109,7 @@ def advice_for(log: dict, rows: list[Row], params: FinetuneParams, seed: int) ->
     import torch
 
     lengths = [len(ids) for ids, _ in rows]
-    plan = plan_batches(lengths, params.batch, steps_of(params, len(rows)) * params.accumulation, seed)
+    plan = plan_batches(lengths, params.batch, total_steps(params, len(rows)) * params.accumulation, seed)
     return about_results(log, params) + about_speed(log, params, padded_share(lengths, plan), torch.cuda.is_available())
 
 # %% ../../nbs/training/runs.ipynb #fc4ebb7b
@@ -200,7 +200,7 @@ def train_apart(
     write_job(folder, base=base.absolute(), rows=rows, validation=validation, params=params, seed=seed, name=name, examples=examples or [])
     code = "import sys; from medlab.training.runs import work_apart; sys.exit(work_apart(sys.argv[1]))"
     environment = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"), "PYTHONUNBUFFERED": "1"}
-    with Display(steps_of(params, len(rows))) as display, Child([sys.executable, "-c", code, folder.absolute()], folder / "process.log", environment) as child:
+    with Display(total_steps(params, len(rows))) as display, Child([sys.executable, "-c", code, folder.absolute()], folder / "process.log", environment) as child:
         while child.process.poll() is None:
             time.sleep(0.1)
             display.show(read_progress(folder / "progress.jsonl"))
