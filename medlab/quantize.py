@@ -29,7 +29,7 @@ from .quantizing.adapter_gguf import adapter_to_gguf
 from .quantizing.conversion import check_convertible, to_gguf
 from .quantizing.converter import CONVERTER
 from .quantizing.divergence import Measured, check_bounds, measure, measured_texts
-from .quantizing.merging import merge_nearest
+from .quantizing.merging import files_without_weights, merge_nearest, stored_type
 from .quantizing.types import checked_type, fallback_tensors, find_quantizer, quantize_gguf, write_importance
 from .quantizing.vocabulary import check_same_tokens
 
@@ -254,13 +254,38 @@ def write_adapter_files(run: Run, params: QuantizeParams, base: Path, name: str,
             quantize_gguf(whole, small, params.types[0])
             remove(whole)
 
+# %% ../nbs/07_quantize.ipynb #7e300305
+def merged_whole(
+    trained: Path,  # the folder of finetune
+    base: Path,
+    target: Path,  # becomes a model folder
+) -> dict | None:  # None for plain LoRA, which is merged by `merge_nearest`
+    "Merge what is more than plain LoRA: a model whose weights all learnt is taken as it is, DoRA is merged by peft."
+    if (trained / "model" / "config.json").is_file():
+        with atomic_path(target) as temporary:
+            shutil.copytree(trained / "model", temporary)
+        return {"base": "none: all weights learnt", "asked": "auto", "trained_in": "none", "figures": {}}
+    if not read_json(trained / "adapter" / "adapter_config.json").get("use_dora"):
+        return None
+    import torch
+
+    with atomic_path(target) as temporary:
+        merged = load_model(base, trained / "adapter", dtype="float32").merge_and_unload()
+        merged.to(getattr(torch, stored_type(base))).save_pretrained(temporary, max_shard_size="100GB")
+        for path in [path for path in temporary.iterdir() if path.suffix != ".safetensors"]:
+            remove(path)
+        for path in files_without_weights(base):
+            shutil.copyfile(path, temporary / path.name)
+    return {"base": "published, by peft (DoRA)", "asked": "auto", "trained_in": "none", "figures": {}}
+
 # %% ../nbs/07_quantize.ipynb #17e4279e
 def merge_once(run: Run, params: QuantizeParams, base: Path, texts: list[Measured]) -> dict:
     "Merge the run's adapter unless that is done; returns what merge.json says."
     folder, trained = run.folder("quantize"), read_json(run.file("finetune", "model_info.json"))
     if not (folder / "merged").exists():
         with atomic_path(folder / "merge.json") as temporary:
-            done = merge_nearest(base, run.file("finetune", "adapter"), folder / "merged", trained["quantization"], params.merge_base, texts)
+            done = merged_whole(run.path / "finetune", base, folder / "merged")
+            done = done or merge_nearest(base, run.file("finetune", "adapter"), folder / "merged", trained["quantization"], params.merge_base, texts)
             write_json(temporary, done)
     return read_json(folder / "merge.json")
 

@@ -1,0 +1,290 @@
+"""Training's own room: both backends, every method, what is kept, what is refused, and the libraries' symbols that it calls."""
+
+import inspect
+import os
+import re
+import signal
+import threading
+import time
+from importlib import import_module
+from importlib.util import find_spec
+
+import psutil
+import pytest
+
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.basics.files import read_json
+from medlab.core import load_profile
+from medlab.models import load_spec, obtain
+from medlab.training.adapters import add_lora, block_layers, save_adapter
+from medlab.training.advice import less_memory
+from medlab.training.batches import collate
+from medlab.training.estimate import dry_run, empty_model
+from medlab.training.loop import step_loss
+from medlab.training.runs import check_rows, train, train_apart
+from medlab.training.settings import RECIPE, FinetuneParams
+
+SHORT = {"backend": "peft", "method": "lora", "compute": "float32", "steps": 2, "checkpoint_every": 1, "warmup": 0, "dropout": 0.0, "forgetting": 0, "scored": 0}
+
+
+@pytest.fixture(scope="module")
+def base():
+    return obtain(load_spec("tiny-random"))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    "Rows of different lengths, with answers of different lengths."
+    made = []
+    for number in range(8):
+        ids = [100 + (7 * number + place) % 90 for place in range(10 + 3 * number)]
+        made.append((ids, [-100] * (len(ids) - 2 - number) + ids[-2 - number :]))
+    return made
+
+
+def losses(log):
+    return [entry["loss"] for entry in log["steps"]]
+
+
+def test_batches_added_up_are_one_large_batch(base, rows, tmp_path):
+    "Four rows at once, and the same four in two batches of two: the same losses, although the batches hold different numbers of answer tokens."
+    one = train(base, rows[:4], [], FinetuneParams(**SHORT, batch=4), 7, tmp_path / "one", show=False)[1]
+    two = train(base, rows[:4], [], FinetuneParams(**SHORT, batch=2, accumulation=2), 7, tmp_path / "two", show=False)[1]
+    assert losses(two) == pytest.approx(losses(one), abs=2e-5)
+    assert losses(one)[1] != pytest.approx(losses(one)[0], abs=1e-4), "nothing was learnt, so the comparison says nothing"
+
+
+@pytest.mark.parametrize("settings", [{}, {"rslora": False}, {"dora": True}], ids=["rslora", "plain", "dora"])
+def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(base, rows, tmp_path, settings):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model, _ = train(base, rows, [], FinetuneParams(**SHORT, **settings), 7, tmp_path, "tiny-random", show=False)
+    save_adapter(model, tmp_path / "adapter", "tiny-random")
+    ids = torch.tensor([rows[0][0]])
+    with torch.no_grad():
+        expected, before = model.eval()(ids).logits, AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)(ids).logits
+        plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(tmp_path / "adapter")).merge_and_unload()
+        assert torch.allclose(plain(ids).logits, expected, atol=1e-3)
+    assert not torch.allclose(before, expected, atol=1e-2), "the adapter changes nothing"
+
+
+@pytest.mark.parametrize("schedule, last", [("cosine", 0.2), ("linear", 0.3), ("constant", 1.0)])
+def test_schedules(base, rows, tmp_path, schedule, last):
+    "After a warm-up the rate is at its highest; at the end it has fallen as the schedule says."
+    params = FinetuneParams(**{**SHORT, "steps": 5, "warmup": 0.4, "checkpoint_every": 5}, schedule=schedule, learning_rate=1e-3)
+    rates = [entry["learning_rate"] for entry in train(base, rows, [], params, 7, tmp_path, show=False)[1]["steps"]]
+    assert rates[0] < 1e-3 and rates[2] == pytest.approx(1e-3) and rates[-1] <= (last + 0.2) * 1e-3 and (schedule != "constant" or rates[-1] == pytest.approx(1e-3))
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(base, rows, tmp_path):
+    logs = [train(base, rows, [], FinetuneParams(**SHORT, gradient_checkpointing=on), 7, tmp_path / str(on), show=False)[1] for on in (False, True)]
+    assert losses(logs[0]) == pytest.approx(losses(logs[1]), abs=1e-5)
+
+
+def test_the_best_checkpoint_is_kept_and_patience_ends_the_training(base, rows, tmp_path):
+    "A rate at which the validation loss must get worse: what is kept is the step that the log names, and the training ends early."
+    from medlab.training.loop import answer_loss
+
+    params = FinetuneParams(**{**SHORT, "steps": 30}, learning_rate=0.05, patience=2)
+    model, log = train(base, rows[:2], rows[6:], params, 7, tmp_path, show=False)
+    best = min((entry for entry in log["validation"] if entry["step"]), key=lambda entry: entry["loss"])
+    assert log["kept"] == best["step"] and len(log["steps"]) == best["step"] + 2 < 30
+    assert answer_loss(model, [rows[6:]], 0) == pytest.approx(best["loss"], abs=1e-4)
+
+
+def test_an_earlier_adapter_is_continued(base, rows, tmp_path):
+    params = FinetuneParams(**SHORT)
+    model, first = train(base, rows, [], params, 7, tmp_path / "first", "tiny-random", show=False)
+    save_adapter(model, tmp_path / "first" / "adapter", "tiny-random")
+    again = train(base, rows, [], params.model_copy(update={"from_adapter": str(tmp_path / "first")}), 7, tmp_path / "second", "tiny-random", show=False)[1]
+    assert losses(again)[0] < losses(first)[0]
+    with pytest.raises(InputError, match="was trained on 'tiny-random', expected 'another-model'"):
+        train(base, rows, [], params.model_copy(update={"from_adapter": str(tmp_path / "first")}), 7, tmp_path / "third", "another-model", show=False)
+    with pytest.raises(InputError, match="use_rslora True, the profile asks for False"):
+        wrong = params.model_copy(update={"from_adapter": str(tmp_path / "first"), "rslora": False})
+        train(base, rows, [], wrong, 7, tmp_path / "fourth", "tiny-random", show=False)
+    with pytest.raises(MissingError, match="no adapter_config.json"):
+        train(base, rows, [], params.model_copy(update={"from_adapter": str(tmp_path / "nowhere")}), 7, tmp_path / "fifth", show=False)
+
+
+def test_all_weights_learn(base, rows, tmp_path):
+    "Method full: a whole model folder that transformers loads, other weights than the base's, and no adapter."
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    done = train_apart(base, rows, rows[:2], FinetuneParams(**{**SHORT, "method": "full", "learning_rate": 1e-4}), 7, tmp_path, "tiny-random")
+    assert done["trainable_parameters"] == done["total_parameters"] > 13_000_000
+    assert not (tmp_path / "adapter").exists()
+    tuned, before = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (tmp_path / "model", base))
+    assert not torch.equal(tuned.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight)
+
+
+# what is refused
+
+
+def test_what_cannot_work_stops_before_a_model_is_loaded(base, rows, tmp_path):
+    with pytest.raises(InputError, match="no training examples"):
+        train_apart(base, [], [], FinetuneParams(**SHORT), 7, tmp_path)
+    context = read_json(base / "config.json")["max_position_embeddings"]
+    long = [1] * (context + 1)
+    with pytest.raises(InputError, match=f"set finetune.max_length={context}"):
+        check_rows([*rows, (long, long)], base)
+    with pytest.raises(InputError, match="needs a GPU"):
+        train(base, rows, [], FinetuneParams(**SHORT, optimizer="paged_adamw_8bit"), 7, tmp_path, show=False)
+
+
+def test_an_error_of_the_training_process_is_its_parents_error(base, rows, tmp_path):
+    with pytest.raises(MedlabError, match="lower finetune.learning_rate"):
+        train_apart(base, rows, [], FinetuneParams(**{**SHORT, "steps": 6}, learning_rate=1e30), 7, tmp_path)
+
+
+def test_a_training_process_that_the_system_kills(base, rows, tmp_path):
+    "Killed for want of memory, the process says nothing; its parent says which parameter to change."
+    ended = threading.Event()
+
+    def kill():
+        while not ended.is_set():
+            for child in psutil.Process().children(recursive=True):
+                if any("work_apart" in word for word in child.cmdline()) and not any("start_new_session" in word for word in child.cmdline()):
+                    os.kill(child.pid, signal.SIGKILL)
+                    return
+            time.sleep(0.05)
+
+    threading.Thread(target=kill, daemon=True).start()
+    try:
+        with pytest.raises(MedlabError, match=re.escape(less_memory(FinetuneParams(**SHORT)))):
+            train_apart(base, rows, [], FinetuneParams(**{**SHORT, "steps": 500}), 7, tmp_path)
+    finally:
+        ended.set()
+
+
+# other models
+
+
+@pytest.mark.parametrize("name, targets, trained, total", [
+    ("tinyllama-medquad", 4, 4_505_600, 1_100_048_384), ("mistral-7b", 4, 13_631_488, 7_248_023_552), ("llama3-8b", 4, 13_631_488, 8_030_261_248),
+    ("qwen-7b", 4, 10_092_544, 7_615_616_512), ("gemma2-2b-medgpt", 7, 83_066_880, 2_614_341_888), ("colab", 7, 20_766_720, 2_614_341_888),
+    ("medgemma-4b", 4, 8_912_896, 4_315_317_824),
+])
+def test_a_dry_run_of_each_profile(name, targets, trained, total):
+    "Without weights: the layers that learn, the published numbers of parameters, and memory that a card of the profile's size has."
+    found = dry_run(load_profile(name))
+    assert len(found["targets"]) == targets and found["trainable_parameters"] == trained
+    assert found["total_parameters"] == pytest.approx(total, rel=0.01)
+    assert 2e9 < found["memory"]["total"] < 50e9
+    shorter = dry_run(load_profile(name, ["finetune.batch=1"]))
+    assert shorter["memory"]["total"] < found["memory"]["total"]
+
+
+def test_a_vision_tower_gets_no_lora():
+    model = add_lora(empty_model(load_spec("medgemma-4b-it")), FinetuneParams())
+    assert len(model.targeted_module_names) == 34 * 7 and not any("vision" in name for name in model.targeted_module_names)
+
+
+def test_a_multimodal_model_learns_from_text():
+    "A tiny random Gemma 3 with a vision tower: a loss and gradients from text alone, none in the tower."
+    import transformers
+
+    text = dict(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+    eyes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, patch_size=14, image_size=28)
+    config = transformers.Gemma3Config(text_config={"model_type": "gemma3_text", **text}, vision_config={"model_type": "siglip_vision_model", **eyes})
+    model = add_lora(transformers.Gemma3ForConditionalGeneration(config), FinetuneParams(dropout=0.0)).train()
+    assert not any("vision" in name for name in block_layers(model))
+    step_loss(model, collate([([5, 6, 7, 8], [-100, -100, 7, 8])], 0), 2).backward()
+    learnt = [name for name, weight in model.named_parameters() if weight.grad is not None]
+    assert learnt and all("lora_" in name and "vision" not in name for name in learnt)
+
+
+@pytest.mark.parametrize("words, says", [
+    (("--model", "meta-llama/Llama-3-8b"), "did you mean 'meta-llama/Meta-Llama-3-8B'"), (("--model", "google/medgemma-4b"), "google/medgemma-4b-it"),
+    (("--model", "Qwen/Qwen-7B"), "Qwen/Qwen2.5-7B"),
+])
+def test_a_wrong_model_is_named_before_anything_is_made(words, says, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from medlab.cli.commands import app
+
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, ["finetune", *words])
+    assert isinstance(found.exception, InputError) and says in str(found.exception) and not list(tmp_path.iterdir())
+
+
+def test_one_line_is_a_real_training(tmp_path):
+    from typer.testing import CliRunner
+
+    from medlab.cli.commands import app
+
+    found = CliRunner().invoke(app, ["finetune", "--model", "meta-llama/Meta-Llama-3-8B-Instruct", "--use-qlora", "--epochs", "2", "--batch-size", "2", "--run", str(tmp_path), "--dry-run"])
+    assert found.exit_code == 0, found.output
+    assert "llama3-8b-instruct, qlora: 13,631,488 of 8,030,261,248 weights" in found.output and not list(tmp_path.iterdir())
+
+
+def test_the_recipe_is_that_of_most_tutorials():
+    params = FinetuneParams(**RECIPE)
+    assert (params.epochs, params.batch, params.accumulation, params.learning_rate, params.max_length) == (3, 4, 4, 2e-4, 2048)
+    assert (params.rank, params.alpha, params.dropout, params.targets) == (16, 32, 0.05, ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+# the libraries
+
+
+#: Every symbol of a training library that is called with names, and the names.
+CALLED = {
+    "transformers:Trainer.__init__": "model args train_dataset eval_dataset data_collator callbacks",
+    "transformers:Trainer.compute_loss": "model inputs return_outputs num_items_in_batch",
+    "transformers:Trainer.get_batch_samples": "epoch_iterator num_batches device",
+    "transformers:Trainer._get_num_items_in_batch": "batch_samples device",
+    "transformers:Trainer.log": "logs start_time",
+    "transformers:TrainingArguments.__init__": "output_dir max_steps seed use_cpu per_device_train_batch_size train_sampling_strategy gradient_accumulation_steps "
+    "gradient_checkpointing gradient_checkpointing_kwargs learning_rate warmup_steps lr_scheduler_type optim weight_decay max_grad_norm bf16 fp16 logging_steps "
+    "logging_nan_inf_filter disable_tqdm report_to save_strategy save_steps save_total_limit eval_strategy eval_steps eval_on_start remove_unused_columns "
+    "dataloader_pin_memory",
+    "transformers:BitsAndBytesConfig.__init__": "load_in_4bit load_in_8bit bnb_4bit_quant_type bnb_4bit_use_double_quant bnb_4bit_compute_dtype",
+    "peft:LoraConfig.__init__": "r lora_alpha lora_dropout use_rslora use_dora bias target_modules exclude_modules task_type",
+    "peft:PeftModel.from_pretrained": "model model_id is_trainable", "peft:get_peft_model": "model peft_config",
+    "peft:set_peft_model_state_dict": "model peft_model_state_dict",
+    "bitsandbytes.functional:dequantize_4bit": "A quant_state", "bitsandbytes.nn:Linear4bit.__init__": "input_features output_features bias",
+    "trl:SFTConfig.__init__": "max_length bf16 packing assistant_only_loss", "trl:SFTTrainer.__init__": "model args train_dataset processing_class peft_config",
+}
+
+
+@pytest.mark.parametrize("symbol", CALLED)
+def test_the_libraries_still_have_what_is_called(symbol):
+    module, _, name = symbol.partition(":")
+    if find_spec(module.partition(".")[0]) is None:
+        pytest.skip(f"{module} is not installed: its symbols cannot be looked at")
+    found = import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    there = inspect.signature(found).parameters
+    assert not [word for word in CALLED[symbol].split() if word not in there and not any(one.kind is one.VAR_KEYWORD for one in there.values())]
+
+
+@pytest.mark.skipif(not find_spec("unsloth"), reason="unsloth is not installed: run `medlab setup`")
+def test_unsloth_still_takes_what_is_given():
+    "Read from its source: importing it would patch this process."
+    root = find_spec("unsloth").submodule_search_locations[0]
+    loader = open(f"{root}/models/loader.py", encoding="utf-8").read()
+    llama = open(f"{root}/models/llama.py", encoding="utf-8").read()
+    given = loader[loader.index("def from_pretrained") :][:3000]
+    for word in ("model_name", "max_seq_length", "dtype", "load_in_4bit", "load_in_8bit", "full_finetuning", "trust_remote_code", "random_state", "use_gradient_checkpointing"):
+        assert re.search(rf"\b{word} ?=", given), word
+    adapters = llama[llama.index("def get_peft_model") :][:1500]
+    for word in ("r", "target_modules", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_gradient_checkpointing", "random_state", "max_seq_length"):
+        assert re.search(rf"\b{word} ?=", adapters), word
+    assert "def for_inference" in llama and "def for_training" in llama
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("unsloth"), reason="unsloth is not installed: run `medlab setup`")
+def test_both_backends_train_alike(base, rows, tmp_path):
+    "The same data, batches, labels and rates: nearly the same losses, and the same two files."
+    found = {}
+    for backend in ("peft", "unsloth"):
+        params = FinetuneParams(**{**SHORT, "backend": backend, "batch": 2, "accumulation": 2, "steps": 3})
+        found[backend] = train_apart(base, rows, rows[:2], params, 7, tmp_path / backend, "tiny-random")["log"]
+    assert losses(found["unsloth"]) == pytest.approx(losses(found["peft"]), abs=0.02)
+    configs = [read_json(tmp_path / backend / "adapter" / "adapter_config.json") for backend in found]
+    assert configs[0] == configs[1]
