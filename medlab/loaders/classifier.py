@@ -34,7 +34,7 @@ def train_classifier(
     classes: Sequence[int],  # of the texts, 0 to num_labels - 1
     epochs: int = 3,
     batch: int = 16,
-    learning_rate: float = 5e-5,  # of the encoder; the last layer's is twenty times as large
+    learning_rate: float = 5e-5,  # of the encoder; the last layer's is ten times as large
     length: int = 128,  # tokens of a text that are read
     seed: int = 42,
 ) -> list[float]:  # the mean loss of each epoch
@@ -50,7 +50,7 @@ def train_classifier(
     weights = (len(classes) / (counts.clamp(min=1) * model.config.num_labels)).to(model.device)
     last = [weight for name, weight in model.named_parameters() if name.startswith(("classifier", "score"))]
     others = [weight for name, weight in model.named_parameters() if not name.startswith(("classifier", "score"))]
-    optimizer = torch.optim.AdamW([{"params": others, "lr": learning_rate}, {"params": last, "lr": 20 * learning_rate}], weight_decay=0.01)
+    optimizer = torch.optim.AdamW([{"params": others, "lr": learning_rate}, {"params": last, "lr": 10 * learning_rate}], weight_decay=0.01)
     losses = []
     model.train()
     for epoch in range(epochs):
@@ -62,7 +62,7 @@ def train_classifier(
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            total += float(loss) * len(places)
+            total += float(loss.detach()) * len(places)
         losses.append(total / len(texts))
     model.eval()
     return losses

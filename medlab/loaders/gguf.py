@@ -286,7 +286,8 @@ def joined(source: GgufSource) -> Path:
         whole = paths[0]
     else:
         if any(begins_as_gguf(path) for path in paths[1:]):
-            raise InputError(f"{paths[1].name} is a GGUF of its own, or in the wrong place of the list; if it was split by llama.cpp, join the parts with `llama-gguf-split --merge {paths[0].name} WHOLE.gguf`")
+            raise InputError(f"{paths[1].name} is a GGUF of its own, or in the wrong place of the list; if it was split by llama.cpp, join the parts with "
+                             f"`llama-gguf-split --merge {paths[0].name} WHOLE.gguf`")
         whole = cache_folder("joined") / f"{sha256_json([[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths])[:16]}.gguf"
         if not whole.is_file():
             with atomic_path(whole) as temporary, open(temporary, "wb") as stream:
