@@ -279,7 +279,7 @@ def begins_as_gguf(path: Path) -> bool:
         return stream.read(4) == b"GGUF"
 
 # %% ../../nbs/loaders/gguf.ipynb #ff4e875a
-def joined(source: GgufSource) -> Path:
+def joined_parts(source: GgufSource) -> Path:
     "The whole GGUF: the one file, else the parts joined in the cache. Raises `InputError` for a wrong hash or for parts that cannot be joined."
     paths = source.paths()
     if len(paths) == 1:
@@ -306,7 +306,7 @@ def write_from_gguf(
     "Turn a GGUF, whole or in parts, into a model folder. Raises `MissingError` when a part is not here, `InputError` for a broken file."
     if not source.available():
         raise MissingError(f"not all of {', '.join(source.files)} are here; {source.how()}")
-    whole = joined(source)
+    whole = joined_parts(source)
     write_gguf_folder(whole, folder)
     if whole not in source.paths():
         whole.unlink()  # the folder is made of it; its parts are still there
