@@ -27,8 +27,8 @@ from medlab.basics.files import (
 from .contracts.chat import ChatFormat
 from .metrics.embeddings import embed_batches
 from .loaders.gguf import GgufSource, WheelSource, write_from_gguf, write_from_wheel
-from .loaders.hub import MODEL_PATTERNS, HubSource, placed, write_from_hub
-from .loaders.memory import Shape, count_parameters, memory_needed, settings_that_fit, shape_of
+from .loaders.hub import MODEL_PATTERNS, HubSource, link_or_copy, write_from_hub
+from .loaders.memory import Method, Shape, count_parameters, memory_needed, settings_that_fit, shape_of
 from .loaders.pretrained import open_pretrained, open_tokenizer
 from .loaders.random import RandomSource, write_random
 from .loaders.registry import Entry, MedicalModelLoader, ModelMetadata, ModelRegistry, ModelType, model_type_of
@@ -107,7 +107,7 @@ LAYOUT = 1
 # %% ../nbs/05_models.ipynb #806fdd09
 AnySource = Annotated[WheelSource | GgufSource | HubSource | RandomSource | FolderSource, Field(discriminator="kind")]
 
-
+# %% ../nbs/05_models.ipynb #c7555784
 class ModelSpec(BaseModel):
     "A model as a YAML file describes it: what it is, what it may be used for, how large it is, and the sources of its weights."
 
@@ -172,7 +172,7 @@ def spec_names() -> list[str]:
 
 # %% ../nbs/05_models.ipynb #25907f10
 #: The names under which programs write where a model's weights are.
-PLACES = ("pretrained_model_name_or_path", "model_name_or_path", "model_id", "repo_id", "model_path")
+WEIGHT_KEYS = ("pretrained_model_name_or_path", "model_name_or_path", "model_id", "repo_id", "model_path")
 
 
 def spec_data(path: Path) -> dict:
@@ -181,8 +181,8 @@ def spec_data(path: Path) -> dict:
     if len(data) == 1 and isinstance(inner := next(iter(data.values())), dict):
         data = inner
     parameters = data.get("parameters")
-    if isinstance(parameters, dict) and "sources" not in data and (place := next((parameters[key] for key in PLACES if parameters.get(key)), None)):
-        rest = {key: value for key, value in parameters.items() if key not in (*PLACES, "revision")}
+    if isinstance(parameters, dict) and "sources" not in data and (place := next((parameters[key] for key in WEIGHT_KEYS if parameters.get(key)), None)):
+        rest = {key: value for key, value in parameters.items() if key not in (*WEIGHT_KEYS, "revision")}
         local = (path.parent / str(place)).exists() or str(place).startswith((".", "/", "~"))
         source = {"kind": "folder", "path": place} if local else {"kind": "hub", "repo": place, "revision": str(parameters.get("revision", "main"))}
         data = {**data, "parameters": rest, "sources": [source]}
@@ -253,17 +253,17 @@ def spec_of_place(source: str) -> "ModelSpec | None":
     "A spec for a model folder or for owner/name on the hub, None for anything else. A built-in spec of that repository is preferred."
     if (Path(source) / "config.json").is_file():
         folder = os.path.abspath(source)
-        return ModelSpec(name=slug(Path(folder).name), sources=[{"kind": "folder", "path": folder}])
+        return ModelSpec(name=model_slug(Path(folder).name), sources=[{"kind": "folder", "path": folder}])
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or Path(source).suffix in (".yaml", ".yml"):
         return None
     for path in spec_files().values():
         spec = read_spec(path)
         if any(each.kind == "hub" and each.repo.lower() == source.lower() for each in spec.sources):
             return spec
-    return ModelSpec(name=slug(source.rpartition("/")[2]), sources=[{"kind": "hub", "repo": checked_id(source), "revision": "main"}])
+    return ModelSpec(name=model_slug(source.rpartition("/")[2]), sources=[{"kind": "hub", "repo": checked_id(source), "revision": "main"}])
 
 
-def slug(name: str) -> str:
+def model_slug(name: str) -> str:
     "A name in small letters, digits, dots and hyphens, as Ollama and file systems take it."
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "model"
 
@@ -347,7 +347,7 @@ def link_files(source: FolderSource, folder: Path) -> None:
     "Put the files of a model's folder into another one: links, or copies where the file system has none."
     for path in sorted({path for pattern in MODEL_PATTERNS for path in source.place().glob(pattern)}):
         if path.suffix == ".safetensors":
-            placed(path, folder / path.name)
+            link_or_copy(path, folder / path.name)
         else:
             shutil.copyfile(path, folder / path.name)
 
@@ -410,7 +410,7 @@ def chat_format(
 # %% ../nbs/05_models.ipynb #fc4dc440
 def model_memory(
     spec: ModelSpec,
-    method: str = "lora",  # lora, qlora, 8bit, inference or full
+    method: Method = "lora",
     **options: Any,  # of `memory_needed`: batch, length, rank, width, checkpointing
 ) -> dict[str, int]:  # part to bytes; their sum under "total"
     "The memory that a model takes, estimated from its spec, else from its folder; raises `MissingError` where there is neither."

@@ -31,7 +31,7 @@ def memory_here() -> tuple[float, str]:  # bytes, and of what: "GPU" or "CPU"
 # %% ../../nbs/cli/models.ipynb #670ccd2a
 def needed_here(
     spec: ModelSpec,
-    method: str,
+    method: Method,
     kind: str,  # "GPU" or "CPU"
 ) -> int:  # bytes
     "What a model takes here: one sequence of 1024 tokens at most; 16 bits on a card, 32 on a CPU; with a gigabyte for the libraries."
@@ -220,8 +220,8 @@ def check_model_command(name: Annotated[str, typer.Argument(help="A model's name
     """
     if not name:
         return typer.echo(machine_page())
-    from medlab.cli.walk import walk
+    from medlab.cli.walk import walk_the_road
 
-    stages = walk(name, lambda stage: typer.echo(f"{stage.seconds:6.1f} s  {stage.name:22} {stage.state:15} {stage.detail}"))
+    stages = walk_the_road(name, lambda stage: typer.echo(f"{stage.seconds:6.1f} s  {stage.name:22} {stage.state:15} {stage.detail}"))
     if failed := [stage.name for stage in stages if stage.state == "failed"]:
         raise MedlabError(f"{name} cannot walk the whole road: {', '.join(failed)} failed; mend what is said above, or choose another model")

@@ -279,14 +279,15 @@ def begins_as_gguf(path: Path) -> bool:
         return stream.read(4) == b"GGUF"
 
 # %% ../../nbs/loaders/gguf.ipynb #ff4e875a
-def joined(source: GgufSource) -> Path:
+def joined_parts(source: GgufSource) -> Path:
     "The whole GGUF: the one file, else the parts joined in the cache. Raises `InputError` for a wrong hash or for parts that cannot be joined."
     paths = source.paths()
     if len(paths) == 1:
         whole = paths[0]
     else:
         if any(begins_as_gguf(path) for path in paths[1:]):
-            raise InputError(f"{paths[1].name} is a GGUF of its own, or in the wrong place of the list; if it was split by llama.cpp, join the parts with `llama-gguf-split --merge {paths[0].name} WHOLE.gguf`")
+            raise InputError(f"{paths[1].name} is a GGUF of its own, or in the wrong place of the list; if it was split by llama.cpp, join the parts with "
+                             f"`llama-gguf-split --merge {paths[0].name} WHOLE.gguf`")
         whole = cache_folder("joined") / f"{sha256_json([[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths])[:16]}.gguf"
         if not whole.is_file():
             with atomic_path(whole) as temporary, open(temporary, "wb") as stream:
@@ -305,7 +306,7 @@ def write_from_gguf(
     "Turn a GGUF, whole or in parts, into a model folder. Raises `MissingError` when a part is not here, `InputError` for a broken file."
     if not source.available():
         raise MissingError(f"not all of {', '.join(source.files)} are here; {source.how()}")
-    whole = joined(source)
+    whole = joined_parts(source)
     write_gguf_folder(whole, folder)
     if whole not in source.paths():
         whole.unlink()  # the folder is made of it; its parts are still there

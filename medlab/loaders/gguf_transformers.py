@@ -61,7 +61,7 @@ def write_any_weights(path: Path, folder: Path) -> None:
             delattr(model.config, name)
     model.hf_quantizer, model.is_quantized = None, False
     model.config.architectures = [type(model).__name__]
-    largest = max(float(weight.abs().max()) for weight in model.parameters())
+    largest = max(float(weight.detach().abs().max()) for weight in model.parameters())
     model.to(torch.float16 if largest < 6e4 else torch.bfloat16).save_pretrained(folder, max_shard_size="4GB")
     (folder / "generation_config.json").unlink(missing_ok=True)
 

@@ -141,8 +141,8 @@ def hub_words(response: Any) -> str:
 # %% ../../nbs/loaders/hub.ipynb #54d146b9
 def explained_problem(source: HubSource, error: Exception, token: str | None) -> MedlabError:
     "Our error for what huggingface_hub, httpx or the system raised while a model was fetched."
-    causes, cause = [error], error
-    while cause := cause.__cause__ or cause.__context__:
+    causes: list[BaseException] = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
         causes.append(cause)
     if any(getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for one in causes):
         return NoSpaceError(f"no space left while {source.repo} was fetched; free some (what is there already is kept), or set MEDLAB_CACHE_DIR to another disk")
@@ -240,7 +240,7 @@ def offline_snapshot(source: HubSource) -> Path | None:
     return None
 
 # %% ../../nbs/loaders/hub.ipynb #d2c73eff
-def placed(path: Path, target: Path) -> None:
+def link_or_copy(path: Path, target: Path) -> None:
     "Put a finished file into a folder: a hard link, or a copy where the file system has none between the two places."
     try:
         os.link(path.resolve(), target)
@@ -269,7 +269,7 @@ def write_from_hub(
         missing = [name for name in names if kept_already(source.repo, name, commit, cache) is None]
         check_disk(cache, sum(getattr(offered[name], "size", 0) or 0 for name in missing), source.repo)
         for name in names:
-            placed(fetched_file(source, name, commit, offered[name], cache, token), folder / name)
+            link_or_copy(fetched_file(source, name, commit, offered[name], cache, token), folder / name)
         return commit
     except HFValidationError as error:
         raise NoSuchModelError(f"{source.repo!r} is no name on the hub: {error}; expected owner/name") from None
@@ -278,5 +278,5 @@ def write_from_hub(
         if not isinstance(problem, NoNetworkError) or not (kept := offline_snapshot(source)):
             raise problem from None
     for name in wanted_files(source, [path.name for path in kept.iterdir()]):
-        placed(kept / name, folder / name)
+        link_or_copy(kept / name, folder / name)
     return kept.name

@@ -136,7 +136,8 @@ def settings_that_fit(
     "The settings closest to the wanted ones whose training fits into a memory. Batch times accumulation stays as it was."
     sizes = [max(1, batch >> step) for step in range(batch.bit_length())]
     lengths = [length >> step for step in range(4) if length >> step >= 128] or [length]
-    tries = [(tokens, method, keep, size) for tokens in lengths for method in ("lora", "qlora") for keep in (False, True) for size in dict.fromkeys(sizes)]
+    methods: tuple[Method, Method] = ("lora", "qlora")
+    tries = [(tokens, method, keep, size) for tokens in lengths for method in methods for keep in (False, True) for size in dict.fromkeys(sizes)]
     for tokens, method, keep, size in tries:
         if memory_needed(shape, method, size, tokens, rank, checkpointing=keep, **options)["total"] <= 0.9 * memory:
             return {"method": method, "batch": size, "accumulation": -(-batch // size), "length": tokens, "checkpointing": keep}

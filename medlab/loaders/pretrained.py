@@ -65,7 +65,7 @@ def torch_dtype(
     return found
 
 # %% ../../nbs/loaders/pretrained.ipynb #feb8fd55
-def chosen_device(device: str | None) -> str:
+def device_here(device: str | None) -> str:
     "The device that was asked for, else the first GPU, else the CPU; raises `MissingError` for one that is not here."
     import torch
 
@@ -100,7 +100,7 @@ def open_pretrained(
         needed_package(package, 'pip install "medlab[train]"', "loading a model")
     import transformers
 
-    place, name = chosen_device(device), automatic_class(read_json(Path(folder) / "config.json"), num_labels)
+    place, name = device_here(device), automatic_class(read_json(Path(folder) / "config.json"), num_labels)
     wanted, bits = torch_dtype(dtype, place), None
     if load_in_4bit or load_in_8bit:
         import torch

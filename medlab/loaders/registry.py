@@ -178,50 +178,42 @@ def checked_tags(name: str, tags: Any) -> tuple[str, ...]:
 class ModelRegistry:
     "All models by name: what is known about each, and the loaded ones. Safe to use from many threads."
 
-    def __init__(
-        self,
-        found: Callable[[], Mapping[str, Entry]] = dict,  # more models, looked up at every call, such as those of YAML files
-        max_bytes: int | None = None,  # of loaded models that are held; None: half of this machine's memory
-    ):
+    def __init__(self, found: Callable[[], Mapping[str, Entry]] = dict, max_bytes: int | None = None):
+        "`found`: more models, looked up at every call. `max_bytes`: of loaded models that are held; None: half of this machine's memory."
         self.found, self.own, self.lock = found, dict[str, Entry](), threading.RLock()
         self.cache = ModelCache(half_of_memory() if max_bytes is None else max_bytes)
 
     def entries(self) -> dict[str, Entry]:
         "All models by name, those registered here before the others."
-        with self.lock:
-            return {**self.found(), **self.own}
+        return {**self.found(), **self.own}
 
     def entry(self, name: str) -> Entry:
         "One model; raises `InputError` for an unknown name, with the nearest one."
-        known = self.entries()
-        if name not in known:
-            raise InputError(f"model {name!r} is unknown{nearest(str(name), known)}")
-        return known[name]
+        if name in (known := self.entries()):
+            return known[name]
+        raise InputError(f"model {name!r} is unknown{nearest(str(name), known)}")
 
     def register(self, name: str, *, model_type: ModelType | str | None = None, description: str = "", tags: Iterable[str] = (),
                  loader: type[MedicalModelLoader], **parameters: Any) -> ModelMetadata:
         "Add a model; `parameters` go to its loader. Raises `InputError` for a name that is taken or a loader that is none."
         kind = model_type_of(checked_loader(name, loader).MODEL_TYPE if model_type is None else model_type)
-        known = {field: parameters[field] for field in ("license", "gated", "context") if field in parameters}
-        metadata = ModelMetadata(name=name, model_type=kind, description=description, tags=checked_tags(name, tags), parameters=parameters, **known)
+        about = ModelMetadata(name=name, model_type=kind, description=description, tags=checked_tags(name, tags), parameters=parameters)
         with self.lock:
             if name in self.entries():
                 raise InputError(f"model {name!r} is registered already; choose another name, or remove it first: get_registry().unregister({name!r})")
-            self.own[name] = Entry(metadata, loader)
-        return metadata
+            self.own[name] = Entry(about, loader)
+            return about
 
     def unregister(self, name: str) -> None:
         "Remove a model that was registered by a program; one of a YAML file stays as long as its file."
         with self.lock:
-            if name not in self.own:
+            if self.own.pop(name, None) is None:
                 raise InputError(f"model {name!r} was not registered here{nearest(name, self.own) if self.own else '; no model was'}")
-            del self.own[name]
         self.clear(name)
 
     def list_models(self, model_type: ModelType | str | None = None, tag: str | None = None) -> list[ModelMetadata]:
         "All models by name, or those of one type or with one tag."
-        every = (entry.metadata for _, entry in sorted(self.entries().items()))
-        return [one for one in every if model_type in (None, one.model_type) and (tag is None or tag in one.tags)]
+        return [one for _, (one, _) in sorted(self.entries().items()) if model_type in (None, one.model_type) and (tag is None or tag in one.tags)]
 
     def get_metadata(self, name: str) -> ModelMetadata:
         "What is known about a model."
@@ -229,8 +221,8 @@ class ModelRegistry:
 
     def load_model(self, name: str, device: str | None = None, **overrides: Any) -> tuple[Any, Any]:
         "Model and tokenizer, from memory when the same was loaded before. `overrides` change the registered parameters: see `load_key`."
-        metadata, loader = self.entry(name)
-        settings = {**metadata.parameters, **overrides}
+        about, loader = self.entry(name)
+        settings = about.parameters | overrides
         return self.cache.get(load_key(name, loader, device, settings), name, lambda: loaded_pair(loader, settings, device))
 
     def memory(self) -> dict[str, int]:
