@@ -379,7 +379,8 @@ def smaller_archive(folder: Path) -> Path | None:
 
 # %% ../../nbs/cli/bundle.ipynb #d1697f5e
 def data_files(run: Run) -> Iterator[tuple[Path, str]]:  # file, name in the bundle
-    "The finished data of a run: the files of its data steps and its profile."
+    "The finished data of a run: its profile, and the files of its data steps."
+    yield run.path / "profile.yaml", "run/profile.yaml"
     for step in DATA_STEPS:
         manifest = run.manifest(step)
         if manifest is None:
