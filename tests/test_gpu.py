@@ -245,7 +245,7 @@ def test_the_engine_answers_on_the_card_as_on_the_cpu(base, chat, trained):
     from medlab.contracts.tasks import build_messages
     from medlab.engines.hf import HfEngine
 
-    asked = [build_messages("triage", f"{complaints[0]}.", fields={"triage": level, "reason": "-"})[:-1] for level, complaints in LEVELS.items()]
+    asked = [build_messages("triage", f"{complaints[0]}.") for complaints in LEVELS.values()]
     answers = {}
     for device in ("cpu", DEVICE):
         with HfEngine(base, trained[1] / "adapter", device=device) as engine:
@@ -268,7 +268,7 @@ def test_the_gguf_of_the_trained_model_answers_the_same(base, chat, trained, tmp
 
     merge(base, trained[1] / "adapter", tmp_path / "merged")
     to_gguf(tmp_path / "merged", tmp_path / "model-f16.gguf", "tuned")
-    asked = [build_messages("triage", f"{complaint}.", fields={"triage": level, "reason": "-"})[:-1] for level, found in LEVELS.items() for complaint in found]
+    asked = [build_messages("triage", f"{complaint}.") for complaints in LEVELS.values() for complaint in complaints]
     sampling = Sampling(length=4, context=1024)
     with HfEngine(tmp_path / "merged", device=DEVICE) as engine:
         mine = [answer.text for answer in engine.generate(asked, sampling)]
