@@ -28,7 +28,7 @@ from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
 from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
-from .bundle import make_bundle, parse_size, parse_target, read_have
+from .bundle import EXTRAS, make_bundle, parse_size, parse_target, read_have
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
 def allowed_values(info: Any) -> str:
@@ -298,7 +298,7 @@ def bundle_command(
     volume: Annotated[str, typer.Option(help="Size of a volume: 60M is 60,000,000 bytes.", metavar="SIZE")] = "1G",
     have: Annotated[str, typer.Option(help="What is there already: a file made by `pip freeze` on that machine.", metavar="FILE")] = "",
     medquad: Annotated[str, typer.Option(help="MedQuAD's archive; default $MEDLAB_MEDQUAD_ARCHIVE, else downloaded.", metavar="FILE")] = "",
-    extra: Annotated[list[str], typer.Option(help="Parts of medlab (repeatable); default train, serve and evaluate.")] = ["train", "serve", "evaluate"],
+    extra: Annotated[list[str], typer.Option(help="Parts of medlab (repeatable).", metavar="NAME")] = list(EXTRAS),
     unsloth: Annotated[bool | None, typer.Option("--unsloth/--no-unsloth", help="Pack Unsloth; default: when the target has a GPU.", show_default=False)] = None,
     wheels: Annotated[str, typer.Option(help="A folder of wheels that are used before any other.", metavar="DIR")] = "",
     profile: ProfileOption = "",
