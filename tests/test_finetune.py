@@ -12,11 +12,14 @@ from medlab.basics.files import cache_folder, read_json, remove, sha256_file, wr
 from medlab.contracts.chat import ChatFormat
 from medlab.contracts.tasks import read_examples
 from medlab.core import load_profile
-from medlab.finetune import (
-    COMPLETE, FinetuneParams, add_lora, choose_method, encode_examples, fast_compute, finetune, last_checkpoint, left_out_notes, lora_targets, measure_compute,
-    read_rows, save_adapter, train,
-)
+from medlab.finetune import finetune, read_rows
 from medlab.models import load_spec, obtain
+from medlab.training.adapters import add_lora, lora_targets, save_adapter
+from medlab.training.batches import encode_examples, left_out_notes
+from medlab.training.loop import COMPLETE, last_checkpoint
+from medlab.training.precision import choose_method, fast_compute, measure_compute
+from medlab.training.runs import train
+from medlab.training.settings import FinetuneParams
 
 PROMPT_WORDS = ("careful medical assistant", "<|im_start|>", "Reply with exactly")
 
@@ -128,7 +131,8 @@ def test_long_examples_are_left_out_not_cut(smoke_run, chat):
     examples = read_examples(run.file("instruct", "train.jsonl"))
     lengths = sorted(len(chat.training_ids(example.messages)[0]) for example in examples)
     limit = lengths[len(lengths) // 2]
-    rows, validation, notes = read_rows(run, chat, FinetuneParams(max_length=limit))
+    rows, validation, items, notes = read_rows(run, chat, FinetuneParams(max_length=limit))
+    assert all(len(chat.training_ids(example.messages)[0]) <= limit for example in items)
     assert len(rows) == sum(length <= limit for length in lengths)
     assert notes == [f"{len(examples) - len(rows)} of {len(examples)} training examples are longer than {limit} tokens and were left out"]
     assert all(ids[-1] == chat.eos_id and len(ids) <= limit for ids, _ in rows + validation), "an answer was cut"
@@ -144,10 +148,10 @@ def test_nothing_to_train_on(copied, chat):
 
 
 def test_without_bitsandbytes_plain_lora_and_one_note(monkeypatch, base, rows, tmp_path):
-    import medlab.finetune
+    import medlab.training.precision
 
-    find_spec = medlab.finetune.find_spec
-    monkeypatch.setattr(medlab.finetune, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
+    find_spec = medlab.training.precision.find_spec
+    monkeypatch.setattr(medlab.training.precision, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
     chosen, notes, _ = choose_method(FinetuneParams(), base)
     assert chosen["quantization"] == "none" and len(notes) == 1 and "pip install bitsandbytes" in notes[0]
     _, log = train(base, rows, [], FinetuneParams(steps=1, dropout=0.0), 7, tmp_path)
@@ -161,11 +165,11 @@ FLOAT32, BFLOAT16 = {"float32": 1.0, "bfloat16": 3.0}, {"float32": 1.0, "bfloat1
 
 def measured_as(monkeypatch, product, step):
     "Replace the two measurements by given seconds and note which of them were made."
-    import medlab.finetune
+    import medlab.training.precision
 
     made = []
-    monkeypatch.setattr(medlab.finetune, "product_seconds", lambda *_: made.append("product") or product)
-    monkeypatch.setattr(medlab.finetune, "step_seconds", lambda *_: made.append("step") or step)
+    monkeypatch.setattr(medlab.training.precision, "product_seconds", lambda *_: made.append("product") or product)
+    monkeypatch.setattr(medlab.training.precision, "step_seconds", lambda *_: made.append("step") or step)
     return made
 
 
@@ -215,7 +219,7 @@ def test_resumed_to_the_bit_in_both_floats(base, rows, tmp_path, compute):
 
 
 def test_the_time_cap_marks_the_run_as_truncated(base, rows, tmp_path):
-    _, log = train(base, rows, [], FinetuneParams(steps=50, max_seconds=0.01, four_bit=False), 7, tmp_path)
+    _, log = train(base, rows, [], FinetuneParams(steps=50, max_seconds=0.01, method="lora"), 7, tmp_path)
     assert log["truncated"] and len(log["steps"]) == 1
 
 

@@ -15,7 +15,8 @@ from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json, remove
 from medlab.engines.deployment import model_file
 from medlab.engines.hf import HfEngine, load_model
-from medlab.finetune import FinetuneParams, add_lora, load_base, save_adapter
+from medlab.training.adapters import add_lora, load_base, save_adapter
+from medlab.training.settings import FinetuneParams
 from medlab.contracts.chat import ChatFormat
 from medlab.contracts.engine import Sampling
 from medlab.models import load_spec, obtain

@@ -28,9 +28,12 @@ FLOORS = (
 ALTERNATIVES = ("sources", "builders", "loaders", "engines", "training", "api")
 #: What the alternatives of a room may share, and the one module that opens them.
 SHARED = {"medlab.api.guard", "medlab.loaders.llama", "medlab.sources.medquad_tables"}
+#: In the training room, everything but the backends: `peft` and `unsloth` share it, and never import one another.
+SHARED |= {f"medlab.training.{name}" for name in ("settings", "batches", "adapters", "precision", "tracking", "loop", "task_scores", "forgetting", "advice",
+                                                  "estimate")}
 OPENS_ITS_NEIGHBOURS = {"medlab.engines.deployment"}
 #: Functions that every alternative of a room must define under the same name.
-PROTOCOL = {"build", "router"}
+PROTOCOL = {"build", "router", "answering"}
 
 
 def label(path):
