@@ -35,11 +35,12 @@ pack() { # what is there so far
 }
 
 rm -f "$out/summary.txt"
-$python - "$out/machine.json" <<'P' 2>"$logs/machine.err" || tail -n 3 "$logs/machine.err"
-import json, subprocess, sys
+$python - "$out/machine.json" "$folder/bundle.json" <<'P' 2>"$logs/machine.err" || tail -n 3 "$logs/machine.err"
+import json, sys
 from importlib import metadata
 from medlab.basics.machine import command_output, hardware
 found = {"hardware": hardware(), "driver": command_output("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"), "python": sys.version.split()[0]}
+found["commit"] = json.load(open(sys.argv[2]))["commit"]
 found["packages"] = {name: metadata.version(name) for name in ("medlab", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "trl", "datasets", "unsloth", "unsloth_zoo", "triton", "tokenizers")
                      if any(True for _ in metadata.distributions(name=name))}
 import torch

@@ -202,6 +202,7 @@ def install(
         extract([into / name], into)
         (into / name).unlink()
     shutil.rmtree(into / "wheels", ignore_errors=True)
+    (into / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
     environment = write_environment(into, index.get("environment", {}))
     report(f"{len(index.get('wheels', []))} packages installed into {into / 'site'}")
     report(f"Now: . {environment}")
