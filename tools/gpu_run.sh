@@ -58,8 +58,7 @@ pack
 # From here on nothing is timed: evaluation and tests share the card.
 part tests "${TESTS:-240}" $python -m pytest -q -rsP -m gpu -p no:cacheprovider -c "$folder/pytest.ini" --rootdir "$folder" --durations=12 "$folder/tests/test_gpu.py" &
 tests=$!
-part evaluate "${EVALUATE:-240}" medlab evaluate "${words[@]}"
-part report 120 medlab report "${words[@]}"
+part evaluate "${EVALUATE:-240}" medlab evaluate "${words[@]}" && [ "${EVALUATE:-240}" != 0 ] && part report 120 medlab report "${words[@]}"
 wait $tests
 if [ "${BENCH:-120}" != 0 ] && medlab bench train --help >/dev/null 2>&1; then
     part bench "${BENCH:-120}" medlab bench train --out "$logs/bench_train.json" ${BENCH_WORDS:-}

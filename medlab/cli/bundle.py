@@ -495,6 +495,25 @@ def unbound_packages(profile: Profile, extras: Sequence[str], unsloth: bool) -> 
     return [*wheels, *(name for extra in extras for name in more.get(extra, [])), *(["unsloth", "unsloth-zoo"] if unsloth else [])], folders
 
 # %% ../../nbs/cli/bundle.ipynb #1aa881e6
+def bundle_files(run: Run, place: Path, folders: Sequence[Path]) -> tuple[list[tuple[Path, str]], dict[str, str]]:  # files by their names; environment
+    "What a bundle holds beside wheels, and the variables that tell medlab where it is (see `write_environment`)."
+    files = [(packed_run(run, place), "run.tar.xz"), *gpu_tests()]
+    files += [(path, f"cache/models/{each.name}/{path.name}") for each in folders for path in sorted(each.iterdir())]
+    environment = {"MEDLAB_CACHE_DIR": "cache", "MEDLAB_RUN": "run", "HF_HUB_OFFLINE": "=1"}
+    if archive := smaller_archive(place):
+        files.append((archive, "data/medquad.tar.xz"))
+        environment["MEDLAB_MEDQUAD_ARCHIVE"] = "data/medquad.tar.xz"
+    return files, environment
+
+# %% ../../nbs/cli/bundle.ipynb #fcea31db
+def write_volumes(folder: Path, name: str, size: int, files: Iterable[tuple[Path, str]]) -> list[dict]:  # the volumes: name, bytes, sha256
+    "Write files as one tar, cut into volumes."
+    with Volumes(folder, name, size) as written, tarfile.open(fileobj=written, mode="w|") as joined:  # type: ignore[call-overload]
+        for path, inside in files:
+            add_file(joined, path, inside)
+    return written.index
+
+# %% ../../nbs/cli/bundle.ipynb #6319b384
 def make_bundle(
     run: Run,  # its data are packed
     profile: Profile,
@@ -519,19 +538,11 @@ def make_bundle(
         packed.mkdir()
         collect_wheels(packages, target, packed, wheels)
         medlab_wheel(packed, target)
-        archive = smaller_archive(Path(place))
-        files = [(path, f"wheels/{path.name}") for path in sorted(packed.iterdir())] + [(packed_run(run, Path(place)), "run.tar.xz")] + gpu_tests()
-        files += [(path, f"cache/models/{each.name}/{path.name}") for each in folders for path in sorted(each.iterdir())]
-        files += [(archive, "data/medquad.tar.xz")] if archive else []
-        environment = {"MEDLAB_CACHE_DIR": "cache", "MEDLAB_RUN": "run", "HF_HUB_OFFLINE": "=1", **({"MEDLAB_MEDQUAD_ARCHIVE": "data/medquad.tar.xz"} if archive else {})}
-        with Volumes(folder, f"medlab-{profile.name}", volume) as written, tarfile.open(fileobj=written, mode="w|") as joined:  # type: ignore[call-overload]
-            for path, name in files:
-                add_file(joined, path, name)
-        shutil.copy(package_folder() / "cli" / "unpack.py", folder / "install.py")
-        index = {"profile": profile.name, "model": profile.model, "machine": target.machine, "cuda": target.cuda, "python": target.python, "commit": git_commit(),
-                 "wheels": wheel_order(packed.iterdir()), "archives": ["run.tar.xz"], "environment": environment, "notes": notes, "volumes": written.index}
+        order, (files, environment) = wheel_order(packed.iterdir()), bundle_files(run, Path(place), folders)
+        volumes = write_volumes(folder, f"medlab-{profile.name}", volume, [*((packed / name, f"wheels/{name}") for name in order), *files])
+    shutil.copy(package_folder() / "cli" / "unpack.py", folder / "install.py")
+    index = {"profile": profile.name, "model": profile.model, "machine": target.machine, "cuda": target.cuda, "python": target.python, "commit": git_commit(),
+             "wheels": order, "archives": ["run.tar.xz"], "environment": environment, "notes": notes, "volumes": volumes}
     write_json(folder / INDEX, index)
-    for note in notes:
-        report(note)
-    report(f"{len(index['wheels'])} packages, {len(written.index)} volumes, {sum(one['bytes'] for one in written.index) / 1e6:.0f} MB in {folder}")
+    report("\n".join([*notes, f"{len(order)} packages, {len(volumes)} volumes, {sum(one['bytes'] for one in volumes) / 1e6:.0f} MB in {folder}"]))
     return index
