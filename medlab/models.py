@@ -444,9 +444,9 @@ def out_of_memory(
     if fitting is None:
         least = memory_needed(shape_of_spec(spec), "qlora", batch=1, length=128)["total"]
         return OutOfMemoryError(f"{small} does not fit into {memory / 1e9:.0f} GB, nor does QLoRA with one short sequence ({least / 1e9:.0f} GB); take a smaller model")
-    lines = {"four_bit": str(fitting["method"] == "qlora").lower(), "batch": fitting["batch"], "max_length": fitting["length"]}
-    extra = f" with accumulation {fitting['accumulation']}" * (fitting["accumulation"] > 1) + " and gradient checkpointing" * fitting["checkpointing"]
-    return OutOfMemoryError(f"{small} does not fit into {memory / 1e9:.0f} GB; these lines would: " + ", ".join(f"finetune.{name}={value}" for name, value in lines.items()) + extra)
+    settings = {"method": "method", "batch": "batch", "accumulation": "accumulation", "checkpointing": "gradient_checkpointing", "length": "max_length"}
+    lines = ", ".join(f"finetune.{name}={str(fitting[key]).lower()}" for key, name in settings.items())
+    return OutOfMemoryError(f"{small} does not fit into {memory / 1e9:.0f} GB; these lines would: {lines}")
 
 # %% ../nbs/05_models.ipynb #15c0f7f1
 class SpecLoader(MedicalModelLoader):

@@ -7,6 +7,7 @@ __all__ = ['step_loss', 'answer_tokens', 'without_dropout', 'on_device', 'answer
            'best_entry', 'Keeper', 'memory_mb', 'fit']
 
 # %% ../../nbs/training/loop.ipynb #86bd808c
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -200,14 +201,9 @@ def trainer_class() -> type:
     class MeasuredTrainer(Trainer):
         "A Trainer with `step_loss`, whose log has the speed of each step and whose validation loss is `answer_loss`."
 
-        def setup(self, params, pad_id, side, scorer, keeper):
-            self.params, self.pad_id, self.side, self.scorer, self.keeper = params, pad_id, side, scorer, keeper
-            self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the whole step already
-            return self
-
-        def get_batch_samples(self, *args, **kwargs):
-            self.step_began = time.perf_counter()
-            return super().get_batch_samples(*args, **kwargs)
+        def get_batch_samples(self, epoch_iterator, num_batches, device):
+            self.step_began, batches = time.perf_counter(), list(itertools.islice(epoch_iterator, num_batches))
+            return batches, self._get_num_items_in_batch(batches, device)
 
         def _get_num_items_in_batch(self, batch_samples, device):
             import torch
@@ -369,7 +365,9 @@ def fit(
             model=model, args=training_arguments(params, folder / "checkpoints", seed, total, method["compute"], bool(tests), done),
             train_dataset=[[rows[index] for index in indices] for indices in plan], eval_dataset=tests or None,
             data_collator=lambda batches: collate(batches[0], pad_id, side), callbacks=[one for one in callbacks if one],
-        ).setup(params, pad_id, side, scorer, keeper)
+        )
+        trainer.__dict__ |= dict(params=params, pad_id=pad_id, side=side, scorer=scorer, keeper=keeper)
+        trainer.model_accepts_loss_kwargs = True  # `step_loss` divides by the tokens of the whole step already
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     kept = keeper.restore(trainer.state.log_history, model, trainer.state.global_step)
