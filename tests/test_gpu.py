@@ -264,7 +264,8 @@ def test_the_gguf_of_the_trained_model_answers_the_same(base, chat, trained, tmp
     from medlab.contracts.tasks import build_messages
     from medlab.engines.hf import HfEngine
     from medlab.engines.llama_cpp import LlamaCppEngine
-    from medlab.quantize import merge, to_gguf
+    from medlab.quantizing.conversion import to_gguf
+    from medlab.quantizing.merging import merge
 
     merge(base, trained[1] / "adapter", tmp_path / "merged")
     to_gguf(tmp_path / "merged", tmp_path / "model-f16.gguf", "tuned")
