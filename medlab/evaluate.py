@@ -176,20 +176,24 @@ def output_hash(
 
 # %% ../nbs/10_evaluate.ipynb #c3526c9f
 def weights_variant(name: str, run: Run, profile: Profile) -> Variant:
-    "The base, the adapter on its base, or the merged weights, in transformers. The base is computed in 32 bit."
+    "The base, the adapter on its base, or the merged weights, in transformers, on a GPU where there is one. The base is computed in 32 bit."
     from medlab.engines.hf import HfEngine
 
     spec, batch = load_spec(profile.model), profile.params(EvaluateParams).batch
     if name == "base":
-        return Variant(name, spec.fingerprint, HfEngine.name, lambda: HfEngine(obtain(spec), batch=batch))
+        return Variant(name, spec.fingerprint, HfEngine.name, lambda: HfEngine(obtain(spec), batch=batch, device="auto"))
     if name == "merged":
         fingerprint = output_hash(run, "quantize", "merged/")
-        return Variant(name, fingerprint, HfEngine.name, lambda: HfEngine(run.file("quantize", "merged"), batch=batch))
+        return Variant(name, fingerprint, HfEngine.name, lambda: HfEngine(run.file("quantize", "merged"), batch=batch, device="auto"))
     info = read_json(run.file("finetune", "model_info.json"))
     weights = output_hash(run, "finetune", "adapter/adapter_model.safetensors")
     fingerprint = sha256_json([spec.fingerprint, weights, info["quantization"], info["scaling"]])
     four_bit = info["quantization"] == "nf4"
-    return Variant(name, fingerprint, HfEngine.name, lambda: HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch))
+
+    def opener() -> HfEngine:
+        return HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch, device="auto")
+
+    return Variant(name, fingerprint, HfEngine.name, opener)
 
 # %% ../nbs/10_evaluate.ipynb #a857ff4f
 def gguf_variant(name: str, run: Run, profile: Profile) -> Variant:
