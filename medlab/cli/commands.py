@@ -29,6 +29,7 @@ from ..core import Manifest, Params, Profile, Run, Step, find_step, load_profile
 from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
 from .finetune import dry_run_lines, finetune_plan, finetune_settings
+from .bundle import EXTRAS, make_bundle, parse_size, parse_target, read_have
 from .models import models_app
 from ..quantizing.converter import install_converter
 
@@ -357,6 +358,35 @@ def bench_train_command(
     if not file.is_file():
         raise MissingError(f"{file} is not there; run `medlab instruct --profile cpu` first, or name a train.jsonl")
     bench_train(file, model, steps, repeats, only or tuple(CONTESTANTS), method, batch, typer.echo, out or None)
+
+# %% ../../nbs/cli/commands.ipynb #889ea743
+@app.command("bundle")
+def bundle_command(
+    folder: Annotated[str, typer.Argument(help="A new folder for the volumes, bundle.json and install.py.", metavar="DIR")],
+    target: Annotated[str, typer.Option(help="The other machine, such as linux-x86_64-cuda13-py312; this: one like this.", metavar="NAME")] = "this",
+    volume: Annotated[str, typer.Option(help="Size of a volume: 60M is 60,000,000 bytes.", metavar="SIZE")] = "1G",
+    have: Annotated[str, typer.Option(help="What is there already: a file made by `pip freeze` on that machine.", metavar="FILE")] = "",
+    medquad: Annotated[str, typer.Option(help="MedQuAD's archive; default $MEDLAB_MEDQUAD_ARCHIVE, else downloaded.", metavar="FILE")] = "",
+    extra: Annotated[list[str], typer.Option(help="Parts of medlab (repeatable).", metavar="NAME")] = list(EXTRAS),
+    unsloth: Annotated[bool | None, typer.Option("--unsloth/--no-unsloth", help="Pack Unsloth; default: when the target has a GPU.", show_default=False)] = None,
+    wheels: Annotated[str, typer.Option(help="A folder of wheels that are used before any other.", metavar="DIR")] = "",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+    override: ParamOption = None,
+):
+    """Pack what a machine without a network lacks: packages, the model's weights, the run's data, medlab, and an install script.
+
+    The data are made first when they are not done. Packages named in --have are neither packed nor changed there, whatever their versions are.
+    Copy all files of DIR to the other machine. There: python3 install.py FOLDER, then: . FOLDER/env.sh, then go on with medlab run or medlab finetune.
+
+    For example: medlab bundle --profile gpu --target linux-x86_64-cuda13-py312 --have freeze.txt --volume 60M stick
+    """
+    if medquad:
+        os.environ["MEDLAB_MEDQUAD_ARCHIVE"] = os.path.abspath(medquad)
+    size, there, known = parse_size(volume), parse_target(target), read_have(have) if have else {}
+    opened, loaded = run_and_profile(profile, run, override or [])
+    given = Path(wheels) if wheels else None
+    make_bundle(opened, loaded, folder, there, size, known, extra, bool(there.cuda) if unsloth is None else unsloth, given, typer.echo)
 
 # %% ../../nbs/cli/commands.ipynb #857c381b
 def installer() -> tuple[list[str], str]:
