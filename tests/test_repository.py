@@ -28,7 +28,7 @@ FLOORS = (
 ALTERNATIVES = ("sources", "builders", "loaders", "engines", "training", "api")
 #: What the alternatives of a room may share, and the one module that opens them.
 SHARED = {"medlab.api.guard", "medlab.loaders.llama", "medlab.sources.medquad_tables"}
-OPENS_ITS_NEIGHBOURS = {"medlab.engines.deployment"}
+OPENS_ITS_NEIGHBOURS = {"medlab.engines.deployment", "medlab.engines.published"}
 #: Functions that every alternative of a room must define under the same name.
 PROTOCOL = {"build", "router"}
 
