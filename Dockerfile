@@ -2,9 +2,9 @@
 FROM python:3.11.13-slim-bookworm
 
 # Everything runs as this user. A volume that is mounted at one of these folders first takes its owner from here.
-RUN useradd --create-home --uid 1000 medlab \
-    && mkdir -p /home/medlab/.cache /home/medlab/models /runs \
-    && chown -R medlab:medlab /home/medlab /runs
+RUN useradd --create-home --home-dir /srv/medlab --uid 1000 medlab \
+    && mkdir -p /srv/medlab/.cache /srv/medlab/models /runs \
+    && chown -R medlab:medlab /srv/medlab /runs
 WORKDIR /opt/medlab
 
 # The pinned versions; PyTorch's own index has the build for CPUs, which is a twentieth of the size.
@@ -16,7 +16,7 @@ COPY medlab ./medlab
 RUN pip install --constraint data/constraints.txt ".[train,serve,evaluate]" && medlab setup --quiet
 
 USER medlab
-WORKDIR /home/medlab
+WORKDIR /srv/medlab
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=30 \
     CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8000/health', timeout=4).raise_for_status()"]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'HERE', 'ELSEWHERE', 'show_version', 'options', 'deploy_command', 'compose', 'up_command', 'down_command',
-           'status_command', 'logs_command', 'main']
+           'status_command', 'logs_command', 'publish_command', 'bench_infer_command', 'main']
 
 # %% ../../nbs/cli/commands.ipynb #93cfa229
 import importlib.util
@@ -275,6 +275,30 @@ def logs_command(run: RunOption = "", lines: Annotated[int, typer.Option("-n", h
     if stack_file(opened).is_file() or not compose(["logs", "--tail", str(lines)], opened):
         typer.echo("\n".join(stack_log(opened, lines)) or "nothing was started here with `medlab up`")
 
+# %% ../../nbs/cli/commands.ipynb #7ee7cd1d
+@app.command("publish")
+def publish_command(
+    to: Annotated[str, typer.Option("--to", help="A new folder, or hub:OWNER/NAME.", metavar="DIR|hub:OWNER/NAME")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it, only show what would be written or sent.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="A public repository; else a private one.")] = False,
+    run: RunOption = "",
+):
+    """Publish a run's model: merged weights, adapter, GGUFs and cards, in the layout that transformers, the hub and `ollama pull hf.co/…` expect.
+
+    Shows every file first. Nothing is written or sent without --yes. Sending needs HF_TOKEN.
+    """
+    from medlab.cli.publish import publication, publication_lines, send_publication, write_publication
+
+    found = publication(run_and_profile("", run, [])[0])
+    typer.echo("\n".join(publication_lines(found)))
+    if not yes:
+        typer.echo(f"nothing was done; to do it: the same command with --yes (to {to})")
+    elif to.startswith("hub:"):
+        typer.echo(f"sent: {send_publication(found, to.removeprefix('hub:'), private=not public)}")
+    else:
+        write_publication(found, Path(to))
+        typer.echo(f"written: {to}")
+
 # %% ../../nbs/cli/commands.ipynb #7f5157a0
 @app.command("serve")
 def serve_command(
@@ -377,6 +401,28 @@ def bench_data_command(
     from medlab.bench.data import bench_data
 
     bench_data(archive or None, size, answers, repeats, report=typer.echo, out=out or None)
+
+# %% ../../nbs/cli/commands.ipynb #aeb36f9e
+@bench_app.command("infer")
+def bench_infer_command(
+    type: Annotated[list[str], typer.Option("--type", help="A type of the run's files (repeatable); default the first of quantize.types, and f16.")] = [],
+    length: Annotated[int, typer.Option("--length", help="Tokens of an answer.")] = 64,
+    repeats: Annotated[int, typer.Option("--repeats", help="Turns of each side that count, after one that does not.")] = 5,
+    out: Annotated[str, typer.Option("--out", help="The results file; default RUN/bench_infer.json.", metavar="FILE")] = "",
+    run: RunOption = "",
+):
+    """Measure how fast a run's model answers on every engine that is here, beside the same server asked directly, by turns on one running server:
+    time to the first token, tokens a second alone and with eight requests at a time, and memory.
+
+    Let the machine idle meanwhile. Results are written after each part; after Ctrl-C the same command goes on where it was.
+
+    For example: medlab bench infer --run runs/cpu --type q4_k_m --type f16
+    """
+    from medlab.bench.infer import bench_infer
+
+    opened, loaded = run_and_profile("", run, [])
+    find_step("quantize")(opened, loaded)
+    bench_infer(opened, type, length, repeats, report=typer.echo, out=out or None)
 
 # %% ../../nbs/cli/commands.ipynb #857c381b
 def installer() -> tuple[list[str], str]:
