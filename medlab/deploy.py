@@ -15,6 +15,14 @@ from .contracts.engine import Engine, Sampling
 from .core import NOT_HERE, Outcome, Profile, Run, step
 from .engines.deployment import DeployParams, choose_place, model_parameters, planned, running, server_version
 
+# %% ../nbs/08_deploy.ipynb #54095e61
+#: What stands at the top of every Modelfile: who wrote it, how to use it, and what it cannot decide.
+COMMENT = [
+    "# Written by `medlab deploy` from the model's own chat template. By hand: ollama create NAME -f Modelfile && ollama run NAME",
+    "# `ollama run`, /api/chat and medlab give the same answers. /v1/chat/completions does so only where the request states",
+    '# "temperature": 0: where it states none, Ollama takes 1.0 there, whatever stands below.',
+]
+
 # %% ../nbs/08_deploy.ipynb #534cf44c
 def modelfile(
     chat: ChatFormat,
@@ -30,7 +38,7 @@ def modelfile(
     if any('"' in text or "\n" in text for text in texts):
         raise InputError(f"stops {texts!r}: expected texts without quotation marks and line breaks, which a Modelfile cannot hold")
     settings = [f"PARAMETER {name} {value}" for name, value in parameters.items()] + [f'PARAMETER stop "{text}"' for text in texts]
-    return "\n".join([f"FROM {gguf}", "", f'TEMPLATE """{chat.go_template()}"""', "", *settings, ""])
+    return "\n".join([*COMMENT, f"FROM {gguf}", "", f'TEMPLATE """{chat.go_template()}"""', "", *settings, ""])
 
 # %% ../nbs/08_deploy.ipynb #c3ee14b3
 #: Conversations that templates are known to render differently.

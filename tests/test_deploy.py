@@ -195,7 +195,7 @@ def test_a_file_of_another_type_is_deployed(copied, no_ollama, monkeypatch):
     "The deployment takes the file that quantize made, whatever its type."
     run, _ = copied
     monkeypatch.setenv("MEDLAB_REPLACE", "1")
-    profile = load_profile("smoke", ["quantize.type=q8_0"])
+    profile = load_profile("smoke", ["quantize.types=[q8_0]"])
     find_step("deploy")(run, profile)
     assert model_file(run).name == "model-q8_0.gguf" and deployed(run).gguf == model_file(run)
     assert "FROM ../quantize/model-q8_0.gguf" in run.file("deploy", "Modelfile").read_text().splitlines()

@@ -465,6 +465,67 @@ def test_llama_cpp_killed_in_the_middle(gguf, chat):
         engine.generate(QUESTIONS[:1], SHORT)
 
 
+def cut_stream(engine, kill):
+    "Begin a long answer, kill what writes it, read on, and give the error; pieces that came before are no whole answer."
+    pieces = []
+    with pytest.raises(MedlabError) as caught:
+        for piece in engine.stream(user("Tell me all about the human heart, in great detail."), LONG):
+            pieces.append(piece)
+            if len(pieces) == 3:
+                kill()
+    assert len(pieces) >= 3 and not any(piece.done for piece in pieces)
+    return caught.value
+
+
+def test_a_killed_server_cuts_no_stream_short(binary, gguf, chat, tmp_path):
+    "Also where the reply just ends: Ollama's /v1 sends neither an error nor an end."
+    with LlamaCppEngine(gguf, chat) as engine:
+        assert isinstance(cut_stream(engine, server_process(engine.server).kill), EngineDied)
+    with OllamaServer(binary, tmp_path / "models") as server:
+        server.create("m", gguf, chat.go_template(), {})
+
+        def kill_runner():
+            next(p for p in psutil.Process(server.child.process.pid).children(recursive=True) if "runner" in p.cmdline()).kill()
+
+        for engine in (OllamaEngine(server.host, "m", chat), OpenAiEngine(server.host, "m")):
+            with engine:
+                assert isinstance(cut_stream(engine, kill_runner), EngineDied), engine.name
+        with OllamaEngine(server.host, "m", chat) as engine:
+            assert isinstance(cut_stream(engine, server_process(server.child).kill), EngineDied)
+
+
+def events(*lines):
+    return "".join(f"data: {line if isinstance(line, str) else json.dumps(line)}\n\n" for line in lines).encode()
+
+
+def delta(**choice):
+    return {"choices": [{"delta": {"content": "Hi"}, **choice}]}
+
+
+ENDED, COUNTED = {"choices": [{"delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+
+
+@pytest.mark.parametrize("lines, kind, message", [
+    ([delta(), ENDED], MedlabError, "count its tokens"),
+    ([delta(), COUNTED], EngineDied, "finish_reason None"),
+    ([delta(), {"error": {"message": "runner died"}}], EngineDied, "runner died"),
+    ([delta(), "not json"], EngineDied, "expected JSON"),
+    ([{"choices": [{"delta": {"reasoning_content": "Let me see"}, "finish_reason": "length"}]}, COUNTED], MedlabError, "all of it is reasoning"),
+])
+def test_openai_streams_that_are_no_answer(scripted, lines, kind, message):
+    with OpenAiEngine(scripted(events(*lines)), "m", timeout=5) as engine, pytest.raises(kind, match=message):
+        list(engine.stream(user("Hello"), SHORT))
+
+
+@pytest.mark.parametrize("lines", [[delta(), delta(), ENDED, COUNTED, "[DONE]"], [delta(), {**delta(finish_reason="stop"), "usage": COUNTED["usage"]}],
+                                   [{"choices": [{"delta": {"content": [{"type": "text", "text": "HiHi"}]}}]}, COUNTED, ENDED]])
+def test_openai_streams_that_are_whole(scripted, lines):
+    with OpenAiEngine(scripted(events(*lines)), "m", timeout=5) as engine:
+        pieces = list(engine.stream(user("Hello"), SHORT))
+    assert "".join(piece.text for piece in pieces) == pieces[-1].done.text == "HiHi"
+    assert (pieces[-1].done.prompt_tokens, pieces[-1].done.finish_reason) == (3, "stop")
+
+
 def test_llama_cpp_too_slow(gguf, chat):
     with LlamaCppEngine(gguf, chat, timeout=0.5) as engine, pytest.raises(MedlabError, match="did not answer within"):
         engine.generate([user("Tell me all about the human heart, in great detail.")], LONG)

@@ -31,7 +31,7 @@ SHARED = {"medlab.api.guard", "medlab.loaders.llama", "medlab.sources.medquad_ta
 #: In the training room, everything but the backends: `peft` and `unsloth` share it, and never import one another.
 SHARED |= {f"medlab.training.{name}" for name in ("settings", "batches", "adapters", "precision", "tracking", "loop", "task_scores", "forgetting", "advice",
                                                   "estimate")}
-OPENS_ITS_NEIGHBOURS = {"medlab.engines.deployment"}
+OPENS_ITS_NEIGHBOURS = {"medlab.engines.deployment", "medlab.engines.published"}
 #: Functions that every alternative of a room must define under the same name.
 PROTOCOL = {"build", "router", "answering"}
 

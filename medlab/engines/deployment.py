@@ -35,6 +35,7 @@ class DeployParams(Params):
     engine: Literal["auto", "ollama", "llama_cpp"] = "auto"  # auto: Ollama where there is one, else the embedded llama.cpp
     context: int = Field(2048, ge=256)  # tokens of prompt and answer together
     length: int = Field(64, ge=1)  # tokens of an answer, where a request states no limit
+    type: str = ""  # which of the run's files, such as q8_0; empty: the first type that quantize made
 
 # %% ../../nbs/engines/deployment.ipynb #6460d923
 def model_parameters(
@@ -54,9 +55,18 @@ def model_name(
     return f"medlab-{kept}" if kept == run_name else f"medlab-{kept or 'run'}-{sha256_text(run_name)[:6]}"
 
 # %% ../../nbs/engines/deployment.ipynb #04b28ff0
-def model_file(run: Run) -> Path:
-    "The run's quantized GGUF, whatever its type; raises `MissingError` before `quantize` has run."
-    return run.file("quantize", read_json(run.file("quantize", "check.json"))["file"])
+def model_file(
+    run: Run,
+    type: str = "",  # which of the run's files, such as "q8_0"; empty: the first that quantize made
+) -> Path:
+    "A run's quantized GGUF; raises `MissingError` before `quantize` has run, and for a type that it did not make."
+    noted, made = read_json(run.file("quantize", "check.json")), run.manifest("quantize")
+    chosen = [type] if type else (made.params.get("types") if made else None)
+    name = f"model-{chosen[0]}.gguf" if chosen else noted["file"]
+    if not (run.path / "quantize" / name).is_file():
+        there = sorted(path.stem.removeprefix("model-") for path in (run.path / "quantize").glob("model-*.gguf"))
+        raise MissingError(f"{run.path} has no {name}; deploy.type may be {', '.join(there)}, or name another in quantize.types and run `medlab quantize`")
+    return run.file("quantize", name)
 
 # %% ../../nbs/engines/deployment.ipynb #50708512
 def check_vocabulary(
@@ -138,7 +148,7 @@ class Deployed:
     def described(self) -> dict:
         "The content of deployment.json: no path and no port, so equal models on equal servers have equal records."
         named = {name: getattr(self, name) for name in ("model", "engine", "server", "fingerprint")}
-        return {**named, "sampling": self.sampling.model_dump()}
+        return {**named, "file": self.gguf.name, "sampling": self.sampling.model_dump()}
 
 # %% ../../nbs/engines/deployment.ipynb #f185c1b3
 def planned(
@@ -152,7 +162,7 @@ def planned(
     made = run.manifest("quantize")
     if made is None:
         raise MissingError(f"step 'quantize' is not done in {run.path}; run `medlab quantize --run {run.path}` first")
-    chat, gguf = ChatFormat.from_folder(run.file("quantize", "merged")), model_file(run)
+    chat, gguf = ChatFormat.from_folder(run.file("quantize", "merged")), model_file(run, params.type)
     sampling, digest = Sampling(context=params.context, length=params.length), made.outputs[gguf.name].sha256
     fingerprint = "fp_" + sha256_json([digest, model_parameters(chat, sampling), chat.go_template()])[:16]
     return Deployed(model_name(run.name), server.split()[0], server, fingerprint, gguf, digest, chat, sampling)
@@ -202,7 +212,8 @@ def running(
 def deployed(run: Run) -> Deployed:
     "The deployment that `deploy` recorded; raises `MissingError` when there is none, or when the model was quantized again since."
     noted = read_json(run.file("deploy", "deployment.json"))
-    params = DeployParams(context=noted["sampling"]["context"], length=noted["sampling"]["length"])
+    type = noted.get("file", "").removeprefix("model-").removesuffix(".gguf")
+    params = DeployParams(context=noted["sampling"]["context"], length=noted["sampling"]["length"], type=type)
     deployment = planned(run, params, noted["server"])
     if deployment.fingerprint != noted["fingerprint"]:
         raise MissingError(f"{run.path} holds another model than the deployed one; run `medlab deploy --run {run.path}`")

@@ -61,7 +61,7 @@ class OpenAiEngine(EngineBase):
         check_fits(self, messages, sampling)
         started = time.perf_counter()
         reply = post_to_openai(self, "/chat/completions", body)
-        return check_read(self, messages, complete_answer(reply, round(time.perf_counter() - started, 4), self.base_url))
+        return as_many_read(self, messages, complete_answer(reply, round(time.perf_counter() - started, 4), self.base_url))
 
     def stream(self, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
         "Answer one conversation piece by piece; closing the iterator closes the connection, and servers stop then."
@@ -108,7 +108,7 @@ def check_fits(engine: OpenAiEngine, messages: list[dict], sampling: Sampling) -
     check_room(tokens, sampling)
 
 # %% ../../nbs/engines/openai_compatible.ipynb #fa7fc236
-def check_read(engine: OpenAiEngine, messages: list[dict], done: Completion) -> Completion:
+def as_many_read(engine: OpenAiEngine, messages: list[dict], done: Completion) -> Completion:
     "Return an answer whose prompt had as many tokens as the model's `ChatFormat` counts, where that is known; else raise `MedlabError`."
     expected = len(engine.chat.prompt_ids(messages)) if engine.chat else done.prompt_tokens
     if done.prompt_tokens != expected:
@@ -221,7 +221,7 @@ def openai_stream(engine: OpenAiEngine, messages: list[dict], sampling: Sampling
     whole, seconds = "".join(texts), round(time.perf_counter() - started, 4)
     message = {**last, "content": whole if texts or not last.keys() - {"role"} else None}
     done = complete_answer({"choices": [{"message": message, "finish_reason": reason}], "usage": usage}, seconds, engine.base_url)
-    yield Piece("", check_read(engine, messages, done))
+    yield Piece("", as_many_read(engine, messages, done))
 
 # %% ../../nbs/engines/openai_compatible.ipynb #507419b2
 def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:
