@@ -77,12 +77,12 @@ def test_another_items_answer_is_in_format_but_wrong(starter):
             assert (found["format_valid"], found["choice_found"], found[metric]) == (1.0, 1.0, 0.0)
 
 
-def test_a_letter_with_another_options_words_is_readable_but_not_in_format(starter):
+def test_a_letter_with_another_options_words_is_no_choice(starter):
     case = next(example for example in starter if example.task == "clinical_reasoning")
     letter, options = case.gold["letter"], options_in(case.question)
     other = next(text for name, text in options.items() if name != letter)
     found = answer_scores(case, f"<analysis>So.</analysis>\n<answer>{letter}: {other}</answer>", "stop")
-    assert (found["format_valid"], found["choice_found"], found["option_accuracy"]) == (0.0, 1.0, 1.0)
+    assert (found["format_valid"], found["choice_found"], found["option_accuracy"]) == (0.0, 0.0, 0.0)
 
 
 def test_a_task_may_have_more_tokens_and_a_batch_has_one_limit(starter):
