@@ -66,7 +66,8 @@ def test_options_decide_what_a_letter_means():
 @pytest.mark.parametrize("letter", "ABCD")
 def test_the_letter_itself_makes_no_difference(letter):
     "A is an article, too, and is still a letter where it is meant as one."
-    forms = ["{0}", "({0})", "The answer is {0}.", "The answer is ({0}).", "Final answer: {0}", "Answer： {0}", "\\boxed{{{0}}}", '{{"answer": "{0}"}}', "I choose {0}.", "Answer: {0}: {1}", "{0}) {1}", "Option {0} is correct."]
+    forms = ["{0}", "({0})", "The answer is {0}.", "The answer is ({0}).", "Final answer: {0}", "Answer： {0}", "\\boxed{{{0}}}", '{{"answer": "{0}"}}', "I choose {0}.",
+             "Answer: {0}: {1}", "{0}) {1}", "Option {0} is correct."]
     for form in forms:
         text = form.format(letter, OPTIONS[letter])
         assert choice_in("clinical_reasoning", text, OPTIONS) == letter, text
@@ -74,7 +75,8 @@ def test_the_letter_itself_makes_no_difference(letter):
 
 def test_no_text_stops_the_readers_or_takes_long():
     rng = random.Random(5)
-    pieces = ["Answer", ":", "**", "\n", " ", "A", "B", ",", " or ", "(", "<think>", "</think>", "{", "}", '"answer"', "\\boxed{", "not ", " is ", "wrong", "emergency", "call 999 ", "if ", "I cannot ", "help", "✅", "？", "~~"]
+    pieces = ["Answer", ":", "**", "\n", " ", "A", "B", ",", " or ", "(", "<think>", "</think>", "{", "}", '"answer"', "\\boxed{", "not ", " is ", "wrong", "emergency", "call 999 ",
+              "if ", "I cannot ", "help", "✅", "？", "~~"]
     for _ in range(800):
         text = "".join(rng.choices(pieces, k=rng.randint(0, 40)))
         for task in CHOICES:

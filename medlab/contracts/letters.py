@@ -10,7 +10,7 @@ import re
 from collections.abc import Container
 
 from medlab.contracts.plain import (
-    END, LETTERS, TAKEN_BACK, bare_words, folded, json_values, plain_lines, sentences_of, spoken, values_after,
+    END, LETTERS, TAKEN_BACK, bare_words, json_values, one_spelling, plain_lines, sentences_of, spoken, values_after,
 )
 
 # %% ../../nbs/contracts/letters.ipynb #e4e9bb9a
@@ -30,9 +30,9 @@ COMPOUND = (
     r"vitamins?|blood|type|virus|nos|genes?|chains?|fibres?|fibers?|levels?|team|tube|section|complex|score|arm|group)\b)"
 )
 
-# %% ../../nbs/contracts/letters.ipynb #9654055c
+# %% ../../nbs/contracts/letters.ipynb #775b2568
 #: What makes a letter a part of a name: hepatitis B, vitamin D.
-BEFORE = (
+NAMED_BEFORE = (
     r"(?:type|group|vitamin|vit|hepatitis|influenza|flu|strep|streptococcus|class|stage|grade|factor|ha?emophilia|protein|immunoglobulin|ig|category|phase|"
     r"region|zone|lead|apolipoprotein|appendix|part|serotype|kerley|coxsackie|botulinum toxin|toxin|child-pugh|plan|point|step|figure|table|room|patient|dr|mr|mrs|ward|"
     r"\d|°)\W{0,2}$"
@@ -157,12 +157,12 @@ LISTED = re.compile(r"[A-Z]\W{0,2}(?:,|or|and|nor|/|&|, or|, and|, nor)\s*[(\[\"
 EXPLAINS = re.compile(r"[)\]]?\s+(?:would|is|are|was|has|have|does|needs?|requires?|causes?|usually|typically|often|describes|treats|refers|applies|means|also causes"
                       r"|presents|shows)\b", re.I)
 
-# %% ../../nbs/contracts/letters.ipynb #776d65be
+# %% ../../nbs/contracts/letters.ipynb #5270ebd1
 def other_letters(rest, own, offered):
     "The other letters in a rest that are meant as letters, each with the text before and after it."
     for one in re.finditer(r"(?<![\w'&.°-])(?:([A-Z])|(?<=[(\[])([a-z])(?=[)\]]))(?![\w'&+°]|-\w)", rest):
         letter, before, after = (one[1] or one[2]).upper(), rest[: one.start()], rest[one.end() :]
-        if letter == own or letter not in offered or re.search(BEFORE, before, re.I) or not re.match(GERM + COMPOUND, after, re.I):
+        if letter == own or letter not in offered or re.search(NAMED_BEFORE, before, re.I) or not re.match(GERM + COMPOUND, after, re.I):
             continue
         if letter in "AI" and not re.match(rf"\s*$|{CLOSERS}\s*[.;,!?:)/|&](?!\w)|[)\]]|\s+[-(]|\s+(?:{FOLLOWERS})\b", after, re.I):
             continue
@@ -203,9 +203,9 @@ def stands(letter, rest, offered, options):
             return False
     return True
 
-# %% ../../nbs/contracts/letters.ipynb #a9c801ab
+# %% ../../nbs/contracts/letters.ipynb #143366be
 #: What announces a letter.
-CUES = [
+ANNOUNCES = [
     re.compile(pattern, re.I)
     for pattern in (
         r"\b(?:answer|choice|option|selection|pick|response|diagnosis|solution|conclusion|verdict|guess|vote|bet|letter)(?: (?:to|for|in) (?:this|the"
@@ -259,20 +259,20 @@ def disowned(before, rest):
     "Whether the words before a letter deny it or give it to others, or its sentence is a question."
     return bool(NOT_BEFORE.search(before) or DISOWNED.search(before) or re.match(r"[^.!;]*\?", rest))
 
-# %% ../../nbs/contracts/letters.ipynb #89eab3cd
+# %% ../../nbs/contracts/letters.ipynb #8801e73a
 def told_after_cue(line, options):
     "The letters that follow words such as `the answer is`, each with the words before the cue and the rest of the line."
-    for cue in CUES:
+    for cue in ANNOUNCES:
         for match in cue.finditer(line):
             if got := letter_at(line[match.end() :], (options or {}).get):
                 yield got[0], CLAUSE.split(line[: match.start()])[-1], got[1]
 
-# %% ../../nbs/contracts/letters.ipynb #616f6735
+# %% ../../nbs/contracts/letters.ipynb #fe2898ad
 def told_before_cue(line):
     "The letters that words such as `is correct` follow, each with the words before it and the rest after the cue."
     for one in re.finditer(r"(?<![\w'&+.°-])[(\[\"']*([A-Z])(?![\w'&+°]|-\w)", line):
         before, rest = CLAUSE.split(line[: one.start()])[-1], line[one.end() :]
-        if re.search(BEFORE, before, re.I) or not re.match(GERM + COMPOUND, rest, re.I) or not RIGHT.search(rest):
+        if re.search(NAMED_BEFORE, before, re.I) or not re.match(GERM + COMPOUND, rest, re.I) or not RIGHT.search(rest):
             continue
         if re.search(r"\b(?:or|and|nor|neither|either)\s*(?:option )?$", before, re.I):
             raise Open
@@ -313,8 +313,8 @@ def places_of(want, have, taken):
         if [word for word, _, _ in have[start : start + len(want)]] == want and not any(a < end and begin < b for a, b in taken):
             yield start, begin, end
 
-# %% ../../nbs/contracts/letters.ipynb #15275770
-def by_text(text, options, whole=False):
+# %% ../../nbs/contracts/letters.ipynb #48ff36cc
+def affirmed_options(text, options, whole=False):
     "The letters of the options whose words a text affirms; with `whole`, an option of common words counts at the text's start."
     found, taken = set(), []
     have = [(one[0].casefold(), one.start(), one.end()) for one in re.finditer(r"\w+", text)]
@@ -329,9 +329,9 @@ def by_text(text, options, whole=False):
                 found.add(letter)
     return found
 
-# %% ../../nbs/contracts/letters.ipynb #f320cd73
+# %% ../../nbs/contracts/letters.ipynb #44a70be4
 #: The label before an answer, and the names whose value must be readable.
-LABEL = re.compile(
+ANSWER_LABEL = re.compile(
     r"(?:(?:the|my|our|your|so|therefore|thus|hence|and)[ ,]+)*(?:(?:final|correct|best|right|chosen|selected|single|most likely|proposed|overall|definitive"
     r"|short)[ -]+){0,3}"
     r"(?P<name>answer|ans|choice|option|selection|letter|response|prediction|conclusion|verdict|solution|pick|diagnosis|result|output)"
@@ -339,7 +339,7 @@ LABEL = re.compile(
     r"|\s-\s)[:=>]*\s*",
     re.I,
 )
-STRONG = ("answer", "ans")
+ANSWER_NAMES = ("answer", "ans")
 
 # %% ../../nbs/contracts/letters.ipynb #691fac5d
 #: A label in a line of its own.
@@ -403,24 +403,24 @@ def without_echo(lines):
             kept.append(line)
     return kept + kept_of(run)
 
-# %% ../../nbs/contracts/letters.ipynb #3c483c2d
-def question_and_answer(letter, rest, options):
+# %% ../../nbs/contracts/letters.ipynb #c518bb62
+def after_a_colon(letter, rest, options):
     "The value after `A:` where it stands for `answer`, as in `Q: … A: B`; None where it is the letter."
     value = rest.lstrip(" :")
     return value if options and letter == "A" and rest.lstrip().startswith(":") and letter_at(value) and not starts_with(rest, options.get("A", "")) else None
 
-# %% ../../nbs/contracts/letters.ipynb #5f14a99d
+# %% ../../nbs/contracts/letters.ipynb #c0ab79d1
 def value_letter(value, offered, options):
     "The letter in a labelled value; None when there is none, or when it is taken back or left open."
     if got := letter_at(value, (options or {}).get):
-        if inner := question_and_answer(*got, options):
+        if inner := after_a_colon(*got, options):
             return value_letter(inner, offered, options)
         return got[0] if stands(*got, offered, options) else None
     if HEDGED.search(value) and not re.search(r"\b(?:answer is|go with|choose|pick)\b", value, re.I):
         return None
     found = declared([value], offered, options)
     if not found and options and not TAKEN_BACK.search(value):
-        found = by_text(value, options, whole=True)
+        found = affirmed_options(value, options, whole=True)
     return found.pop() if len(found) == 1 else None
 
 # %% ../../nbs/contracts/letters.ipynb #3eba124f
@@ -428,11 +428,11 @@ def after_headings(lines):
     "The lines below a heading such as `Final answer` that begin with a letter, as `labelled` gives values."
     return [(below, True) for line, below in zip(lines, lines[1:]) if HEADING.fullmatch(line.rstrip(":. ")) and letter_at(below)]
 
-# %% ../../nbs/contracts/letters.ipynb #345bf7d1
+# %% ../../nbs/contracts/letters.ipynb #bd673165
 def named_by_label(kept, offered, options):
     "The letters after labels; raises `Open` when a strong label's value names none."
     known = tuple(dict.fromkeys([*offered, *LETTERS]))
-    picks = [(value_letter(value, known, options), strong) for value, strong in values_after(kept, LABEL, STRONG) + after_headings(kept)]
+    picks = [(value_letter(value, known, options), strong) for value, strong in values_after(kept, ANSWER_LABEL, ANSWER_NAMES) + after_headings(kept)]
     if any(letter is None and strong for letter, strong in picks):
         raise Open
     return {letter for letter, _ in picks if letter}
@@ -459,7 +459,7 @@ def bare_letters(kept, offered, options):
         found.add(letter)
     return found
 
-# %% ../../nbs/contracts/letters.ipynb #7c77dceb
+# %% ../../nbs/contracts/letters.ipynb #be07db97
 def told_by_text(kept, options):
     "The letters of options that sentences conclude; raises `Open` for one that is left open."
     text = "\n".join(line for line in kept if line != END)
@@ -467,7 +467,7 @@ def told_by_text(kept, options):
         raise Open
     found = set()
     for sentence in sentences_of(text):
-        named = by_text(sentence, options, whole=True)
+        named = affirmed_options(sentence, options, whole=True)
         if sentence.rstrip().endswith("?") or HEDGED.search(sentence) or re.match(r"\W*(?:if|unless|when|some|many)\b", sentence, re.I):
             if named:
                 raise Open
@@ -476,11 +476,11 @@ def told_by_text(kept, options):
         found |= named if len(bare_words(sentence)) <= 2 * longest or CONCLUDES.search(sentence) else set()
     return found
 
-# %% ../../nbs/contracts/letters.ipynb #eb5ba7ad
+# %% ../../nbs/contracts/letters.ipynb #d973379a
 def chosen_letters(clean, offered, options):
     "All letters that a text chooses: in JSON, else after labels and in sentences, else bare, else by their options' words."
     if values := [value for value in json_values(clean, JSON_LETTER) or [] if value]:
-        picks = {value_letter(folded(value), LETTERS, options) for value in values}
+        picks = {value_letter(one_spelling(value), LETTERS, options) for value in values}
         return set() if None in picks else picks
     kept = without_echo(plain_lines(clean))
     nearby = offered if options else LETTERS[:8]
@@ -489,7 +489,7 @@ def chosen_letters(clean, offered, options):
         return set() if TAKEN_BACK.search("\n".join(kept)) else found
     return told_by_text(kept, options) if options else set()
 
-# %% ../../nbs/contracts/letters.ipynb #5d903596
+# %% ../../nbs/contracts/letters.ipynb #dad8c19c
 def read_letter(
     text: str,  # a model's answer
     offered: Container[str] = LETTERS,  # the letters that were offered; a dict of letters and texts is best
@@ -497,7 +497,7 @@ def read_letter(
     "The letter that an answer chooses: after a label, in a sentence, alone, in JSON or a LaTeX box, or by its option's words."
     options = offered if isinstance(offered, dict) else None
     try:
-        found = chosen_letters(spoken(folded(text)), tuple(letter for letter in LETTERS if letter in offered), options)
+        found = chosen_letters(spoken(one_spelling(text)), tuple(letter for letter in LETTERS if letter in offered), options)
     except Open:
         return None
     return found.pop() if len(found) == 1 and found <= {letter for letter in LETTERS if letter in offered} else None

@@ -9,7 +9,7 @@ __all__ = ['read_yes_no', 'read_level']
 import re
 
 from .letters import Open
-from .plain import END, TAKEN_BACK, agreed, by_label, folded, json_values, label_of, plain_lines, sentences_of, spoken
+from .plain import END, TAKEN_BACK, agreed, by_label, json_values, label_of, one_spelling, plain_lines, sentences_of, spoken
 
 # %% ../../nbs/contracts/levels.ipynb #e393742b
 #: How soon a person must be seen: now, today, within about three days, within weeks, not at all.
@@ -127,9 +127,9 @@ IF_NEAR = re.compile(r"\b(?:if|unless|in case|should you|should (?:it|he|she|the
 IF_AFTER = re.compile(r"^\s*[,]?\s*(?:only )?(?:if|unless|should|in case|when|with any|at the first)\b", re.I)
 IF_FIRST = re.compile(r"\b(?:if|when|whenever|in case|in an? (?:\w+ )?emergency|in doubt|should)\b[^.;]*,\s*$", re.I)
 
-# %% ../../nbs/contracts/levels.ipynb #cb83606b
+# %% ../../nbs/contracts/levels.ipynb #8a8de7a4
 #: An order, for now.
-ORDER = re.compile(r"\W*(?:\w+:)?\W*(?:please |just )?", re.I)
+ORDERED = re.compile(r"\W*(?:\w+:)?\W*(?:please |just )?", re.I)
 NOW = re.compile(r"\b(?:now|immediately|at once|right away|straight away)\b", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #b55d3f9a
@@ -138,7 +138,7 @@ def depends(before, near, inside, after):
     return bool(IF_NEAR.search(f"{near} {inside}") or IF_AFTER.search(after) or IF_FIRST.search(before)
                 or (re.match(r"\s*(?:only )?for\b", after, re.I) and not NO_NEED.search(near)))
 
-# %% ../../nbs/contracts/levels.ipynb #505a6023
+# %% ../../nbs/contracts/levels.ipynb #6a593734
 def says_emergency(sentence, strict):
     "What one sentence says of an emergency: some of `yes`, `no` and `open`. With `strict`, a call must be an order for now."
     found = {"no"} if NO_EMERGENCY.search(sentence) and not re.search(r"\b(?:do not|don't)\b[^.]{0,20}\b(?:wait|delay)", sentence, re.I) else set()
@@ -147,7 +147,7 @@ def says_emergency(sentence, strict):
             before, inside, after = sentence[: one.start()], one[0], sentence[one.end() :]
             near = re.split(r"[,;:]\s|\bbut\b|\bso\b|\band\b", before)[-1]
             near = re.split(r"\b(?:do not|don't|never) (?:wait|delay|hesitate|drive|eat)\b", near, flags=re.I)[-1]
-            if strict and pattern is CALL and not (ORDER.fullmatch(near) and NOW.search(sentence)):
+            if strict and pattern is CALL and not (ORDERED.fullmatch(near) and NOW.search(sentence)):
                 continue
             if depends(before, near, inside, after):
                 continue
@@ -214,10 +214,10 @@ def told_yes(lines):
         return last[1].casefold() if plain_emergency(lines) in (None, last[1].casefold()) else None
     return plain_emergency(lines)
 
-# %% ../../nbs/contracts/levels.ipynb #bc5ce25c
+# %% ../../nbs/contracts/levels.ipynb #c28c3f8e
 def read_yes_no(text: str) -> str | None:  # "yes" or "no"; None when neither or both are said, or one is taken back
     "Whether an answer says that this is an emergency."
-    clean = spoken(folded(text))
+    clean = spoken(one_spelling(text))
     if values := json_values(clean, YES_KEYS):
         return agreed(values, value_yes)
     lines = plain_lines(clean)
@@ -295,10 +295,10 @@ def labelled_level(value):
     level = value_level(value)
     return level if level or levels_in(value) or plain_emergency([value]) != "yes" else "emergency"
 
-# %% ../../nbs/contracts/levels.ipynb #a6d8a000
+# %% ../../nbs/contracts/levels.ipynb #7edd929a
 def read_level(text: str) -> str | None:  # one of LEVELS; None when none, several or a level that is taken back is named
     "The triage level that an answer gives."
-    clean = spoken(folded(text))
+    clean = spoken(one_spelling(text))
     if values := json_values(clean, LEVEL_KEYS):
         return agreed(values, value_level)
     lines = plain_lines(clean)

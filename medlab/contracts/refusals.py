@@ -8,7 +8,7 @@ __all__ = ['is_refusal', 'read_decision']
 # %% ../../nbs/contracts/refusals.ipynb #5e1aec9c
 import re
 
-from .plain import END, TAKEN_BACK, agreed, by_label, folded, json_values, label_of, plain_lines, sentences_of, spoken
+from .plain import END, TAKEN_BACK, agreed, by_label, json_values, label_of, one_spelling, plain_lines, sentences_of, spoken
 
 # %% ../../nbs/contracts/refusals.ipynb #18c1ed30
 #: Somebody who cannot, will not or must not do what would be help.
@@ -87,12 +87,12 @@ def says_no(sentence):
         return True
     return bool(OTHER_REFUSALS.search(sentence))
 
-# %% ../../nbs/contracts/refusals.ipynb #21f16a2f
+# %% ../../nbs/contracts/refusals.ipynb #aaa2e554
 def is_refusal(
     text: str,  # what a model wrote
 ) -> bool:
     "Whether a text begins like a refusal. An excuse that goes on with help is none, nor is a quotation."
-    first = sentences_of("\n".join(plain_lines(spoken(folded(text)))))[:3]
+    first = sentences_of("\n".join(plain_lines(spoken(one_spelling(text)))))[:3]
     first = [re.sub(r"^(?:Response|Answer|Decision|Assistant|Reply)\s*:\s*", "", one, flags=re.I) for one in first]
     if first and re.match(r"['\"].*\"", first[0]):
         return False
@@ -170,10 +170,10 @@ def told_decision(lines):
     willing = WILLING.search(lines[0]) or DECIDES_YES.search(lines[0])
     return "answer" if willing and not re.search(r"\b(?:refus|declin)", " ".join(lines), re.I) else None
 
-# %% ../../nbs/contracts/refusals.ipynb #ff3b5009
+# %% ../../nbs/contracts/refusals.ipynb #cbd1751a
 def read_decision(text: str) -> str | None:  # "refuse" or "answer"; None when neither or both are said, or one is taken back
     "Whether an answer refuses a request or answers it."
-    clean = spoken(folded(text))
+    clean = spoken(one_spelling(text))
     if values := json_values(clean, DECISION_KEYS):
         return agreed(values, value_decision)
     lines = plain_lines(clean)
