@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['NAMED_VARIANTS', 'GGUF_TYPES', 'choose_items', 'EvaluateParams', 'Question', 'questions', 'batched',
            'check_items_fit', 'ask_batch', 'Variant', 'find_variant', 'answer_key', 'read_answers', 'answer_all',
-           'ask_variants', 'predictions_hash', 'all_metrics', 'evaluate']
+           'shots_for', 'forced_questions', 'choose_all', 'Asked', 'ask_variants', 'predictions_hash', 'all_metrics',
+           'evaluate']
 
 # %% ../nbs/10_evaluate.ipynb #a4b47efc
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,11 +22,15 @@ from .basics.errors import InputError, MedlabError, MissingError, nearest
 from .basics.files import append_jsonl, read_json, read_jsonl, sha256_json, write_json, write_parquet
 from .contracts.chat import ChatFormat
 from .contracts.engine import Engine, Sampling, check_room
-from .contracts.predictions import Prediction
+from .contracts.predictions import ARMS, ZERO_SHOT, Prediction
 from .contracts.records import TASKS
 from .contracts.tasks import Example, read_examples
 from .metrics.baselines import majority_baselines
-from .metrics.scores import agreement, compare, score
+from .metrics.calibration import calibration_of
+from .metrics.claims import check_neighbours, make_claims, neighbour_rows
+from .metrics.forced_choice import ForcedQuestion, few_shot_examples, forced_prediction, forced_question
+from .metrics.rivals import rival_rows
+from .metrics.scores import CHOICES, agreement, compare, score
 from .core import Outcome, Params, Profile, Run, step
 from .models import load_spec, obtain
 from .engines.deployment import DeployParams, deployed
@@ -68,8 +73,14 @@ class EvaluateParams(Params):
     max_new_tokens: int = Field(80, ge=1)  # where an answer is cut off
     longer: dict[Literal[TASKS], int] = {"treatment_recommendation": 160}  # the limit of a task whose answers need more tokens
     batch: int = Field(32, ge=1)  # items that are answered, and written down, together
+    choice_items: int = Field(2, ge=0)  # held-out items of each task with a choice that are asked by forced choice, too; 0: none
+    validation_items: int = Field(2, ge=0)  # validation items of each such task, on which the best arm is chosen; 0: nothing is claimed
+    few_shot: int = Field(2, ge=1)  # examples before the question in the few-shot arms
+    arms: list[Literal[ARMS]] = [ZERO_SHOT, "forced_choice_letter", "forced_choice_text", "few_shot_forced_choice_letter", "few_shot_forced_choice_text"]
+    few_shot_variants: list[str] = ["base", "adapter"]  # the variants that are asked with examples
     variants: list[str] = Field(["base", "adapter", "merged", "q4_k_m", "served"], min_length=1)  # these, or another type of GGUF such as q8_0
-    readable_floor: float = Field(0.5, ge=0, le=1)  # accuracies are compared only where this share of the base's choices can be read
+    readable_floor: float = Field(0.5, ge=0, le=1)  # no accuracy is given where a smaller share of a variant's choices can be read
+    largest_drop: float = Field(1.0, ge=0, le=1)  # of the accuracy, from merged to a GGUF and on to served; a larger one is an error
 
     @field_validator("variants")
     @classmethod
@@ -276,22 +287,131 @@ def answer_all(
                     bar.update(len(open_ones))
     return [kept[keys[one.example.id]].model_copy(update={"item_id": one.example.id, "variant": variant.name}) for one in asked]
 
+# %% ../nbs/10_evaluate.ipynb #37933362
+def shots_for(
+    train: list[Example],
+    arm: str,  # one of ARMS
+    params: EvaluateParams,
+    seed: int,
+) -> dict[str, list[Example]]:  # task to its examples; empty lists for an arm without examples
+    "The examples that stand before every question of an arm, the same for all questions and variants."
+    k = params.few_shot if arm.startswith("few_shot") else 0
+    return {task: few_shot_examples(train, task, k, seed) for task in TASKS}
+
+# %% ../nbs/10_evaluate.ipynb #5271e39a
+def forced_questions(
+    examples: list[Example],  # those of tasks without a choice are left out
+    arm: str,  # a forced choice
+    shots: dict[str, list[Example]],
+) -> list[ForcedQuestion]:  # ordered by length, then by id
+    "The items as forced choices of one arm."
+    by = arm.rpartition("_")[2]
+    found = [forced_question(one, by, shots[one.task]) for one in examples if one.task in CHOICES]
+    return sorted(found, key=lambda one: (sum(len(turn["content"]) for turn in one.messages), one.example.id))
+
+# %% ../nbs/10_evaluate.ipynb #ad0fea43
+class NotPossible(MissingError):
+    "An engine is there, and cannot score these options."
+
+# %% ../nbs/10_evaluate.ipynb #8ecffce7
+def choose_batch(engine: Engine, variant: str, batch: list[ForcedQuestion], arm: str) -> list[Prediction]:
+    "One batch of forced choices. Raises `NotPossible` when the engine cannot score these options."
+    clock = time.perf_counter()
+    try:
+        scores = engine.option_logprobs([one.messages for one in batch], [list(one.options.values()) for one in batch], [one.lead for one in batch])
+    except MissingError as error:
+        raise NotPossible(str(error)) from error
+    share = (time.perf_counter() - clock) / len(batch)
+    return [forced_prediction(one, found, variant, engine.name, arm, share) for one, found in zip(batch, scores, strict=True)]
+
+# %% ../nbs/10_evaluate.ipynb #35b1bae6
+def choose_all(
+    variant: Variant,  # not opened when the ledger has all choices
+    asked: list[ForcedQuestion],  # in their order
+    arm: str,
+    size: int,  # of a batch
+    ledger: Path,  # JSON lines, one a batch
+) -> list[Prediction]:
+    "One variant's forced choices of one arm. Raises `NotPossible` when its engine cannot score these options."
+    kept = read_answers(ledger)
+    keys = {one.example.id: sha256_json({"model": variant.fingerprint, "engine": variant.engine, "asked": one.key, "by": one.by}) for one in asked}
+    batches = [asked[place : place + size] for place in range(0, len(asked), size)]
+    lacking = [batch for batch in batches if any(keys[one.example.id] not in kept for one in batch)]
+    if lacking:
+        with variant.opener() as engine:
+            for batch in lacking:
+                found = choose_batch(engine, variant.name, batch, arm)
+                answers = {keys[one.item_id]: one for one in found}
+                append_jsonl(ledger, [{"variant": variant.name, "answers": {key: one.model_dump() for key, one in answers.items()}}])
+                kept |= answers
+    return [kept[keys[one.example.id]].model_copy(update={"item_id": one.example.id, "variant": variant.name, "arm": arm}) for one in asked]
+
+# %% ../nbs/10_evaluate.ipynb #e371d84e
+@contextmanager
+def kept_open(variant: Variant) -> Iterator[Variant]:
+    "The variant with an opener that opens it once, when it is first needed."
+    with ExitStack() as stack:
+        engines: list[Engine] = []
+
+        @contextmanager
+        def opener() -> Iterator[Engine]:
+            if not engines:
+                engines.append(stack.enter_context(variant.opener()))
+            yield engines[0]
+
+        yield replace(variant, opener=opener)
+
 # %% ../nbs/10_evaluate.ipynb #8a6c168c
-def ask_variants(
-    run: Run,
-    profile: Profile,
-    asked: list[Question],
-    sampling: Sampling,
-) -> tuple[list[Prediction], dict[str, str]]:  # predictions, and for each variant that cannot run here the reason
-    "Have every variant of the profile answer."
-    params, ledger = profile.params(EvaluateParams), run.folder("ledgers") / "evaluate.jsonl"
-    predictions, missing = [], {}
+@dataclass
+class Asked:
+    "All that is asked of the variants, and all that they answered."
+
+    written: list[Question]  # items whose answers are written
+    examples: list[Example]  # items of forced choices
+    validation: list[Example]  # items of forced choices on which the best arm is chosen
+    shots: dict[str, dict[str, list[Example]]]  # arm to task to the examples before the question
+    few_shot: list[Question] = field(default_factory=list)  # the written items again, with examples before them
+    predictions: list[Prediction] = field(default_factory=list)  # on the test items
+    chosen_by: list[Prediction] = field(default_factory=list)  # on the validation items
+    missing: dict[str, str] = field(default_factory=dict)  # variant to the reason why it cannot run here
+    not_possible: dict[tuple[str, str], str] = field(default_factory=dict)  # variant and arm to the reason why its engine cannot be asked so
+
+# %% ../nbs/10_evaluate.ipynb #a9191793
+def arms_of(variant: str, params: EvaluateParams) -> list[str]:
+    "The arms in which a variant is asked."
+    return [arm for arm in params.arms if not arm.startswith("few_shot") or variant in params.few_shot_variants]
+
+# %% ../nbs/10_evaluate.ipynb #bcbef62c
+def ask_arms(variant: Variant, all_asked: Asked, params: EvaluateParams, sampling: Sampling, folder: Path) -> None:
+    "Ask one variant in all of its arms; `folder` holds the ledgers."
+    written = {ZERO_SHOT: all_asked.written, "few_shot": all_asked.few_shot}
+    for arm in arms_of(variant.name, params):
+        if arm in written:
+            found = answer_all(variant, written[arm], params.batch, sampling, folder / "evaluate.jsonl")
+            all_asked.predictions += [one.model_copy(update={"arm": arm}) for one in found]
+            continue
+        for examples, answers in ((all_asked.examples, all_asked.predictions), (all_asked.validation, all_asked.chosen_by)):
+            try:
+                answers += choose_all(variant, forced_questions(examples, arm, all_asked.shots[arm]), arm, CHOICE_BATCH, folder / "choices.jsonl")
+            except NotPossible as error:
+                all_asked.not_possible[variant.name, arm] = str(error)
+
+
+#: Items of a forced choice that are asked together: each has several options, so fewer than of written answers.
+CHOICE_BATCH = 8
+
+# %% ../nbs/10_evaluate.ipynb #37a6b361
+def ask_variants(run: Run, profile: Profile, all_asked: Asked, sampling: Sampling) -> None:
+    "Have every variant of the profile answer in all of its arms. One that cannot run here is noted with the reason."
+    params = profile.params(EvaluateParams)
     for name in params.variants:
+        before = len(all_asked.predictions), len(all_asked.chosen_by)
         try:
-            predictions += answer_all(find_variant(name, run, profile), asked, params.batch, sampling, ledger)
+            with kept_open(find_variant(name, run, profile)) as variant:
+                ask_arms(variant, all_asked, params, sampling, run.folder("ledgers"))
         except MissingError as error:
-            missing[name] = str(error)
-    return predictions, missing
+            all_asked.missing[name] = str(error)
+            del all_asked.predictions[before[0] :], all_asked.chosen_by[before[1] :]
 
 # %% ../nbs/10_evaluate.ipynb #8e41de6d
 def predictions_hash(predictions: list[Prediction]) -> str:
@@ -299,38 +419,88 @@ def predictions_hash(predictions: list[Prediction]) -> str:
     return sha256_json([prediction.model_dump(exclude={"seconds"}) for prediction in predictions])
 
 # %% ../nbs/10_evaluate.ipynb #844ea080
-def all_metrics(asked: list[Question], predictions: list[Prediction], missing: dict[str, str], profile: Profile) -> dict:
-    "Everything that metrics.json holds: rows, comparisons, majority baselines, and the items and prompts that they stand for."
-    params, items = profile.params(EvaluateParams), [one.example for one in asked]
-    rows = score(items, predictions, missing, profile.seed, params.variants) + agreement(items, predictions)
-    named = [{"id": one.example.id, "task": one.example.task, "source": one.example.source, "prompt_sha256": one.prompt_sha256} for one in asked]
+def arm_rows(all_asked: Asked, profile: Profile) -> list[dict]:
+    "The accuracies of every arm but zero shot: measured, under the floor, or not run with the reason."
+    params, rows = profile.params(EvaluateParams), []
+    written = [one.example for one in all_asked.few_shot]
+    for variant in params.variants:
+        for arm in [arm for arm in arms_of(variant, params) if arm != ZERO_SHOT]:
+            given = [one for one in all_asked.predictions if (one.variant, one.arm) == (variant, arm)]
+            why = all_asked.missing.get(variant) or all_asked.not_possible.get((variant, arm)) or ("" if given else "no item was asked")
+            found = score(written if arm == "few_shot" else all_asked.examples, given, {variant: why} if why else {}, profile.seed, [variant], params.readable_floor)
+            rows += [row.model_copy(update={"arm": arm}).model_dump() for row in found if row.metric.endswith("_accuracy")]
+    return rows
+
+# %% ../nbs/10_evaluate.ipynb #9ec4757e
+def all_metrics(all_asked: Asked, train: list[Example], profile: Profile) -> dict:
+    "Everything that metrics.json holds: rows, comparisons, arms, rivals, claims, neighbours, and the items and prompts that they stand for."
+    params, items = profile.params(EvaluateParams), [one.example for one in all_asked.written]
+    written = [one for one in all_asked.predictions if one.arm == ZERO_SHOT]
+    rows = score(items, written, all_asked.missing, profile.seed, params.variants, params.readable_floor) + agreement(items, written)
+    tuned = next((name for name in reversed(params.variants) if name != "base" and any(one.variant == name for one in all_asked.chosen_by)), "")
+    named = [{"id": one.example.id, "task": one.example.task, "source": one.example.source, "prompt_sha256": one.prompt_sha256} for one in all_asked.written]
     return {
         "rows": [row.model_dump() for row in rows],
-        "comparisons": [row.model_dump() for row in compare(items, predictions, seed=profile.seed, floor=params.readable_floor)],
+        "comparisons": [row.model_dump() for row in compare(items, written, seed=profile.seed, floor=params.readable_floor)],
         "majority_baselines": majority_baselines(items),
         "items": named,
+        "arms": arm_rows(all_asked, profile),
+        "rivals": rival_rows(train, all_asked.examples),
+        "claims": make_claims(train, all_asked.validation, all_asked.examples, all_asked.chosen_by, all_asked.predictions, tuned) if tuned else [],
+        "neighbours": neighbour_rows(all_asked.examples, all_asked.predictions, params.variants),
+        "choice_items": [{"id": one.id, "task": one.task, "source": one.source} for one in all_asked.examples],
     }
+
+# %% ../nbs/10_evaluate.ipynb #e9289ed1
+def calibrations(all_asked: Asked, profile: Profile) -> dict[str, dict]:
+    "For each variant and forced-choice arm what calibration.json holds."
+    found = {}
+    for variant in profile.params(EvaluateParams).variants:
+        for arm in [arm for arm in ARMS if "forced" in arm]:
+            mine = [[one for one in given if (one.variant, one.arm) == (variant, arm)] for given in (all_asked.predictions, all_asked.chosen_by)]
+            if one := calibration_of(all_asked.examples, mine[0], all_asked.validation, mine[1], profile.seed):
+                found.setdefault(variant, {})[arm] = one
+    return found
+
+# %% ../nbs/10_evaluate.ipynb #fa78c91f
+def prepare(run: Run, profile: Profile, train: list[Example]) -> Asked:
+    "What is asked: held-out items for written answers and for forced choices, validation items, and the examples of the few-shot arms."
+    params, chat = profile.params(EvaluateParams), ChatFormat.from_folder(obtain(load_spec(profile.model)))
+    test, validation = (read_examples(run.file("instruct", f"{split}.jsonl")) for split in ("test", "validation"))
+    items = choose_items(test, params.items_per_task)
+    if not items:
+        raise InputError(f"the test split of {run.path} is empty; expected held-out items; preprocess/quality.json shows why records were left out")
+    shots = {arm: shots_for(train, arm, params, profile.seed) for arm in ARMS}
+    with_choice = [[one for one in examples if one.task in CHOICES] for examples in (test, validation)]
+    chosen = [choose_items(examples, count) for examples, count in zip(with_choice, (params.choice_items, params.validation_items))]
+    more = [one.model_copy(update={"messages": with_shots(one, shots["few_shot"][one.task])}) for one in items] if "few_shot" in params.arms else []
+    return Asked(questions(items, chat, params), *chosen, shots, few_shot=questions(more, chat, params))
+
+
+def with_shots(example: Example, shots: list[Example]) -> list[dict]:
+    "The messages of an item with examples before its question."
+    return [example.messages[0], *(turn for one in shots for turn in one.messages[1:]), *example.messages[1:]]
 
 # %% ../nbs/10_evaluate.ipynb #38141d51
 @step(
-    "evaluate", params=EvaluateParams, outputs=["predictions.parquet", "metrics.json"], needs=["instruct", "finetune", "quantize", "deploy"],
-    packages=["torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "ollama", "rouge-score", "scipy"],
+    "evaluate", params=EvaluateParams, outputs=["predictions.parquet", "metrics.json", "calibration.json"], needs=["instruct", "finetune", "quantize", "deploy"],
+    packages=["torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "ollama", "rouge-score", "scipy", "scikit-learn"],
 )
 def evaluate(run: Run, profile: Profile) -> Outcome:
-    """Ask all variants the same held-out items, score the answers, and write predictions.parquet and metrics.json.
+    """Ask all variants the same held-out items in several arms, score the answers, and write predictions.parquet, metrics.json and calibration.json.
 
-    Answers are kept in ledgers/evaluate.jsonl and never asked for twice. A variant that cannot run here is named in the manifest, and the same command,
-    given again, asks only for what is missing.
+    Answers are kept in ledgers/evaluate.jsonl, forced choices in ledgers/choices.jsonl, and neither is asked for twice. A variant that cannot run here is
+    named in the manifest, and the same command, given again, asks only for what is missing.
     """
-    items = choose_items(read_examples(run.file("instruct", "test.jsonl")), profile.params(EvaluateParams).items_per_task)
-    if not items:
-        raise InputError(f"the test split of {run.path} is empty; expected held-out items; preprocess/quality.json shows why records were left out")
-    asked = questions(items, ChatFormat.from_folder(obtain(load_spec(profile.model))), profile.params(EvaluateParams))
-    sampling = Sampling(seed=profile.seed, context=profile.params(DeployParams).context)
-    check_items_fit(asked, sampling)
-    predictions, missing = ask_variants(run, profile, asked, sampling)
-    folder = run.folder("evaluate")
-    write_parquet(folder / "predictions.parquet", predictions, Prediction)
-    write_json(folder / "metrics.json", all_metrics(asked, predictions, missing, profile))
-    notes = [f"{variant} not run: {why}" for variant, why in missing.items()]
-    return Outcome(notes=notes, incomplete=bool(missing), missing=list(missing), content={"predictions.parquet": predictions_hash(predictions)})
+    train, params = read_examples(run.file("instruct", "train.jsonl")), profile.params(EvaluateParams)
+    all_asked, sampling = prepare(run, profile, train), Sampling(seed=profile.seed, context=profile.params(DeployParams).context)
+    check_items_fit([*all_asked.written, *all_asked.few_shot], sampling)
+    ask_variants(run, profile, all_asked, sampling)
+    folder, measured = run.folder("evaluate"), all_metrics(all_asked, train, profile)
+    check_neighbours(measured["neighbours"], params.largest_drop, [name for name in params.variants if name not in ("base", "adapter")])
+    write_parquet(folder / "predictions.parquet", all_asked.predictions, Prediction)
+    write_json(folder / "metrics.json", measured)
+    write_json(folder / "calibration.json", calibrations(all_asked, profile))
+    notes = [f"{variant} not run: {why}" for variant, why in all_asked.missing.items()] + [claim["says"] for claim in measured["claims"]]
+    hashed = {"predictions.parquet": predictions_hash(all_asked.predictions)}
+    return Outcome(notes=notes, incomplete=bool(all_asked.missing), missing=list(all_asked.missing), content=hashed)
