@@ -29,6 +29,7 @@ from .metrics.baselines import majority_baselines
 from .metrics.calibration import calibration_of
 from .metrics.claims import check_neighbours, make_claims, neighbour_rows
 from .metrics.forced_choice import ForcedQuestion, few_shot_examples, forced_prediction, forced_question
+from .metrics.items import error_kinds
 from .metrics.rivals import rival_rows
 from .metrics.scores import CHOICES, agreement, compare, score
 from .core import Outcome, Params, Profile, Run, step
@@ -73,11 +74,12 @@ class EvaluateParams(Params):
     max_new_tokens: int = Field(80, ge=1)  # where an answer is cut off
     longer: dict[Literal[TASKS], int] = {"treatment_recommendation": 160}  # the limit of a task whose answers need more tokens
     batch: int = Field(32, ge=1)  # items that are answered, and written down, together
-    choice_items: int = Field(2, ge=0)  # held-out items of each task with a choice that are asked by forced choice, too; 0: none
-    validation_items: int = Field(2, ge=0)  # validation items of each such task, on which the best arm is chosen; 0: nothing is claimed
+    choice_items: int = Field(1, ge=0)  # held-out items of each task with a choice that are asked by forced choice, too; 0: none
+    validation_items: int = Field(1, ge=0)  # validation items of each such task, on which the best arm is chosen; 0: nothing is claimed
     few_shot: int = Field(2, ge=1)  # examples before the question in the few-shot arms
     arms: list[Literal[ARMS]] = [ZERO_SHOT, "forced_choice_letter", "forced_choice_text", "few_shot_forced_choice_letter", "few_shot_forced_choice_text"]
     few_shot_variants: list[str] = ["base", "adapter"]  # the variants that are asked with examples
+    text_variants: list[str] = ["base", "adapter", "merged"]  # the variants that are asked by text; llama.cpp takes seconds for the tokens of one question
     variants: list[str] = Field(["base", "adapter", "merged", "q4_k_m", "served"], min_length=1)  # these, or another type of GGUF such as q8_0
     readable_floor: float = Field(0.5, ge=0, le=1)  # no accuracy is given where a smaller share of a variant's choices can be read
     largest_drop: float = Field(1.0, ge=0, le=1)  # of the accuracy, from merged to a GGUF and on to served; a larger one is an error
@@ -379,7 +381,8 @@ class Asked:
 # %% ../nbs/10_evaluate.ipynb #a9191793
 def arms_of(variant: str, params: EvaluateParams) -> list[str]:
     "The arms in which a variant is asked."
-    return [arm for arm in params.arms if not arm.startswith("few_shot") or variant in params.few_shot_variants]
+    few, text = variant in params.few_shot_variants, variant in params.text_variants
+    return [arm for arm in params.arms if (few or not arm.startswith("few_shot")) and (text or not arm.endswith("text"))]
 
 # %% ../nbs/10_evaluate.ipynb #bcbef62c
 def ask_arms(variant: Variant, all_asked: Asked, params: EvaluateParams, sampling: Sampling, folder: Path) -> None:
@@ -431,6 +434,15 @@ def arm_rows(all_asked: Asked, profile: Profile) -> list[dict]:
             rows += [row.model_copy(update={"arm": arm}).model_dump() for row in found if row.metric.endswith("_accuracy")]
     return rows
 
+# %% ../nbs/10_evaluate.ipynb #90b6b22d
+def kinds_of_errors(all_asked: Asked) -> dict[str, dict[str, dict]]:
+    "For each variant and arm the errors by kind, as `error_kinds` counts them."
+    found: dict[str, dict[str, dict]] = {}
+    for variant, arm in dict.fromkeys((one.variant, one.arm) for one in all_asked.predictions):
+        items = [one.example for one in all_asked.written] if arm in (ZERO_SHOT, "few_shot") else all_asked.examples
+        found.setdefault(variant, {})[arm] = error_kinds(items, [one for one in all_asked.predictions if (one.variant, one.arm) == (variant, arm)])
+    return found
+
 # %% ../nbs/10_evaluate.ipynb #9ec4757e
 def all_metrics(all_asked: Asked, train: list[Example], profile: Profile) -> dict:
     "Everything that metrics.json holds: rows, comparisons, arms, rivals, claims, neighbours, and the items and prompts that they stand for."
@@ -447,6 +459,7 @@ def all_metrics(all_asked: Asked, train: list[Example], profile: Profile) -> dic
         "arms": arm_rows(all_asked, profile),
         "rivals": rival_rows(train, all_asked.examples),
         "claims": make_claims(train, all_asked.validation, all_asked.examples, all_asked.chosen_by, all_asked.predictions, tuned) if tuned else [],
+        "kinds": kinds_of_errors(all_asked),
         "neighbours": neighbour_rows(all_asked.examples, all_asked.predictions, params.variants),
         "choice_items": [{"id": one.id, "task": one.task, "source": one.source} for one in all_asked.examples],
     }

@@ -152,7 +152,7 @@ def side_by_side(backend: PageBackend, question: str, left: str, right: str) -> 
     streams = [until_failure(backend, model, question) for model in (left, right)]
     for pair in zip_longest(*streams, fillvalue=""):
         texts = [text + piece for text, piece in zip(texts, pair)]
-        yield banner, *texts
+        yield banner, texts[0], texts[1]
 
 # %% ../../nbs/api/page.ipynb #5adb227e
 def comparison_tab(backend: PageBackend) -> None:
