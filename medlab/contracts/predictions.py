@@ -44,9 +44,10 @@ class Prediction(BaseModel):
 # %% ../../nbs/contracts/predictions.ipynb #7a881a80
 def read_predictions(
     path: Path | str,  # a predictions.parquet
+    arm: str | None = ZERO_SHOT,  # one of ARMS; None: all
 ) -> list[Prediction]:
-    "The predictions of a finished evaluation; raises `MissingError` when the file is not there, `InputError` when it holds something else."
-    return read_parquet(path, Prediction)
+    "The predictions of a finished evaluation in one arm; raises `MissingError` when the file is not there, `InputError` when it holds something else."
+    return [one for one in read_parquet(path, Prediction) if arm is None or one.arm == arm]
 
 # %% ../../nbs/contracts/predictions.ipynb #c389f049
 class MetricRow(BaseModel):
