@@ -1571,6 +1571,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                  'medlab.evaluate.read_answers': ('evaluate.html#read_answers', 'medlab/evaluate.py'),
                                  'medlab.evaluate.served_variant': ('evaluate.html#served_variant', 'medlab/evaluate.py'),
                                  'medlab.evaluate.shots_for': ('evaluate.html#shots_for', 'medlab/evaluate.py'),
+                                 'medlab.evaluate.take_ledgers': ('evaluate.html#take_ledgers', 'medlab/evaluate.py'),
                                  'medlab.evaluate.weights_variant': ('evaluate.html#weights_variant', 'medlab/evaluate.py'),
                                  'medlab.evaluate.with_shots': ('evaluate.html#with_shots', 'medlab/evaluate.py')},
             'medlab.fetch': { 'medlab.fetch.Counts': ('fetch.html#counts', 'medlab/fetch.py'),

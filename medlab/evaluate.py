@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAMED_VARIANTS', 'GGUF_TYPES', 'choose_items', 'EvaluateParams', 'Question', 'questions', 'batched',
            'check_items_fit', 'ask_batch', 'Variant', 'find_variant', 'answer_key', 'read_answers', 'answer_all',
-           'shots_for', 'forced_questions', 'choose_all', 'Asked', 'ask_variants', 'predictions_hash', 'all_metrics',
-           'evaluate']
+           'take_ledgers', 'shots_for', 'forced_questions', 'choose_all', 'Asked', 'ask_variants', 'predictions_hash',
+           'all_metrics', 'evaluate']
 
 # %% ../nbs/10_evaluate.ipynb #a4b47efc
 import time
@@ -288,6 +288,24 @@ def answer_all(
                     kept |= answers
                     bar.update(len(open_ones))
     return [kept[keys[one.example.id]].model_copy(update={"item_id": one.example.id, "variant": variant.name}) for one in asked]
+
+# %% ../nbs/10_evaluate.ipynb #5ef75f67
+def take_ledgers(
+    folder: Path | str,  # holds evaluate.jsonl, choices.jsonl or both, such as another run's `ledgers`
+    run: Run,
+) -> int:  # answers that were not there before
+    "Add the answers in another run's ledgers to this run's. Raises `MissingError` when the folder holds no ledger, `InputError` for a file that is none."
+    found = [path for name in ("evaluate.jsonl", "choices.jsonl") if (path := Path(folder) / name).exists()]
+    if not found:
+        raise MissingError(f"{folder} holds no evaluate.jsonl and no choices.jsonl; give the folder `ledgers` of another run")
+    count = 0
+    for path in found:
+        mine = run.folder("ledgers") / path.name
+        fresh = {key: one for key, one in read_answers(path).items() if key not in read_answers(mine)}
+        if fresh:
+            append_jsonl(mine, [{"variant": "taken over", "answers": {key: one.model_dump() for key, one in fresh.items()}}])
+        count += len(fresh)
+    return count
 
 # %% ../nbs/10_evaluate.ipynb #37933362
 def shots_for(

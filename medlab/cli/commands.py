@@ -26,7 +26,7 @@ from ..basics.secrets import masked
 from ..contracts.records import read_sources
 from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
-from ..evaluate import find_variant
+from ..evaluate import find_variant, take_ledgers
 from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
 from medlab.cli.evaluate import (
@@ -223,6 +223,7 @@ def evaluate_command(
     columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
     strip_role: Annotated[bool, typer.Option("--strip-role", help="A role word at the beginning of an answer is no part of it.")] = False,
     floor: Annotated[float, typer.Option("--floor", help="Give no accuracy and no difference where fewer choices can be read.")] = 0.5,
+    ledger: Annotated[str, typer.Option("--ledger", help="Take over the answers in another run's folder `ledgers`.", metavar="DIR")] = "",
     profile: ProfileOption = "",
     run: RunOption = "",
     override: ParamOption = None,
@@ -230,6 +231,8 @@ def evaluate_command(
 ):
     if not predictions:
         allow_to_replace(replace)
+        if ledger:
+            typer.echo(f"taken over: {take_ledgers(ledger, run_and_profile(profile, run, override or [])[0])} answers")
         run_step(find_step("evaluate"), profile, run, override or [])
         return
     if not systems:

@@ -88,7 +88,7 @@ def letter_at(text, own_text=None):
 #: Words that deny a letter, and words that leave it open.
 NO_WORDS = (
     "wrong|incorrect|not|false|unlikely|off|out|ruled out|excluded|less|implausible|impossible|"
-    "never|no longer|eliminated|inconsistent|doubtful|questionable|a distractor|improbable|rare|rarer|atypical|mistaken|untrue|invalid|too"
+    "never|no longer|eliminated|inconsistent|doubtful|questionable|a distractor|improbable|rare|rarer|atypical|mistaken|untrue|invalid|too|a mistake|an error|considered|rejected|discarded|dismissed"
 )
 OPEN_WORDS = "tempting|a possibility|possible|plausible|conceivable|an option"
 VERB = r"(?:is|was|are|were|seems?|looks?|appears?|sounds?|feels?|would be|would have been|could be|might be|may be|can be|could|might|may|must be|has been|had been|gets|should be)"
@@ -198,7 +198,7 @@ def stands(letter, rest, offered, options):
     harmless = False
     for other, before, after in other_letters(rest, letter, offered):
         joined = harmless and LISTED.search(before)
-        harmless = bool(joined or NEGATOR.search(before) or REASON.search(before) or DENIED.search(CHAIN.sub("", after)))
+        harmless = bool(joined or NEGATOR.search(before) or REASON.search(before) or (DENIED.search(CHAIN.sub("", after)) and not re.match(r"\W*\?", after)))
         if not harmless and is_alternative(other, before, after):
             return False
     return True
@@ -214,13 +214,13 @@ ANNOUNCES = [
         r"| obviously| most likely| probably| likely| indeed| simply| hence| going to be| certainly| option| letter| choice| undoubtedly| most probably)*[,:\s]+",
         r"\b(?:I|we|I'd|I'll|we'd|I'm)(?: would| will| have to| must| am going to| shall| am| have| do| can only| could only)?(?: therefore| thus| confidently"
         r"| definitely| probably| finally| just)?"
-        r" (?:choose|choosing|chose|chosen|pick|picked|picking|select|selected|selecting|go(?:ing)? (?:with|for)|opt for|say|answer(?: with)?|vote for|settle (?:on"
+        r" (?:choose|choosing|chose|chosen|pick|picked|picking|select|selected|selecting|go(?:ing)? (?:with|for)|opt for|arrive at|say|answer(?: with)?|vote for|settle (?:on"
         r"|for)|mark|take|lean (?:to|towards?)|conclude|believe|think|favou?r)"
         r"(?: that)?(?: (?:it is|it's|it must be|the (?:correct |right |best )?answer is))?(?: most likely| probably)?[:\s]+",
         r"(?:\b(?:it|this|that) |^)(?:is(?<=it is|at is|is is)|must be|has to be|should be|can only be|would be|will be|leaves|leaves us with|points to|makes it"
         r"|means)(?: therefore| thus| clearly| definitely| most likely| probably| only| just)*[:\s]+",
         r"\b(?:it|that)'s(?: definitely| clearly| probably| most likely)?[:\s]+",
-        r"^(?:so|therefore|thus|hence|ergo|overall|in conclusion|in summary|in short|finally|consequently|conclusion"
+        r"(?:^|[,;] )(?:so|therefore|thus|hence|ergo|overall|in conclusion|in summary|in short|finally|consequently|conclusion"
         r"|to conclude)[,:]?\s+(?=[(\[\"']*[A-Z][)\]\"']*(?:[.!,;:]|\s*$))",
         r"\b(?:correct|right|best|chosen|selected)(?: answer| option| choice)?(?: is)?\s*:\s*",
         r"^(?:please )?(?:choose|choosing|select|selecting|selected|pick|picking|picked|go with|going with|opt for|mark|chose)[:\s]+",
@@ -366,7 +366,7 @@ JSON_LETTER = (
 #: Words with which a sentence concludes.
 CONCLUDES = re.compile(
     r"\b(?:most likely|likely|probably|diagnosis|answer|suggests?|consistent with|points? to|indicates?|this is|it is|it's|is the|best|correct|choose|pick|therefore"
-    r"|thus|typical of|classic|i think|i believe|must be|fits|explained by|due to|caused by|conclusion)\b",
+    r"|thus|typical of|classic|i think|i believe|must be|fits|explained by|due to|caused by|conclusion|diagnose\w*|patient has)\b",
     re.I,
 )
 

@@ -57,7 +57,7 @@ def kind_of_level(level, before, after):
     "How a level is mentioned: said, denied, under a condition or open; None where the word means something else."
     if NOT_A_LEVEL.search(after) and (before or not re.match(r"\s*(?:as\b|after|enough)", after)):
         return None
-    if (level == "soon" and AS_SOON.search(before)) or (level == "emergency" and CALLED.search(before)):
+    if (level == "soon" and AS_SOON.search(before) and not (before.lower().endswith("as ") and re.match(r"\s*(?:[.,;]|$)", after))) or (level == "emergency" and CALLED.search(before)):
         return None
     if NEG_BEFORE.search(before) or NEG_AFTER.search(after):
         return "denied"
@@ -180,6 +180,7 @@ YES_KEYS = (
 #: `No doubt`, `no need`, `yes or no`, what says the opposite, and `the answer is yes`.
 NOT_NO = re.compile(r"\W*no\W* ?(?:doubt|question|time|delay|hesitation|choice|matter|wonder|reason to (?:wait|delay)|joke|kidding|way around|waiting|but\b)", re.I)
 NO_NOUN = re.compile(r"\s+(?!(?:i|it|it's|this|that|not|there|he|she|you|but|or|and|they|because|since|if|maybe|to)\b)\w", re.I)
+CALM_NOUN = re.compile(r"\s+(?:need to (?:worry|panic|rush)|cause for (?:concern|alarm)|signs? of|red flags?|immediate danger)\b", re.I)
 HALF_YES = re.compile(r"[)\]\"'.]*\s*(?:/|\||or\b|and\b|to\b|\?|,?\s*(?:if|unless|but only|only if|but not|and no|or rather)\b|,? (?:maybe|perhaps|possibly)\b)", re.I)
 OPPOSITE = {"yes": re.compile(r"\b(?:no|nope|false)\b(?=\s*(?:[.,!;]|$))", re.I), "no": re.compile(r"\b(?:yes|yeah|true)\b", re.I)}
 ANSWER_IS = re.compile(r"\b(?:answer|verdict|conclusion) is:?\s*['\"]?(yes|no)\b(?![ ]\w)", re.I)
@@ -195,7 +196,7 @@ def value_yes(value):
         return plain
     said, rest = "yes" if start[1].casefold() in YES_WORDS else "no", bare[start.end() :]
     if said == "no" and NO_NOUN.match(rest):
-        return plain
+        return "no" if CALM_NOUN.match(rest) and plain != "yes" else plain
     first = re.split(r"\b(?:Suspected|Action|Reason|Explanation|Because)\b\s*:", rest)[0]
     if HALF_YES.match(rest) or OPPOSITE[said].search(first) or plain_emergency([first]) not in (None, said):
         return None

@@ -109,7 +109,7 @@ END = "\x00"
 # %% ../../nbs/contracts/plain.ipynb #3a25f14f
 def plain_lines(text):
     "The lines of a text without Markdown, HTML, LaTeX, list marks and emphasis. Tags become labels; a closing tag is the line `END`."
-    text = without_latex(text)
+    text = re.sub(r"\bans\.\s*:?\s*", "Answer: ", without_latex(text), flags=re.I)
     text = re.sub(r'(["\'])(\w[\w ]{0,30})\1\s*:', r"\2:", text)
     if re.search(rf"\[/(?:{TAGS})\]", text, re.I):
         text = re.sub(rf"\[(/?(?:{TAGS}))\]", r"<\1>", text, flags=re.I)
