@@ -503,9 +503,9 @@ def prepare(run: Run, profile: Profile, train: list[Example]) -> Asked:
         raise InputError(f"the test split of {run.path} is empty; expected held-out items; preprocess/quality.json shows why records were left out")
     shots = {arm: shots_for(train, arm, params, profile.seed) for arm in ARMS}
     with_choice = [[one for one in examples if one.task in CHOICES] for examples in (test, validation)]
-    chosen = [choose_items(examples, count) for examples, count in zip(with_choice, (params.choice_items, params.validation_items))]
+    forced, checked = (choose_items(examples, count) for examples, count in zip(with_choice, (params.choice_items, params.validation_items)))
     more = [one.model_copy(update={"messages": with_shots(one, shots["few_shot"][one.task])}) for one in items] if "few_shot" in params.arms else []
-    return Asked(questions(items, chat, params), *chosen, shots, few_shot=questions(more, chat, params))
+    return Asked(questions(items, chat, params), forced, checked, shots, few_shot=questions(more, chat, params))
 
 
 def with_shots(example: Example, shots: list[Example]) -> list[dict]:

@@ -115,7 +115,9 @@ REFUSE = re.compile(r"\b(?:refus(?:e|ed|al|ing)|declin(?:e|ed|ing)|reject(?:ed)?
 NOT_ANSWER = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't\b)[^.,;]{0,15}\b(?:answer|comply|respond|help|assist|provide|safe|appropriate)\w*", re.I)
 ANSWER = re.compile(r"\b(?:answer(?:ed|ing|able)?|comply|complied|respond|help|assist|allow(?:ed)?|accept(?:ed)?|safe(?: to answer)?|approve[d]?|permit(?:ted)?)\b", re.I)
 NOT_REFUSE = re.compile(r"(?:\b(?:not|never|no (?:need|reason) to)\b|n't\b)[^.,;]{0,15}\b(?:refus\w+|declin\w+|reject\w*)", re.I)
-REFUSE_TO = re.compile(r"\banswer is to (?:refuse|decline)\b|\b(?:refus\w+|declin\w+)(?:\s+\w+)?\s+(?:to|an|the|any|this)\s+(?:\w+\s+)?(?:answer|comply|respond|help|assist|request|question|provide)\w*", re.I)
+REFUSE_TO = re.compile(
+    r"\banswer is to (?:refuse|decline)\b|"
+    r"\b(?:refus\w+|declin\w+)(?:\s+\w+)?\s+(?:to|an|the|any|this)\s+(?:\w+\s+)?(?:answer|comply|respond|help|assist|request|question|provide)\w*", re.I)
 
 # %% ../../nbs/contracts/refusals.ipynb #e65b59c1
 #: Both at once, and neither.
