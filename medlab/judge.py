@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RUBRIC', 'INSTRUCTIONS', 'STATUSES', 'SCHEMA', 'HOSTED', 'UNCALIBRATED', 'judge_messages', 'Verdict', 'parse_verdict',
-           'is_refusal', 'JudgeName', 'Judgement', 'Hosted', 'JudgeParams', 'Place', 'hosted_place', 'JudgeGone',
-           'groq_client', 'Reply', 'request_options', 'ask_once', 'request_key', 'read_replies', 'find_verdict',
-           'Judge', 'cost_usd', 'spread', 'answers_to_judge', 'judge_all', 'judge_rows', 'summary', 'own_place',
-           'open_judge', 'result_hashes', 'judge_inputs', 'judge']
+           'JudgeName', 'Judgement', 'Hosted', 'JudgeParams', 'Place', 'hosted_place', 'JudgeGone', 'groq_client',
+           'Reply', 'request_options', 'ask_once', 'request_key', 'read_replies', 'find_verdict', 'Judge', 'cost_usd',
+           'spread', 'answers_to_judge', 'judge_all', 'judge_rows', 'summary', 'own_place', 'open_judge',
+           'result_hashes', 'judge_inputs', 'judge']
 
 # %% ../nbs/11_judge.ipynb #ec1e843e
 import json
@@ -27,6 +27,7 @@ from .basics.files import append_jsonl, read_jsonl, sha256_json, sha256_text, wr
 from .basics.secrets import masked, secret
 from .contracts.predictions import MetricRow, not_run, read_predictions, rounded
 from .contracts.records import TASKS
+from .contracts.refusals import is_refusal
 from .contracts.tasks import Example, read_examples
 from .metrics.intervals import wilson
 from .core import NOT_HERE, Outcome, Params, Profile, Run, step
@@ -108,12 +109,6 @@ def parse_verdict(text: str) -> Verdict:
         raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"not one JSON object: {error}") from None
-
-# %% ../nbs/11_judge.ipynb #c3cfa059
-def is_refusal(text: str) -> bool:
-    "Whether a reply that is no verdict begins like a refusal."
-    beginnings = r"\W*((i'm |i am )?sorry|i can'?t|i can ?not|i won'?t|i will not|(i'm|i am) (not able|unable)|as an ai)\b"
-    return bool(re.match(beginnings, text.replace("’", "'"), re.IGNORECASE))
 
 # %% ../nbs/11_judge.ipynb #107c6218
 STATUSES = ("scored", "parse_error", "refused", "api_error", "skipped")

@@ -77,12 +77,12 @@ def test_another_items_answer_is_in_format_but_wrong(starter):
             assert (found["format_valid"], found["choice_found"], found[metric]) == (1.0, 1.0, 0.0)
 
 
-def test_a_letter_with_another_options_words_is_readable_but_not_in_format(starter):
+def test_a_letter_with_another_options_words_is_no_choice(starter):
     case = next(example for example in starter if example.task == "clinical_reasoning")
     letter, options = case.gold["letter"], options_in(case.question)
     other = next(text for name, text in options.items() if name != letter)
     found = answer_scores(case, f"<analysis>So.</analysis>\n<answer>{letter}: {other}</answer>", "stop")
-    assert (found["format_valid"], found["choice_found"], found["option_accuracy"]) == (0.0, 1.0, 1.0)
+    assert (found["format_valid"], found["choice_found"], found["option_accuracy"]) == (0.0, 0.0, 0.0)
 
 
 def test_a_task_may_have_more_tokens_and_a_batch_has_one_limit(starter):
@@ -197,6 +197,10 @@ def test_a_gap_that_would_measure_form_is_not_printed(starter):
     found = {(row.metric, row.task): row for row in compare(starter, prose + tuned)}
     assert found["format_valid", "all"].status == "measured" and found["format_valid", "all"].low > 0.9
     assert found["format_valid", "all"].p_value < 0.001
+    assert found["rouge_l", "all"].status == "not comparable"  # the format's own words would make the difference
+    rows = {(row.variant, row.metric): row for row in score(starter, prose + tuned, floor=0.5) if row.metric.endswith("_accuracy")}
+    assert {(row.status, row.value) for (name, _), row in rows.items() if name == "base"} == {("below floor", None)}
+    assert {row.value for (name, _), row in rows.items() if name == "merged"} == {1.0}
     for task, (_, metric) in CHOICES.items():
         assert (found[metric, task].status, found[metric, task].difference, found[metric, task].p_value) == ("not comparable", None, None)
         assert "0 of" in found[metric, task].why
@@ -307,7 +311,9 @@ def test_a_variant_that_cannot_be_is_refused_with_the_profile(names, said):
     assert EvaluateParams(variants=[*NAMED_VARIANTS, *GGUF_TYPES])
 
 
-@pytest.mark.parametrize("change", ["items_per_task=0", "batch=0", "max_new_tokens=0", "readable_floor=1.5", "longer={triag: 9}"])
+@pytest.mark.parametrize("change", [
+    "items_per_task=0", "batch=0", "max_new_tokens=0", "readable_floor=1.5", "longer={triag: 9}", "choice_items=-1", "few_shot=0", "arms=[zero]", "largest_drop=2",
+])  # fmt: skip
 def test_numbers_that_make_no_sense_are_refused(change):
     with pytest.raises(InputError, match=change.partition("=")[0]):
         load_profile("smoke", [f"evaluate.{change}"])
@@ -398,9 +404,30 @@ def test_all_variants_answer_the_same_prompts(smoke_run):
         assert {one.engine for one in given} == {find_variant(variant, run, profile).engine}
     assert len({(one.item_id, one.prompt_tokens) for one in predictions}) == len(items)
     rows = [row for row in measured["rows"] if not row["metric"].startswith("same_")]
-    assert [row["variant"] for row in rows] == [variant for variant in variants for _ in wanted_rows()] and {row["status"] for row in rows} == {"measured"}
+    assert [row["variant"] for row in rows] == [variant for variant in variants for _ in wanted_rows()] and {row["status"] for row in rows} <= {"measured", "below floor"}
+    assert all((row["value"] is None) == (row["status"] == "below floor") == bool(row["why"]) for row in rows)
     assert {item["id"] for item in measured["items"]} <= {example.id for example in read_examples(run.file("instruct", "test.jsonl"))}
     assert [row["metric"] for row in measured["majority_baselines"]] == [metric for _, metric in CHOICES.values()]
+
+
+def test_every_arm_of_the_smoke_run_is_measured_or_says_why_not(smoke_run):
+    run, profile = smoke_run
+    measured, params = read_json(run.file("evaluate", "metrics.json")), profile.params(EvaluateParams)
+    everything = read_predictions(run.file("evaluate", "predictions.parquet"), None)
+    asked = {(row["variant"], row["arm"]) for row in measured["arms"]}
+    assert {("base", "forced_choice_letter"), ("base", "few_shot_forced_choice_text"), ("served", "forced_choice_letter")} <= asked
+    for row in measured["arms"]:
+        assert row["status"] == "measured" or (row["value"] is None and row["why"]), row
+    for one in everything:
+        if one.arm.startswith(("forced", "few_shot_forced")):
+            assert one.option_logprobs and all(value <= 0 for value in one.option_logprobs.values())
+    prompts = {(one.item_id, one.arm): one.prompt_sha256 for one in everything}
+    assert all(prompts[one.item_id, one.arm] == one.prompt_sha256 for one in everything)  # one prompt an item and arm, whatever the variant
+    assert {claim["task"] for claim in measured["claims"]} == set(CHOICES) and not any(claim["beats_base"] for claim in measured["claims"])  # one item shows nothing
+    pairs = [(row["against"], row["variant"]) for row in measured["neighbours"]]
+    assert set(pairs) <= set(zip(params.variants, params.variants[1:])) | {("q4_k_m", "served")} and ("merged", "q4_k_m") in pairs
+    calibrated = read_json(run.file("evaluate", "calibration.json"))
+    assert set(calibrated["base"]) >= {"forced_choice_letter", "forced_choice_text"}
 
 
 def test_a_variants_fingerprint_is_that_of_its_own_weights(smoke_run):

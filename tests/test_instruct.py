@@ -252,8 +252,8 @@ LETTERS = {
     "Answer: B\nAnalysis: pale.\nAnswer: (b)": "B",
     # no choice
     "": None,
-    "B": None,
-    "The answer is B.": None,
+    "B": "B",
+    "The answer is B.": "B",
     "A) Vitamin B12 deficiency\nB) Iron deficiency\nC) Depression": None,
     "Answer:": None,
     "Answer: E": "E",
@@ -315,7 +315,7 @@ LEVELS = {
     "Triage: urgent-care centre": None,
     "Triage: urgently": None,
     "Triage: not an emergency": None,
-    "This is an emergency!": None,
+    "This is an emergency!": "emergency",
     "Triage: urgent\nTriage: routine": None,
 }
 
@@ -330,8 +330,8 @@ def test_the_lenient_reader_finds_the_level(text):
     ("Decision: Refuse to answer", "refuse"),
     ("Decision: answer. Response: yes", "answer"),
     ("Decision: refuse or answer", None),
-    ("Decision: I will answer", None),
-    ("Response: I refuse", None),
+    ("Decision: I will answer", "answer"),
+    ("Response: I refuse", "refuse"),
 ])
 def test_the_lenient_reader_finds_the_decision(text, decision):
     assert find_field("safety_refusal", "decision", text) == decision
