@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'HERE', 'ELSEWHERE', 'ModelOption', 'QloraOption', 'show_version', 'options', 'deploy_command', 'compose',
            'up_command', 'down_command', 'status_command', 'logs_command', 'publish_command', 'finetune_command',
-           'bench_infer_command', 'bench_train_command', 'main']
+           'evaluate_command', 'benchmark_command', 'audit_mcq_command', 'bench_infer_command', 'bench_train_command',
+           'main']
 
 # %% ../../nbs/cli/commands.ipynb #93cfa229
 import importlib.util
@@ -32,6 +33,13 @@ from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
 from .finetune import dry_run_lines, finetune_plan, finetune_settings
 from .bundle import EXTRAS, make_bundle, parse_size, parse_target, read_have
+from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
+from ..evaluate import find_variant, take_ledgers
+from ..course import import_lessons, lessons, run_course, short_path
+from .audit import write_audit
+from medlab.cli.evaluate import (
+    BENCHMARK_KINDS, PROTOCOLS, benchmark_items, evaluate_saved, model_audit, result_lines, run_benchmark, surface_audit,
+)
 from .models import models_app
 from ..quantizing.converter import install_converter
 
@@ -190,7 +198,6 @@ def collect_command(
 
 # %% ../../nbs/cli/commands.ipynb #0ee08782
 for _name in ("preprocess", "instruct"):
-for _name in ("preprocess", "instruct", "finetune", "quantize"):
     add_step_command(find_step(_name))
 
 # %% ../../nbs/cli/commands.ipynb #807907c8
@@ -342,7 +349,7 @@ def finetune_command(
     run_step(find_step("finetune"), place, folder, [*lines, *(override or [])])
 
 # %% ../../nbs/cli/commands.ipynb #fd3201fb
-for _name in ("quantize", "deploy"):
+for _name in ("quantize",):
     add_step_command(find_step(_name))
 
 # %% ../../nbs/cli/commands.ipynb #7f5157a0
@@ -367,8 +374,75 @@ def serve_command(
         serve_forever(*run_and_profile(profile, run, override or []), host, port)
 
 # %% ../../nbs/cli/commands.ipynb #b0759e80
-for _name in ("evaluate", "judge"):
-    add_step_command(find_step(_name))
+@app.command("evaluate", help=help_of(find_step("evaluate")))
+def evaluate_command(
+    predictions: Annotated[str, typer.Option("--predictions", help="Score the saved answers in this file instead of running the step.", metavar="FILE")] = "",
+    systems: Annotated[str, typer.Option("--systems", help="Its columns of answers, joined by commas; the first is what the others are compared with.")] = "",
+    gold: Annotated[str, typer.Option("--gold", help="The file of questions and right answers, if it is another one.", metavar="FILE")] = "",
+    kind: Annotated[str, typer.Option("--as", help=f"What the questions are: {', '.join(BENCHMARK_KINDS)}.")] = "mcq",
+    columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
+    strip_role: Annotated[bool, typer.Option("--strip-role", help="A role word at the beginning of an answer is no part of it.")] = False,
+    floor: Annotated[float, typer.Option("--floor", help="Give no accuracy and no difference where fewer choices can be read.")] = 0.5,
+    ledger: Annotated[str, typer.Option("--ledger", help="Take over the answers in another run's folder `ledgers`.", metavar="DIR")] = "",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+    override: ParamOption = None,
+    replace: ReplaceOption = False,
+):
+    if not predictions:
+        allow_to_replace(replace)
+        if ledger:
+            typer.echo(f"taken over: {take_ledgers(ledger, run_and_profile(profile, run, override or [])[0])} answers")
+        run_step(find_step("evaluate"), profile, run, override or [])
+        return
+    if not systems:
+        raise InputError("--predictions needs --systems: the names of the file's columns of answers, joined by commas")
+    found = evaluate_saved(predictions, [name.strip() for name in systems.split(",")], kind, gold or None, columns, strip_role, floor)
+    typer.echo("\n".join(result_lines(found)))
+
+# %% ../../nbs/cli/commands.ipynb #3b877626
+@app.command("benchmark")
+def benchmark_command(
+    place: Annotated[str, typer.Argument(help="A file, or hub/NAME of a known data set.", metavar="FILE|hub/NAME")],
+    kind: Annotated[str, typer.Option("--as", help=f"What the questions are: {', '.join(BENCHMARK_KINDS)}.")],
+    columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
+    variants: Annotated[list[str], typer.Option("--variants", help="A variant of the run (repeatable); base needs no fine-tune.")] = ["base"],
+    limit: Annotated[int, typer.Option("--limit", help="At most this many rows, from all over the file; 0: all.")] = 0,
+    protocol: Annotated[str, typer.Option("--protocol", help=f"How it is asked: {', '.join(PROTOCOLS)}.")] = "chat",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    """Evaluate a model on anybody's benchmark, by forced choice of letter and of text, with intervals.
+
+    Questions that stand in the run's training data are left out and named. The results are written to RUN/benchmarks, for this file alone.
+
+    For example: medlab benchmark exam.csv --as mcq --columns question=Q,options=a+b+c+d,correct=key,correct_is=letter
+    """
+    opened, loaded = run_and_profile(profile, run, [])
+    typer.echo("\n".join(result_lines(run_benchmark(place, kind, opened, loaded, variants, columns, limit, protocol))))
+
+# %% ../../nbs/cli/commands.ipynb #d66ac8af
+@app.command("audit-mcq")
+def audit_mcq_command(
+    place: Annotated[str, typer.Argument(help="A multiple-choice file.", metavar="FILE")],
+    columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
+    variant: Annotated[str, typer.Option("--variant", help="Ask this variant of the run, too: rotations, no question, none of the others.")] = "",
+    limit: Annotated[int, typer.Option("--limit", help="At most this many rows, from all over the file; 0: all.")] = 0,
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    """Look for shortcuts in a multiple-choice file: which letter is right how often, what the longest option scores, and what a model still gets right
+    without the question, with its options moved, or with the right one replaced.
+    """
+    items, left_out = benchmark_items(place, "mcq", columns, limit)
+    found = {"file": Path(place).name, "left_out": left_out, **surface_audit(items)}
+    if variant:
+        with find_variant(variant, *run_and_profile(profile, run, [])).opener() as engine:
+            found["variant"] = {"name": variant, **model_audit(items, engine)}
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+# %% ../../nbs/cli/commands.ipynb #56b80892
+add_step_command(find_step("judge"))
 
 # %% ../../nbs/cli/commands.ipynb #18508075
 def finished_steps(run: Run, profile: Profile) -> dict[str, Manifest]:
