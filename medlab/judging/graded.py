@@ -63,7 +63,9 @@ def against_best(question: str, rows: list[tuple[int, str]], answers: dict[str, 
     if best is None:
         return []
     asked, reference = answers[best]
-    return [GradedAnswer(question, name, asked, reference, answers[name][1], grade) for grade, name in rows if name != best and answers[name][1] != reference]
+    first = {answers[name][1]: name for _, name in reversed(rows)}  # MedQuAD holds some texts twice
+    return [GradedAnswer(question, name, asked, reference, answers[name][1], grade)
+            for grade, name in rows if first[answers[name][1]] == name and answers[name][1] != reference]
 
 # %% ../../nbs/judging/graded.ipynb #e17228d2
 TUNING_QUESTIONS = 40
