@@ -19,7 +19,7 @@ from medlab.contracts.records import TASKS
 from medlab.contracts.tasks import FORMATS, options_in, parse_answer
 from medlab.core import load_profile
 from medlab.judge import (
-    STATUSES, Judge, JudgeName, Judgement, Work, answers_to_judge, compare_with_people, judge, judge_all, judge_inputs, judge_messages, judge_rows,
+    STATUSES, Judge, Judgement, Work, answers_to_judge, compare_with_people, judge, judge_all, judge_inputs, judge_messages, judge_rows,
     parse_verdict, result_hashes, run_controls, summary,
 )  # fmt: skip
 from medlab.judging.controls import CONTROLS, check_controls, make_controls
@@ -314,8 +314,8 @@ def test_a_requests_key_is_the_whole_request_and_nothing_else():
 
     place, messages = Place("other", "http://a", KEY, "toy"), judge_messages("q", "r", "a")
 
-    def key_of(place=place, messages=messages, params=JudgeParams(), seed=42, start=None):
-        return Judge(place, params, seed, start=start).request(messages)[0]
+    def key_of(place=place, messages=messages, params=None, seed=42):
+        return Judge(place, params or JudgeParams(), seed).request(messages)[0]
 
     for same in (JudgeParams(items=9), JudgeParams(tries=1), JudgeParams(longest_wait=1), JudgeParams(timeout=1), JudgeParams(variant="base"),
                  JudgeParams(controls=9), JudgeParams(budget_usd=1), JudgeParams(offline=True)):
@@ -379,7 +379,9 @@ def test_an_overloaded_server_costs_one_answer_its_verdict_and_three_in_a_row_en
     assert ask(judge).status == "scored" and len(server.requests) == 3  # three tries for one answer
 
 
-@pytest.mark.parametrize(("root", "tail"), [("/openai/v1", ""), ("/openai/v1", "/openai/v1"), ("/openai/v1", "/openai/v1/"), ("/openai/v1", "/openai"), ("/v1", ""), ("/v1", "/v1"), ("/v1", "/v1/"), ("/v1", "/")])
+@pytest.mark.parametrize(("root", "tail"), [
+    ("/openai/v1", ""), ("/openai/v1", "/openai/v1"), ("/openai/v1", "/openai/v1/"), ("/openai/v1", "/openai"), ("/v1", ""), ("/v1", "/v1"), ("/v1", "/v1/"), ("/v1", "/"),
+])  # fmt: skip
 def test_the_address_may_end_in_v1_or_not(start, root, tail):
     judge, server = start(reply(GOOD), root=root, tail=tail)
     assert ask(judge).status == "scored" and server.requests[0][0] == f"{root}/chat/completions"

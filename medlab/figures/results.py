@@ -18,8 +18,8 @@ def formatted_value(row: dict) -> str:
     if row["status"] == "not run":
         return "not run"
     if row["value"] is None:
-        return "withheld"
-    rate = not row["metric"].startswith("rouge")
+        return "not shown" if row["status"] == "below floor" else "withheld"
+    rate = not row["metric"].startswith(("rouge", "judge_score"))  # the judge's scale is 1 to 5
     value, low, high = (f"{100 * x:.0f}" if rate else f"{x:.2f}" for x in (row["value"], row["low"], row["high"]))
     return f"{value}{' %' if rate else ''} ({low}–{high})"
 
