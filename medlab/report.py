@@ -29,7 +29,7 @@ from .figures.drawing import THEMES, draw_in_both_themes, short_line
 from .figures.marks import changed_runs
 from .figures.pages import page_environment, page_parts
 from .figures.answers import confusion_tables, side_by_side, speed_of
-from .figures.claims import arm_of, arm_table, choice_claims, claim_words, compare_results
+from .figures.claims import arm_of, arm_table, best_arm_claims, choice_claims, claim_words, compare_results
 from medlab.figures.evidence import (
     describe_agreement, describe_confusion, describe_people, describe_reliability, describe_risk_coverage, describe_speed, describe_training,
     draw_agreement, draw_confusion, draw_people, draw_reliability, draw_risk_coverage, draw_speed, draw_training,
@@ -106,7 +106,7 @@ def build_evidence(run: Run, measured: dict, judged: dict) -> dict[str, Any]:
         "confusion": {task: {"labels": labels, "tables": found} for task, (labels, found) in tables.items() if found},
         "side_by_side": side_by_side(examples, predictions), "lost": info.get("lost"), "people": judged.get("people"), "controls": judged.get("controls"),
         "rivals": measured.get("rivals") or [], "calibration": measured.get("calibration"), "claims": measured.get("claims") or [],
-        "smallest_difference": measured.get("smallest_difference"),
+        "neighbours": measured.get("neighbours") or [],
     }
 
 # %% ../nbs/12_report.ipynb #e841a33e
@@ -121,7 +121,7 @@ def build_results(run: Run, profile: Profile) -> dict[str, Any]:
     versions = {name: version for one in manifests for name, version in one.packages.items()}
     return {
         "schema": RESULTS_SCHEMA,
-        "rows": measured["rows"] + judged["rows"],
+        "rows": measured["rows"] + measured.get("arms", []) + judged["rows"],
         "comparisons": measured["comparisons"],
         "majority_baselines": measured["majority_baselines"],
         "evidence": build_evidence(run, measured, judged),
@@ -183,8 +183,13 @@ def describe_variants(rows: list[dict]) -> list[tuple[str, str]]:
     return [(name, VARIANT_WORDS.get(name, "a variant that the run's profile names")) for name in variants_of(rows)]
 
 # %% ../nbs/12_report.ipynb #1fcee52d
-def headline(rows: list[dict], comparisons: list[dict] | None = None, rivals: Iterable[dict] = ()) -> str:
-    "What a run shows and what it does not, in one sentence; without comparisons it speaks of the format alone."
+def headline(
+    rows: list[dict],
+    comparisons: list[dict] | None = None,  # None: the sentence is about the format alone
+    rivals: Iterable[dict] = (),
+    claims: list[dict] | None = None,  # best way of asking against best way of asking, where several were tried
+) -> str:
+    "What a run shows and what it does not, in one sentence."
     kept = [row for row in rows if arm_of(row) == "zero_shot"]
     base, last = find_row(kept, "format_valid", "all", BASE), last_tuned(kept)
     if base is None or base["status"] != "measured" or last is None:
@@ -193,12 +198,15 @@ def headline(rows: list[dict], comparisons: list[dict] | None = None, rivals: It
     apart = "do not overlap" if tuned["low"] > base["high"] or tuned["high"] < base["low"] else "overlap, so no difference is shown"
     form = (f"Of {base['n']} held-out questions, the base model answered {formatted_value(base)} in the required format and the "
             f"{last} model {formatted_value(tuned)}; the 95 % intervals {apart}")
-    return f"{form}." if comparisons is None else f"{form}; {claim_words(choice_claims(rows, comparisons, rivals))}."
+    if comparisons is None:
+        return f"{form}."
+    return f"{form}; {claim_words(best_arm_claims(claims) if claims else choice_claims(kept, comparisons, rivals))}."
 
 
 def headline_of(results: dict) -> str:
     "The headline of a results file."
-    return headline(results["rows"], results["comparisons"], [*results["majority_baselines"], *results.get("evidence", {}).get("rivals", [])])
+    evidence = results.get("evidence", {})
+    return headline(results["rows"], results["comparisons"], [*results["majority_baselines"], *evidence.get("rivals", [])], evidence.get("claims"))
 
 # %% ../nbs/12_report.ipynb #0bac4c03
 def measured_plans(rows: list[dict]) -> list[tuple]:
@@ -215,10 +223,24 @@ def measured_plans(rows: list[dict]) -> list[tuple]:
     ]
 
 # %% ../nbs/12_report.ipynb #5d3ecd5d
+def calibration_name(one: dict) -> str:
+    "Variant, arm and task of a calibration, as far as it names them."
+    return ", ".join(str(one[key]).replace("_", " ") for key in ("variant", "arm", "task") if one.get(key))
+
+
+def calibration_table(found: list[dict] | None) -> dict[str, Any]:
+    "Calibration errors and conformal sets as a table; missing where they were not measured."
+    rows = [[calibration_name(one), one["n"], f"{one['ece']:.2f} ({one['low']:.2f}–{one['high']:.2f})",
+             "; ".join(f"{100 * part['wanted']:.0f} % wanted: {100 * part['coverage']:.0f} % held, {part['size']:.1f} options" for part in one.get("conformal") or []) or MISSING]
+            for one in found or []]
+    return page_table("How sure, and how rightly", ["", "n", "calibration error", "conformal sets"], rows if found is not None else None,
+                      words="The calibration error is the mean gap between confidence and share right. A conformal set holds the right option as often as wanted, if it can; smaller is better.")
+
+# %% ../nbs/12_report.ipynb #2fd57372
 def evidence_plans(evidence: dict) -> list[tuple]:
     "Plans of the figures of what lies behind the means, as in `measured_plans`."
-    named = {f"{one['variant']}, {one.get('arm', 'zero_shot').replace('_', ' ')}, {one['task'].replace('_', ' ')}": one for one in evidence.get("calibration") or []}
-    bins, curves = ({name: one[key] for name, one in named.items() if one.get(key)} for key in ("bins", "risk_coverage"))
+    named = {calibration_name(one): one for one in evidence.get("calibration") or []}
+    bins, curves = ({name: one[key] for name, one in named.items() if one.get(key)} for key in ("reliability", "risk_coverage"))
     points = (evidence.get("people") or {}).get("points") or []
     plans = [
         (f"confusion_{task}", f"{task.replace('_', ' ').capitalize()}: what was taken for what", describe_confusion(one["tables"], one["labels"]),
@@ -413,6 +435,15 @@ def lost_table(lost: dict | None) -> dict[str, Any]:
     return page_table("Forgetting and safety", ["", "before", "after", "n"], rows,
                       words="What a fine-tune may take away: plain knowledge, and the habit of refusing what harms.")
 
+# %% ../nbs/12_report.ipynb #947a4776
+def neighbour_table(neighbours: list[dict]) -> dict[str, Any] | None:  # None where none were compared
+    "Each link of the chain beside the one before it: how many choices stayed the same, and on which items they differ."
+    known = [one for one in neighbours if one.get("value") is not None]
+    rows = [[f"{one['variant']} after {one['against']}", one["arm"].replace("_", " "), one["n"], f"{100 * one['value']:.0f} % ({100 * one['low']:.0f}–{100 * one['high']:.0f})",
+             f"{100 * one['accuracy_drop']:+.0f} points" if one.get("accuracy_drop") is not None else MISSING, ", ".join(one["differs"][:4]) or "none"]
+            for one in known]
+    return page_table("From one link of the chain to the next", ["", "asked by", "n", "same choice", "accuracy lost", "items that differ"], rows) if rows else None
+
 # %% ../nbs/12_report.ipynb #cf286733
 def people_table(evidence: dict) -> dict[str, Any]:
     "The judge beside people and beside its controls, as a table."
@@ -466,10 +497,11 @@ def shown_comparisons(comparisons: list[dict]) -> list[dict]:
 def limits_of(results: dict, judged: dict) -> list[str]:
     "What this run cannot say, from its own numbers."
     accuracy = [row["n"] for row in results["rows"] if row["metric"].endswith("_accuracy") and row["n"]]
-    least = results["evidence"].get("smallest_difference")
+    least = [one for one in results["evidence"]["claims"] if one.get("smallest_difference") is not None]
     found = [f"Each rate of right choices rests on {min(accuracy)} to {max(accuracy)} items." if accuracy else "No rate of right choices was measured."]
     if least:
-        found.append(f"With n = {least['n']}, no difference below {100 * least['value']:.0f} points could have been shown.")
+        words = ", ".join(f"{100 * one['smallest_difference']:.0f} points for {SHORT_TITLES[one['metric']].lower()} (n = {one['n']})" for one in least)
+        found.append(f"The smallest difference that could have been shown: {words}.")
     found += ["The questions are the course's own and English; they do not measure medical knowledge at large, and no physician has read the answers.",
               "One seed was trained. How much another seed would change is not in the intervals."]
     if not judged.get("calibrated"):
@@ -494,7 +526,7 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
         run_name=run.name, model=results["model"], profile=results["profile"]["name"], seed=results["seed"],
         command=results["command"], headline=headline_of(results), claims=results["evidence"]["claims"], truncated=results["truncated"], incomplete=results["incomplete"], rows=rows,
         all_rows=results["rows"], arm_tables=[one for one in tables if one], side_by_side=evidence["side_by_side"], below_floor=below_floor(results["rows"]),
-        lost=lost_table(evidence["lost"]), judged=people_table(evidence), limits=limits_of(results, judged),
+        neighbours=neighbour_table(evidence["neighbours"]), sure=calibration_table(evidence["calibration"]), lost=lost_table(evidence["lost"]), judged=people_table(evidence), limits=limits_of(results, judged),
         majority_baselines=results["majority_baselines"], names=METRIC_WORDS, short=SHORT_TITLES, variants=variants_of(rows),
         variant_words=describe_variants(rows), tasks=TASKS, shown_bars=SHOWN_BARS, compared=shown_comparisons(results["comparisons"]),
         judge_words=judge_words(judged), failures=judged["failures"][:5], figures=[embedded(folder, one) for one in figures],

@@ -108,13 +108,13 @@ def draw_reliability(parts: dict[str, list[dict]], theme: str) -> Any:
     for place, (name, bins) in enumerate(parts.items()):
         shown = [one for one in bins if one.get("n")]
         axes.plot([one["confidence"] for one in shown], [one["accuracy"] for one in shown], "Dos^v"[place % 5] + "-", color=colours["base" if name.startswith("base") else "tuned"],
-                  alpha=1 - 0.15 * (place % 4), markersize=6, label=short_line(name, 28))
+                  alpha=1 - 0.15 * (place % 4), markersize=6, label=short_line(name, 44))
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.grid(axis="y", color=colours["grid"], linewidth=0.8)
     label_axes(axes, theme, x="confidence in the chosen option", y="share right")
     if parts:
-        axes.legend(labelcolor=colours["ink"], frameon=False, fontsize=10)
+        axes.legend(labelcolor=colours["ink"], frameon=False, fontsize=9)
     return figure
 
 
@@ -132,13 +132,13 @@ def draw_risk_coverage(parts: dict[str, list[dict]], theme: str) -> Any:
     colours = THEMES[theme]
     for place, (name, points) in enumerate(parts.items()):
         axes.plot([one["coverage"] for one in points], [one["risk"] for one in points], ("-", "--", ":", "-.")[place % 4], linewidth=2.2,
-                  color=colours["base" if name.startswith("base") else "tuned"], label=short_line(name, 28))
+                  color=colours["base" if name.startswith("base") else "tuned"], label=short_line(name, 44))
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.grid(axis="y", color=colours["grid"], linewidth=0.8)
     label_axes(axes, theme, x="share of questions answered, the surest first", y="share of errors among them")
     if parts:
-        axes.legend(labelcolor=colours["ink"], frameon=False, fontsize=10)
+        axes.legend(labelcolor=colours["ink"], frameon=False, fontsize=9)
     return figure
 
 
@@ -208,6 +208,7 @@ def draw_people(points: list[dict], theme: str) -> Any:
     axes.set_xlim(0.6, 4.4)
     axes.set_ylim(0.8, 5.2)
     axes.set_xticks([1, 2, 3, 4], ["incorrect", "related", "incomplete", "excellent"])
+    axes.set_yticks([1, 2, 3, 4, 5])
     axes.grid(axis="y", color=colours["grid"], linewidth=0.8)
     label_axes(axes, theme, x="people's grade", y="judge's score")
     return figure

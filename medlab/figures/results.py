@@ -68,10 +68,10 @@ def describe_loss(curve: list[dict]) -> str:
 
 # %% ../../nbs/figures/results.ipynb #ffbf6bd0
 def draw_interval(axes: Any, theme: str, height: float, row: dict) -> None:
-    "One value with its interval at a height; the words 'not run' where there is none."
+    "One value with its interval at a height; the words that say why where there is none."
     kind = "base" if row["variant"] == BASE else "tuned"
     if row["value"] is None:
-        axes.text(0.01, height, "not run", va="center", color=THEMES[theme]["muted"], fontsize=10)
+        axes.text(0.01, height, formatted_value(row), va="center", color=THEMES[theme]["muted"], fontsize=10)
         return
     axes.plot([row["low"], row["high"]], [height, height], color=THEMES[theme][kind], linewidth=5, alpha=0.35, solid_capstyle="butt")
     axes.plot(row["value"], height, "D" if kind == "base" else "o", color=THEMES[theme][kind], markersize=7, clip_on=False, zorder=3)
