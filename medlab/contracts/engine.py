@@ -43,6 +43,13 @@ class Sampling(BaseModel):
     stop: list[str] = []  # texts at which to end; the model's own control tokens always do
     context: int = Field(2048, gt=0)  # tokens of prompt and answer together, at most
     length: int = Field(64, gt=0)  # tokens of the answer, at most
+    json_schema: dict | None = None  # the answer is held to this JSON schema, where the engine can
+    grammar: str | None = None  # the answer is held to this grammar (GBNF); llama.cpp only
+
+    def no_grammar(self, engine: str) -> None:
+        "Raise `InputError` when a grammar is set for an engine that knows none."
+        if self.grammar is not None:
+            raise InputError(f"got a grammar, which {engine} cannot hold an answer to; expected none; use the embedded llama.cpp, or a JSON schema")
 
     def common(self) -> dict:
         "The values that llama.cpp and Ollama, which is built on it, call by the same names."
@@ -51,19 +58,27 @@ class Sampling(BaseModel):
                 "seed": self.seed, "stop": self.stop}
 
     def for_ollama(self) -> dict:
-        "As `options` of Ollama's API."
+        "As `options` of Ollama's API; a JSON schema is not one of them, it stands beside them as `format`."
+        self.no_grammar("Ollama")
         return {**self.common(), "num_ctx": self.context, "num_predict": self.length, "num_thread": engine_threads()}
 
     def for_llama_cpp(self) -> dict:
         "As the body of llama.cpp's /completion."
-        return {**self.common(), "dry_multiplier": 0.0, "xtc_probability": 0.0, "mirostat": 0, "n_predict": self.length, "cache_prompt": False}
+        held = {name: value for name, value in (("json_schema", self.json_schema), ("grammar", self.grammar)) if value is not None}
+        return {**self.common(), "dry_multiplier": 0.0, "xtc_probability": 0.0, "mirostat": 0, "n_predict": self.length, "cache_prompt": False, **held}
 
     def for_openai(self) -> dict:
         "As the body of /v1/chat/completions: the names that every such server knows."
-        return {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "max_tokens": self.length, **({"stop": self.stop} if self.stop else {})}
+        self.no_grammar("an OpenAI-compatible server")
+        wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": self.json_schema, "strict": True}}
+        more = ({"stop": self.stop} if self.stop else {}) | ({"response_format": wanted} if self.json_schema else {})
+        return {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "max_tokens": self.length, **more}
 
     def for_transformers(self) -> dict:
         "As arguments of `generate`."
+        self.no_grammar("transformers")
+        if self.json_schema is not None:
+            raise InputError("got a JSON schema, which transformers cannot hold an answer to; expected none; use the llama.cpp or Ollama engine")
         chosen = {"do_sample": self.temperature > 0, "max_new_tokens": self.length, "repetition_penalty": self.repeat_penalty}
         if self.temperature > 0:
             chosen |= {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}

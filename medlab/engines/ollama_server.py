@@ -322,8 +322,8 @@ class OllamaEngine(EngineBase):
 
     def request(self, messages: list[dict], sampling: Sampling) -> dict:
         "The body of a call to /api/chat, with nothing left to the server's defaults."
-        options = {**sampling.for_ollama(), "stop": [*self.chat.stops, *sampling.stop]}
-        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, "options": options}
+        more = {"options": {**sampling.for_ollama(), "stop": [*self.chat.stops, *sampling.stop]}} | ({"format": sampling.json_schema} if sampling.json_schema else {})
+        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, **more}
 
     def render(
         self,
