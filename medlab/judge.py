@@ -40,6 +40,7 @@ from .judging.local import EngineJudge, local_place, served_judge
 from .judging.places import JudgeParams, Place, cost_usd, hosted_place
 from .judging.probabilities import expected_score
 from .judging.replies import is_refusal, strict_object
+from .judging.tracking import TrackingParams, track_judgements
 from .metrics.intervals import bootstrap_mean, wilson
 from .models import load_spec
 
@@ -352,7 +353,7 @@ def answers_of(run: Run, variant: str) -> dict[str, str]:  # item to answer
 def answers_to_judge(run: Run, params: JudgeParams, variant: str = "") -> list[tuple[Example, list[dict]]]:
     "The items to judge with their messages; raises `MissingError` when the variant was not run."
     given = answers_of(run, variant or params.variant)
-    examples = [example for example in read_examples(run.file("instruct", "test.jsonl")) if example.id in given]
+    examples = [one for one in read_examples(run.file("instruct", "test.jsonl")) if one.id in given and one.task in (params.tasks or TASKS)]
     return [
         (one, judge_messages(one.messages[-2]["content"], one.gold["reference"], given[one.id]))
         for one in spread(examples, params.items)
@@ -615,10 +616,11 @@ def judge(run: Run, profile: Profile) -> Outcome:
         return write_not_run(run, params.variant, str(error))
     write_json(folder / "judge.json", result)
     write_jsonl(folder / "judgements.jsonl", [one.model_dump() for one in [*of_controls, *judgements]])
-    return outcome_of(run, result, of_controls, judgements)
+    problem = track_judgements(profile.params(TrackingParams), run.name, [one.model_dump() for one in judgements])
+    return outcome_of(run, result, of_controls, judgements, [problem] if problem else [])
 
 # %% ../nbs/11_judge.ipynb #c13934eb
-def outcome_of(run: Run, result: dict, of_controls: list[Judgement], judgements: list[Judgement]) -> Outcome:
+def outcome_of(run: Run, result: dict, of_controls: list[Judgement], judgements: list[Judgement], more: list[str]) -> Outcome:
     "What the step's manifest says: failures, what a later call of the same command may still get, and hashes."
     failed, checked = len(result["failures"]), result["controls"]
     notes = [f"{failed} of {result['asked']} answers got no verdict: {result['failures'][0]['why']}"] if failed else []
@@ -626,4 +628,4 @@ def outcome_of(run: Run, result: dict, of_controls: list[Judgement], judgements:
         notes.append(f"the judge did not pass its controls, so no score of it is shown: {checked['why'][0]}")
     open_ones, before = [one for one in [*of_controls, *judgements] if one.status in ("api_error", "skipped")], scored_before(run)
     missing = [f"the verdict on {one.item_id}" for one in open_ones if one.request_sha256 in before]
-    return Outcome(notes=notes, incomplete=bool(open_ones), missing=missing, content=result_hashes(result, judgements))
+    return Outcome(notes=notes + more, incomplete=bool(open_ones), missing=missing, content=result_hashes(result, judgements))

@@ -28,12 +28,9 @@ from .figures.data import MISSING, describe_balance, describe_records, draw_bala
 from .figures.drawing import THEMES, draw_in_both_themes, short_line
 from .figures.marks import changed_runs
 from .figures.pages import page_environment, page_parts
+from .figures import evidence as behind
 from .figures.answers import confusion_tables, side_by_side, speed_of
 from .figures.claims import arm_of, arm_table, best_arm_claims, choice_claims, claim_words, compare_results
-from medlab.figures.evidence import (
-    describe_agreement, describe_confusion, describe_people, describe_reliability, describe_risk_coverage, describe_speed, describe_training,
-    draw_agreement, draw_confusion, draw_people, draw_reliability, draw_risk_coverage, draw_speed, draw_training,
-)
 from medlab.figures.results import (
     BASE, MAIN_METRICS, SHORT_TITLES, describe_rows, draw_tasks, draw_variants, find_row, formatted_value, last_tuned, variants_of,
 )
@@ -219,7 +216,7 @@ def measured_plans(rows: list[dict]) -> list[tuple]:
     return [
         ("variants", "Variants of one model", describe_rows(main), lambda theme: draw_variants(plain, theme)),
         ("tasks", f"Format kept, task by task: {' and '.join(filter(None, (BASE, last)))}", describe_rows(by_task), lambda theme: draw_tasks(plain, theme)),
-        ("agreement", "What quantizing and serving changed", describe_agreement(same) if same else "", lambda theme: draw_agreement(same, theme)),
+        ("agreement", "What quantizing and serving changed", behind.describe_agreement(same) if same else "", lambda theme: behind.draw_agreement(same, theme)),
     ]
 
 # %% ../nbs/12_report.ipynb #5d3ecd5d
@@ -243,13 +240,13 @@ def evidence_plans(evidence: dict) -> list[tuple]:
     bins, curves = ({name: one[key] for name, one in named.items() if one.get(key)} for key in ("reliability", "risk_coverage"))
     points = (evidence.get("people") or {}).get("points") or []
     plans = [
-        (f"confusion_{task}", f"{task.replace('_', ' ').capitalize()}: what was taken for what", describe_confusion(one["tables"], one["labels"]),
-         lambda theme, one=one: draw_confusion(one["tables"], one["labels"], theme)) for task, one in (evidence.get("confusion") or {}).items()
+        (f"confusion_{task}", f"{task.replace('_', ' ').capitalize()}: what was taken for what", behind.describe_confusion(one["tables"], one["labels"]),
+         lambda theme, one=one: behind.draw_confusion(one["tables"], one["labels"], theme)) for task, one in (evidence.get("confusion") or {}).items()
     ]
     return plans + [
-        ("reliability", "Reliability: right where it is sure?", describe_reliability(bins) if bins else "", lambda theme: draw_reliability(bins, theme)),
-        ("risk_coverage", "Errors when unsure questions are left out", describe_risk_coverage(curves) if curves else "", lambda theme: draw_risk_coverage(curves, theme)),
-        ("people", "The judge beside people", describe_people(points) if points else "", lambda theme: draw_people(points, theme)),
+        ("reliability", "Reliability: right where it is sure?", behind.describe_reliability(bins) if bins else "", lambda theme: behind.draw_reliability(bins, theme)),
+        ("risk_coverage", "Errors when unsure questions are left out", behind.describe_risk_coverage(curves) if curves else "", lambda theme: behind.draw_risk_coverage(curves, theme)),
+        ("people", "The judge beside people", behind.describe_people(points) if points else "", lambda theme: behind.draw_people(points, theme)),
     ]
 
 # %% ../nbs/12_report.ipynb #07e1bf69
@@ -259,11 +256,14 @@ def make_figures(
     evidence: dict | None = None,  # of results.json
 ) -> list[dict[str, str]]:  # title and words, and the file names for light and dark where there was something to draw
     "Draw the figures of results for both themes into report/figures; the file names are relative to the report folder."
+    types = {name: one["measured"] for name, one in read_json(run.file("quantize", "check.json")).get("types", {}).items() if one.get("measured")}
     log, speed = read_json(run.file("finetune", "training_log.json")), speed_of(read_predictions(run.file("evaluate", "predictions.parquet")))
     plans = [
-        *measured_plans(rows), *evidence_plans(evidence or {}),
-        ("training_loss", "Training: loss and scores", describe_training(log), lambda theme: draw_training(log, theme)),
-        ("speed", "Length and time of an answer, on this machine", describe_speed(speed) if speed else "", lambda theme: draw_speed(speed, theme)),
+        *measured_plans(rows),
+        ("quantized", "What quantization costs, next token by next token", behind.describe_quantized(types) if types else "", lambda theme: behind.draw_quantized(types, theme)),
+        *evidence_plans(evidence or {}),
+        ("training_loss", "Training: loss and scores", behind.describe_training(log), lambda theme: behind.draw_training(log, theme)),
+        ("speed", "Length and time of an answer, on this machine", behind.describe_speed(speed) if speed else "", lambda theme: behind.draw_speed(speed, theme)),
     ]
     return [draw_in_both_themes(run.folder("report"), *plan) if plan[2] else {"title": plan[1], "words": MISSING} for plan in plans]
 

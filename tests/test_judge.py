@@ -1,6 +1,7 @@
 "The judge against a real server on this machine that misbehaves in every way a hosted one has, through the real client."
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -802,3 +803,30 @@ def test_criteria_of_your_own(copied, hosted, tmp_path):
     judge(run, load_profile("smoke", ["judge.items=2", "judge.model=toy", "judge.forms=[checklist]", f"judge.criteria={own}"]))
     rows = [json.loads(line) for line in run.file("judge", "judgements.jsonl").read_text().splitlines()]
     assert [row["score"] for row in rows if row["form"] == "checklist"] == [0.5, 0.5]  # all met: 4 - 2 of 4
+
+
+def test_any_gguf_judges_and_cannot_but_answer_in_form(copied):
+    "A whole judging by a local model, served by llama.cpp with the chat template that its file carries and held to the schema. It is random, so it fails its controls."
+    run, _ = copied
+    gguf = run.file("quantize", read_json(run.file("quantize", "check.json"))["file"])
+    os.environ.pop("GROQ_BASE_URL", None)
+    done = judge(run, load_profile("smoke", [f"judge.local={gguf}"]))
+    found = read_json(run.file("judge", "judge.json"))
+    judged = [Judgement(**row) for row in read_jsonl(run.file("judge", "judgements.jsonl"))]
+    assert found["judge"]["provider"] == "local" and found["judge"]["fingerprint"] and not found["judges_itself"] and found["cost_usd"] == 0.0
+    assert len(judged) == 8 and {one.status for one in judged} == {"scored"}, [one.why for one in judged]
+    assert all(1 <= one.score <= 5 and one.rationale for one in judged)
+    assert not found["calibrated"] and {row["value"] for row in found["rows"]} == {None} and not done.incomplete
+    sent = len(read_jsonl(run.path / "ledgers" / "judge.jsonl"))
+    judge(run, load_profile("smoke", [f"judge.local={gguf}", "judge.tries=2"]))
+    assert len(read_jsonl(run.path / "ledgers" / "judge.jsonl")) == sent  # nothing is asked twice
+
+
+def test_a_local_judge_that_is_not_there_is_named(copied):
+    run, _ = copied
+    for local, words in (("none.gguf", "there is no such file"), ("ollama:judge", "no Ollama answers")):
+        monkey = pytest.MonkeyPatch()
+        monkey.setenv("OLLAMA_HOST", f"127.0.0.1:{free_port()}")
+        part = judge(run, load_profile("smoke", [f"judge.local={local}"]))
+        monkey.undo()
+        assert part.incomplete and words in part.notes[0]

@@ -137,7 +137,7 @@ def test_a_page_needs_nothing_but_itself_and_its_neighbour(name, smoke_run):
     assert len(text) < 1_000_000
 
 
-@pytest.mark.parametrize(("name", "pictures"), [("report.html", 9), ("data.html", 3)])
+@pytest.mark.parametrize(("name", "pictures"), [("report.html", 10), ("data.html", 3)])
 def test_a_page_can_be_read_by_everybody(name, pictures, smoke_run):
     page = Page(smoke_run[0].file("report", name).read_text(encoding="utf-8"))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
@@ -179,7 +179,7 @@ def test_rendering_again_gives_the_same_result_in_another_folder(copied, results
     make_figures(run, again["rows"], again["evidence"])
     make_data_figures(run.folder("report"), again["data"])
     assert before == {path.name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png")}
-    assert len(before) == (9 + 3) * len(THEMES)
+    assert len(before) == (10 + 3) * len(THEMES)
 
 
 def test_what_was_not_run_is_shown_as_not_run_and_escaped(copied):
@@ -298,7 +298,7 @@ def test_what_a_larger_profile_measures_is_shown(copied, results):
     run, _ = copied
     whole = everything(results)
     page = Page(render_html(run, whole, make_figures(run, whole["rows"], whole["evidence"])))
-    assert sum(tag == "img" for tag, _ in page.tags) == 12 and page.open == []
+    assert sum(tag == "img" for tag, _ in page.tags) == 13 and page.open == []
     triage = page.tables["Right triage level"]
     assert triage[0] == ["", "no examples", "with examples", "likeliest letter"]
     assert triage[1][:3] == ["base", "not shown", "50 % (30–70)"] and ["rival: naive bayes", "50 %", "", ""] in triage

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NO_CHOICE', 'validation_points', 'draw_training', 'describe_training', 'confusion', 'draw_confusion',
            'describe_confusion', 'draw_reliability', 'describe_reliability', 'draw_risk_coverage',
-           'describe_risk_coverage', 'draw_agreement', 'describe_agreement', 'draw_speed', 'describe_speed',
-           'draw_people', 'describe_people']
+           'describe_risk_coverage', 'draw_agreement', 'describe_agreement', 'draw_quantized', 'describe_quantized',
+           'draw_speed', 'describe_speed', 'draw_people', 'describe_people']
 
 # %% ../../nbs/figures/evidence.ipynb #a53c9748
 from collections import Counter
@@ -171,6 +171,30 @@ def draw_agreement(rows: list[dict], theme: str) -> Any:
 def describe_agreement(rows: list[dict]) -> str:
     "The shares in words."
     said = [f"{row['variant']}, {row['metric'].replace('_', ' ')}: {'not run' if row['value'] is None else format(row['value'], '.2f')}" for row in rows]
+    return "; ".join(said) + "."
+
+# %% ../../nbs/figures/evidence.ipynb #fe844e33
+def draw_quantized(types: dict[str, dict], theme: str) -> Any:
+    "For each type the mean divergence from the 16-bit file in nats, and the share of changed best tokens, with intervals."
+    figure, axes = new_figure(theme, height=1.5 + 0.45 * max(1, len(types)), columns=2)
+    colours, names = THEMES[theme], list(reversed(types))
+    for one, (key, middle, label) in zip(axes, (("kl", "mean", "divergence, nats"), ("changed_top", "share", "best token changed"))):
+        for height, name in enumerate(names):
+            found = types[name][key]
+            one.plot([found["low"], found["high"]], [height, height], color=colours["tuned"], linewidth=5, alpha=0.35, solid_capstyle="butt")
+            one.plot(found[middle], height, "o", color=colours["tuned"], markersize=7, clip_on=False)
+        one.set_yticks(range(len(names)), [short_line(name, 12) for name in names] if key == "kl" else [""] * len(names), parse_math=False)
+        one.set_ylim(-0.6, max(1, len(names)) - 0.4)
+        one.set_xlim(left=0)
+        one.locator_params(axis="x", nbins=4)
+        label_axes(one, theme, x=label)
+    return figure
+
+
+def describe_quantized(types: dict[str, dict]) -> str:
+    "The losses in words."
+    said = [f"{name}: mean divergence {one['kl']['mean']:.4f} nats, another best token in {100 * one['changed_top']['share']:.1f} % of {one['positions']} places"
+            for name, one in types.items()]
     return "; ".join(said) + "."
 
 # %% ../../nbs/figures/evidence.ipynb #1e11c3bc

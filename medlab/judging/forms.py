@@ -31,12 +31,15 @@ class Form:
         "The conversation: the instructions, then all material as one JSON object, so that no text in it can close its own part."
         return [{"role": "system", "content": self.instructions}, {"role": "user", "content": json.dumps(material, ensure_ascii=False)}]
 
-    def response_format(self) -> dict:
-        "The reply as a strict JSON schema, in the form of the chat API."
-        return {"type": "json_schema", "json_schema": {"name": self.name, "strict": True, "schema": strict_schema(self.reply)}}
+    def response_format(self, longest: int = 0) -> dict:
+        "The reply as a strict JSON schema, in the form of the chat API; `longest` bounds every text in it, which not every server allows."
+        return {"type": "json_schema", "json_schema": {"name": self.name, "strict": True, "schema": strict_schema(self.reply, longest)}}
 
 # %% ../../nbs/judging/forms.ipynb #d10bc463
-def strict_schema(kind: type[BaseModel]) -> dict:
+def strict_schema(
+    kind: type[BaseModel],
+    longest: int = 0,  # characters of a text; 0: no bound
+) -> dict:
     "A model's JSON schema under the rules of strict mode: references resolved, every field required, no other field, no bound that servers refuse."
     whole = kind.model_json_schema()
 
@@ -49,6 +52,8 @@ def strict_schema(kind: type[BaseModel]) -> dict:
             return plain(whole["$defs"][part["$ref"].rpartition("/")[2]])
         if part.get("type") == "integer" and "minimum" in part:
             return {"type": "integer", "enum": list(range(part["minimum"], part["maximum"] + 1))}
+        if longest and part.get("type") == "string" and "enum" not in part:
+            return {"type": "string", "minLength": 1, "maxLength": longest}
         if part.get("type") == "object":
             fields = {name: plain(one) for name, one in part["properties"].items()}
             return {"type": "object", "additionalProperties": False, "required": list(fields), "properties": fields}

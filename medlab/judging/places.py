@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ..basics.errors import InputError
 from ..basics.secrets import keep_secret, secret
+from ..contracts.records import TASKS
 from ..core import Params
 
 # %% ../../nbs/judging/places.ipynb #b1221635
@@ -58,6 +59,7 @@ class JudgeParams(Params):
     items: int = Field(2, ge=1)  # answers to judge, spread over the tasks
     variant: str = "served"  # whose answers
     against: str = "base"  # the other side of the pairs
+    tasks: list[Literal[TASKS]] = []  # only answers to these tasks; empty: all
     forms: list[Literal["rubric", "checklist", "pairwise"]] = Field(["rubric"], min_length=1)  # how to judge
     controls: int = Field(4, ge=0)  # items on which the judge itself is tested first; with fewer than 4 no score is shown
     retest: int = Field(2, ge=0)  # control items that are judged a second time
@@ -69,7 +71,7 @@ class JudgeParams(Params):
     criteria: str = ""  # a JSONL file of item_id and criteria (text, points) for the checklist; empty: from each reference
     graded: str = ""  # the folder of MedQuAD's graded answers, to compare the judge with people
     graded_items: int = Field(300, ge=1)  # graded answers to judge, at most
-    max_tokens: int = Field(0, ge=0)  # of a reply; 0: 2048 for a hosted model, which thinks first
+    max_tokens: int = Field(0, ge=0)  # of a reply; 0: 2048 for a hosted model, which thinks first, 256 for one on this machine
     tries: int = Field(4, ge=1)  # calls for one reply when the server is busy or unreachable
     longest_wait: float = Field(600.0, ge=0)  # seconds; when a server asks for a longer wait, the step stops and can be continued later
     per_minute: int = Field(0, ge=0)  # requests a minute at most; 0: as the server's headers say
