@@ -544,6 +544,8 @@ def judge_inputs(profile: Profile) -> dict[str, str]:
     files = {f"judge.{name}": sha256_text(Path(path).read_text(encoding="utf-8")) for name, path in [("criteria", params.criteria)] if path and Path(path).is_file()}
     if params.local:
         return files | {"the local judge": sha256_text(params.local)}
+    if params.offline:
+        return files | {"the hosted judge": sha256_text("a replay of the ledger")}
     absent = f"{NOT_HERE}: neither {params.key_env} nor GROQ_BASE_URL is set"
     return files | {"the hosted judge": sha256_text(f"{place.base_url} {place.model}") if place else absent}
 
@@ -567,23 +569,25 @@ def retested(judge: Judge, controls: list[Control], n: int) -> dict | None:
     "The first controls' marks in a second round with another seed, beside the first round's; None for a judge that cannot waver."
     if n == 0 or judge.name.provider == "medlab":
         return None
-    again = Judge(judge.place, judge.params, judge.seed + 1, judge.ledger.path, judge.start)
-    again.asker, again.mode = judge.asker, judge.mode
+    again = Judge(judge.place, judge.params, judge.seed + 1, None, judge.start)
+    again.asker, again.mode, again.ledger = judge.asker, judge.mode, judge.ledger  # one account of what was spent
     chosen = [one for one in controls if one.item_id in list(dict.fromkeys(one.item_id for one in controls))[:n]]
     rounds = [[one.judge_answer(control.item_id, "control", judge_messages(control.question, control.reference, control.answer)).score for control in chosen] for one in (judge, again)]
     return same_twice(*rounds)
 
 
-def second_opinion(run: Run, profile: Profile, judgements: list[Judgement], work: list[Work]) -> dict | None:
-    "How far another hosted model agrees on the rubric's marks; None when the profile names none."
+def second_opinion(run: Run, profile: Profile, first: Judge, judgements: list[Judgement], work: list[Work]) -> dict | None:
+    "How far another hosted model agrees on the rubric's marks, and what it cost; None when the profile names none. It gets what is left of the budget."
     params = profile.params(JudgeParams)
     if not params.second:
         return None
-    other = params.model_copy(update={"model": params.second, "second": ""})
+    left = None if params.budget_usd is None else max(0.0, params.budget_usd - first.ledger.spent()["known_usd"])
+    other = params.model_copy(update={"model": params.second, "second": "", "budget_usd": left})
     rubric = [(mine, one) for mine, one in zip(judgements, work) if one.form == "rubric"]
     with open_judge(run, profile, other) as judge:
         judged = judge_all(judge, [one for _, one in rubric])
-    return {"model": params.second, **same_twice([mine.score for mine, _ in rubric], [one.score for one in judged])}
+    marks = same_twice([mine.score for mine, _ in rubric], [one.score for one in judged])
+    return {"model": params.second, **marks, "failures": dict(Counter(one.status for one in judged if one.score is None)), "spent": judge.ledger.spent()}
 
 # %% ../nbs/11_judge.ipynb #a1c00e83
 def print_estimate(judge: Judge, before: dict) -> None:
@@ -609,9 +613,9 @@ def judge(run: Run, profile: Profile) -> Outcome:
             print_estimate(opened, before)
             checked, of_controls = run_controls(opened, controls) if params.controls else (None, [])
             trusted = checked is None or checked["passed"]
-            judgements = judge_all(opened, work if trusted or checked["without_verdict"] else [])
+            judgements = judge_all(opened, work if trusted else [])
             more = {"retest": retested(opened, controls, params.retest), "people": compare_with_people(opened, params, profile.seed)} if checked and trusted else {}
-            result = summary(opened, params, judgements, checked, before, **more, second=second_opinion(run, profile, judgements, work) if trusted else None)
+            result = summary(opened, params, judgements, checked, before, **more, second=second_opinion(run, profile, opened, judgements, work) if trusted else None)
     except MissingError as error:
         return write_not_run(run, params.variant, str(error))
     write_json(folder / "judge.json", result)

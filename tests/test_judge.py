@@ -767,7 +767,7 @@ def test_a_hosted_judges_result_is_not_replaced_when_its_key_is_gone(copied, hos
 # ---------------------------------------------------------------------- the whole way of a judge that passes (scripted: a rule, no model)
 
 
-def test_a_judge_that_passes_gets_its_scores_shown_and_every_form_is_judged(copied, hosted, tmp_path):
+def test_a_judge_that_passes_gets_its_scores_shown_and_every_form_is_judged(copied, hosted, monkeypatch):
     run, _ = copied
     hosted.rule, before = by_words, len(hosted.requests)
     settings = ["judge.items=4", "judge.model=toy", "judge.variant=merged", "judge.forms=[rubric, checklist, pairwise]"]
@@ -782,7 +782,9 @@ def test_a_judge_that_passes_gets_its_scores_shown_and_every_form_is_judged(copi
     assert found["changes"]["against"] == "base" and found["changes"]["n"] == 4 and found["retest"]["same"] == 1.0
     assert found["swap_consistency"] in (None, 1.0) and found["estimate"]["requests"] > 20 and found["cost_usd"] is None
     sent = len(hosted.requests) - before
-    judge(run, load_profile("smoke", [*settings, "judge.offline=true"]))
+    monkeypatch.delenv("GROQ_BASE_URL")
+    monkeypatch.delenv("GROQ_API_KEY")
+    judge(run, load_profile("smoke", [*settings, "judge.offline=true"]))  # no key, no address: the ledger knows whose replies it holds
     assert len(hosted.requests) - before == sent and read_json(run.file("judge", "judge.json"))["rows"] == found["rows"]
 
 
@@ -792,6 +794,18 @@ def test_a_judge_that_fails_its_controls_is_given_no_answer(copied, hosted):
     found = read_json(run.file("judge", "judge.json"))
     assert (found["asked"], found["calibrated"]) == (0, False) and {row["value"] for row in found["rows"]} == {None}
     assert len(hosted.requests) == 8 and "did not pass its controls" in done.notes[0]
+
+
+def test_controls_without_a_verdict_leave_the_step_incomplete_and_nothing_else_is_asked(copied, hosted):
+    run, _ = copied
+    hosted.rule = by_words
+    profile = load_profile("smoke", ["judge.items=3", "judge.model=toy", "judge.retest=0"])
+    hosted.script = [reply(GOOD), error(429, "tokens per day (TPD)", headers={"retry-after": "9000"})]
+    part = judge(run, profile)
+    assert part.incomplete and len(hosted.requests) == 2 and read_json(run.file("judge", "judge.json"))["asked"] == 0
+    (run.path / "ledgers" / "judge.jsonl").unlink()  # the first verdict was a wrong one
+    whole = judge(run, profile)
+    assert not whole.incomplete and read_json(run.file("judge", "judge.json"))["calibrated"]
 
 
 def test_criteria_of_your_own(copied, hosted, tmp_path):
@@ -830,3 +844,27 @@ def test_a_local_judge_that_is_not_there_is_named(copied):
         part = judge(run, load_profile("smoke", [f"judge.local={local}"]))
         monkey.undo()
         assert part.incomplete and words in part.notes[0]
+
+
+def test_a_second_judge_marks_the_same_answers(copied, hosted):
+    run, _ = copied
+    hosted.rule = by_words
+    judge(run, load_profile("smoke", ["judge.items=3", "judge.model=toy", f"judge.second={list(HOSTED)[1]}", "judge.retest=0"]))
+    second = read_json(run.file("judge", "judge.json"))["second"]
+    assert (second["model"], second["n"], second["same"]) == (list(HOSTED)[1], 3, 1.0)
+    assert {body["model"] for _, _, body in hosted.requests} == {"toy", list(HOSTED)[1]}
+
+
+def test_budget_and_offline_from_the_command_line(copied, hosted, medlab):
+    run, _ = copied
+    said = medlab("judge", "--run", run.path, "--offline", "--budget-usd", "0.5", "-p", "judge.model=toy", "-p", "judge.controls=0", "-p", "judge.items=2")
+    assert said.returncode == 0, said.stderr
+    assert run.manifest("judge").params["offline"] is True and run.manifest("judge").params["budget_usd"] == 0.5 and hosted.requests == []
+    assert read_json(run.file("judge", "judge.json"))["counts"]["skipped"] == 2 and run.manifest("judge").incomplete
+
+
+def test_weave_is_never_needed(copied, hosted, monkeypatch):
+    run, _ = copied
+    monkeypatch.setitem(sys.modules, "weave", None)
+    done = judge(run, load_profile("smoke", ["judge.model=toy", "judge.controls=0", "tracking.weave={team: ours, project: medlab}"]))
+    assert "pip install weave" in done.notes[-1] and read_json(run.file("judge", "judge.json"))["counts"]["scored"] == 2
