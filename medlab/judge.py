@@ -6,7 +6,7 @@
 __all__ = ['RUBRIC', 'INSTRUCTIONS', 'RATING', 'FORMS', 'STATUSES', 'UNCALIBRATED', 'JUDGE_METRICS', 'Verdict', 'judge_messages',
            'parse_verdict', 'JudgeName', 'Judgement', 'find_verdict', 'Work', 'scored', 'Judge', 'run_controls',
            'spread', 'control_items', 'answers_of', 'answers_to_judge', 'pairs_to_judge', 'checklists_to_judge',
-           'work_of', 'judge_all', 'compare_with_people', 'pair_scores', 'judge_rows', 'summary', 'changes',
+           'work_of', 'judge_all', 'compare_with_people', 'pair_scores', 'judge_rows', 'judge_summary', 'changes',
            'own_place', 'starter', 'open_judge', 'result_hashes', 'judge_inputs', 'judge']
 
 # %% ../nbs/11_judge.ipynb #ec1e843e
@@ -213,7 +213,7 @@ def ends_judging(judge: Any, error: MedlabError) -> str | None:
     return str(error) if for_good else None
 
 # %% ../nbs/11_judge.ipynb #8a808b72
-def connect(judge: Any) -> None:
+def reach_judge(judge: Any) -> None:
     "Find the judge's server and model, or start it; raises `JudgeGone` when that fails."
     if judge.asker is not None:
         return
@@ -238,7 +238,7 @@ def call_once(judge: Any, form: Form, key: str, messages: list[dict], options: d
 # %% ../nbs/11_judge.ipynb #f4c6f049
 def ask_server(judge: Any, messages: list[dict], form: Form, longer: bool) -> Reply:
     "A reply from the server, in the strictest form that it knows, after as many tries as the parameters allow; the ledger keeps it."
-    connect(judge)
+    reach_judge(judge)
     while True:
         request = judge.request(messages, form, longer=longer)
         try:
@@ -456,7 +456,7 @@ def judge_rows(
     return [share, MetricRow(**named, n=len(known), status="measured", why=why, **rounded(value=bounds["mean"], low=ends[0], high=ends[1]))]
 
 # %% ../nbs/11_judge.ipynb #3bbce41d
-def summary(
+def judge_summary(
     judge: Judge,
     params: JudgeParams,
     judgements: list[Judgement],  # of the answers
@@ -615,7 +615,7 @@ def judge(run: Run, profile: Profile) -> Outcome:
             trusted = checked is None or checked["passed"]
             judgements = judge_all(opened, work if trusted else [])
             more = {"retest": retested(opened, controls, params.retest), "people": compare_with_people(opened, params, profile.seed)} if checked and trusted else {}
-            result = summary(opened, params, judgements, checked, before, **more, second=second_opinion(run, profile, opened, judgements, work) if trusted else None)
+            result = judge_summary(opened, params, judgements, checked, before, **more, second=second_opinion(run, profile, opened, judgements, work) if trusted else None)
     except MissingError as error:
         return write_not_run(run, params.variant, str(error))
     write_json(folder / "judge.json", result)

@@ -29,7 +29,7 @@ from .figures.drawing import THEMES, draw_in_both_themes, short_line
 from .figures.marks import changed_runs
 from .figures.pages import page_environment, page_parts
 from .figures import evidence as behind
-from .figures.answers import confusion_tables, side_by_side, speed_of
+from .figures.answers import confusion_tables, items_side_by_side, speed_of
 from .figures.claims import arm_of, arm_table, best_arm_claims, choice_claims, claim_words, compare_results
 from medlab.figures.results import (
     BASE, MAIN_METRICS, SHORT_TITLES, describe_rows, draw_tasks, draw_variants, find_row, formatted_value, last_tuned, variants_of,
@@ -101,7 +101,7 @@ def build_evidence(run: Run, measured: dict, judged: dict) -> dict[str, Any]:
     tables = {task: confusion_tables(examples, predictions, task, filter(None, shown)) for task in CHOICES}
     return {
         "confusion": {task: {"labels": labels, "tables": found} for task, (labels, found) in tables.items() if found},
-        "side_by_side": side_by_side(examples, predictions), "lost": info.get("lost"), "people": judged.get("people"), "controls": judged.get("controls"),
+        "side_by_side": items_side_by_side(examples, predictions), "lost": info.get("lost"), "people": judged.get("people"), "controls": judged.get("controls"),
         "rivals": measured.get("rivals") or [], "calibration": measured.get("calibration"), "claims": measured.get("claims") or [],
         "neighbours": measured.get("neighbours") or [],
     }

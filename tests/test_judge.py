@@ -21,9 +21,9 @@ from medlab.contracts.tasks import FORMATS, options_in, parse_answer
 from medlab.core import load_profile
 from medlab.judge import (
     STATUSES, Judge, Judgement, Work, answers_to_judge, compare_with_people, judge, judge_all, judge_inputs, judge_messages, judge_rows,
-    parse_verdict, result_hashes, run_controls, summary,
+    parse_verdict, result_hashes, run_controls, judge_summary,
 )  # fmt: skip
-from medlab.judging.controls import CONTROLS, check_controls, make_controls
+from medlab.judging.controls import JUDGE_CONTROLS, check_controls, make_controls
 from medlab.judging.forms import CHECKLIST, PAIRWISE, Criterion
 from medlab.judging.graded import read_graded, tuning_questions
 from medlab.judging.ledger import read_replies, request_key
@@ -242,7 +242,7 @@ def test_failures_never_become_numbers():
         with pytest.raises(ValueError, match="exactly when"):
             Judgement(**common, status=status, score=None if status == "scored" else 3)
     failed = [Judgement(**common, status=status, why="x") for status in STATUSES if status != "scored"]
-    found = summary(judge, JudgeParams(), failed)
+    found = judge_summary(judge, JudgeParams(), failed)
     assert found["counts"] == {"scored": 0} | {status: 1 for status in STATUSES if status != "scored"}
     assert [row.value for row in judge_rows("served", failed)] == [0.0, None] and judge_rows("served", failed, calibrated=True)[1].status == "not run"
     scored = [Judgement(**common, status="scored", score=5)] * 3
@@ -307,7 +307,7 @@ def test_equal_answers_are_one_request_and_cost_once(start):
     same = [Work(name, "served", judge_messages("q", "r", "same")) for name in "ab"]
     found = judge_all(judge, same)
     assert len(server.requests) == 1 and [one.item_id for one in found] == ["a", "b"] and {one.status for one in found} == {"scored"}
-    assert summary(judge, JudgeParams(), found)["cost_usd"] == pytest.approx(found[0].cost_usd, abs=1e-6) and found[0].cost_usd > 0
+    assert judge_summary(judge, JudgeParams(), found)["cost_usd"] == pytest.approx(found[0].cost_usd, abs=1e-6) and found[0].cost_usd > 0
 
 
 def test_a_requests_key_is_the_whole_request_and_nothing_else():
@@ -360,11 +360,11 @@ def test_of_our_own_judge_counts_are_compared_and_words_are_not():
         for n, (status, why) in enumerate([("parse_error", "line 1"), ("parse_error", "line 2"), ("refused", "no")])
     )
     for one, *three in zip(judges, told, retold, other):
-        first, second, third = (result_hashes(summary(one, JudgeParams(), [judgement]), [judgement]) for judgement in three)
+        first, second, third = (result_hashes(judge_summary(one, JudgeParams(), [judgement]), [judgement]) for judgement in three)
         assert (first == second) is (one.name.provider == "medlab") and first["judgements.jsonl"] != third["judgements.jsonl"]
         assert ("judge.json" in first) is (one.name.provider == "medlab")
     timed = [told[1].model_copy(update={"seconds": 99.0})]
-    assert result_hashes(summary(judges[1], JudgeParams(), timed), timed) == result_hashes(summary(judges[1], JudgeParams(), told[1:]), told[1:])
+    assert result_hashes(judge_summary(judges[1], JudgeParams(), timed), timed) == result_hashes(judge_summary(judges[1], JudgeParams(), told[1:]), told[1:])
 
 
 # ---------------------------------------------------------------------- asking
@@ -579,7 +579,7 @@ def test_only_a_judge_that_finds_the_order_passes(start, copied, judge_rule, pas
     from medlab.judge import control_items
 
     controls = make_controls(control_items(copied[0], 4))
-    assert {one.kind for one in controls} == set(CONTROLS)
+    assert {one.kind for one in controls} == set(JUDGE_CONTROLS)
     judge, _ = start(rule=judge_rule)
     found, judged = run_controls(judge, controls)
     assert found["passed"] is passes and bool(found["why"]) is not passes
@@ -592,7 +592,7 @@ def test_swapped_or_missing_controls_do_not_pass(copied):
     controls = make_controls(control_items(copied[0], 4))
     good = {one: 5.0 if one.kind == "gold" else 3.5 if one.kind.startswith("right") else 1.0 for one in controls}
     assert check_controls(good.items())["passed"]
-    for kind in set(CONTROLS) - {"gold"}:
+    for kind in set(JUDGE_CONTROLS) - {"gold"}:
         assert not check_controls({one: 5.0 if one.kind == kind else score for one, score in good.items()}.items())["passed"], kind
     assert not check_controls({one: None if one.kind == "shuffled" else score for one, score in good.items()}.items())["passed"]
     assert not check_controls({one: score for one, score in good.items() if one.item_id == controls[0].item_id}.items())["passed"]

@@ -28,7 +28,7 @@ class GradedAnswer:
     grade: int  # 1 incorrect, 2 related, 3 incomplete, 4 excellent
 
 # %% ../../nbs/judging/graded.ipynb #555066b2
-def parts_of(text: str) -> tuple[str, str]:
+def answer_parts(text: str) -> tuple[str, str]:
     "The question and the answer in the text of a file of MedQuAD."
     question = re.search(r"^Question:\s*(.*?)(?:\(Also called:.*?\))?\s*$", text, re.M)
     answer = re.search(r"^Answer:\s*(.*)", text, re.M | re.S)
@@ -43,7 +43,7 @@ def read_graded(
     if len(grades) != 1 or len(texts) != 1:
         raise MissingError(f"{folder}: expected one .txt file with the grades and one .csv file with the answers, as in MedQuAD's QA-TestSet-LiveQA-Med-Qrels")
     with open(texts[0], encoding="utf-8-sig", newline="") as stream:
-        answers = {row["AnswerID"]: parts_of(row["Answer"]) for row in csv.DictReader(stream) if row.get("AnswerID") and row.get("Answer")}
+        answers = {row["AnswerID"]: answer_parts(row["Answer"]) for row in csv.DictReader(stream) if row.get("AnswerID") and row.get("Answer")}
     by_question: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, line in enumerate(grades[0].read_text(encoding="utf-8").splitlines(), 1):
         found = re.fullmatch(r"(\d+) ([1-4])-\w+ (\S+)", line.strip())
