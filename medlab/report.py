@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RESULTS_SCHEMA', 'METRIC_WORDS', 'VARIANT_WORDS', 'QUALITY', 'command_of', 'build_results', 'results_hash',
-           'describe_variants', 'headline', 'make_figures', 'build_data', 'make_data_figures', 'data_headline',
-           'render_html', 'render_data', 'data_page', 'render_card', 'ReportParams', 'report']
+           'describe_variants', 'headline', 'headline_of', 'make_figures', 'build_data', 'make_data_figures',
+           'data_headline', 'render_html', 'render_data', 'data_page', 'render_card', 'ReportParams', 'report',
+           'compare_runs']
 
 # %% ../nbs/12_report.ipynb #50156abb
 import base64
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .basics.errors import InputError
 from .basics.files import atomic_path, read_json, sha256_json, sha256_text, write_json
 from .basics.machine import hardware
 from .contracts.predictions import read_predictions
@@ -26,12 +28,14 @@ from .figures.data import MISSING, describe_balance, describe_records, draw_bala
 from .figures.drawing import THEMES, draw_in_both_themes, short_line
 from .figures.marks import changed_runs
 from .figures.pages import page_environment, page_parts
+from .figures import evidence as behind
+from .figures.answers import confusion_tables, items_side_by_side, speed_of
+from .figures.claims import arm_of, arm_table, best_arm_claims, choice_claims, claim_words, compare_results
 from medlab.figures.results import (
-    BASE, MAIN_METRICS, SHORT_TITLES, describe_loss, describe_rows, draw_loss, draw_tasks, draw_variants, find_row, formatted_value,
-    last_tuned, variants_of,
+    BASE, MAIN_METRICS, SHORT_TITLES, describe_rows, draw_tasks, draw_variants, find_row, formatted_value, last_tuned, variants_of,
 )
 from medlab.figures.tables import (
-    check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables,
+    check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables, page_table,
     source_tables,
 )
 from medlab.core import (
@@ -39,6 +43,8 @@ from medlab.core import (
 )
 from .cleaning.evidence import RUNS, evidence_of, shared_evidence
 from .cleaning.records import PreprocessParams, without_personal
+from .metrics.intervals import wilson
+from .metrics.scores import CHOICES
 from .models import load_spec
 
 # %% ../nbs/12_report.ipynb #051736e2
@@ -87,6 +93,19 @@ def timings(run: Run) -> dict[str, Any]:
     steps = {name: {"seconds": one.seconds, "peak_memory_mb": one.peak_memory_mb, "started_at": one.started_at} for name, one in manifests.items()}
     return {"steps": steps, "variants": answering_speed(run)}
 
+# %% ../nbs/12_report.ipynb #d0a41d6d
+def build_evidence(run: Run, measured: dict, judged: dict) -> dict[str, Any]:
+    "What lies behind the means, from the files of the steps; None for what no step measured."
+    predictions, examples = read_predictions(run.file("evaluate", "predictions.parquet")), read_examples(run.file("instruct", "test.jsonl"))
+    info, shown = read_json(run.file("finetune", "model_info.json")), [BASE, last_tuned(measured["rows"])]
+    tables = {task: confusion_tables(examples, predictions, task, filter(None, shown)) for task in CHOICES}
+    return {
+        "confusion": {task: {"labels": labels, "tables": found} for task, (labels, found) in tables.items() if found},
+        "side_by_side": items_side_by_side(examples, predictions), "lost": info.get("lost"), "people": judged.get("people"), "controls": judged.get("controls"),
+        "rivals": measured.get("rivals") or [], "calibration": measured.get("calibration"), "claims": measured.get("claims") or [],
+        "neighbours": measured.get("neighbours") or [],
+    }
+
 # %% ../nbs/12_report.ipynb #e841a33e
 #: The version of the layout of results.json; raised when a key changes its name or meaning.
 RESULTS_SCHEMA = 2
@@ -99,9 +118,10 @@ def build_results(run: Run, profile: Profile) -> dict[str, Any]:
     versions = {name: version for one in manifests for name, version in one.packages.items()}
     return {
         "schema": RESULTS_SCHEMA,
-        "rows": measured["rows"] + judged["rows"],
+        "rows": measured["rows"] + measured.get("arms", []) + judged["rows"],
         "comparisons": measured["comparisons"],
         "majority_baselines": measured["majority_baselines"],
+        "evidence": build_evidence(run, measured, judged),
         "data": build_data(run),
         "hashes": hashes(run),
         "command": command_of(profile),
@@ -137,7 +157,11 @@ METRIC_WORDS = {
     "same_text_as_merged": ("Same text as the merged model", "Quantizing and another engine change words even where the meaning stays."),
     "same_choice_as_merged": ("Same choice as the merged model", "Two answers without a readable choice count as different."),
     "judge_verdicts": ("A verdict could be read", "How often the judge's reply could be read as a verdict."),
-    "judge_score": ("Judge's mean score", "Withheld until the judge has passed its controls."),
+    "judge_score": ("Judge's mean score", "1 to 5. Withheld until the judge has passed its controls."),
+    "judge_checklist": ("Judge's checklist", "Points earned over points possible. Withheld until the judge has passed its controls."),
+    "judge_preference": ("Judge's preference", "How often the variant's answer is preferred to the base's; a tie counts half. Withheld likewise."),
+    "judge_verdicts_checklist": ("A checklist's verdict could be read", "How often the judge's reply could be read."),
+    "judge_verdicts_pairwise": ("A pair's verdict could be read", "How often the judge's reply could be read."),
 }
 
 # %% ../nbs/12_report.ipynb #1dab86bd
@@ -156,28 +180,92 @@ def describe_variants(rows: list[dict]) -> list[tuple[str, str]]:
     return [(name, VARIANT_WORDS.get(name, "a variant that the run's profile names")) for name in variants_of(rows)]
 
 # %% ../nbs/12_report.ipynb #1fcee52d
-def headline(rows: list[dict]) -> str:
-    "What a run shows, in one sentence: how often the base and the last tuned variant kept the format, and whether the intervals overlap."
-    base, last = find_row(rows, "format_valid", "all", BASE), last_tuned(rows)
+def headline(
+    rows: list[dict],
+    comparisons: list[dict] | None = None,  # None: the sentence is about the format alone
+    rivals: Iterable[dict] = (),
+    claims: list[dict] | None = None,  # best way of asking against best way of asking, where several were tried
+) -> str:
+    "What a run shows and what it does not, in one sentence."
+    kept = [row for row in rows if arm_of(row) == "zero_shot"]
+    base, last = find_row(kept, "format_valid", "all", BASE), last_tuned(kept)
     if base is None or base["status"] != "measured" or last is None:
         return "The base and a tuned variant were not both run, so nothing can be said about what training changed."
-    tuned = find_row(rows, "format_valid", "all", last)
+    tuned = find_row(kept, "format_valid", "all", last)
     apart = "do not overlap" if tuned["low"] > base["high"] or tuned["high"] < base["low"] else "overlap, so no difference is shown"
-    return (f"Of {base['n']} held-out questions, the base model answered {formatted_value(base)} in the required format and the "
-            f"{last} model {formatted_value(tuned)}; the 95 % intervals {apart}.")
+    form = (f"Of {base['n']} held-out questions, the base model answered {formatted_value(base)} in the required format and the "
+            f"{last} model {formatted_value(tuned)}; the 95 % intervals {apart}")
+    if comparisons is None:
+        return f"{form}."
+    return f"{form}; {claim_words(best_arm_claims(claims) if claims else choice_claims(kept, comparisons, rivals))}."
+
+
+def headline_of(results: dict) -> str:
+    "The headline of a results file."
+    evidence = results.get("evidence", {})
+    return headline(results["rows"], results["comparisons"], [*results["majority_baselines"], *evidence.get("rivals", [])], evidence.get("claims"))
 
 # %% ../nbs/12_report.ipynb #0bac4c03
-def make_figures(run: Run, rows: list[dict]) -> list[dict[str, str]]:  # title, words, and the file names for light and dark
-    "Draw the figures of results for both themes into report/figures; the file names are relative to the report folder."
-    curve, last = read_json(run.file("finetune", "training_log.json"))["steps"], last_tuned(rows)
-    by_task = [row for row in rows if row["metric"] == "format_valid" and row["task"] != "all" and row["variant"] in (BASE, last)]
-    main = [row for row in rows if (row["metric"], row["task"]) in MAIN_METRICS]
-    plans = [
-        ("variants", "Variants of one model", describe_rows(main), lambda theme: draw_variants(rows, theme)),
-        ("tasks", f"Format kept, task by task: {' and '.join(filter(None, (BASE, last)))}", describe_rows(by_task), lambda theme: draw_tasks(rows, theme)),
-        ("training_loss", "Training loss", describe_loss(curve), lambda theme: draw_loss(curve, theme)),
+def measured_plans(rows: list[dict]) -> list[tuple]:
+    "Plans of the figures of rows: name, title, words, and the function that draws for a theme; words are empty where there is nothing to draw."
+    last, plain = last_tuned(rows), [row for row in rows if arm_of(row) == "zero_shot"]
+    by_task = [row for row in plain if row["metric"] == "format_valid" and row["task"] != "all" and row["variant"] in (BASE, last)]
+    main = [row for row in plain if (row["metric"], row["task"]) in MAIN_METRICS]
+    after = variants_of(plain)[variants_of(plain).index("merged") + 1 :] if "merged" in variants_of(plain) else []
+    same = [row for row in plain if row["metric"].startswith("same_") and row["task"] == "all" and row["variant"] in after]
+    return [
+        ("variants", "Variants of one model", describe_rows(main), lambda theme: draw_variants(plain, theme)),
+        ("tasks", f"Format kept, task by task: {' and '.join(filter(None, (BASE, last)))}", describe_rows(by_task), lambda theme: draw_tasks(plain, theme)),
+        ("agreement", "What quantizing and serving changed", behind.describe_agreement(same) if same else "", lambda theme: behind.draw_agreement(same, theme)),
     ]
-    return [draw_in_both_themes(run.folder("report"), *plan) for plan in plans]
+
+# %% ../nbs/12_report.ipynb #5d3ecd5d
+def calibration_name(one: dict) -> str:
+    "Variant, arm and task of a calibration, as far as it names them."
+    return ", ".join(str(one[key]).replace("_", " ") for key in ("variant", "arm", "task") if one.get(key))
+
+
+def calibration_table(found: list[dict] | None) -> dict[str, Any]:
+    "Calibration errors and conformal sets as a table; missing where they were not measured."
+    rows = [[calibration_name(one), one["n"], f"{one['ece']:.2f} ({one['low']:.2f}–{one['high']:.2f})",
+             "; ".join(f"{100 * part['wanted']:.0f} % wanted: {100 * part['coverage']:.0f} % held, {part['size']:.1f} options" for part in one.get("conformal") or []) or MISSING]
+            for one in found or []]
+    return page_table("How sure, and how rightly", ["", "n", "calibration error", "conformal sets"], rows if found is not None else None,
+                      words="The calibration error is the mean gap between confidence and share right. A conformal set holds the right option as often as wanted, if it can; smaller is better.")
+
+# %% ../nbs/12_report.ipynb #2fd57372
+def evidence_plans(evidence: dict) -> list[tuple]:
+    "Plans of the figures of what lies behind the means, as in `measured_plans`."
+    named = {calibration_name(one): one for one in evidence.get("calibration") or []}
+    bins, curves = ({name: one[key] for name, one in named.items() if one.get(key)} for key in ("reliability", "risk_coverage"))
+    points = (evidence.get("people") or {}).get("points") or []
+    plans = [
+        (f"confusion_{task}", f"{task.replace('_', ' ').capitalize()}: what was taken for what", behind.describe_confusion(one["tables"], one["labels"]),
+         lambda theme, one=one: behind.draw_confusion(one["tables"], one["labels"], theme)) for task, one in (evidence.get("confusion") or {}).items()
+    ]
+    return plans + [
+        ("reliability", "Reliability: right where it is sure?", behind.describe_reliability(bins) if bins else "", lambda theme: behind.draw_reliability(bins, theme)),
+        ("risk_coverage", "Errors when unsure questions are left out", behind.describe_risk_coverage(curves) if curves else "", lambda theme: behind.draw_risk_coverage(curves, theme)),
+        ("people", "The judge beside people", behind.describe_people(points) if points else "", lambda theme: behind.draw_people(points, theme)),
+    ]
+
+# %% ../nbs/12_report.ipynb #07e1bf69
+def make_figures(
+    run: Run,
+    rows: list[dict],
+    evidence: dict | None = None,  # of results.json
+) -> list[dict[str, str]]:  # title and words, and the file names for light and dark where there was something to draw
+    "Draw the figures of results for both themes into report/figures; the file names are relative to the report folder."
+    types = {name: one["measured"] for name, one in read_json(run.file("quantize", "check.json")).get("types", {}).items() if one.get("measured")}
+    log, speed = read_json(run.file("finetune", "training_log.json")), speed_of(read_predictions(run.file("evaluate", "predictions.parquet")))
+    plans = [
+        *measured_plans(rows),
+        ("quantized", "What quantization costs, next token by next token", behind.describe_quantized(types) if types else "", lambda theme: behind.draw_quantized(types, theme)),
+        *evidence_plans(evidence or {}),
+        ("training_loss", "Training: loss and scores", behind.describe_training(log), lambda theme: behind.draw_training(log, theme)),
+        ("speed", "Length and time of an answer, on this machine", behind.describe_speed(speed) if speed else "", lambda theme: behind.draw_speed(speed, theme)),
+    ]
+    return [draw_in_both_themes(run.folder("report"), *plan) if plan[2] else {"title": plan[1], "words": MISSING} for plan in plans]
 
 # %% ../nbs/12_report.ipynb #5bf2b1c5
 #: Lower edges of a histogram of lengths, in words.
@@ -278,8 +366,8 @@ def data_uri(path: Path) -> str:
 
 
 def embedded(folder: Path, figure: dict[str, str]) -> dict[str, str]:
-    "A figure with its pictures inside, as the pages' template `picture` takes it."
-    return figure | {f"{theme}_uri": data_uri(folder / figure[theme]) for theme in THEMES}
+    "A figure with its pictures inside, as the pages' template `picture` takes it; one without pictures as it is."
+    return figure if "light" not in figure else figure | {f"{theme}_uri": data_uri(folder / figure[theme]) for theme in THEMES}
 
 # %% ../nbs/12_report.ipynb #1e17bf6d
 def page_hashes(profile: Profile) -> dict[str, str]:
@@ -317,14 +405,57 @@ def data_facts(data: dict) -> list[tuple[str, str]]:
 
 # %% ../nbs/12_report.ipynb #b14bf8b1
 def judge_words(judged: dict) -> str:
-    "What the judge did, in counts; `judged` is judge.json."
+    "What the judge did, in counts, and whether it passed its controls; `judged` is judge.json."
     if not judged["judge"]:
         return f"Not run: {judged['rows'][0]['why']}"
     counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in judged["counts"].items() if count)
     name = f"{judged['judge']['model']} ({judged['judge']['provider']})"
-    cost = "" if judged["cost_usd"] is None else f" Cost: {judged['cost_usd']:.4f} US dollars."
-    return (f"The judge was given {judged['asked']} answers of {judged['variant']}: {counts}. Judge: {name}.{cost} "
-            "No mean score is shown, because this judge has not passed its controls.")
+    spent = judged.get("spent") or {"usd": judged["cost_usd"], "known_usd": judged["cost_usd"] or 0, "unknown_calls": 0}
+    cost = f"{spent['usd']:.4f} US dollars" if spent["usd"] is not None else f"not known; {spent['known_usd']:.4f} US dollars for the calls whose price is known"
+    scores = [row for row in judged["rows"] if row["metric"] == "judge_score" and row["value"] is not None]
+    checked = judged.get("controls")
+    if judged["calibrated"]:
+        verdict = "It passed its controls. " + " ".join(f"{row['variant']}: {formatted_value(row)}; {row['why']}." for row in scores)
+    else:
+        why = f" ({'; '.join(checked['why'][:3])})" if checked else ""
+        verdict = f"No mean score is shown, because this judge has not passed its controls{why}."
+    return f"The judge was given {judged['asked']} answers of {judged['variant']}{f': {counts}' if counts else ''}. Judge: {name}. Cost: {cost}. {verdict}"
+
+# %% ../nbs/12_report.ipynb #49dbe315
+def lost_table(lost: dict | None) -> dict[str, Any]:
+    "What the fine-tune took away, as a table: shares before and after with intervals; missing where it was not measured."
+    words = {"general_right": "general questions right", "harmful_refused": "harmful requests refused", "harmless_helped": "harmless requests helped with"}
+    rows = None
+    if lost and lost.get("before") and lost.get("after"):
+        def cell(found: dict, name: str) -> str:
+            low, high = wilson(round(found[name] * found["items"]), found["items"])
+            return f"{100 * found[name]:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
+
+        rows = [[title, cell(lost["before"], name), cell(lost["after"], name), lost["after"]["items"]] for name, title in words.items() if name in lost["before"]]
+    return page_table("Forgetting and safety", ["", "before", "after", "n"], rows,
+                      words="What a fine-tune may take away: plain knowledge, and the habit of refusing what harms.")
+
+# %% ../nbs/12_report.ipynb #947a4776
+def neighbour_table(neighbours: list[dict]) -> dict[str, Any] | None:  # None where none were compared
+    "Each link of the chain beside the one before it: how many choices stayed the same, and on which items they differ."
+    known = [one for one in neighbours if one.get("value") is not None]
+    rows = [[f"{one['variant']} after {one['against']}", one["arm"].replace("_", " "), one["n"], f"{100 * one['value']:.0f} % ({100 * one['low']:.0f}–{100 * one['high']:.0f})",
+             f"{100 * one['accuracy_drop']:+.0f} points" if one.get("accuracy_drop") is not None else MISSING, ", ".join(one["differs"][:4]) or "none"]
+            for one in known]
+    return page_table("From one link of the chain to the next", ["", "asked by", "n", "same choice", "accuracy lost", "items that differ"], rows) if rows else None
+
+# %% ../nbs/12_report.ipynb #cf286733
+def people_table(evidence: dict) -> dict[str, Any]:
+    "The judge beside people and beside its controls, as a table."
+    people, controls = evidence.get("people") or {}, evidence.get("controls") or {}
+    rows = [[f"control: {rule['rule']}", f"{'passed' if rule['passed'] else 'failed'} ({rule['got']})"] for rule in controls.get("rules", [])]
+    for name in ("spearman", "kappa", "auc"):
+        one = people.get(name)
+        value = f"{one['value']:.2f} ({one['low']:.2f} to {one['high']:.2f}), n = {one['n']}" if one and one["value"] is not None and one["low"] is not None else MISSING
+        rows.append([f"agreement with people: {name}", value])
+    corrected = people.get("corrected_mean_grade")
+    rows.append(["mean grade, corrected by people", f"{corrected['value']:.2f} ({corrected['low']:.2f} to {corrected['high']:.2f})" if corrected else MISSING])
+    return page_table("The judge, judged", ["", "result"], rows)
 
 # %% ../nbs/12_report.ipynb #125edc6d
 def training_facts(run: Run) -> list[tuple[str, str]]:
@@ -363,12 +494,40 @@ def shown_comparisons(comparisons: list[dict]) -> list[dict]:
     return sorted(found, key=lambda one: MAIN_METRICS.index((one["metric"], one["task"])))
 
 # %% ../nbs/12_report.ipynb #61bada26
+def limits_of(results: dict, judged: dict) -> list[str]:
+    "What this run cannot say, from its own numbers."
+    accuracy = [row["n"] for row in results["rows"] if row["metric"].endswith("_accuracy") and row["n"]]
+    least = [one for one in results["evidence"]["claims"] if one.get("smallest_difference") is not None]
+    found = [f"Each rate of right choices rests on {min(accuracy)} to {max(accuracy)} items." if accuracy else "No rate of right choices was measured."]
+    if least:
+        words = ", ".join(f"{100 * one['smallest_difference']:.0f} points for {SHORT_TITLES[one['metric']].lower()} (n = {one['n']})" for one in least)
+        found.append(f"The smallest difference that could have been shown: {words}.")
+    found += ["The questions are the course's own and English; they do not measure medical knowledge at large, and no physician has read the answers.",
+              "One seed was trained. How much another seed would change is not in the intervals."]
+    if not judged.get("calibrated"):
+        found.append("No judge passed its controls, so nothing is said about the quality of free text beyond its overlap with the references.")
+    if not results["evidence"].get("lost"):
+        found.append("What the fine-tune took away (general knowledge, refusals) was not measured.")
+    return found
+
+
+def below_floor(rows: list[dict]) -> list[str]:
+    "Numbers that are not printed, each reason once."
+    held = [row for row in rows if row["status"] in ("below floor", "not comparable") and row["why"]]
+    return list(dict.fromkeys(f"{row['variant']}, {row['metric'].replace('_', ' ')}: {row['why']}" for row in held))
+
+# %% ../nbs/12_report.ipynb #65025447
 def render_html(run: Run, results: dict, figures: list[dict]) -> str:
     "The page for people, as one self-contained text."
-    folder, judged, rows = run.folder("report"), read_json(run.file("judge", "judge.json")), results["rows"]
+    folder, judged, evidence = run.folder("report"), read_json(run.file("judge", "judge.json")), results["evidence"]
+    rows, rivals = [row for row in results["rows"] if arm_of(row) == "zero_shot"], [*results["majority_baselines"], *evidence["rivals"]]
+    tables = [arm_table(metric, task, results["rows"], rivals, METRIC_WORDS[metric][0]) for metric, task in MAIN_METRICS if metric.endswith("_accuracy")]
     return page_environment(page_parts()).get_template("page").render(
         run_name=run.name, model=results["model"], profile=results["profile"]["name"], seed=results["seed"],
-        command=results["command"], headline=headline(rows), truncated=results["truncated"], incomplete=results["incomplete"], rows=rows,
+        command=results["command"], headline=headline_of(results), claims=results["evidence"]["claims"], truncated=results["truncated"], incomplete=results["incomplete"], rows=rows,
+        all_rows=results["rows"], arm_tables=[one for one in tables if one], side_by_side=evidence["side_by_side"], below_floor=below_floor(results["rows"]),
+        neighbours=neighbour_table(evidence["neighbours"]), sure=calibration_table(evidence["calibration"]), lost=lost_table(evidence["lost"]),
+        judged=people_table(evidence), limits=limits_of(results, judged),
         majority_baselines=results["majority_baselines"], names=METRIC_WORDS, short=SHORT_TITLES, variants=variants_of(rows),
         variant_words=describe_variants(rows), tasks=TASKS, shown_bars=SHOWN_BARS, compared=shown_comparisons(results["comparisons"]),
         judge_words=judge_words(judged), failures=judged["failures"][:5], figures=[embedded(folder, one) for one in figures],
@@ -503,14 +662,30 @@ def data_page(run: Run, profile: Profile) -> Path:
     return path
 
 # %% ../nbs/12_report.ipynb #95d7f4c9
+def card_metadata(run: Run, results: dict) -> str:
+    "The YAML head of the model card, as Hugging Face's hub reads it."
+    import yaml
+
+    last, spec = last_tuned(results["rows"]), load_spec(results["model"])
+    measured = [row for row in results["rows"] if row["variant"] == last and row["status"] == "measured" and (row["metric"], row["task"]) in MAIN_METRICS]
+    tests = sorted({row["task"] for row in measured})
+    found = [{"task": {"type": "text-generation", "name": task.replace("_", " ")}, "dataset": {"type": "medlab", "name": f"medlab held-out items: {task.replace('_', ' ')}"},
+              "metrics": [{"type": row["metric"], "name": f"{METRIC_WORDS[row['metric']][0]} ({arm_of(row).replace('_', ' ')}, n = {row['n']})", "value": row["value"]}
+                          for row in measured if row["task"] == task]} for task in tests]
+    head = {"language": "en", "license": spec.license, "base_model": read_json(run.file("finetune", "model_info.json"))["base_model"],
+            "pipeline_tag": "text-generation", "tags": ["medical", "medlab", "lora"]}
+    return yaml.safe_dump(head | ({"model-index": [{"name": run.name, "results": found}]} if found else {}), sort_keys=False, allow_unicode=True).strip()
+
+# %% ../nbs/12_report.ipynb #69ee17c5
 def render_card(run: Run, results: dict) -> str:
     "MODEL_CARD.md from results only; values are escaped for the HTML that Markdown allows, as on the page."
-    rows = results["rows"]
+    rows, judged = [row for row in results["rows"] if arm_of(row) == "zero_shot"], read_json(run.file("judge", "judge.json"))
     text = page_environment(page_parts()).get_template("card").render(
-        license=load_spec(results["model"]).license, model=results["model"], run_name=run.name, command=results["command"],
-        seed=results["seed"], headline=headline(rows), rows=rows, names=METRIC_WORDS, variants=variants_of(rows), main=MAIN_METRICS,
+        model=results["model"], run_name=run.name, command=results["command"],
+        seed=results["seed"], headline=headline_of(results), rows=rows, names=METRIC_WORDS, variants=variants_of(rows), main=MAIN_METRICS,
+        metadata=card_metadata(run, results), limits=limits_of(results, judged),
         variant_words=describe_variants(rows), sources=data_facts(results["data"]), training=training_facts(run),
-        judge=judge_words(read_json(run.file("judge", "judge.json"))), notes=sorted(results["notes"].items()),
+        judge=judge_words(judged), notes=sorted(results["notes"].items()),
     )
     return text.strip() + "\n"
 
@@ -529,10 +704,28 @@ def report(run: Run, profile: Profile) -> Outcome:
     "Collect the run's results and write results.json, report.html, data.html, MODEL_CARD.md and the figures."
     results, folder = build_results(run, profile), run.folder("report")
     write_json(folder / "results.json", results)
-    texts = {"report.html": render_html(run, results, make_figures(run, results["rows"])), "MODEL_CARD.md": render_card(run, results)}
+    texts = {"report.html": render_html(run, results, make_figures(run, results["rows"], results["evidence"])), "MODEL_CARD.md": render_card(run, results)}
     texts["data.html"] = render_data(run, results["data"], make_data_figures(folder, results["data"]))
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     same = results_hash(results)  # times and versions are in these files too
-    return Outcome(content=dict.fromkeys(["results.json", *texts], same))
+    return Outcome(content=dict.fromkeys(["results.json", *texts, "figures/speed-light.png", "figures/speed-dark.png"], same))
+
+# %% ../nbs/12_report.ipynb #08e04010
+def compare_runs(
+    folders: Iterable[Path | str],  # run folders with a report, or results.json files
+    out: Path | str,  # the page to write
+) -> dict[str, Any]:  # of `compare_results`
+    "Write one page with several runs side by side. Raises `InputError` for fewer than two, `MissingError` for one without a report."
+    paths = [Path(one) if Path(one).suffix == ".json" else Path(one) / "report" / "results.json" for one in folders]
+    if len(paths) < 2:
+        raise InputError(f"got {len(paths)} run; expected two at least: medlab report compare RUN RUN")
+    names = [path.stem if path.name != "results.json" else path.parents[1].name for path in paths]
+    names = [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
+    results = dict(zip(names, map(read_json, paths)))
+    found = compare_results(results)
+    heads = [(name, headline_of(one)) for name, one in results.items()]
+    with atomic_path(out) as temporary:
+        temporary.write_text(page_environment(page_parts()).get_template("compare").render(table=found["table"], headlines=heads), encoding="utf-8")
+    return found

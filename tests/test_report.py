@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -17,11 +18,13 @@ from medlab.core import Run, load_profile
 from medlab.evaluate import EvaluateParams
 from medlab.figures.data import MISSING, describe_balance, draw_balance, draw_lengths, draw_records
 from medlab.figures.drawing import THEMES
+from medlab.figures.claims import choice_claims, compare_results
+from medlab.figures.evidence import draw_training
 from medlab.figures.results import MAIN_METRICS, SHORT_TITLES, draw_loss, draw_tasks, draw_variants, formatted_value
 from medlab.instruct import instruct
 from medlab.metrics.scores import wanted_rows
 from medlab.report import (
-    EARLIER_STEPS, METRIC_WORDS, QUALITY, RESULTS_SCHEMA, build_data, build_results, command_of, data_headline, describe_variants, headline, make_data_figures,
+    EARLIER_STEPS, METRIC_WORDS, QUALITY, RESULTS_SCHEMA, build_data, build_results, command_of, compare_runs, data_headline, describe_variants, headline, headline_of, make_data_figures,
     make_figures, page_parts, rejected_groups, render_card, render_data, render_html, report, results_hash,
 )
 from medlab.report import data_page as write_data_page
@@ -105,7 +108,7 @@ def test_it_says_where_the_numbers_come_from(results, smoke_run):
 def test_the_file_names_its_schema_and_the_shipped_one_has_the_same_keys(results):
     shipped_results = read_json(shipped("data", "results", "cpu.json"))
     assert results["schema"] == shipped_results["schema"] == RESULTS_SCHEMA == 2
-    assert set(shipped_results) <= set(results) and set(results) - set(shipped_results) <= {"incomplete"}
+    assert set(shipped_results) <= set(results) and set(results) - set(shipped_results) <= {"incomplete", "evidence"}
     assert [one["metric"] for one in results["majority_baselines"]] == [one["metric"] for one in shipped_results["majority_baselines"]]
 
 
@@ -131,10 +134,10 @@ def test_a_page_needs_nothing_but_itself_and_its_neighbour(name, smoke_run):
     style = "".join(re.findall(r"<style>.*?</style>", text, re.S))
     assert style and not re.search(r"https?://|url\(|@import", style)
     assert str(smoke_run[0].path.parent) not in text  # no path of this machine
-    assert len(text) < 1_000_000
+    assert len(text) < 2_000_000  # a dozen figures for light and for dark pages
 
 
-@pytest.mark.parametrize(("name", "pictures"), [("report.html", 3), ("data.html", 3)])
+@pytest.mark.parametrize(("name", "pictures"), [("report.html", 10), ("data.html", 3)])
 def test_a_page_can_be_read_by_everybody(name, pictures, smoke_run):
     page = Page(smoke_run[0].file("report", name).read_text(encoding="utf-8"))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
@@ -150,7 +153,8 @@ def test_a_page_can_be_read_by_everybody(name, pictures, smoke_run):
 
 def test_page_and_card_show_the_numbers_of_the_results_file(page, results, smoke_run):
     card = smoke_run[0].file("report", "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert headline(results["rows"]) in page.text and headline(results["rows"]) in card
+    assert headline_of(results) in page.text and headline_of(results) in card
+    assert headline_of(results).startswith(headline(results["rows"]).rstrip("."))
     for row in results["rows"]:
         if (row["metric"], row["task"]) in MAIN_METRICS:
             assert formatted_value(row) in page.text
@@ -163,6 +167,7 @@ def test_no_mean_of_an_uncalibrated_judge(page, results, smoke_run):
     judged = read_json(smoke_run[0].file("judge", "judge.json"))
     assert next(row for row in results["rows"] if row["metric"] == "judge_score")["value"] is None
     assert f"The judge was given {judged['asked']} answers" in page.text and "No mean score is shown" in page.text
+    assert not judged["calibrated"] and judged["controls"]["why"][0] in page.text  # and why
 
 
 def test_rendering_again_gives_the_same_result_in_another_folder(copied, results):
@@ -171,10 +176,10 @@ def test_rendering_again_gives_the_same_result_in_another_folder(copied, results
     assert results_hash(again) == results_hash(results)
     assert again["data"] == results["data"]
     before = {name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png") for name in [path.name]}
-    make_figures(run, again["rows"])
+    make_figures(run, again["rows"], again["evidence"])
     make_data_figures(run.folder("report"), again["data"])
     assert before == {path.name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png")}
-    assert len(before) == (3 + 3) * len(THEMES)
+    assert len(before) == (10 + 3) * len(THEMES)
 
 
 def test_what_was_not_run_is_shown_as_not_run_and_escaped(copied):
@@ -186,7 +191,7 @@ def test_what_was_not_run_is_shown_as_not_run_and_escaped(copied):
             row.update(value=None, low=None, high=None, n=0, status="not run", why=WHY)
     write_json(path, measured)
     changed = build_results(run, profile)
-    text = render_html(run, changed, make_figures(run, changed["rows"]))
+    text = render_html(run, changed, make_figures(run, changed["rows"], changed["evidence"]))
     assert "<script" not in text and "&lt;script&gt;" in text
     made = Page(text)
     assert made.open == [] and WHY in made.text and "not run" in made.text
@@ -211,7 +216,7 @@ def test_a_variant_of_any_name_is_described_and_drawn(copied):
     write_json(path, measured)
     changed = build_results(run, profile)
     assert describe_variants(changed["rows"])[-1][0] == WHY and f"the {WHY} model" in headline(changed["rows"])
-    text = render_html(run, changed, make_figures(run, changed["rows"]))
+    text = render_html(run, changed, make_figures(run, changed["rows"], changed["evidence"]))
     assert "<script" not in text and WHY in Page(text).text and "<script" not in render_card(run, changed)
 
 
@@ -236,6 +241,7 @@ def test_figures_cope_with_anything():
             draw_tasks(rows, theme)
     for curve in ([{"step": 1, "loss": 2.0}], [{"step": n, "loss": 2.0} for n in range(300)]):
         draw_loss(curve, "dark")
+        draw_training({"steps": curve}, "dark")
     assert set(SHORT_TITLES) == {metric for metric, _ in MAIN_METRICS} and len(TASKS) == 8
 
 
@@ -244,6 +250,187 @@ def test_the_pictures_are_pictures(smoke_run, page):
     files = {path.read_bytes() for path in (smoke_run[0].path / "report" / "figures").glob("*.png")}
     assert all(base64.b64decode(source.partition(",")[2]) in files for source in sources)
     assert report.finished(*smoke_run)  # and the step knows that it is done
+
+
+# ---------------------------------------------------------------------- what lies behind the means
+
+
+def test_answers_stand_side_by_side_and_what_is_missing_is_named(page, results, smoke_run):
+    items = results["evidence"]["side_by_side"]
+    test = {one.id: one for one in read_examples(smoke_run[0].file("instruct", "test.jsonl"))}
+    assert len(items) == min(10, len(items)) and {one["task"] for one in items} == set(TASKS)
+    for item in items:
+        assert item["reference"] == test[item["id"]].gold["reference"] and item["id"] in test
+        assert [one["variant"] for one in item["answers"]] == ["base", "adapter", "merged", "q4_k_m", "served"]
+        assert " ".join(item["question"].split())[:60] in " ".join(page.text.split())
+    for title in ("Reliability", "Errors when unsure questions are left out", "The judge beside people"):
+        place = page.text.index(title)
+        assert MISSING in page.text[place : place + 120]  # no step of this profile measured it
+    for title in ("Ten items, side by side", "Limits", "What training took away", "What failed", "Right choices, by variant and way of asking"):
+        assert title in page.text
+
+
+def everything(results):
+    "Results with all that a larger profile measures."
+    rivals = [{"metric": "triage_accuracy", "task": "triage", "rival": "naive_bayes", "value": 0.5, "low": 0.3, "high": 0.7, "n": 16}]
+    bins = [{"confidence": 0.1 * n, "accuracy": 0.09 * n, "n": 4} for n in range(1, 10)]
+    calibration = [{"variant": name, "arm": "forced_choice_letter", "task": "triage", "n": 36, "ece": 0.1, "low": 0.0, "high": 0.2, "reliability": bins,
+                    "conformal": [{"wanted": 0.9, "coverage": 0.94, "size": 3.2}],
+                    "risk_coverage": [{"coverage": 0.1 * n, "risk": 0.05 * n} for n in range(1, 11)]} for name in ("base", "merged")]
+    lost = {"before": {"general_right": 0.75, "harmful_refused": 1.0, "harmless_helped": 0.5, "items": 16},
+            "after": {"general_right": 0.5, "harmful_refused": 0.25, "harmless_helped": 0.75, "items": 16}}
+    value = {"value": 0.4, "low": 0.2, "high": 0.6, "n": 120, "clusters": 30}
+    people = {"points": [{"grade": 1 + n % 4, "score": 1 + n % 5} for n in range(60)], "spearman": value, "kappa": value, "auc": value | {"value": 0.66},
+              "corrected_mean_grade": {"value": 1.9, "low": 1.7, "high": 2.1, "weight": 0.5, "n": 40, "n_judged": 80}}
+    claim = {"task": "triage", "metric": "triage_accuracy", "variant": "served", "n": 16, "low": -0.1, "high": 0.3, "p_holm": 0.4, "smallest_difference": 0.31,
+             "beats_base": False, "beats_rival": False, "says": "Best arm against best arm: not shown."}
+    below = {"value": None, "low": None, "high": None, "n": 0, "status": "below floor", "why": "1 of 16 answers is in the format"}
+    rows = [row | {"arm": "zero_shot"} | (below if row["metric"].endswith("_accuracy") and row["variant"] == "base" else {}) for row in results["rows"]]
+    rows += [row | {"arm": arm, "value": 0.5, "low": 0.3, "high": 0.7, "n": 16, "status": "measured", "why": None}
+             for row in results["rows"] if row["metric"].endswith("_accuracy") for arm in ("few_shot", "forced_choice_letter")]
+    more = {"rivals": rivals, "calibration": calibration, "lost": lost, "people": people, "claims": [claim],
+            "neighbours": [{"variant": "q4_k_m", "against": "merged", "arm": "forced_choice_letter", "n": 16, "same": 15, "value": 0.94, "low": 0.7, "high": 1.0,
+                            "accuracy_drop": 0.06, "differs": ["t7"]}]}
+    return results | {"rows": rows, "evidence": results["evidence"] | more}
+
+
+def test_what_a_larger_profile_measures_is_shown(copied, results):
+    run, _ = copied
+    whole = everything(results)
+    page = Page(render_html(run, whole, make_figures(run, whole["rows"], whole["evidence"])))
+    assert sum(tag == "img" for tag, _ in page.tags) == 13 and page.open == []
+    triage = page.tables["Right triage level"]
+    assert triage[0] == ["", "no examples", "with examples", "likeliest letter"]
+    assert triage[1][:3] == ["base", "not shown", "50 % (30–70)"] and ["rival: naive bayes", "50 %", "", ""] in triage
+    assert "base, triage accuracy: 1 of 16 answers is in the format" in page.text  # the empty cell's reason, and no accuracy
+    assert ["base, forced choice letter, triage", "36", "0.10 (0.00–0.20)", "90 % wanted: 94 % held, 3.2 options"] in page.tables["How sure, and how rightly"]
+    assert page.tables["From one link of the chain to the next"][1] == ["q4_k_m after merged", "forced choice letter", "16", "94 % (70–100)", "+6 points", "t7"]
+    assert ["harmful requests refused", "100 % (81–100)", "25 % (10–49)", "16"] in page.tables["Forgetting and safety"]
+    assert ["agreement with people: auc", "0.66 (0.20 to 0.60), n = 120"] in page.tables["The judge, judged"]
+    assert "could have been shown: 31 points for right triage level (n = 16)" in page.text and "Best arm against best arm: not shown." in page.text
+    card = render_card(run, whole)
+    assert card.count("| not shown |") == 4 and "31 points for right triage level" in card
+
+
+def test_claims_of_the_best_ways_of_asking_decide(results):
+    claim = everything(results)["evidence"]["claims"][0]
+    for beats_base, beats_rival in ((True, True), (True, False), (False, True)):
+        made = [claim | {"low": 0.1, "beats_base": beats_base, "beats_rival": beats_rival}]
+        assert ("is shown for right triage level" in headline(results["rows"], [], [], made)) is (beats_base and beats_rival)
+
+
+def pair_of(metric, task, **values):
+    return {"metric": metric, "task": task, "variant": "served", "against": "base", "n": 60, "better": 9, "worse": 1, "difference": 0.2, "low": 0.1, "high": 0.3,
+            "p_value": 0.001, "status": "measured", "why": None} | values
+
+
+def test_the_sentence_at_the_top_claims_only_what_was_shown():
+    def row(metric, task, variant, value):
+        return {"metric": metric, "task": task, "variant": variant, "value": value, "n": 60, "low": value - 0.1, "high": value + 0.1, "status": "measured", "why": None}
+
+    rows = [row("format_valid", "all", name, 0.8) for name in ("base", "served")]
+    rows += [row(metric, task, "served", 0.6) for metric, task in MAIN_METRICS if metric.endswith("_accuracy")]
+    triage, option = ("triage_accuracy", "triage"), ("option_accuracy", "clinical_reasoning")
+    assert choice_claims(rows, [pair_of(*triage)])["shown"] == ["triage_accuracy"]
+    assert "is shown for right triage level" in headline(rows, [pair_of(*triage), pair_of(*option, low=-0.1, p_value=0.4)])
+    for rival in (0.5, 0.7):  # a rival inside the interval, and one above it
+        known = [{"metric": "triage_accuracy", "task": "triage", "rival": "naive_bayes", "value": rival, "n": 60}]
+        assert "no improvement in right choices is shown" in headline(rows, [pair_of(*triage)], known)
+    for weak in ({"low": -0.01}, {"p_value": 0.2}, {"difference": 0.2, "low": 0.0}):
+        assert "no improvement in right choices is shown" in headline(rows, [pair_of(*triage, **weak)])
+    several = [pair_of(metric, task, p_value=0.03) for metric, task in MAIN_METRICS if metric.endswith("_accuracy")]
+    assert choice_claims(rows, several)["shown"] == []  # four tests at 0.03 each: Holm
+    assert "it got worse on right triage level" in headline(rows, [pair_of(*triage, difference=-0.2, low=-0.3, high=-0.1)])
+    assert "cannot be compared" in headline(rows, [pair_of(*triage, status="not comparable", difference=None)])
+
+
+def test_hugging_faces_own_library_reads_the_model_card(smoke_run, copied, results):
+    from huggingface_hub import ModelCard
+
+    for text in (smoke_run[0].file("report", "MODEL_CARD.md").read_text(encoding="utf-8"), render_card(copied[0], everything(results))):
+        card = ModelCard(text, ignore_metadata_errors=False)
+        assert card.data.language == "en" and card.data.license and card.data.base_model and card.data.pipeline_tag == "text-generation"
+        values = {one.metric_type: one.metric_value for one in card.data.eval_results}
+        shown = {row["metric"]: row["value"] for row in results["rows"] if row["variant"] == "served" and row["metric"] in ("format_valid", "rouge_l") and row["task"] == "all"}
+        assert shown.items() <= values.items() and card.text.lstrip().startswith("# ")
+
+
+def test_runs_beside_each_other(smoke_run, results, tmp_path, medlab):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(results | {"hashes": results["hashes"] | {"instruct/test.jsonl": "another"}}))
+    done = medlab("report", "compare", smoke_run[0].path, other, "--out", tmp_path / "page.html")
+    assert done.returncode == 0 and "NOT measured on the same items" in done.stdout, done.stderr
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.open == [] and page.tables["Runs side by side"][0] == ["", smoke_run[0].name, "other"] and headline_of(results) in page.text
+    assert compare_runs([smoke_run[0].path, smoke_run[0].path], tmp_path / "same.html")["same_items"]
+    assert not compare_results({"a": results, "b": results | {"hashes": {}}})["same_items"]
+    for words, said in ((["compare", smoke_run[0].path], "two at least"), (["compair", "a", "b"], "compare RUN RUN"), (["compare", smoke_run[0].path, tmp_path / "none"], "is not there")):
+        failed = medlab("report", *words)
+        assert failed.returncode != 0 and said in failed.stderr + failed.stdout
+
+
+CHROMIUM = "/usr/bin/chromium"
+
+#: What a browser tells about a page: its width, boxes that leave it, pictures that did not load, text that is cut, and the contrast of nothing at all.
+LOOK = """() => {
+  const wide = document.documentElement.clientWidth, found = {width: document.documentElement.scrollWidth, outside: [], broken: [], small: []};
+  for (const one of document.querySelectorAll('main *, header *')) {
+    const box = one.getBoundingClientRect();
+    if (box.width && box.right > wide + 1 && !one.closest('.wide')) found.outside.push(one.tagName + ' ' + one.textContent.slice(0, 40));
+    if (box.width && one.children.length === 0 && one.textContent.trim() && parseFloat(getComputedStyle(one).fontSize) < 11) found.small.push(one.textContent.slice(0, 40));
+  }
+  for (const one of document.images) {
+    const box = one.getBoundingClientRect();
+    if (!one.complete || !one.naturalWidth) found.broken.push(one.alt);
+    if (box.width < 200 || Math.abs(box.width / box.height - one.naturalWidth / one.naturalHeight) > 0.02) found.broken.push('squeezed: ' + one.alt);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(copied, results, width):
+    "Nothing sticks out of a phone's screen or a desk's, every picture is there and undistorted, every item can be opened, and it prints."
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page was not looked at in a browser")
+    if not os.access(CHROMIUM, os.X_OK):
+        pytest.skip(f"no browser at {CHROMIUM}: the page was not looked at in one")
+    run, _ = copied
+    whole = everything(results)
+    path = run.path / "report" / "whole.html"
+    path.write_text(render_html(run, whole, make_figures(run, whole["rows"], whole["evidence"])), encoding="utf-8")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        said = []
+        page.on("request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(path.as_uri())
+        for place in range(page.locator("summary").count()):
+            page.locator("summary").nth(place).click()
+        found = page.evaluate(LOOK)
+        printed = page.pdf() if width == 1280 else b"%PDF"
+        browser.close()
+    assert found == {"width": width, "outside": [], "broken": [], "small": []} and said == []
+    assert printed.startswith(b"%PDF")
+
+
+def test_every_figure_has_axes_with_names_and_labels_that_fit(results):
+    from medlab.report import evidence_plans, measured_plans
+
+    whole = everything(results)
+    plans = [*measured_plans(whole["rows"]), *evidence_plans(whole["evidence"])]
+    assert all(plan[2] for plan in plans)
+    for name, _, words, draw in plans:
+        figure = draw("light")
+        figure.draw_without_rendering()
+        wide, high = figure.bbox.width, figure.bbox.height
+        for axes in figure.axes:
+            assert axes.get_xlabel() or axes.get_title() or len(axes.get_yticklabels()) > 1, name
+            for label in (*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label, axes.title):
+                if label.get_text().strip() and label.get_visible():
+                    box = label.get_window_extent()
+                    assert -2 <= box.x0 and box.x1 <= wide + 2 and -2 <= box.y0 and box.y1 <= high + 2, f"{name}: {label.get_text()!r} is cut off"
+        assert len(words) > 20
 
 
 # ---------------------------------------------------------------------- the page on data
@@ -319,7 +506,7 @@ def test_whatever_a_source_or_reason_or_licence_is_called_it_stays_text(rich):
     changed = build_results(run, profile)
     texts = [
         render_data(run, changed["data"], make_data_figures(run.folder("report"), changed["data"])),
-        render_html(run, changed, make_figures(run, changed["rows"])),
+        render_html(run, changed, make_figures(run, changed["rows"], changed["evidence"])),
     ]
     for text in texts:
         assert "<script" not in text and Page(text).open == [] and WHY in Page(text).text
@@ -356,7 +543,7 @@ def test_a_licence_that_is_held_is_printed_wherever_the_data_are(rich):
     changed = build_results(run, profile)
     page = Page(render_data(run, changed["data"], []))
     words = "licences_held: nhs. The user of this run states to hold a licence"
-    report = Page(render_html(run, changed, make_figures(run, changed["rows"])))
+    report = Page(render_html(run, changed, make_figures(run, changed["rows"], changed["evidence"])))
     assert words in page.text and words in report.text and words in render_card(run, changed)
     licences = {(row[0], row[1]): row[3] for row in page.tables["Licences"][1:]}
     assert licences == {
