@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'HERE', 'ELSEWHERE', 'ModelOption', 'QloraOption', 'show_version', 'options', 'deploy_command', 'compose',
            'up_command', 'down_command', 'status_command', 'logs_command', 'publish_command', 'finetune_command',
-           'evaluate_command', 'benchmark_command', 'audit_mcq_command', 'bench_infer_command', 'bench_train_command',
-           'main']
+           'evaluate_command', 'judge_command', 'benchmark_command', 'audit_mcq_command', 'bench_infer_command',
+           'bench_train_command', 'main']
 
 # %% ../../nbs/cli/commands.ipynb #93cfa229
 import importlib.util
@@ -399,6 +399,23 @@ def evaluate_command(
         raise InputError("--predictions needs --systems: the names of the file's columns of answers, joined by commas")
     found = evaluate_saved(predictions, [name.strip() for name in systems.split(",")], kind, gold or None, columns, strip_role, floor)
     typer.echo("\n".join(result_lines(found)))
+#| exporti
+for _name in ("evaluate",):
+    add_step_command(find_step(_name))
+
+# %% ../../nbs/cli/commands.ipynb #6d063501
+@app.command("judge", help=help_of(find_step("judge")))
+def judge_command(
+    profile: ProfileOption = "",
+    run: RunOption = "",
+    override: ParamOption = None,
+    budget_usd: Annotated[float | None, typer.Option("--budget-usd", help="Stop before the verdicts of this run cost more than this.", show_default=False, min=0)] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Only replay what the ledger holds; open no connection.")] = False,
+    replace: ReplaceOption = False,
+):
+    given = {"budget_usd": budget_usd, "offline": offline or None}
+    allow_to_replace(replace)
+    run_step(find_step("judge"), profile, run, [*(f"judge.{name}={json.dumps(value)}" for name, value in given.items() if value is not None), *(override or [])])
 
 # %% ../../nbs/cli/commands.ipynb #3b877626
 @app.command("benchmark")
@@ -444,6 +461,22 @@ def audit_mcq_command(
 # %% ../../nbs/cli/commands.ipynb #56b80892
 add_step_command(find_step("judge"))
 
+# %% ../../nbs/cli/commands.ipynb #d92ceec4
+def print_comparison(
+    words: list[str],  # "compare" and run folders
+    out: Path,
+) -> None:
+    "Put runs side by side, on the terminal and in a page; raises `InputError` for another word than compare."
+    from medlab.report import compare_runs
+
+    if words[0] != "compare":
+        raise InputError(f"medlab report {words[0]}: expected no word, or compare RUN RUN; the run of a report is given with --run")
+    table = compare_runs(words[1:], out)["table"]
+    typer.echo(table["words"])
+    for line in [table["head"], *table["rows"]]:
+        typer.echo("  " + " | ".join(map(str, line)))
+    typer.echo(f"The page: {short_path(out)}")
+
 # %% ../../nbs/cli/commands.ipynb #18508075
 def finished_steps(run: Run, profile: Profile) -> dict[str, Manifest]:
     "The manifests of all finished steps before the report; one made under other parameters, inputs or code is named on the terminal."
@@ -456,13 +489,18 @@ def finished_steps(run: Run, profile: Profile) -> dict[str, Manifest]:
 
 @app.command("report", help=help_of(find_step("report")))
 def report_command(
+    words: Annotated[list[str], typer.Argument(help="compare RUN RUN: put finished runs side by side.", show_default=False, metavar="[compare RUN RUN...]")] = None,
     data: Annotated[bool, typer.Option("--data", help="Only the page on the data, RUN/data.html; needs nothing after instruct.")] = False,
     profile: ProfileOption = "",
     run: RunOption = "",
     override: ParamOption = None,
+    out: Annotated[str, typer.Option("--out", help="The page that compare writes.", metavar="FILE")] = "compare.html",
 ):
     from medlab.report import data_page, report
 
+    if words:
+        print_comparison(words, Path(out))
+        return
     opened, loaded = run_and_profile(profile, run, override or [])
     if data:
         typer.echo(f"The page on the data: {short_path(data_page(opened, loaded))}")

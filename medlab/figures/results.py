@@ -18,8 +18,8 @@ def formatted_value(row: dict) -> str:
     if row["status"] in ("not run", "below floor"):
         return row["status"]
     if row["value"] is None:
-        return "withheld"
-    rate = not row["metric"].startswith("rouge")
+        return "not shown" if row["status"] == "below floor" else "withheld"
+    rate = not row["metric"].startswith(("rouge", "judge_score"))  # the judge's scale is 1 to 5
     value, low, high = (f"{100 * x:.0f}" if rate else f"{x:.2f}" for x in (row["value"], row["low"], row["high"]))
     return f"{value}{' %' if rate else ''} ({low}–{high})"
 
@@ -72,6 +72,10 @@ def draw_interval(axes: Any, theme: str, height: float, row: dict) -> None:
     kind = "base" if row["variant"] == BASE else "tuned"
     if row["value"] is None:
         axes.text(0.01, height, "below floor" if row["status"] == "below floor" else "not run", va="center", color=THEMES[theme]["muted"], fontsize=10)
+    "One value with its interval at a height; the words that say why where there is none."
+    kind = "base" if row["variant"] == BASE else "tuned"
+    if row["value"] is None:
+        axes.text(0.01, height, formatted_value(row), va="center", color=THEMES[theme]["muted"], fontsize=10)
         return
     axes.plot([row["low"], row["high"]], [height, height], color=THEMES[theme][kind], linewidth=5, alpha=0.35, solid_capstyle="butt")
     axes.plot(row["value"], height, "D" if kind == "base" else "o", color=THEMES[theme][kind], markersize=7, clip_on=False, zorder=3)
