@@ -10,8 +10,6 @@ __all__ = ['RUBRIC', 'INSTRUCTIONS', 'RATING', 'FORMS', 'STATUSES', 'UNCALIBRATE
            'own_place', 'starter', 'open_judge', 'result_hashes', 'judge_inputs', 'judge']
 
 # %% ../nbs/11_judge.ipynb #ec1e843e
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,9 +25,11 @@ from .contracts.predictions import MetricRow, not_run, read_predictions, rounded
 from .contracts.records import TASKS
 from .contracts.refusals import is_refusal
 from .contracts.tasks import Example, read_examples
+from .metrics.intervals import bootstrap_mean, wilson
 from .core import NOT_HERE, Outcome, Profile, Run, step
-from .engines.deployment import deployed, open_deployment
 from .fetching.retry import TryAgain, retrying
+from .models import load_spec
+from .engines.deployment import deployed, open_deployment
 from .judging.asking import MODES, HttpJudge, JudgeGone, Lost, NotKnown, Reply, Unreadable, connected, groq_client, request_options
 from .judging.calibration import agreement_with_people, corrected_mean, same_twice, worst_case
 from .judging.controls import Control, check_controls, make_controls
@@ -40,10 +40,8 @@ from .judging.limits import Pace
 from .judging.local import EngineJudge, local_place, served_judge
 from .judging.places import JudgeParams, Place, cost_usd, hosted_place
 from .judging.probabilities import expected_score
-from .judging.replies import is_refusal, strict_object
+from .judging.replies import strict_object
 from .judging.tracking import TrackingParams, track_judgements
-from .metrics.intervals import bootstrap_mean, wilson
-from .models import load_spec
 
 # %% ../nbs/11_judge.ipynb #376d434f
 RUBRIC = """5: agrees with the reference in everything that matters and adds nothing wrong.

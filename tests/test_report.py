@@ -301,7 +301,7 @@ def test_what_a_larger_profile_measures_is_shown(copied, results):
     assert sum(tag == "img" for tag, _ in page.tags) == 13 and page.open == []
     triage = page.tables["Right triage level"]
     assert triage[0] == ["", "no examples", "with examples", "likeliest letter"]
-    assert triage[1][:3] == ["base", "not shown", "50 % (30–70)"] and ["rival: naive bayes", "50 %", "", ""] in triage
+    assert triage[1][:3] == ["base", "below floor", "50 % (30–70)"] and ["rival: naive bayes", "50 %", "", ""] in triage
     assert "base, triage accuracy: 1 of 16 answers is in the format" in page.text  # the empty cell's reason, and no accuracy
     assert ["base, forced choice letter, triage", "36", "0.10 (0.00–0.20)", "90 % wanted: 94 % held, 3.2 options"] in page.tables["How sure, and how rightly"]
     assert page.tables["From one link of the chain to the next"][1] == ["q4_k_m after merged", "forced choice letter", "16", "94 % (70–100)", "+6 points", "t7"]
@@ -309,7 +309,7 @@ def test_what_a_larger_profile_measures_is_shown(copied, results):
     assert ["agreement with people: auc", "0.66 (0.20 to 0.60), n = 120"] in page.tables["The judge, judged"]
     assert "could have been shown: 31 points for right triage level (n = 16)" in page.text and "Best arm against best arm: not shown." in page.text
     card = render_card(run, whole)
-    assert card.count("| not shown |") == 4 and "31 points for right triage level" in card
+    assert card.count("| below floor |") == 4 and "31 points for right triage level" in card
 
 
 def test_claims_of_the_best_ways_of_asking_decide(results):

@@ -29,17 +29,14 @@ from ..basics.secrets import masked
 from ..contracts.records import read_sources
 from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_step, load_profile, open_run, profile_names, project_folder
-from ..course import import_lessons, lessons, run_course, short_path
-from .audit import write_audit
-from .finetune import dry_run_lines, finetune_plan, finetune_settings
-from .bundle import EXTRAS, make_bundle, parse_size, parse_target, read_have
-from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
 from ..evaluate import find_variant, take_ledgers
 from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
+from .bundle import EXTRAS, make_bundle, parse_size, parse_target, read_have
 from medlab.cli.evaluate import (
     BENCHMARK_KINDS, PROTOCOLS, benchmark_items, evaluate_saved, model_audit, result_lines, run_benchmark, surface_audit,
 )
+from .finetune import dry_run_lines, finetune_plan, finetune_settings
 from .models import models_app
 from ..quantizing.converter import install_converter
 
@@ -399,9 +396,6 @@ def evaluate_command(
         raise InputError("--predictions needs --systems: the names of the file's columns of answers, joined by commas")
     found = evaluate_saved(predictions, [name.strip() for name in systems.split(",")], kind, gold or None, columns, strip_role, floor)
     typer.echo("\n".join(result_lines(found)))
-#| exporti
-for _name in ("evaluate",):
-    add_step_command(find_step(_name))
 
 # %% ../../nbs/cli/commands.ipynb #6d063501
 @app.command("judge", help=help_of(find_step("judge")))

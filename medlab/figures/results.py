@@ -18,7 +18,7 @@ def formatted_value(row: dict) -> str:
     if row["status"] in ("not run", "below floor"):
         return row["status"]
     if row["value"] is None:
-        return "not shown" if row["status"] == "below floor" else "withheld"
+        return "withheld"
     rate = not row["metric"].startswith(("rouge", "judge_score"))  # the judge's scale is 1 to 5
     value, low, high = (f"{100 * x:.0f}" if rate else f"{x:.2f}" for x in (row["value"], row["low"], row["high"]))
     return f"{value}{' %' if rate else ''} ({low}–{high})"
@@ -68,10 +68,6 @@ def describe_loss(curve: list[dict]) -> str:
 
 # %% ../../nbs/figures/results.ipynb #ffbf6bd0
 def draw_interval(axes: Any, theme: str, height: float, row: dict) -> None:
-    "One value with its interval at a height; the words 'not run' or 'below floor' where there is none."
-    kind = "base" if row["variant"] == BASE else "tuned"
-    if row["value"] is None:
-        axes.text(0.01, height, "below floor" if row["status"] == "below floor" else "not run", va="center", color=THEMES[theme]["muted"], fontsize=10)
     "One value with its interval at a height; the words that say why where there is none."
     kind = "base" if row["variant"] == BASE else "tuned"
     if row["value"] is None:
