@@ -7,7 +7,7 @@ __all__ = ['OPEN_PATHS', 'LOGIN', 'SAFE_HEADERS', 'DATA_POLICY', 'PAGE_POLICY', 
            'api_keys', 'owner_of', 'need_a_key', 'given_key', 'matching_key', 'host_name', 'is_own_name',
            'is_cross_site', 'Buckets', 'Refusal', 'retry_header', 'Door', 'with_safe_headers']
 
-# %% ../../nbs/api/security.ipynb #04377637
+# %% ../../nbs/api/security.ipynb #d06fddff
 import base64
 import binascii
 import hashlib
@@ -17,12 +17,11 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ..basics.errors import MissingError
 from ..basics.secrets import secret
-from ..collect import Collection
 
 # %% ../../nbs/api/security.ipynb #a2d87b4e
 def is_address(text: str) -> bool:
