@@ -27,7 +27,8 @@ FLOORS = (
 #: Rooms of alternatives: one never imports another.
 ALTERNATIVES = ("sources", "builders", "loaders", "engines", "training", "api")
 #: What the alternatives of a room may share, and the one module that opens them.
-SHARED = {"medlab.api.guard", "medlab.loaders.llama", "medlab.sources.medquad_tables"}
+SHARED = {"medlab.loaders.llama", "medlab.sources.medquad_tables",
+          *(f"medlab.api.{name}" for name in ("bodies", "errors", "events", "guard", "models", "queueing", "safety", "security"))}
 OPENS_ITS_NEIGHBOURS = {"medlab.engines.deployment"}
 #: Functions that every alternative of a room must define under the same name.
 PROTOCOL = {"build", "router"}

@@ -7,7 +7,7 @@ __all__ = ['ERROR_TYPES', 'MEANINGS', 'BusyError', 'DeadlineError', 'EngineError
            'error_body', 'status_of', 'said_of', 'request_problem', 'error_name', 'broken_request', 'explain_errors',
            'ErrorDetail', 'ErrorReply', 'documented']
 
-# %% ../../nbs/api/errors.ipynb #4e8b103e
+# %% ../../nbs/api/errors.ipynb #e067df1a
 import traceback
 from pathlib import Path
 from typing import Any

@@ -192,20 +192,21 @@ def serve_command(
     profile: ProfileOption = "",
     run: RunOption = "",
     override: ParamOption = None,
-    host: Annotated[str, typer.Option(help="Address to bind; anything but loopback opens the model to your network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to bind.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to bind; anything but loopback needs MEDLAB_API_KEY. Default the profile's.", show_default=False)] = None,
+    port: Annotated[int, typer.Option(help="Port to bind; 0 takes any free one. Default the profile's.", show_default=False)] = None,
+    model: Annotated[list[str], typer.Option("--model", help="A run folder, or a base model's spec (repeatable); the first is the default.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Start, call every endpoint once, write serve/check.json, stop.")] = False,
 ):
-    """Serve a run's deployed model: /health, /ask, /v1/chat/completions (and /openai/v1 for the groq client).
+    """Serve a run's deployed model: /ask, /v1/chat/completions (and /openai/v1 for the groq client), /chat, /health, /metrics; /docs lists all.
 
-    Stays until Ctrl-C. The model is deployed first when it is not yet.
+    Stays until Ctrl-C. The model is deployed first when it is not yet. With --model several are served, each opened by its first request.
     """
     from medlab.serve import serve, serve_forever
 
     if check:
         run_step(serve, profile, run, override or [])
     else:
-        serve_forever(*run_and_profile(profile, run, override or []), host, port)
+        serve_forever(*run_and_profile(profile, run, override or []), host, port, model)
 
 # %% ../../nbs/cli/commands.ipynb #b0759e80
 for _name in ("evaluate", "judge"):
