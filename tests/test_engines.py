@@ -22,7 +22,9 @@ from medlab.engines.llama_cpp import LlamaCppEngine
 from medlab.engines.ollama_server import OllamaEngine, OllamaPlace, OllamaServer, ends_in_a_loop, find_ollama, host_url
 from medlab.engines.openai_compatible import OpenAiEngine
 from medlab.contracts.chat import ChatFormat, check_same_prompt
-from medlab.contracts.engine import Sampling
+from medlab.contracts.engine import (
+    ContextOverflow, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OutOfMemory, Sampling, option_tokens, settled,
+)
 from medlab.models import load_spec, obtain
 
 from test_models import HARD_TEXTS, broken_ggufs, family, FAMILIES, TALKS, medical_texts, own_texts, user
@@ -196,7 +198,191 @@ def test_sampling_is_seeded(llama, hf):
         assert a == b != c, engine.name
 
 
+# options
+
+
+CHOICES = [user(f"{question}\nA. {a}\nB. {b}\nC. {c}\nAnswer with a letter.") for question, a, b, c in (
+    ("Which organ pumps the blood?", "the liver", "the heart", "the skin"), ("What treats a fever?", "paracetamol", "sugar", "sand"),
+    ("Where is the femur?", "in the leg", "in the ear", "in the nose"), ("What does insulin lower?", "blood sugar", "hearing", "height"))]
+LETTERS = [list("ABC")] * len(CHOICES)
+TEXTS = [["the liver", "the heart", "the skin, as everybody knows"], ["paracetamol", "sugar", "sand"], ["in the leg", "in the ear", "in the nose"],
+         ["blood sugar", "hearing", "height"]]
+
+
+def plain_logprob(model, before, own):
+    "The log-probability of tokens after others by plain transformers: one row, no padding."
+    import torch
+
+    with torch.inference_mode():
+        logprobs = torch.log_softmax(model(torch.tensor([[*before, *own]])).logits[0].float(), -1)
+    return sum(float(logprobs[len(before) - 1 + n, token]) for n, token in enumerate(own))
+
+
+@pytest.mark.parametrize("options", [LETTERS, TEXTS])
+@pytest.mark.parametrize("lead", ["", "Answer: ", "Answer:"])
+def test_hf_scores_are_those_of_a_plain_forward_pass(hf, options, lead):
+    scores = hf.option_logprobs(CHOICES, options, lead)
+    for messages, some, one in zip(CHOICES, options, scores):
+        assert list(one.logprobs) == list(one.tokens) == some and one.bounded == ()
+        for option in some:
+            whole = hf.chat.encode(hf.chat.prompt_text(messages) + lead + option)
+            own = whole[len(whole) - one.tokens[option]:]
+            assert option.endswith(hf.chat.decode(own).strip()) or hf.chat.decode(own).strip() == option
+            assert one.logprobs[option] == pytest.approx(plain_logprob(hf.model, whole[:-len(own)], own), abs=1e-3)
+
+
+def test_hf_letters_cost_one_row_each(hf, monkeypatch):
+    "The options of a question differ in the last token only, which is not part of the input."
+    from medlab.engines import hf as module
+
+    seen, real = [], module.last_logprobs
+    monkeypatch.setattr(module, "last_logprobs", lambda engine, rows, places: seen.extend(rows) or real(engine, rows, places))
+    hf.option_logprobs(CHOICES, LETTERS, "Answer: ")
+    assert len(seen) == len(CHOICES)
+
+
+def test_the_order_of_questions_does_not_matter(hf, llama):
+    for engine, near in ((hf, 1e-4), (llama, 0)):
+        forwards = engine.option_logprobs(CHOICES, TEXTS, "Answer: ")
+        backwards = engine.option_logprobs(CHOICES[::-1], TEXTS[::-1], "Answer: ")[::-1]
+        for a, b in zip(forwards, backwards):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=near or 1e-12), engine.name
+
+
+def test_engines_score_alike(hf, llama, ollama):
+    "transformers has the dequantized weights of the same file; low-bit kernels round."
+    exact = hf.option_logprobs(CHOICES, LETTERS, "Answer: ")
+    for engine in (llama, ollama):
+        for a, b in zip(exact, engine.option_logprobs(CHOICES, LETTERS, "Answer: ")):
+            for option in set(a.logprobs) - set(b.bounded):
+                assert b.logprobs[option] == pytest.approx(a.logprobs[option], abs=0.5), engine.name
+    for a, b in zip(hf.option_logprobs(CHOICES, TEXTS, "Answer: "), llama.option_logprobs(CHOICES, TEXTS, "Answer: ")):
+        assert a.tokens == b.tokens
+        for option in a.logprobs:
+            assert b.logprobs[option] == pytest.approx(a.logprobs[option], abs=0.5 * a.tokens[option] + 0.5)
+
+
+def test_options_outside_the_list_are_bounded(hf, ollama):
+    odd = [["B", "@"]]
+    exact, = hf.option_logprobs(CHOICES[:1], odd, "Answer: ")
+    bounded, = ollama.option_logprobs(CHOICES[:1], odd, "Answer: ")
+    assert bounded.bounded == ("@",) and bounded.best() == "B"
+    assert bounded.logprobs["@"] > exact.logprobs["@"]
+    with pytest.raises(MissingError, match="several.*transformers or llama.cpp"):
+        ollama.option_logprobs(CHOICES, TEXTS, "Answer: ")
+
+
+def test_an_unlikely_option_is_scored_exactly_by_llama_cpp(hf, llama):
+    "Far below the 200 likeliest tokens."
+    exact, found = (engine.option_logprobs(CHOICES[:1], [["B", "\u0416"]], "Answer: ")[0] for engine in (hf, llama))
+    assert found.bounded == () and found.logprobs["\u0416"] < -8
+    assert found.logprobs["\u0416"] == pytest.approx(exact.logprobs["\u0416"], abs=1.0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_option_tokens_are_those_of_the_whole_text(name):
+    chat = family(name)
+    for lead in ("", "Answer: ", "  "):
+        for option in ("A", "a heart attack"):
+            found = option_tokens(chat, user("Which?"), lead, option)
+            assert chat.decode(found.own).strip() == option and "".join(found.texts).strip() == option
+            ids, labels = chat.training_ids([*user("Which?"), {"role": "assistant", "content": lead + option}])
+            assert ids[:len(found.before) + len(found.own)] == found.before + found.own  # what training sees
+            assert found.before_text + "".join(found.texts) == chat.decode(found.before + found.own, keep_control=True)
+
+
+def test_wrong_options_are_refused(hf):
+    for options in ([["A"]], [["A", "A"]], [["A", " "]]):
+        with pytest.raises(InputError, match="expected at least two"):
+            hf.option_logprobs(CHOICES[:1], options)
+    with pytest.raises(InputError, match="as many of each"):
+        hf.option_logprobs(CHOICES, LETTERS[:1])
+    with pytest.raises(InputError, match="as many of each"):
+        hf.option_logprobs(CHOICES, LETTERS, ["Answer: "])
+    with pytest.raises(ContextOverflow, match="shorten"):
+        hf.option_logprobs([user("word " * 9000)], [["A", "B"]])
+
+
+# streams
+
+
+def test_streams_give_the_answers_of_generate(hf, llama, ollama):
+    for engine in (hf, llama, ollama):
+        for question in QUESTIONS[:2]:
+            whole, = engine.generate([question], SHORT)
+            pieces = list(engine.stream(question, SHORT))
+            assert "".join(piece.text for piece in pieces) == pieces[-1].done.text == whole.text, engine.name
+            assert [piece.done for piece in pieces[:-1]] == [None] * (len(pieces) - 1) and len(pieces) > 3
+            assert (pieces[-1].done.prompt_tokens, pieces[-1].done.finish_reason) == (whole.prompt_tokens, whole.finish_reason)
+
+
+def test_a_stream_is_cut_at_a_stop_and_shows_nothing_of_it(hf, llama, ollama):
+    for engine in (hf, llama, ollama):
+        whole, = engine.generate(QUESTIONS[:1], Sampling(length=16))
+        stop = " ".join(whole.text.split()[3:5])
+        texts = [piece.text for piece in engine.stream(QUESTIONS[0], Sampling(length=16, stop=[stop]))]
+        assert "".join(texts) == whole.text[: whole.text.index(stop)], engine.name
+
+
+def test_a_stream_that_is_given_up_frees_the_engine(hf, llama, ollama):
+    for engine in (hf, llama, ollama):
+        stream = engine.stream(user("Tell me all about the human heart, in great detail."), LONG)
+        next(stream)
+        stream.close()
+        started = time.perf_counter()
+        engine.generate(QUESTIONS[:1], Sampling(length=1))
+        assert time.perf_counter() - started < 10, engine.name
+
+
+def test_settled_text_never_changes():
+    text = "Rest 🩺 and drink. Stop here, please"
+    raw = text.encode()
+    shown = ""
+    for n in range(len(raw) + 1):
+        now = settled(raw[:n].decode("utf-8", "replace"), ["Stop here", "please!"])
+        assert now.startswith(shown)
+        shown = now
+    assert shown == "Rest 🩺 and drink. "
+
+
 # transformers
+
+
+def test_where_to_compute():
+    import torch
+
+    folder = obtain(load_spec("tiny-random"))
+    with HfEngine(folder, device="auto") as engine:
+        assert engine.info()["device"].startswith("cuda" if torch.cuda.is_available() else "cpu")
+        assert engine.info()["context"] and engine.info()["quantization"] == "float32"
+    if not torch.cuda.is_available():
+        with pytest.raises(MissingError, match="device 'cuda' is not here"):
+            HfEngine(folder, device="cuda")
+    with pytest.raises(InputError, match="expected cpu, cuda"):
+        HfEngine(folder, device="tpu")
+
+
+def test_eight_bit():
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed, so nothing can be loaded in 8 bit")
+    folder = obtain(load_spec("tiny-random"))
+    with HfEngine(folder) as plain, HfEngine(folder, eight_bit=True) as engine:
+        assert "Linear8bitLt" in {type(module).__name__ for module in engine.model.modules()} and engine.info()["quantization"] == "int8"
+        for a, b in zip(*(one.option_logprobs(CHOICES, LETTERS) for one in (plain, engine))):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=0.5) and a.logprobs != b.logprobs
+    with pytest.raises(InputError, match="at most one"):
+        HfEngine(folder, four_bit=True, eight_bit=True)
+
+
+def test_memory_that_is_short_has_its_own_error(monkeypatch):
+    folder = obtain(load_spec("tiny-random"))
+    with HfEngine(folder) as engine:
+        def refuse(*_, **__):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+        monkeypatch.setattr(engine.model, "forward", refuse)
+        for ask in (lambda: engine.generate([user("Hi")], SHORT), lambda: list(engine.stream(user("Hi"), SHORT)), lambda: engine.option_logprobs([user("Hi")], [["A", "B"]])):
+            with pytest.raises(OutOfMemory, match="smaller batch"):
+                ask()
 
 
 @pytest.mark.slow
@@ -270,10 +456,13 @@ def server_process(child):
 
 def test_llama_cpp_killed_in_the_middle(gguf, chat):
     with LlamaCppEngine(gguf, chat) as engine:
+        before = engine.generate(QUESTIONS[:1], SHORT)
         error = in_the_middle(engine, server_process(engine.server).kill)
-        assert isinstance(error, MedlabError) and "server is gone" in str(error)
-        with pytest.raises(MedlabError, match="server is gone"):
-            engine.generate(QUESTIONS[:1], SHORT)
+        assert isinstance(error, EngineDied) and "server is gone" in str(error)
+        engine.server.process.wait(10)
+        assert [a.text for a in engine.generate(QUESTIONS[:1], SHORT)] == [a.text for a in before]  # started again
+    with pytest.raises(MedlabError, match="closed"):
+        engine.generate(QUESTIONS[:1], SHORT)
 
 
 def test_llama_cpp_too_slow(gguf, chat):
@@ -322,6 +511,10 @@ time.sleep(600)
     ("", "http://127.0.0.1:11434"), ("0.0.0.0", "http://127.0.0.1:11434"),
     ("127.0.0.1:11555", "http://127.0.0.1:11555"), (":11555", "http://127.0.0.1:11555"),
     ("http://box:80/", "http://box:80"), ("https://models.example.org", "https://models.example.org:443"), ("box", "http://box:11434"),
+    ("::1", "http://[::1]:11434"), ("[::1]", "http://[::1]:11434"), ("[::1]:11555", "http://[::1]:11555"), ("[::]:11555", "http://[::1]:11555"),
+    ("::", "http://[::1]:11434"), ('"127.0.0.1:11555"', "http://127.0.0.1:11555"), (" '0.0.0.0' ", "http://127.0.0.1:11434"),
+    ("box:11555/ollama/", "http://box:11555/ollama"), ("https://box/a/b", "https://box:443/a/b"), ("http://box", "http://box:80"),
+    ("box:notaport", "http://box:11434"), ("box:99999", "http://box:11434"), ("http://[::1]:11555/x", "http://[::1]:11555/x"),
 ])
 def test_ollama_host_is_read_as_ollama_reads_it(given, url):
     assert host_url(given) == url
@@ -396,7 +589,7 @@ def test_openai_against_a_real_server(server, ollama):
         for ours, theirs in zip(ollama.generate(QUESTIONS[:3], SHORT), engine.generate(QUESTIONS[:3], SHORT)):
             assert (ours.prompt_tokens, ours.finish_reason) == (theirs.prompt_tokens, theirs.finish_reason)
             assert theirs.text
-        with pytest.raises(InputError, match="404"):
+        with pytest.raises(ModelNotFound, match="404"):
             OpenAiEngine(server.host + "/v1/", "nothing").generate(QUESTIONS[:1], SHORT)
 
 
@@ -456,10 +649,15 @@ def changed(**choice):
     ({"content": {**GOOD, "usage": None}}, MedlabError, "count its tokens"),
     ({"content": b"<html>hello</html>"}, MedlabError, "not JSON"),
     ({"content": json.dumps(GOOD).encode(), "cut": True}, MedlabError, "broke off"),
-    ({"content": {"error": {"message": "no model m"}}, "status": 404}, InputError, "404.*no model m"),
+    ({"content": {"error": {"message": "no model m"}}, "status": 404}, ModelNotFound, "404.*no model m"),
+    ({"content": {"error": {"message": "This model's maximum context length is 128 tokens"}}, "status": 400}, ContextOverflow, "shorten"),
+    ({"content": {"error": {"message": "CUDA out of memory"}}, "status": 500}, OutOfMemory, "out of memory"),
+    ({"content": changed(message={"content": None, "reasoning_content": "Let me see"}, finish_reason="length")}, MedlabError, "all of it is reasoning"),
+    ({"content": changed(message={"content": None, "tool_calls": [{}]})}, MedlabError, "calls a tool"),
     ({"content": {"error": "bad key"}, "status": 401}, InputError, "the key is missing or wrong: bad key"),
-    ({"content": b"busy", "status": 503}, MedlabError, "503.*busy"),
-    ({"content": GOOD, "wait": 3}, MedlabError, "did not answer within 1 s"),
+    ({"content": b"busy", "status": 503}, EngineBusy, "503.*busy"),
+    ({"content": b"slow down", "status": 429}, EngineBusy, "429.*slow down"),
+    ({"content": GOOD, "wait": 3}, EngineTimeout, "did not answer within 1 s"),
 ])
 def test_openai_faults(scripted, script, kind, message):
     with pytest.raises(kind, match=message):

@@ -7,19 +7,27 @@ __all__ = ['SERVER', 'PROBE', 'serve_gguf', 'LlamaCppEngine']
 
 # %% ../../nbs/engines/llama_cpp.ipynb #f7e2ab8f
 import importlib.util
+import json
+import math
 import re
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
-from ..contracts.engine import Completion, Sampling, check_room, cut_at_stop, engine_threads
-from ..loaders.gguf import check_gguf
+from medlab.contracts.engine import (
+    Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, OptionScores, OutOfMemory, Piece, Sampling,
+    check_room, cut_at_stop, engine_threads, option_tokens, settled, speaks_of_memory,
+)
+from ..loaders.gguf import check_gguf, gguf_field, read_gguf
 
 # %% ../../nbs/engines/llama_cpp.ipynb #e7f2869e
 #: The program of the child process: it serves a file and prints its address on a line of its own.
@@ -64,7 +72,10 @@ def load_error(
     error: MedlabError,  # what the client noticed
 ) -> MedlabError:
     "The reason why a model file did not load, from llama.cpp's log; without one in the log, the error as it is."
-    cause = re.search(r"error loading model: (.*)", log.read_text(errors="replace"))
+    text = log.read_text(errors="replace")
+    if short := next((line for line in text.splitlines() if speaks_of_memory(line)), ""):
+        return OutOfMemory(f"{gguf} does not fit into memory: {short.strip()[:200]}; take a smaller context, or a smaller type such as q4_k_m")
+    cause = re.search(r"error loading model: (.*)", text)
     return InputError(f"{gguf} cannot be loaded: {cause[1]}; remove it and run `medlab quantize` again") if cause else error
 
 # %% ../../nbs/engines/llama_cpp.ipynb #8e093abe
@@ -73,13 +84,14 @@ def start_llama_server(
     context: int,  # tokens of prompt and answer, at most
     threads: int,
     log: Path | str | None,  # the server's output; None: a temporary file
+    slots: int = 1,  # conversations at a time
 ) -> tuple[Child, str]:  # the process and its base URL
-    "Start a server with one slot on a GGUF; raises `MissingError` without xllamacpp, `InputError` for a file that does not load."
+    "Start a server on a GGUF; raises `MissingError` without xllamacpp, `InputError` for a file that does not load."
     if importlib.util.find_spec("xllamacpp") is None:
         raise MissingError("the embedded llama.cpp server is not installed; run `pip install xllamacpp`, or deploy on Ollama")
     check_gguf(gguf)
     log = Path(log or Path(tempfile.mkdtemp(prefix="medlab-llama-")) / "server.log")
-    server = Child([sys.executable, "-c", SERVER, str(gguf), str(context), str(threads)], log)
+    server = Child([sys.executable, "-c", SERVER, str(gguf), str(context), str(threads), str(slots)], log)
     try:
         server.wait_until(lambda: server_address(log) is not None, 120)
         return server, server_address(log)
@@ -88,10 +100,11 @@ def start_llama_server(
         raise (load_error(gguf, log, error) if isinstance(error, MedlabError) else error) from None
 
 # %% ../../nbs/engines/llama_cpp.ipynb #afd63b0b
-class LlamaCppEngine:
+class LlamaCppEngine(EngineBase):
     """Answers from a GGUF through an embedded llama.cpp server: one slot, no prompt cache, so equal questions get equal answers.
 
-    Raises `MissingError` without xllamacpp, `InputError` for a GGUF that is broken or whose tokenizer is not `chat`'s.
+    A server that died is started again by the next question. Raises `MissingError` without xllamacpp, `InputError` for a GGUF that is broken or whose
+    tokenizer is not `chat`'s.
     Source: llama.cpp, tools/server/README.md.
     """
 
@@ -105,23 +118,14 @@ class LlamaCppEngine:
         log: Path | str | None = None,  # the server's output; None: a temporary file
         threads: int = 0,  # 0: `engine_threads()`, one fewer than cores
         timeout: float = 600,  # seconds for one answer, at most
+        slots: int = 1,  # conversations at a time; more are faster together, and greedy answers may then differ in near ties
+        cache: bool = False,  # keep the beginnings of prompts, for a chat; the same caution
     ):
-        import httpx
-
-        self.chat, self.context = chat, context
-        self.server, url = start_llama_server(gguf, context, threads or engine_threads(), log)
-        self.client = httpx.Client(base_url=url, timeout=httpx.Timeout(timeout, connect=10), trust_env=False)
-        try:
-            check_tokenizer(self)
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> "LlamaCppEngine":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
+        self.gguf, self.chat, self.context, self.slots, self.cache, self.timeout = Path(gguf), chat, context, slots, cache, timeout
+        self.threads, self.log, self.closed = threads or engine_threads(), log, False
+        self.starting = threading.Lock()
+        self.server, self.client = connect(self)
+        check_tokenizer(self)
 
     def tokenize(self, text: str) -> list[int]:
         "llama.cpp's own token ids of a text, control tokens recognised, nothing added in front."
@@ -132,42 +136,200 @@ class LlamaCppEngine:
         conversations: list[list[dict]],  # each ends with the user's turn
         sampling: Sampling,
     ) -> list[Completion]:  # in the same order
-        "Answer one conversation after the other; raises `MedlabError` instead of returning an incomplete answer."
-        return [llama_answer(self, self.chat.prompt_ids(messages), sampling) for messages in conversations]
+        "Answer conversations, as many at a time as there are slots; raises `MedlabError` instead of returning an incomplete answer."
+        return llama_answers(self, [self.chat.prompt_ids(messages) for messages in conversations], sampling)
+
+    def stream(self, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
+        "Answer one conversation piece by piece; closing the iterator stops the server's work on it."
+        return llama_stream(self, self.chat.prompt_ids(messages), sampling)
+
+    def scores(self, questions: list[tuple[list[dict], list[str], str]]) -> list[OptionScores]:
+        "How likely each option is after the prompt and the lead, exactly, for options of any length: see `llama_scores`."
+        return [llama_scores(self, *question) for question in questions]
+
+    def info(self) -> dict:
+        "The engine, the model's file, the context of one conversation, the device and the type of the weights."
+        return {"engine": self.name, "model": self.gguf.name, "context": self.context, "device": "cpu", "quantization": file_type(self.gguf)}
 
     def close(self) -> None:
         "End the server."
+        self.closed = True
         self.client.close()
         self.server.stop()
 
 # %% ../../nbs/engines/llama_cpp.ipynb #7e677e49
-def post_to_llama(engine: LlamaCppEngine, path: str, body: dict) -> dict:
-    "POST to the engine's server; raises `MedlabError` when it is gone, too slow or refuses."
+def connect(engine: LlamaCppEngine) -> tuple[Child, Any]:  # the process, and the client for it
+    "Start the engine's server, and connect to it."
     import httpx
 
-    try:
-        answer = engine.client.post(path, json=body)
-    except httpx.TimeoutException:
-        seconds = engine.client.timeout.read
-        raise MedlabError(f"llama.cpp did not answer within {seconds:.0f} s; ask for fewer tokens or set a longer timeout") from None
-    except httpx.TransportError as error:
-        raise MedlabError(f"the llama.cpp server is gone ({type(error).__name__}); {engine.server.tail()}") from None
-    if answer.status_code != 200:
-        raise MedlabError(f"llama.cpp refused {path} with status {answer.status_code}, expected 200: {answer.text[:300]}")
-    return answer.json()
+    server, url = start_llama_server(engine.gguf, engine.context, engine.threads, engine.log, engine.slots)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=engine.slots)
+    return server, httpx.Client(base_url=url, timeout=httpx.Timeout(engine.timeout, connect=10), trust_env=False, limits=limits)
+
+
+def ensure_alive(engine: LlamaCppEngine) -> None:
+    "Start the engine's server again if it has died; raises `MedlabError` when the engine is closed."
+    if engine.closed:
+        raise MedlabError("the engine is closed; open it again to ask it")
+    with engine.starting:
+        if engine.server.process.poll() is not None:
+            engine.client.close()
+            engine.server, engine.client = connect(engine)
 
 # %% ../../nbs/engines/llama_cpp.ipynb #ae45e2e1
-def llama_answer(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> Completion:
-    "Answer one prompt given as token ids."
+def file_type(gguf: Path) -> str | None:
+    "The type of a GGUF's weights as its header names it, such as Q4_K_M."
+    import gguf as library
+
+    number = gguf_field(read_gguf(gguf), "general.file_type")
+    try:
+        return library.LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        return None
+
+# %% ../../nbs/engines/llama_cpp.ipynb #e509ec43
+@contextmanager
+def llama_error(engine: LlamaCppEngine) -> Iterator[None]:
+    "Raise what goes wrong on the way to the engine's server and back as one of our own errors."
+    import httpx
+
+    ensure_alive(engine)
+    try:
+        yield
+    except httpx.TimeoutException:
+        raise EngineTimeout(f"llama.cpp did not answer within {engine.timeout:.0f} s; ask for fewer tokens or set a longer timeout") from None
+    except httpx.TransportError as error:
+        engine.server.process.poll()
+        raise EngineDied(f"the llama.cpp server is gone ({type(error).__name__}), the answer is lost; {engine.server.tail()}") from None
+
+# %% ../../nbs/engines/llama_cpp.ipynb #302bf472
+def llama_refusal(path: str, status: int, text: str) -> MedlabError:
+    "The error for a reply with a status other than 200."
+    said = f"llama.cpp refused {path} with status {status}, expected 200: {text[:300]}"
+    if "exceed_context_size" in text or "exceeds the available context" in text:
+        return ContextOverflow(f"{said}; shorten the text")
+    if status == 503:
+        return EngineBusy(f"{said}; wait and try again")
+    return OutOfMemory(f"{said}; take a smaller context or type") if speaks_of_memory(text) else MedlabError(said)
+
+# %% ../../nbs/engines/llama_cpp.ipynb #06ecf979
+def post_to_llama(engine: LlamaCppEngine, path: str, body: dict) -> dict:
+    "POST to the engine's server; raises `MedlabError` when it is gone, too slow or refuses."
+    with llama_error(engine):
+        answer = engine.client.post(path, json=body)
+    if answer.status_code != 200:
+        raise llama_refusal(path, answer.status_code, answer.text)
+    return answer.json()
+
+# %% ../../nbs/engines/llama_cpp.ipynb #a4f76150
+def check_both_rooms(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> None:
+    "Raise `ContextOverflow` for a prompt that does not fit the request's context, or the server's."
     check_room(len(prompt), sampling)
     check_room(len(prompt), sampling.model_copy(update={"context": engine.context}))
+
+
+def request_body(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> dict:
+    "The body of a call to /completion, with nothing left to the server's defaults."
+    return {"prompt": prompt, "return_tokens": True, **sampling.for_llama_cpp(), "cache_prompt": engine.cache}
+
+
+def check_read(prompt: list[int], final: dict) -> None:
+    "Raise `MedlabError` when the server did not read the whole prompt."
+    if final["truncated"] or final["tokens_evaluated"] != len(prompt):
+        raise MedlabError(f"llama.cpp read {final['tokens_evaluated']} tokens of a prompt of {len(prompt)}; this is a bug in medlab, please report it")
+
+# %% ../../nbs/engines/llama_cpp.ipynb #9cbb61d9
+def llama_answer(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> Completion:
+    "Answer one prompt given as token ids."
+    check_both_rooms(engine, prompt, sampling)
     started = time.perf_counter()
-    answer = post_to_llama(engine, "/completion", {"prompt": prompt, "return_tokens": True, **sampling.for_llama_cpp()})
-    if answer["truncated"] or answer["tokens_evaluated"] != len(prompt):
-        raise MedlabError(f"llama.cpp read {answer['tokens_evaluated']} tokens of a prompt of {len(prompt)}; this is a bug in medlab, please report it")
+    answer = post_to_llama(engine, "/completion", request_body(engine, prompt, sampling))
+    check_read(prompt, answer)
     text, stopped = cut_at_stop(engine.chat, answer["tokens"], sampling)
     reason: Literal["stop", "length"] = "stop" if stopped or answer["stop_type"] in ("eos", "word") else "length"
     return Completion(text, len(prompt), answer["tokens_predicted"], round(time.perf_counter() - started, 4), reason)
+
+# %% ../../nbs/engines/llama_cpp.ipynb #e1d91256
+def llama_answers(engine: LlamaCppEngine, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+    "Answer prompts in order, as many at a time as the server has slots; all are checked for their length first."
+    for prompt in prompts:
+        check_both_rooms(engine, prompt, sampling)
+    with ThreadPoolExecutor(engine.slots) as pool:
+        return list(pool.map(lambda prompt: llama_answer(engine, prompt, sampling), prompts))
+
+# %% ../../nbs/engines/llama_cpp.ipynb #513a9e21
+def llama_events(engine: LlamaCppEngine, body: dict) -> Iterator[dict]:
+    "The events of a streamed answer, the last one with `stop`; raises `EngineDied` for a stream that ends without it."
+    with llama_error(engine), engine.client.stream("POST", "/completion", json={**body, "stream": True}) as reply:
+        if reply.status_code != 200:
+            raise llama_refusal("/completion", reply.status_code, reply.read().decode(errors="replace"))
+        for line in reply.iter_lines():
+            kind, _, content = line.partition(": ")
+            event = json.loads(content) if kind in ("data", "error") else {}
+            if kind == "error" or "error" in event:
+                raise llama_refusal("/completion", 500, content)
+            if event:
+                yield event
+            if event.get("stop"):
+                return
+    raise EngineDied(f"the llama.cpp server ended in the middle of its answer; {engine.server.tail()}")
+
+# %% ../../nbs/engines/llama_cpp.ipynb #ae0e0841
+def llama_stream(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> Iterator[Piece]:
+    """The pieces of one answer.
+
+    The sampling's own stops are found here and not by the server, so that the text is cut at the same letter as in `generate`.
+    """
+    check_both_rooms(engine, prompt, sampling)
+    body = {**request_body(engine, prompt, sampling), "stop": []}
+    started, row, shown = time.perf_counter(), [], 0
+    for event in llama_events(engine, body):
+        row += event["tokens"]
+        text, stopped = cut_at_stop(engine.chat, row, sampling)
+        if event["stop"] or stopped:
+            if event["stop"]:
+                check_read(prompt, event)
+            reason: Literal["stop", "length"] = "stop" if stopped or event["stop_type"] == "eos" else "length"
+            done = Completion(text, len(prompt), len(row), round(time.perf_counter() - started, 4), reason)
+            yield Piece(text[shown:], done)
+            return
+        if len(new := settled(text, sampling.stop)) > shown:
+            yield Piece(new[shown:])
+            shown = len(new)
+
+# %% ../../nbs/engines/llama_cpp.ipynb #bb9f8f73
+def next_logprobs(
+    engine: LlamaCppEngine,
+    before: list[int],  # token ids of the text so far
+    wanted: set[int],  # the tokens whose log-probabilities are needed
+    cached: bool,  # whether the server may use what it computed for the last question
+) -> dict[int, float]:  # token id -> log-probability, at least of the wanted ones
+    "The log-probabilities of the next token: first of the likeliest 200, then, if one that is wanted is not among them, of all."
+    body = {**request_body(engine, before, Sampling(length=1)), "cache_prompt": cached}
+    vocabulary = engine.chat.tokenizer.get_vocab_size()
+    for count in (min(200, vocabulary), vocabulary):
+        final = post_to_llama(engine, "/completion", {**body, "n_probs": count})
+        check_read(before, final)
+        listed = {one["id"]: one["logprob"] for one in final["completion_probabilities"][0]["top_logprobs"]}
+        if wanted <= set(listed):
+            break
+        body["cache_prompt"] = True
+    return listed
+
+# %% ../../nbs/engines/llama_cpp.ipynb #5904efb3
+def llama_scores(engine: LlamaCppEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:
+    "The scores of one question's options: the sum over each option's tokens, read one after the other."
+    found = {option: option_tokens(engine.chat, messages, lead, option) for option in options}
+    wanted: dict[tuple[int, ...], set[int]] = {}
+    for one in found.values():
+        check_both_rooms(engine, one.before, Sampling(context=engine.context, length=len(one.own)))
+        for place, token in enumerate(one.own):
+            wanted.setdefault((*one.before, *one.own[:place]), set()).add(token)
+    listed: dict[tuple[int, ...], dict[int, float]] = {}
+    for before in sorted(wanted):
+        listed[before] = next_logprobs(engine, list(before), wanted[before], cached=bool(listed))
+    sums = {option: sum(listed[(*one.before, *one.own[:place])].get(token, -math.inf) for place, token in enumerate(one.own)) for option, one in found.items()}
+    return OptionScores(sums, {option: len(one.own) for option, one in found.items()})
 
 # %% ../../nbs/engines/llama_cpp.ipynb #941fa5f0
 #: A text whose tokens differ between vocabularies and between ways of splitting digits, spaces and symbols.
@@ -175,7 +337,13 @@ PROBE = "Take 1½ tablets (250 mg)  twice a day;\n\n\tT ≥ 38.5 °C, naïve caf
 
 # %% ../../nbs/engines/llama_cpp.ipynb #43c8894e
 def check_tokenizer(engine: LlamaCppEngine) -> None:
-    "Raise `InputError` when the GGUF turns a text into other tokens than `ChatFormat` does."
+    "Close the engine and raise `InputError` when the GGUF turns a text into other tokens than `ChatFormat` does."
     text = engine.chat.stops[-1] + PROBE + engine.chat.stops[0]
-    if (theirs := engine.tokenize(text)) != (ours := engine.chat.encode(text)):
+    try:
+        theirs = engine.tokenize(text)
+    except BaseException:
+        engine.close()
+        raise
+    if theirs != (ours := engine.chat.encode(text)):
+        engine.close()
         raise InputError(f"the GGUF's tokenizer is not the model folder's: got {theirs[:12]}…, expected {ours[:12]}…; run `medlab quantize` again")

@@ -20,8 +20,11 @@ from typing import Any
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import cache_folder, sha256_file
 from ..basics.processes import Child, free_port
-from ..contracts.chat import ChatFormat
-from ..contracts.engine import Completion, Sampling, check_room
+from ..contracts.chat import ChatFormat, without_bos
+from medlab.contracts.engine import (
+    Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
+    Sampling, check_room, option_tokens, scores_from_list, speaks_of_memory,
+)
 from ..loaders.gguf import check_gguf
 
 # %% ../../nbs/engines/ollama_server.ipynb #990411eb
@@ -51,15 +54,34 @@ def find_ollama() -> OllamaPlace | None:
 
 # %% ../../nbs/engines/ollama_server.ipynb #af71d5c0
 def host_url(
-    host: str,  # as OLLAMA_HOST has it: "", "0.0.0.0", "127.0.0.1:11434", "https://models.example.org"
+    host: str,  # as OLLAMA_HOST has it: "", "0.0.0.0", "127.0.0.1:11434", "::1", "https://models.example.org/ollama", in quotes or without
 ) -> str:  # a base URL without a slash at its end
-    "Read OLLAMA_HOST as Ollama does; an address that means 'listen everywhere' becomes one that can be called."
-    scheme, found, rest = host.strip().rpartition("://")
-    rest = rest.rstrip("/") or "127.0.0.1"
-    name, colon, port = rest.partition(":")
-    default = {"https": "443", "http": "80"}.get(scheme, "11434") if found else "11434"
-    name = "127.0.0.1" if name in ("0.0.0.0", "") else name
-    return f"{scheme or 'http'}://{name}:{port or default}"
+    """Read OLLAMA_HOST as Ollama does; an address that means 'listen everywhere' becomes one that can be called.
+
+    Source: Ollama, envconfig/config.go, Host.
+    """
+    scheme, found, rest = host.strip().strip("\"'").strip().rpartition("://")
+    scheme, place = scheme or "http", rest.partition("/")
+    default = ("443" if scheme == "https" else "80") if found else "11434"
+    name, port = split_port(place[0])
+    if not (port.isdigit() and int(port) <= 65535):
+        port = default  # as Ollama does, with a warning in its log
+    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
+    name = f"[{name}]" if ":" in name else name
+    return f"{scheme}://{name}:{port}" + "".join(place[1:]).rstrip("/")
+
+# %% ../../nbs/engines/ollama_server.ipynb #6387dc75
+def split_port(
+    place: str,  # what stands between the scheme and the path, such as "[::1]:11434"
+) -> tuple[str, str]:  # host without brackets, and the port or ""
+    "Divide an address into host and port; an IPv6 address without brackets has no port."
+    if place.startswith("["):
+        name, _, port = place[1:].partition("]")
+        return name, port.removeprefix(":")
+    if place.count(":") > 1:
+        return place, ""
+    name, _, port = place.partition(":")
+    return name, port
 
 # %% ../../nbs/engines/ollama_server.ipynb #02a1b424
 def ollama_version(
@@ -74,8 +96,71 @@ def ollama_version(
     except (httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError, KeyError, TypeError):
         return None
 
+# %% ../../nbs/engines/ollama_server.ipynb #1f3cf434
+class OllamaModels:
+    "What can be done with the models of a server."
+
+    host: str
+    child: Child | None = None  # the process of a server of our own
+
+    def client(self, timeout: float = 600) -> Any:
+        "Ollama's own Python client for this server; without the timeout it would wait without a limit."
+        import ollama
+
+        return ollama.Client(self.host, timeout=timeout, trust_env=False)
+
+    def create(self, model: str, gguf: Path | str, template: str, parameters: dict[str, Any], license: str = "", system: str = "") -> None:
+        "Create (or replace) a model: see `create_on_ollama`."
+        create_on_ollama(self, model, gguf, template, parameters, license, system)
+
+    def models(self) -> list[str]:
+        "The names of the models that the server has, without the tag `latest`."
+        with ollama_error(self):
+            return [one.model.removesuffix(":latest") for one in self.client().list().models]
+
+    def show(self, model: str) -> Any:
+        "What the server knows of a model: template, parameters, licence, details. Raises `ModelNotFound` for one that it does not have."
+        with ollama_error(self):
+            return self.client().show(model)
+
+    def run(self, model: str, words: str) -> str:
+        "The answer of `ollama run MODEL WORDS`: nothing stated, so that the model's own parameters decide."
+        with ollama_error(self):
+            return self.client().chat(model, [{"role": "user", "content": words}]).message.content
+
+    def has(self, model: str) -> bool:
+        "Whether the server knows a model of this name."
+        return ollama_has(self, model)
+
+    def delete(self, model: str) -> None:
+        "Remove a model, if it is there."
+        if self.has(model):
+            with ollama_error(self):
+                self.client().delete(model)
+
+# %% ../../nbs/engines/ollama_server.ipynb #a82fb82f
+def start_ollama(
+    binary: Path,  # the program
+    models: Path,  # the folder for its models
+    log: Path | str | None,  # its output; None: beside `models`
+    tries: int = 3,  # another program may take the port in the meantime
+) -> tuple[Child, str]:  # the process and its base URL
+    "Start a server of our own on a free port of 127.0.0.1; raises `MedlabError` with the end of its log when it does not come up."
+    models.mkdir(parents=True, exist_ok=True)
+    settings = {"OLLAMA_MODELS": str(models), "OLLAMA_NUM_PARALLEL": "1", "OLLAMA_NO_CLOUD": "1", "OLLAMA_KEEP_ALIVE": "30m", "OLLAMA_DEBUG": "0"}
+    address = f"127.0.0.1:{free_port()}"
+    host, child = f"http://{address}", Child([str(binary), "serve"], log or models.parent / "ollama.log", {**settings, "OLLAMA_HOST": address})
+    try:
+        child.wait_until(lambda: ollama_version(host) is not None, 60)
+        return child, host
+    except MedlabError as error:
+        child.stop()
+        if "address already in use" not in str(error) or tries == 1:
+            raise
+    return start_ollama(binary, models, log, tries - 1)
+
 # %% ../../nbs/engines/ollama_server.ipynb #7f8c5184
-class OllamaServer:
+class OllamaServer(OllamaModels):
     """A running Ollama: the one that answers already, or one of our own that ends with this process.
 
     Our own server listens on a free port of 127.0.0.1 and keeps its models in `models`. Use it in a `with` block or call `close`.
@@ -104,76 +189,53 @@ class OllamaServer:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def client(self, timeout: float = 600) -> Any:
-        "Ollama's own Python client for this server; without the timeout it would wait without a limit."
-        import ollama
-
-        return ollama.Client(self.host, timeout=timeout, trust_env=False)
-
-    def create(self, model: str, gguf: Path | str, template: str, parameters: dict[str, Any], license: str = "") -> None:
-        "Create (or replace) a model: see `create_on_ollama`."
-        create_on_ollama(self, model, gguf, template, parameters, license)
-
-    def has(self, model: str) -> bool:
-        "Whether the server knows a model of this name."
-        return ollama_has(self, model)
-
-    def delete(self, model: str) -> None:
-        "Remove a model, if it is there."
-        if self.has(model):
-            with ollama_error(self):
-                self.client().delete(model)
-
     def close(self) -> None:
         "Stop the server, if it is ours."
         if self.child is not None:
             self.child.stop()
 
-# %% ../../nbs/engines/ollama_server.ipynb #a82fb82f
-def start_ollama(
-    binary: Path,  # the program
-    models: Path,  # the folder for its models
-    log: Path | str | None,  # its output; None: beside `models`
-    tries: int = 3,  # another program may take the port in the meantime
-) -> tuple[Child, str]:  # the process and its base URL
-    "Start a server of our own on a free port of 127.0.0.1; raises `MedlabError` with the end of its log when it does not come up."
-    models.mkdir(parents=True, exist_ok=True)
-    settings = {"OLLAMA_MODELS": str(models), "OLLAMA_NUM_PARALLEL": "1", "OLLAMA_NO_CLOUD": "1", "OLLAMA_KEEP_ALIVE": "30m", "OLLAMA_DEBUG": "0"}
-    address = f"127.0.0.1:{free_port()}"
-    host, child = f"http://{address}", Child([str(binary), "serve"], log or models.parent / "ollama.log", {**settings, "OLLAMA_HOST": address})
-    try:
-        child.wait_until(lambda: ollama_version(host) is not None, 60)
-        return child, host
-    except MedlabError as error:
-        child.stop()
-        if "address already in use" not in str(error) or tries == 1:
-            raise
-    return start_ollama(binary, models, log, tries - 1)
-
 # %% ../../nbs/engines/ollama_server.ipynb #03fcb77f
+def ollama_refusal(
+    host: str,
+    status: int,  # of the reply; 200 or -1 where the error came in the middle of a stream
+    message: str,
+) -> MedlabError:
+    "The error for what a server says when it refuses or breaks off."
+    said = f"Ollama at {host} answered {status}: {message}"
+    if status == 404:
+        return ModelNotFound(f"Ollama at {host}: {message}; deploy it first: `medlab deploy`")
+    if "exceeds the context length" in message or "exceeds the available context" in message:
+        return ContextOverflow(f"{said}; shorten the text")
+    if speaks_of_memory(message):
+        return OutOfMemory(f"{said}; take a smaller context (deploy.context) or a smaller type of weights")
+    if status in (429, 503):
+        return EngineBusy(f"{said}; wait and try again")
+    if status == 400:
+        return InputError(said)
+    broke = ("error was encountered while running the model", "runner process", "unexpected EOF", "EOF")
+    return EngineDied(f"{said}; the answer is lost, ask again") if any(sign in message for sign in broke) else MedlabError(said)
+
+# %% ../../nbs/engines/ollama_server.ipynb #719669f6
 @contextmanager
 def ollama_error(
     server: Any,  # an `OllamaServer` or an `OllamaEngine`
 ) -> Iterator[None]:
-    "Raise the errors of an Ollama server as ours: `MissingError` for 404, `InputError` for 400, else `MedlabError` with the end of our server's log."
+    "Raise the errors of an Ollama server as ours; where the server is gone, with the end of our server's log."
     import httpx
     import ollama
 
     try:
         yield
     except ollama.ResponseError as error:
-        if error.status_code == 404:
-            raise MissingError(f"Ollama at {server.host}: {error.error}; deploy it first: `medlab deploy`") from None
-        kind = InputError if error.status_code == 400 else MedlabError
-        raise kind(f"Ollama at {server.host} answered {error.status_code}: {error.error}") from None
+        raise ollama_refusal(server.host, error.status_code, error.error) from None
     except httpx.TimeoutException:
-        raise MedlabError(f"Ollama at {server.host} did not answer in time; it may still load a large model, try again") from None
+        raise EngineTimeout(f"Ollama at {server.host} did not answer in time; it may still load a large model, try again") from None
     except (ConnectionError, httpx.TransportError) as error:
         tail = f"; {server.child.tail()}" if getattr(server, "child", None) else ""
-        raise MedlabError(f"Ollama at {server.host} is gone ({type(error).__name__}){tail}; start it again") from None
+        raise EngineDied(f"Ollama at {server.host} is gone ({type(error).__name__}){tail}; start it again") from None
 
 # %% ../../nbs/engines/ollama_server.ipynb #78e803d5
-def ollama_has(server: OllamaServer, model: str) -> bool:
+def ollama_has(server: OllamaModels, model: str) -> bool:
     "Whether the server knows a model of this name."
     try:
         with ollama_error(server):
@@ -186,25 +248,29 @@ def ollama_has(server: OllamaServer, model: str) -> bool:
 
 # %% ../../nbs/engines/ollama_server.ipynb #79171018
 def create_on_ollama(
-    server: OllamaServer,
+    server: OllamaModels,
     model: str,  # the name that it gets
     gguf: Path | str,
     template: str,  # in Go's language, from `ChatFormat.go_template`
     parameters: dict[str, Any],  # as in a Modelfile; `stop` is a list
     license: str = "",  # the licence's name or text
+    system: str = "",  # a system message for conversations that have none
 ) -> None:
     "Create (or replace) a model; raises `InputError` for a GGUF that is broken or gives a model that cannot answer."
     check_gguf(gguf)  # a broken one can stop the whole server
     client = server.client()
     with ollama_error(server):
         digest = upload_gguf(server, Path(gguf))
-        client.create(model=model, files={"model.gguf": digest}, template=template, parameters=parameters, license=license or None, stream=False)
+        client.create(
+            model=model, files={"model.gguf": digest}, template=template, parameters=parameters, license=license or None, system=system or None,
+            stream=False,
+        )
         capabilities = client.show(model).capabilities or []
     if "completion" not in capabilities:
         raise InputError(f"{gguf} gave a model with the capabilities {capabilities}, expected 'completion'; remove it and run `medlab quantize` again")
 
 # %% ../../nbs/engines/ollama_server.ipynb #84e659a4
-def upload_gguf(server: OllamaServer, gguf: Path) -> str:
+def upload_gguf(server: OllamaModels, gguf: Path) -> str:
     "Put a file into the server's store, unless it is there already; returns its digest."
     import httpx
 
@@ -214,7 +280,7 @@ def upload_gguf(server: OllamaServer, gguf: Path) -> str:
     return digest
 
 # %% ../../nbs/engines/ollama_server.ipynb #cbdffd86
-class OllamaEngine:
+class OllamaEngine(EngineBase):
     """Answers from a model on an Ollama server, through /api/chat, so that the server renders the prompt with our template.
 
     An answer is refused when its prompt did not have as many tokens as `chat` makes of it. Source: Ollama, docs/api.md.
@@ -234,12 +300,6 @@ class OllamaEngine:
         self.host, self.model, self.chat = host, model, chat
         self.client = httpx.Client(base_url=host, timeout=httpx.Timeout(timeout, connect=10), trust_env=False)
 
-    def __enter__(self) -> "OllamaEngine":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
     def generate(
         self,
         conversations: list[list[dict]],  # each ends with the user's turn
@@ -247,6 +307,18 @@ class OllamaEngine:
     ) -> list[Completion]:  # in the same order
         "Answer one conversation after the other; raises `MedlabError` instead of returning an incomplete answer."
         return [ollama_answer(self, messages, sampling) for messages in conversations]
+
+    def stream(self, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
+        "Answer one conversation piece by piece; closing the iterator stops the server's work on it."
+        return ollama_stream(self, messages, sampling)
+
+    def scores(self, questions: list[tuple[list[dict], list[str], str]]) -> list[OptionScores]:
+        "How likely each option of one token is, from the 20 likeliest: see `ollama_scores`. Raises `MissingError` for options of several tokens."
+        return [ollama_scores(self, *question) for question in questions]
+
+    def info(self) -> dict:
+        "The engine and its version, the model, the context that it was loaded with (None while it is not loaded), the device and the type of the weights."
+        return ollama_info(self)
 
     def request(self, messages: list[dict], sampling: Sampling) -> dict:
         "The body of a call to /api/chat, with nothing left to the server's defaults."
@@ -289,20 +361,96 @@ def ends_in_a_loop(text: str) -> bool:
     return bool(re.search(r"(.{1,40}?)\1{28}\s*$|\s{29}$", text, re.S))
 
 # %% ../../nbs/engines/ollama_server.ipynb #e31f0fe6
-def ollama_answer(engine: OllamaEngine, messages: list[dict], sampling: Sampling) -> Completion:
-    "Answer one conversation; raises `MedlabError` for an incomplete answer or a prompt of another length than `ChatFormat`'s."
-    expected = len(engine.chat.prompt_ids(messages))
-    check_room(expected, sampling)
-    started = time.perf_counter()
-    reply = post_to_ollama(engine, "/api/chat", engine.request(messages, sampling))
-    seconds, text, reason = round(time.perf_counter() - started, 4), reply["message"]["content"], reply.get("done_reason")
-    if reason not in ("stop", "length"):
-        if not ends_in_a_loop(text):
-            raise MedlabError(f"Ollama gave an incomplete answer: done_reason {reason!r}, expected 'stop' or 'length'; try again")
-        return Completion(text, expected, len(engine.chat.encode(text)), seconds, "length")
+def check_count(
+    engine: OllamaEngine,
+    expected: int,  # tokens that we count
+    reply: dict,
+) -> None:
+    "Raise `MedlabError` when the server read another number of tokens: another template or tokenizer, or it cut the prompt."
     if reply.get("prompt_eval_count") != expected:
         raise MedlabError(
             f"Ollama read {reply.get('prompt_eval_count')} tokens of a prompt that has {expected}: model {engine.model!r} has another template "
             "or tokenizer than ours; deploy it again: `medlab deploy`"
         )
+
+# %% ../../nbs/engines/ollama_server.ipynb #9d36070f
+def ollama_completion(
+    engine: OllamaEngine,
+    text: str,
+    reply: dict,  # the reply, or the last line of a stream
+    expected: int,  # tokens of the prompt as we count them
+    seconds: float,
+) -> Completion:
+    "A complete answer; raises `MedlabError` for one that states no reason for its end, or whose prompt had another length than `ChatFormat`'s."
+    reason = reply.get("done_reason")
+    if reason not in ("stop", "length"):
+        if not ends_in_a_loop(text):
+            raise EngineDied(f"Ollama gave an incomplete answer: done_reason {reason!r}, expected 'stop' or 'length'; try again")
+        return Completion(text, expected, len(engine.chat.encode(text)), seconds, "length")
+    check_count(engine, expected, reply)
     return Completion(text, expected, reply["eval_count"], seconds, reason)
+
+# %% ../../nbs/engines/ollama_server.ipynb #a2316265
+def ollama_answer(engine: OllamaEngine, messages: list[dict], sampling: Sampling) -> Completion:
+    "Answer one conversation."
+    expected = len(engine.chat.prompt_ids(messages))
+    check_room(expected, sampling)
+    started = time.perf_counter()
+    reply = post_to_ollama(engine, "/api/chat", engine.request(messages, sampling))
+    return ollama_completion(engine, reply["message"]["content"], reply, expected, round(time.perf_counter() - started, 4))
+
+# %% ../../nbs/engines/ollama_server.ipynb #1453af6f
+def ollama_lines(engine: OllamaEngine, body: dict) -> Iterator[dict]:
+    "The lines of a streamed answer, the last one with `done`; raises what an error line says, and `EngineDied` for a stream that ends without `done`."
+    with ollama_error(engine), engine.client.stream("POST", "/api/chat", json={**body, "stream": True}) as reply:
+        for line in reply.iter_lines():
+            data = json.loads(line) if line.startswith("{") else {"error": line[:200]}
+            if "error" in data:
+                raise ollama_refusal(engine.host, reply.status_code, str(data["error"]))
+            yield data
+            if data.get("done"):
+                return
+    raise EngineDied(f"Ollama at {engine.host} ended in the middle of its answer; ask again")
+
+# %% ../../nbs/engines/ollama_server.ipynb #fea914fb
+def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
+    "The pieces of one answer."
+    expected = len(engine.chat.prompt_ids(messages))
+    check_room(expected, sampling)
+    started, text = time.perf_counter(), ""
+    for data in ollama_lines(engine, engine.request(messages, sampling)):
+        new = data["message"]["content"]
+        text += new
+        if data["done"]:
+            yield Piece(new, ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4)))
+        elif new:
+            yield Piece(new)
+
+# %% ../../nbs/engines/ollama_server.ipynb #e29c50e8
+def ollama_scores(engine: OllamaEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:
+    "The scores of one question's options from the 20 likeliest next tokens; an option outside them is bounded by the last one."
+    found = {option: option_tokens(engine.chat, messages, lead, option) for option in options}
+    if any(one.before != next(iter(found.values())).before for one in found.values()):
+        raise MissingError(f"the options {options} do not begin at the same token, and Ollama takes one text at a time; use transformers or llama.cpp")
+    before, sampling = next(iter(found.values())), Sampling(length=1)
+    if any(len(one.own) > 1 for one in found.values()):
+        return scores_from_list(found, {}, "Ollama")  # raises: no need to ask
+    check_room(len(before.before), sampling)
+    reply = post_to_ollama(engine, "/api/generate", {
+        "model": engine.model, "prompt": without_bos(engine.chat, before.before_text), "raw": True, "stream": False, "truncate": False,
+        "logprobs": True, "top_logprobs": 20, "options": sampling.for_ollama(),
+    })
+    check_count(engine, len(before.before), reply)
+    listed = {one["token"]: one["logprob"] for place in (reply.get("logprobs") or [])[:1] for one in place["top_logprobs"]}
+    return scores_from_list(found, listed, f"Ollama at {engine.host}")
+
+# %% ../../nbs/engines/ollama_server.ipynb #31df19c9
+def ollama_info(engine: OllamaEngine) -> dict:
+    "What the server says of itself and of the model."
+    with ollama_error(engine):
+        version, loaded = (engine.client.get(path).json() for path in ("/api/version", "/api/ps"))
+    details = post_to_ollama(engine, "/api/show", {"model": engine.model}).get("details") or {}
+    here = next((one for one in loaded["models"] if one["name"].removesuffix(":latest") == engine.model), {})
+    device = ("cuda" if here["size_vram"] else "cpu") if here else None
+    return {"engine": engine.name, "version": version["version"], "model": engine.model, "context": here.get("context_length"), "device": device,
+            "quantization": details.get("quantization_level")}

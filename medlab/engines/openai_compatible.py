@@ -7,16 +7,22 @@ __all__ = ['OpenAiEngine', 'served_model']
 
 # %% ../../nbs/engines/openai_compatible.ipynb #671c5aec
 import json
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.secrets import masked
-from ..contracts.chat import checked_conversation
-from ..contracts.engine import Completion, Sampling
+from ..contracts.chat import ChatFormat, checked_conversation
+from medlab.contracts.engine import (
+    Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OptionTokens,
+    OutOfMemory, Piece, Sampling, check_room, option_tokens, scores_from_list, speaks_of_memory,
+)
 
 # %% ../../nbs/engines/openai_compatible.ipynb #4d29c4e1
-class OpenAiEngine:
+class OpenAiEngine(EngineBase):
     """Answers from a server with /v1/chat/completions, over HTTP; raises `InputError` for an address that is no HTTP URL.
 
     Source: OpenAI, API reference, "Create chat completion".
@@ -30,21 +36,16 @@ class OpenAiEngine:
         model: str,  # the server's name for it
         api_key: str | None = None,
         timeout: float = 600,  # seconds for one answer, at most
+        chat: ChatFormat | None = None,  # the model's, if known: prompts are then counted, and an answer can be begun (`lead`)
     ):
         import httpx
 
         if not base_url.startswith(("http://", "https://")):
             raise InputError(f"base URL {base_url!r}: expected http://… or https://…, such as http://127.0.0.1:8000/v1")
         self.base_url = base_url.rstrip("/") if base_url.rstrip("/").endswith("/v1") else base_url.rstrip("/") + "/v1"
-        self.model = model
+        self.model, self.chat = model, chat
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.client = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout, connect=10))
-
-    def __enter__(self) -> "OpenAiEngine":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
 
     def generate(
         self,
@@ -57,29 +58,58 @@ class OpenAiEngine:
     def answer(self, messages: list[dict], sampling: Sampling) -> Completion:
         "Answer one conversation."
         body = {"model": self.model, "messages": checked_conversation(messages), "stream": False, **sampling.for_openai()}
+        check_fits(self, messages, sampling)
         started = time.perf_counter()
         reply = post_to_openai(self, "/chat/completions", body)
         return complete_answer(reply, round(time.perf_counter() - started, 4), self.base_url)
+
+    def stream(self, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
+        "Answer one conversation piece by piece; closing the iterator closes the connection, and servers stop then."
+        check_fits(self, messages, sampling)
+        return openai_stream(self, checked_conversation(messages), sampling)
+
+    def scores(self, questions: list[tuple[list[dict], list[str], str]]) -> list[OptionScores]:
+        "How likely each option of one token is, from the likeliest that the server lists: see `openai_scores`."
+        return [openai_scores(self, *question) for question in questions]
+
+    def info(self) -> dict:
+        "The engine, its address, the model, and its context where the server tells it (vLLM does)."
+        offered = next((one for one in listed_models(self) if one.get("id") == self.model), {})
+        return {"engine": self.name, "address": self.base_url, "model": self.model, "context": offered.get("max_model_len"), "device": None, "quantization": None}
 
     def close(self) -> None:
         "Close the connections."
         self.client.close()
 
 # %% ../../nbs/engines/openai_compatible.ipynb #3cdbff9d
-def post_to_openai(engine: OpenAiEngine, path: str, body: dict) -> dict:
-    "POST to the engine's server; every way of failing has its own message."
+@contextmanager
+def openai_error(engine: OpenAiEngine) -> Iterator[None]:
+    "Raise what goes wrong on the way to a server and back as one of our own errors."
     import httpx
 
     url = engine.base_url
     try:
-        reply = engine.client.post(url + path, json=body)
+        yield
     except httpx.ConnectError:
         raise MissingError(f"nothing answers at {url}; start the server (`medlab serve`) or correct the address") from None
     except httpx.TimeoutException:
         seconds = engine.client.timeout.read
-        raise MedlabError(f"{url} did not answer within {seconds:.0f} s; ask for fewer tokens or set a longer timeout") from None
+        raise EngineTimeout(f"{url} did not answer within {seconds:.0f} s; ask for fewer tokens or set a longer timeout") from None
     except httpx.TransportError as error:
-        raise MedlabError(f"{url} broke off in the middle of its answer ({type(error).__name__}); look at the server's log") from None
+        raise EngineDied(f"{url} broke off in the middle of its answer ({type(error).__name__}); look at the server's log") from None
+
+# %% ../../nbs/engines/openai_compatible.ipynb #e8f67089
+def check_fits(engine: OpenAiEngine, messages: list[dict], sampling: Sampling) -> None:
+    "Raise `ContextOverflow` for a prompt that does not fit, where the model's tokenizer is known; else the server has to say so."
+    if engine.chat is not None:
+        check_room(len(engine.chat.prompt_ids(messages)), sampling)
+
+# %% ../../nbs/engines/openai_compatible.ipynb #f1c2e8de
+def post_to_openai(engine: OpenAiEngine, path: str, body: dict) -> dict:
+    "POST to the engine's server; every way of failing has its own message."
+    url = engine.base_url
+    with openai_error(engine):
+        reply = engine.client.post(url + path, json=body)
     if reply.status_code != 200:
         raise server_refusal(reply.status_code, reply.text, url)
     try:
@@ -87,9 +117,9 @@ def post_to_openai(engine: OpenAiEngine, path: str, body: dict) -> dict:
     except json.JSONDecodeError:
         raise MedlabError(f"{url} answered {masked(reply.text[:200])!r}, which is not JSON; is it an OpenAI-compatible server?") from None
 
-# %% ../../nbs/engines/openai_compatible.ipynb #e8f67089
+# %% ../../nbs/engines/openai_compatible.ipynb #9faabe81
 def server_refusal(status: int, text: str, base_url: str) -> MedlabError:
-    "The error for a reply with a status other than 200: `InputError` where the request is wrong."
+    "The error for a reply with a status other than 200, of the class that says what to do."
     try:
         error = json.loads(text)["error"]
         message = error["message"] if isinstance(error, dict) else str(error)
@@ -97,24 +127,129 @@ def server_refusal(status: int, text: str, base_url: str) -> MedlabError:
         message = text
     what = {400: "the request is wrong", 401: "the key is missing or wrong", 404: "no such model or address", 413: "the request is too large",
             429: "too many requests", 503: "the model behind it is not there"}.get(status, "it failed")
-    kind = InputError if status in (400, 401, 404, 413, 422) else MedlabError
-    return kind(f"{base_url} answered {status}, {what}: {masked(message[:300])}")
+    said = f"{base_url} answered {status}, {what}: {masked(str(message)[:300])}"
+    if re.search(r"context.{0,20}length|maximum context|exceed_context|too many tokens", text) or status == 413:
+        return ContextOverflow(f"{said}; shorten the text")
+    if speaks_of_memory(text):
+        return OutOfMemory(said)
+    kinds = {400: InputError, 401: InputError, 422: InputError, 404: ModelNotFound, 429: EngineBusy, 503: EngineBusy}
+    return kinds.get(status, MedlabError)(said)
 
-# %% ../../nbs/engines/openai_compatible.ipynb #9faabe81
+# %% ../../nbs/engines/openai_compatible.ipynb #0d7f77a1
+def content_text(
+    message: dict,  # a reply's message, or the delta of a stream
+) -> str | None:
+    "The text of a message, whole or in parts; None when it has none."
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = [part if isinstance(part, str) else part.get("text") for part in content]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else None
+
+# %% ../../nbs/engines/openai_compatible.ipynb #13e299b4
+def check_ended(
+    text: str | None,
+    reason: str | None,  # the reply's finish_reason
+    message: dict,
+    base_url: str,
+) -> None:
+    "Raise `MedlabError` for an answer without text, and `EngineDied` for one that does not say why it ended."
+    if reason not in ("stop", "length") or (text is None and not message):
+        raise EngineDied(
+            f"{base_url} gave an incomplete answer: finish_reason {reason!r}, expected 'stop' or 'length'; the model behind it may have died, try again"
+        )
+    if text is None:
+        others = {"tool_calls": "it calls a tool", "refusal": "it refuses", "reasoning_content": "all of it is reasoning", "reasoning": "all of it is reasoning"}
+        why = next((words for name, words in others.items() if message.get(name)), "nothing stands in its place")
+        raise MedlabError(f"{base_url} gave an incomplete answer: its content is null, {why}; expected a text, allow more tokens or use another model")
+
+# %% ../../nbs/engines/openai_compatible.ipynb #94990581
 def complete_answer(reply: Any, seconds: float, base_url: str) -> Completion:
     "Read a reply; raises `MedlabError` unless the reply states why the answer ended and counts its tokens."
     try:
         choice = reply["choices"][0]
-        text, reason, usage = choice["message"]["content"], choice.get("finish_reason"), reply.get("usage") or {}
-    except (KeyError, IndexError, TypeError):
+        text, reason, usage = content_text(choice["message"]), choice.get("finish_reason"), reply.get("usage") or {}
+    except (KeyError, IndexError, TypeError, AttributeError):
         raise MedlabError(f"{base_url} answered without choices: {masked(json.dumps(reply)[:200])}; is it an OpenAI-compatible server?") from None
-    if reason not in ("stop", "length") or not isinstance(text, str):
-        raise MedlabError(
-            f"{base_url} gave an incomplete answer: finish_reason {reason!r}, expected 'stop' or 'length'; the model behind it may have died, try again"
-        )
+    check_ended(text, reason, choice["message"], base_url)
     if "prompt_tokens" not in usage or "completion_tokens" not in usage:
         raise MedlabError(f"{base_url} did not count its tokens (usage): got {sorted(usage)}, expected prompt_tokens and completion_tokens")
     return Completion(text, usage["prompt_tokens"], usage["completion_tokens"], seconds, reason)
+
+# %% ../../nbs/engines/openai_compatible.ipynb #fcbe3fbf
+def openai_events(engine: OpenAiEngine, body: dict) -> Iterator[dict]:
+    "The events of a streamed reply; raises what an error event says."
+    with openai_error(engine), engine.client.stream("POST", engine.base_url + "/chat/completions", json=body) as reply:
+        if reply.status_code != 200:
+            raise server_refusal(reply.status_code, reply.read().decode(errors="replace"), engine.base_url)
+        for line in reply.iter_lines():
+            if not line.startswith("data:") or (content := line[5:].strip()) == "[DONE]":
+                continue
+            try:
+                event = json.loads(content)
+            except json.JSONDecodeError:
+                raise EngineDied(f"{engine.base_url} sent {masked(content[:100])!r} in a stream, expected JSON; the answer is lost") from None
+            if "error" in event:
+                raise EngineDied(str(server_refusal(200, content, engine.base_url)))
+            yield event
+
+# %% ../../nbs/engines/openai_compatible.ipynb #62a661ab
+def openai_stream(engine: OpenAiEngine, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
+    "The pieces of one answer; raises `EngineDied` for a stream that ends without a reason, `MedlabError` for one that does not count its tokens."
+    body = {"model": engine.model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}, **sampling.for_openai()}
+    started, texts, reason, usage, last = time.perf_counter(), [], None, None, {}
+    for event in openai_events(engine, body):
+        usage = event.get("usage") or usage
+        for choice in event.get("choices") or []:
+            last = {**last, **{name: value for name, value in (choice.get("delta") or {}).items() if value}}
+            reason = choice.get("finish_reason") or reason
+            if text := content_text(choice.get("delta") or {}):
+                texts.append(text)
+                yield Piece(text)
+    whole, seconds = "".join(texts), round(time.perf_counter() - started, 4)
+    message = {**last, "content": whole if texts or not last.keys() - {"role"} else None}
+    yield Piece("", complete_answer({"choices": [{"message": message, "finish_reason": reason}], "usage": usage}, seconds, engine.base_url))
+
+# %% ../../nbs/engines/openai_compatible.ipynb #507419b2
+def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:
+    "The scores of one question's options from the likeliest first tokens that the server lists. Raises `MissingError` where it lists none."
+    body = {"model": engine.model, "messages": checked_conversation(messages), "stream": False, **Sampling(length=1).for_openai(), "logprobs": True,
+            "top_logprobs": 20}
+    if engine.chat is None:
+        if lead:
+            raise MissingError("a lead needs the model's ChatFormat, to check that the server goes on from it; open the engine with chat=…")
+        found = {option: OptionTokens([], [0], "", [option]) for option in options}
+    else:
+        found = {option: option_tokens(engine.chat, messages, lead, option) for option in options}
+        if any(len(one.own) > 1 for one in found.values()):
+            return scores_from_list(found, {}, engine.base_url)  # raises: no need to ask
+    if lead:
+        begun = {"role": "assistant", "content": next(iter(found.values())).before_text.removeprefix(engine.chat.prompt_text(messages))}
+        body |= {"messages": [*messages, begun], "add_generation_prompt": False, "continue_final_message": True}
+    reply = post_to_openai(engine, "/chat/completions", body)
+    read = (reply.get("usage") or {}).get("prompt_tokens")
+    if engine.chat is not None and read != len(next(iter(found.values())).before):
+        raise MissingError(f"{engine.base_url} read {read} tokens, expected {len(next(iter(found.values())).before)}: it does not go on from a begun answer, "
+                           "or has another template; use transformers, llama.cpp or Ollama")
+    return scores_from_list(found, first_listed(reply), engine.base_url)
+
+# %% ../../nbs/engines/openai_compatible.ipynb #3e4deaa0
+def first_listed(reply: dict) -> dict[str, float]:
+    "The tokens that a reply lists for the first place of its answer, with their log-probabilities; empty when it lists none."
+    try:
+        return {one["token"]: one["logprob"] for one in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+    except (KeyError, IndexError, TypeError):
+        return {}
+
+# %% ../../nbs/engines/openai_compatible.ipynb #9ad2ac96
+def listed_models(engine: OpenAiEngine) -> list[dict]:
+    "What the engine's server lists under /models; empty when it lists nothing that can be read."
+    with openai_error(engine):
+        reply = engine.client.get(engine.base_url + "/models")
+    try:
+        return [one for one in reply.json()["data"] if isinstance(one, dict)]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 # %% ../../nbs/engines/openai_compatible.ipynb #ee1e84d9
 def served_model(
