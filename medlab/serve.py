@@ -410,7 +410,7 @@ def promised_calls(deployment: Deployed) -> list[tuple[str, str, dict | None, in
         ("POST", "/v1/chat/completions", chat | {"temprature": 0}, 400), ("POST", "/v1/chat/completions", chat | {"model": "gpt-99"}, 404),
     ]
 
-# %% ../nbs/09_serve.ipynb #a0ff0412
+# %% ../nbs/09_serve.ipynb #f23142d3
 def check_server(
     url: str,  # the server's base URL
     deployment: Deployed,
@@ -418,7 +418,8 @@ def check_server(
     "Make every promised call; raises `MedlabError` for the first with another status than expected."
     import httpx
 
-    rows, headers = [], {"Authorization": f"Bearer {key}" for key in api_keys()[:1]}
+    rows, keys = [], api_keys()
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     with httpx.Client(base_url=url, timeout=300, trust_env=False, headers=headers) as client:
         for method, path, body, expected in promised_calls(deployment):
             reply = client.request(method, path, json=body)

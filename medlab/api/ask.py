@@ -124,7 +124,7 @@ def shares(logprobs: dict[str, float]) -> dict[str, float]:
     weights = {name: math.exp(value - highest) if value > -math.inf else 0.0 for name, value in logprobs.items()}
     return {name: round(weight / sum(weights.values()), 4) for name, weight in weights.items()}
 
-# %% ../../nbs/api/ask.ipynb #6abd48cb
+# %% ../../nbs/api/ask.ipynb #7d63a9a8
 def confidence_of(
     engine: Engine,
     messages: list[dict],
@@ -138,6 +138,8 @@ def confidence_of(
         scores = engine.option_logprobs([messages], [list(labels)], lead=before_the_letter(text))[0]
     except (MissingError, InputError) as error:
         return None, f"confidence: {error}"
+    if len(scores.bounded) == len(labels):
+        return None, "confidence: none of the letters is among the tokens that the engine lists"
     if max(scores.logprobs.values()) == -math.inf:
         return None, "confidence: the engine gives every option the probability 0"
     found = {labels[letter]: share for letter, share in shares(scores.logprobs).items()}

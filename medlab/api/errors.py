@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from ..basics.errors import InputError, MedlabError, MissingError
+from ..contracts.engine import EngineBusy, EngineTimeout
 
 # %% ../../nbs/api/errors.ipynb #3756d9ae
 class BusyError(MissingError):
@@ -61,17 +62,19 @@ def error_body(status: int, message: str, param: str | None = None) -> dict:
     "An error in the form that OpenAI-compatible clients read."
     return {"error": {"message": message, "type": ERROR_TYPES.get(status, "invalid_request_error"), "param": param, "code": status}}
 
-# %% ../../nbs/api/errors.ipynb #b393cf21
+# %% ../../nbs/api/errors.ipynb #62f5c914
 def status_of(error: BaseException) -> int:
     "The HTTP status of an error."
-    kinds = ((FieldError, getattr(error, "status", 422)), (NotThereError, 404), (ConflictError, 409), (InputError, 400), (BusyError, 503),
+    kinds = ((EngineTimeout, 504), (EngineBusy, 503), (FieldError, getattr(error, "status", 422)), (NotThereError, 404), (ConflictError, 409), (InputError, 400), (BusyError, 503),
              (DeadlineError, 504), (MissingError, 503), (MedlabError, 502), (OSError, 502))
     return next((status for kind, status in kinds if isinstance(error, kind)), 500)
 
-# %% ../../nbs/api/errors.ipynb #9acbd17a
+# %% ../../nbs/api/errors.ipynb #a1579146
 def said_of(error: BaseException) -> tuple[int, str, str | None]:  # status, message, and the field that it is about
     "What a client is told of an error: nothing of the engine's own words, which may quote paths or text."
     status = status_of(error)
+    if status == 504 and not isinstance(error, DeadlineError):
+        return status, "the model's engine took too long; ask for fewer tokens", None
     if status == 502:
         return status, "the model's engine failed; it is being started again, try again in a few seconds", None
     if status == 500:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from ..contracts.engine import Completion, Sampling
+from ..contracts.engine import Completion, HeldSampling, Sampling
 from .bodies import TextPart, WithoutNulls, checked_prompt, note_answer, text_of
 from .errors import FieldError, documented
 from .events import event, event_response
@@ -151,16 +151,17 @@ def requested_sampling(
         stated["stop"] = [*base.stop, *stops]  # the model's own control tokens end an answer in any case
     return base.model_copy(update=stated)
 
-# %% ../../nbs/api/openai_compatible.ipynb #493cab3d
+# %% ../../nbs/api/openai_compatible.ipynb #49fdd4bb
 def held_to_schema(sampling: Sampling, wanted: ResponseFormat | None, engine: str) -> Sampling:
     "The sampling with the schema that the answer must keep; raises `FieldError` where the engine cannot hold it to one."
     if wanted is None or wanted.type == "text":
         return sampling
-    if engine not in ("llama_cpp", "ollama") or "json_schema" not in Sampling.model_fields:
+    if engine not in ("llama_cpp", "ollama"):
         raise FieldError("response_format", f"got {wanted.type!r}, expected 'text': this model's engine cannot be held to a schema")
     if wanted.type == "json_schema" and wanted.json_schema is None:
         raise FieldError("response_format.json_schema", "is missing; expected an object with a name and a schema")
-    return sampling.model_copy(update={"json_schema": wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}})
+    schema = wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
+    return HeldSampling(**sampling.model_dump(), json_schema=schema)
 
 # %% ../../nbs/api/openai_compatible.ipynb #e3618d88
 def reply_head(kind: str, model: ServedModel) -> dict:

@@ -85,7 +85,7 @@ async def enter(queue: "EngineQueue", seconds: float) -> None:
             raise BusyError(f"the model has been busy with other requests for {seconds:.0f} s; try again later", queue.estimate()) from None
         raise
 
-# %% ../../nbs/api/queueing.ipynb #869a9382
+# %% ../../nbs/api/queueing.ipynb #df84175a
 class EngineQueue:
     "An engine that is opened by the first request, admits one request at a time, and is opened again when it dies."
 
@@ -142,8 +142,9 @@ class EngineQueue:
         return True
 
     def close(self) -> None:
-        "Close the engine for good."
-        self.thread.submit(close_engine, self)
+        "Close the engine for good; a second time does nothing."
+        with suppress(RuntimeError):  # the thread has ended already
+            self.thread.submit(close_engine, self)
         self.thread.shutdown(wait=True)
 
 # %% ../../nbs/api/queueing.ipynb #4c610dee
@@ -196,13 +197,15 @@ def worked(engine: Engine, work: Callable[[Engine, threading.Event], Any], gone:
     except (MissingError, OSError) as error:
         raise EngineError(f"the engine {getattr(engine, 'name', '?')} is gone ({type(error).__name__})") from error
 
-# %% ../../nbs/api/queueing.ipynb #fe855272
+# %% ../../nbs/api/queueing.ipynb #5ee9a517
 def in_thread(queue: EngineQueue, work: Callable[[Engine, threading.Event], Any], gone: threading.Event) -> Any:
     "Do one request's work in the queue's thread, mend the engine after a failure, and give the turn to the next."
     began, queue.since = time.perf_counter(), time.monotonic()
     try:
         result = None if gone.is_set() else worked(open_engine(queue), work, gone)
     except Exception as error:
+        if not isinstance(error, (InputError, BusyError)):
+            queue.failed = error_name(error)  # until `mend` finds it well
         queue.thread.submit(finish, queue, error, began)  # after the error has reached its request
         raise
     finish(queue, None, began)

@@ -22,8 +22,8 @@ from ..basics.files import cache_folder, sha256_file
 from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
-    Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
-    Sampling, check_room, option_tokens, scores_from_list, speaks_of_memory,
+    Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, HeldSampling, ModelNotFound, OptionScores,
+    OutOfMemory, Piece, Sampling, check_room, option_tokens, scores_from_list, speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf
 
@@ -323,7 +323,8 @@ class OllamaEngine(EngineBase):
     def request(self, messages: list[dict], sampling: Sampling) -> dict:
         "The body of a call to /api/chat, with nothing left to the server's defaults."
         options = {**sampling.for_ollama(), "stop": [*self.chat.stops, *sampling.stop]}
-        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, "options": options}
+        held = {"format": sampling.json_schema} if isinstance(sampling, HeldSampling) else {}
+        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, "options": options, **held}
 
     def render(
         self,
@@ -418,13 +419,18 @@ def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     expected = len(engine.chat.prompt_ids(messages))
     check_room(expected, sampling)
     started, text = time.perf_counter(), ""
-    for data in ollama_lines(engine, engine.request(messages, sampling)):
-        new = data["message"]["content"]
-        text += new
-        if data["done"]:
-            yield Piece(new, ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4)))
-        elif new:
-            yield Piece(new)
+    try:
+        for data in ollama_lines(engine, engine.request(messages, sampling)):
+            new = data["message"]["content"]
+            text += new
+            if data["done"]:
+                yield Piece(new, ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4)))
+            elif new:
+                yield Piece(new)
+    except EngineDied:
+        if not ends_in_a_loop(text):  # a loop ends the stream without its last line
+            raise
+        yield Piece("", Completion(text, expected, len(engine.chat.encode(text)), round(time.perf_counter() - started, 4), "length"))
 
 # %% ../../nbs/engines/ollama_server.ipynb #e29c50e8
 def ollama_scores(engine: OllamaEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:
