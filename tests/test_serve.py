@@ -21,8 +21,7 @@ from medlab.core import Run
 from medlab.engines.deployment import deployed, open_deployment
 from medlab.engines.llama_cpp import LlamaCppEngine
 from medlab.engines.openai_compatible import OpenAiEngine
-from medlab.api.models import Models, ServedModel
-from medlab.serve import ServeParams, create_app, model_alone, serve, serve_forever, serving, stated
+from medlab.serve import ServeParams, create_app, model_alone, serve, serve_forever, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx`")
 

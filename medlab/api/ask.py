@@ -7,7 +7,7 @@ __all__ = ['AskRequest', 'under_letters', 'Choice', 'Confidence', 'AskReply', 'r
            'confidence_of', 'conformal_threshold', 'conformal_set', 'calibration_scores', 'Asked', 'checked_ask',
            'ask_reply', 'ask', 'ask_events', 'router']
 
-# %% ../../nbs/api/ask.ipynb #565e61a7
+# %% ../../nbs/api/ask.ipynb #cb96f3e8
 import math
 import threading
 import time
@@ -22,7 +22,7 @@ from ..basics.errors import InputError, MissingError
 from ..basics.files import read_json
 from ..contracts.engine import Completion, Engine, Sampling
 from ..contracts.tasks import LETTERS, build_messages, find_field, parse_answer
-from .bodies import WithoutNulls, checked_prompt, note_answer
+from .bodies import WithoutNulls, checked_prompt, note, note_answer
 from .errors import DeadlineError, FieldError, documented
 from .events import event, event_response
 from .models import Models, ServedModel
@@ -249,7 +249,7 @@ async def ask_events(asked: Asked, written: Any) -> AsyncIterator[str]:
     written(whole, reply.guard)
     yield event(reply.model_dump(), "done")
 
-# %% ../../nbs/api/ask.ipynb #b90abbd9
+# %% ../../nbs/api/ask.ipynb #c0d879c6
 def router(
     models: Models,
     seconds: float = 300,  # for one answer, at most
@@ -262,6 +262,7 @@ def router(
     @routes.post("/ask", summary="Answer a clinical case with options", responses=documented(404, 422, 502, 503, 504), response_model=AskReply)
     async def post_ask(body: AskRequest, request: Request) -> Any:
         asked = await checked_ask(models, body, seconds)
+        note(request, question=body.case)
         if body.stream:
             written = partial(note_answer, request, asked.model.name)
             return await event_response(ask_events(asked, written), request.scope, "error")

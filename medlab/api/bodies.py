@@ -107,7 +107,7 @@ async def checked_prompt(
         raise FieldError(field, str(error)) from None
     return len(ids)
 
-# %% ../../nbs/api/bodies.ipynb #48c2abd2
+# %% ../../nbs/api/bodies.ipynb #33d840a6
 def note(
     request: Any,  # Starlette's
     **facts: Any,
@@ -120,4 +120,4 @@ def note_answer(request: Any, model: str, completion: Completion, verdict: dict 
     "Keep an answer's model, sizes and verdict for the log; the tokens of several answers add up."
     facts = request.scope.setdefault("medlab.facts", {})
     written = facts.get("completion_tokens", 0) + completion.completion_tokens
-    facts.update(model=model, prompt_tokens=completion.prompt_tokens, completion_tokens=written, finish_reason=completion.finish_reason, verdict=verdict)
+    facts.update(model=model, prompt_tokens=completion.prompt_tokens, completion_tokens=written, finish_reason=completion.finish_reason, verdict=verdict, answer=completion.text)

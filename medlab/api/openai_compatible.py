@@ -7,7 +7,7 @@ __all__ = ['Off', 'ChatMessage', 'JsonSchema', 'ResponseFormat', 'StreamOptions'
            'requested_stops', 'requested_sampling', 'held_to_schema', 'reply_head', 'usage_of', 'completion_reply',
            'chunk', 'chunks', 'checked_chat', 'wanted_verdict', 'add_models', 'router']
 
-# %% ../../nbs/api/openai_compatible.ipynb #1098a9b1
+# %% ../../nbs/api/openai_compatible.ipynb #889619af
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from ..contracts.engine import Completion, HeldSampling, Sampling
-from .bodies import TextPart, WithoutNulls, checked_prompt, note_answer, text_of
+from .bodies import TextPart, WithoutNulls, checked_prompt, note, note_answer, text_of
 from .errors import FieldError, documented
 from .events import event, event_response
 from .models import Models, ServedModel
@@ -255,7 +255,7 @@ def add_models(routes: Any, models: Models) -> None:
     async def one_model(name: str) -> dict:
         return described(models.named(name))
 
-# %% ../../nbs/api/openai_compatible.ipynb #f6084d06
+# %% ../../nbs/api/openai_compatible.ipynb #dead7907
 def router(
     models: Models,
     seconds: float = 300,  # for one answer, at most
@@ -270,6 +270,7 @@ def router(
     async def chat_completions(body: ChatRequest, request: Request):
         deadline, model = time.monotonic() + seconds, models.named(body.model)
         messages, settings = await checked_chat(model, body)
+        note(request, question=messages[-1]["content"])
         verdict = wanted_verdict(body, messages, request.scope)
         written = partial(note_answer, request, model.name, verdict=verdict)
         if body.stream:
