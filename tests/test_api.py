@@ -42,7 +42,7 @@ class Scripted:
         self.pause, self.words, self.dead = pause, 0, False
 
     def stream(self, messages, sampling):
-        words = (messages[-1]["content"].split() * sampling.length)[: sampling.length]
+        words = ((messages[-1]["content"].split() or ["nothing"]) * sampling.length)[: sampling.length]
         for number, word in enumerate(words):
             time.sleep(self.pause)
             if self.dead:
@@ -424,18 +424,18 @@ def test_bodies_that_are_broken(serve_it, raw, status):
 
 
 def test_slow_and_half_open_clients_are_closed(serve_it):
-    url, _, _ = serve_it(Scripted(), head_seconds=0.5, body_seconds=0.5)
+    url, _, _ = serve_it(Scripted(), head_seconds=2, body_seconds=1)
     address = ("127.0.0.1", int(url.rpartition(":")[2]))
     starts = [b"", b"GET /v1/mod", b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: ", b"POST /ask HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 100\r\n\r\n{"]
     clients = [socket.create_connection(address) for _ in range(150)]
     for number, client in enumerate(clients):
         client.sendall(starts[number % 4])
     assert call(url, "/v1/models").status_code == 200
-    time.sleep(1.5)
+    time.sleep(2.5)
     for number, client in enumerate(clients):
         client.settimeout(5)
         said = client.recv(1000)
-        assert said.startswith(b"HTTP/1.1 408") if number % 4 == 3 else said == b""
+        assert said.startswith(b"HTTP/1.1 408") if number % 4 == 3 else said == b"", (number, said)
         client.close()
     assert call(url, "/v1/models").status_code == 200
 
@@ -450,11 +450,11 @@ def test_mixed_requests_while_the_engine_is_killed_twice(serve_it):
     url, _, path = serve_it(opener, queue_length=64)
     kinds = [("/v1/chat/completions", HELLO), ("/v1/chat/completions", {**HELLO, "stream": True}), ("/ask", CASE), ("/chat/scripted", TALK), ("/v1/models", None), ("/health", None),
              ("/ask", {"case": "x"}), ("/v1/chat/completions", {**HELLO, "model": "gpt-99"})]
-    order = [kinds[random.Random(7 + number).randrange(len(kinds))] for number in range(400)]
+    order = [kinds[random.Random(7 + number).randrange(len(kinds))] for number in range(240)]
     conversations = []
 
     def one(number):
-        if number in (100, 250):
+        if number in (60, 150):
             engines[-1].dead = True
         reply = call(url, *order[number])
         if order[number][0] == "/chat/scripted" and reply.status_code == 200:
@@ -462,12 +462,12 @@ def test_mixed_requests_while_the_engine_is_killed_twice(serve_it):
         return order[number], reply
 
     with ThreadPoolExecutor(32) as pool:
-        replies = list(pool.map(one, range(400)))
+        replies = list(pool.map(one, range(240)))
     for (_, body), reply in replies:
         honest = reply.status_code in (200, 404, 422, 502, 503)
         broken_off = body and body.get("stream") and reply.status_code == 200 and "[DONE]" not in reply.text
         assert honest and (not broken_off or '"error"' in reply.text), (reply.status_code, reply.text)
-    assert sum(reply.status_code == 200 for _, reply in replies) > 250 and len(engines) >= 3
+    assert sum(reply.status_code == 200 for _, reply in replies) > 150 and len(engines) >= 3
     with sqlite3.connect(path) as database:
         stored = dict(database.execute("SELECT conversation, count(*) FROM turn GROUP BY conversation"))
     assert stored == dict.fromkeys(conversations, 2)

@@ -13,7 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -28,6 +29,7 @@ from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
 from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
+from .serve import ask_lines, chat_lines, export_log, options_of, post_json, server_client
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
 def allowed_values(info: Any) -> str:
@@ -207,6 +209,77 @@ def serve_command(
         run_step(serve, profile, run, override or [])
     else:
         serve_forever(*run_and_profile(profile, run, override or []), host, port, model)
+
+# %% ../../nbs/cli/commands.ipynb #b93c81c4
+UrlOption = Annotated[str, typer.Option("--url", help="A running server, such as http://127.0.0.1:8000; without it the run's model is opened for this command.")]
+
+
+@contextmanager
+def opened_server(url: str, profile: str, run: str) -> Iterator[Any]:
+    "A client for the server at an address, else for one on the run's deployed model that ends with the block."
+    if url:
+        with server_client(url) as client:
+            yield client
+        return
+    from medlab.serve import serving
+
+    opened, loaded = run_and_profile(profile, run, [])
+    find_step("deploy")(opened, loaded)
+    with serving(opened, loaded) as address, server_client(address) as client:
+        yield client
+
+# %% ../../nbs/cli/commands.ipynb #db8dbc87
+@app.command("ask")
+def ask_command(
+    case: Annotated[str, typer.Argument(help="The case and the question; - reads it from standard input.")],
+    option: Annotated[list[str], typer.Option("--option", "-o", help="An option, TEXT or LABEL=TEXT (at least twice).")],
+    model: Annotated[str, typer.Option("--model", help="One of the server's models.")] = "medlab",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON.")] = False,
+    url: UrlOption = "",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    """Ask a deployed model about a case with options: its answer, and how sure it is of each option.
+
+    For example: medlab ask "Pain moved to the right lower belly. What is it?" -o "Kidney stone" -o Appendicitis
+    """
+    text = sys.stdin.read() if case == "-" else case
+    with opened_server(url, profile, run) as client:
+        reply = post_json(client, "/ask", {"case": text, "options": options_of(option), "model": model})
+    typer.echo(json.dumps(reply, indent=1, ensure_ascii=False) if as_json else "\n".join(ask_lines(reply)))
+
+# %% ../../nbs/cli/commands.ipynb #27b1fee5
+@app.command("chat")
+def chat_command(
+    model: Annotated[str, typer.Option("--model", help="One of the server's models.")] = "medlab",
+    verbosity: Annotated[int, typer.Option(help="How long answers may be: 1, 2 or 3.", min=1, max=3)] = 2,
+    url: UrlOption = "",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    "Talk to a deployed model: a question a line, until the input ends (Ctrl-D). The server remembers the conversation."
+    with opened_server(url, profile, run) as client:
+        typer.echo("A small language model, for learning. It is not medical advice.", err=True)
+        questions = (line.strip() for line in iter(sys.stdin.readline, "") if line.strip())
+        for line in chat_lines(client, model, questions, verbosity):
+            typer.echo(line)
+
+# %% ../../nbs/cli/commands.ipynb #86be18ca
+logs_app = typer.Typer(help="What a server has noted about its requests: sizes and times, and text only where it was switched on.", no_args_is_help=True)
+app.add_typer(logs_app, name="logs")
+
+
+@logs_app.command("export")
+def logs_export_command(
+    out: Annotated[str, typer.Argument(help="The file to write.", metavar="FILE")] = "inference_log.json",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    "Write a server's log as JSON: of each request the route, status, time, model, tokens, memory and the guard's verdict."
+    from medlab.serve import ServeParams, database_of
+
+    opened, loaded = run_and_profile(profile, run, [])
+    typer.echo(f"{export_log(database_of(opened, loaded.params(ServeParams)), out)} requests: {out}")
 
 # %% ../../nbs/cli/commands.ipynb #b0759e80
 for _name in ("evaluate", "judge"):
