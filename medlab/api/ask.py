@@ -7,11 +7,11 @@ __all__ = ['AskRequest', 'under_letters', 'Choice', 'Confidence', 'AskReply', 'r
            'confidence_of', 'conformal_threshold', 'conformal_set', 'calibration_scores', 'Asked', 'checked_ask',
            'ask_reply', 'ask', 'ask_events', 'router']
 
-# %% ../../nbs/api/ask.ipynb #cb96f3e8
+# %% ../../nbs/api/ask.ipynb #606dca86
 import math
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -236,8 +236,8 @@ async def ask(asked: Asked) -> tuple[AskReply, Completion]:
     completion, confidence, why_not = found
     return ask_reply(asked, completion, confidence, why_not), completion
 
-# %% ../../nbs/api/ask.ipynb #9747e44c
-async def ask_events(asked: Asked, written: Any) -> AsyncIterator[str]:
+# %% ../../nbs/api/ask.ipynb #661eacb8
+async def ask_events(asked: Asked, written: Any) -> AsyncGenerator[str, None]:
     "The same as events: `token` for each piece, `done` with the whole reply."
     whole = None
     async for text, done in stream(asked.model.queue, asked.messages, asked.sampling, asked.deadline):

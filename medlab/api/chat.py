@@ -6,12 +6,12 @@
 __all__ = ['FLAGS', 'LENGTHS', 'ConversationRequest', 'check_flags', 'chat_sampling', 'fitting', 'OpenTurns', 'Turn',
            'checked_turn', 'keep_turn', 'turn_events', 'router']
 
-# %% ../../nbs/api/chat.ipynb #a07be84f
+# %% ../../nbs/api/chat.ipynb #f473b461
 import asyncio
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from ..contracts.engine import Completion, Sampling
-from .bodies import TextPart, WithoutNulls, checked_prompt, note, note_answer, text_of
+from .bodies import TextPart, WithoutNulls, checked_prompt, note, note_answer, parts_text
 from .errors import ConflictError, FieldError, documented
 from .events import event, event_response
 from .models import MEDGEMMA, Models, ServedModel
@@ -137,7 +137,7 @@ class Turn:
             "latency_ms": round(1000 * (time.monotonic() - self.began)), "guard": verdict_on(self.messages, completion.text), "disclaimer": DISCLAIMER,
         }
 
-# %% ../../nbs/api/chat.ipynb #428c28cd
+# %% ../../nbs/api/chat.ipynb #c71b91f5
 async def checked_turn(
     models: Models,
     store: Any,  # a `Store`
@@ -153,7 +153,7 @@ async def checked_turn(
     check_flags(body, model)
     conversation = body.conversation_id
     history = await asyncio.to_thread(store.turns_of, conversation, owner) if conversation else []
-    question, sampling = text_of(body.user_message), chat_sampling(body, model.sampling)
+    question, sampling = parts_text(body.user_message), chat_sampling(body, model.sampling)
     messages, dropped = await fitting(model, body.system_message, history, question, sampling)
     return Turn(model, conversation or uuid.uuid4().hex, owner, question, history, messages, dropped, sampling, began, began + seconds)
 
@@ -166,8 +166,8 @@ async def keep_turn(store: Any, turn: Turn, completion: Completion, request: Any
     note(request, question=turn.question)
     return reply
 
-# %% ../../nbs/api/chat.ipynb #209fdfe7
-async def turn_events(store: Any, turns: OpenTurns, turn: Turn, request: Any) -> AsyncIterator[str]:
+# %% ../../nbs/api/chat.ipynb #a89c0973
+async def turn_events(store: Any, turns: OpenTurns, turn: Turn, request: Any) -> AsyncGenerator[str, None]:
     "An answer as events: `start`, `token` for each piece, `done`."
     with turns.turn(turn.conversation):
         whole, started = None, False

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['event', 'begun', 'with_errors', 'event_response']
 
-# %% ../../nbs/api/events.ipynb #c4c8232a
+# %% ../../nbs/api/events.ipynb #cce2741c
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -22,12 +22,12 @@ def event(
     line = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=str) if not isinstance(data, str) else data
     return (f"event: {kind}\n" if kind else "") + f"data: {line}\n\n"
 
-# %% ../../nbs/api/events.ipynb #dff413c2
-async def begun(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+# %% ../../nbs/api/events.ipynb #ef70e65e
+async def begun(items: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
     "Wait for the first item and return an iterator over all of them; raises what happens before the first."
     first = await anext(items, None)
 
-    async def all_of_them() -> AsyncIterator[Any]:
+    async def all_of_them() -> AsyncGenerator[Any, None]:
         async with aclosing(items):
             if first is not None:
                 yield first
@@ -36,12 +36,12 @@ async def begun(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
     return all_of_them()
 
-# %% ../../nbs/api/events.ipynb #319d08b3
+# %% ../../nbs/api/events.ipynb #9c2a83d0
 async def with_errors(
-    events: AsyncIterator[str],
+    events: AsyncGenerator[str, None],
     scope: dict,  # the request's ASGI scope, where the log finds the error
     kind: str = "",  # of the error's event
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     "The events, and for an error in the middle one last event that holds it."
     try:
         async with aclosing(events):
@@ -52,8 +52,8 @@ async def with_errors(
         scope["medlab.error"] = error_name(error)
         yield event(error_body(status, message, field), kind)
 
-# %% ../../nbs/api/events.ipynb #cd15858c
-async def event_response(events: AsyncIterator[str], scope: dict, kind: str = "") -> Any:  # a Starlette response
+# %% ../../nbs/api/events.ipynb #e32c82ad
+async def event_response(events: AsyncGenerator[str, None], scope: dict, kind: str = "") -> Any:  # a Starlette response
     "Send events as they come. Raises what happens before the first; a later error becomes an event."
     from starlette.responses import StreamingResponse
 

@@ -7,17 +7,17 @@ __all__ = ['Off', 'ChatMessage', 'JsonSchema', 'ResponseFormat', 'StreamOptions'
            'requested_stops', 'requested_sampling', 'held_to_schema', 'reply_head', 'usage_of', 'completion_reply',
            'chunk', 'chunks', 'checked_chat', 'wanted_verdict', 'add_models', 'router']
 
-# %% ../../nbs/api/openai_compatible.ipynb #889619af
+# %% ../../nbs/api/openai_compatible.ipynb #f9cff99a
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
 from ..contracts.engine import Completion, HeldSampling, Sampling
-from .bodies import TextPart, WithoutNulls, checked_prompt, note, note_answer, text_of
+from .bodies import TextPart, WithoutNulls, checked_prompt, note, note_answer, parts_text
 from .errors import FieldError, documented
 from .events import event, event_response
 from .models import Models, ServedModel
@@ -110,18 +110,18 @@ class ChatRequest(WithoutNulls):
     store: bool | None = None
     parallel_tool_calls: bool | None = None  # there are no tools to call
 
-# %% ../../nbs/api/openai_compatible.ipynb #c999f591
+# %% ../../nbs/api/openai_compatible.ipynb #5d9be8b6
 def plain_messages(request: ChatRequest) -> list[dict[str, str]]:
     "The conversation as dicts of role and content: instructions first, then user and assistant in turn."
-    system = [text_of(turn.content) for turn in request.messages if turn.role in ("system", "developer")]
+    system = [parts_text(turn.content) for turn in request.messages if turn.role in ("system", "developer")]
     turns: list[dict[str, str]] = []
     for turn in request.messages:
         if turn.role in ("system", "developer"):
             continue
         if turns and turns[-1]["role"] == turn.role:
-            turns[-1] = {"role": turn.role, "content": f"{turns[-1]['content']}\n\n{text_of(turn.content)}"}
+            turns[-1] = {"role": turn.role, "content": f"{turns[-1]['content']}\n\n{parts_text(turn.content)}"}
         else:
-            turns.append({"role": turn.role, "content": text_of(turn.content)})
+            turns.append({"role": turn.role, "content": parts_text(turn.content)})
     if len(turns) > 1 and turns[0]["role"] == "assistant":
         turns.insert(0, {"role": "user", "content": "Hello."})
     return [*([{"role": "system", "content": "\n\n".join(system)}] if system else []), *turns]
@@ -194,7 +194,7 @@ def chunk(head: dict, index: int, delta: dict, reason: str | None = None, usage:
     choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}
     return event({**head, "choices": [choice], **({"usage": None} if usage else {})})
 
-# %% ../../nbs/api/openai_compatible.ipynb #fe90dc67
+# %% ../../nbs/api/openai_compatible.ipynb #d23c1c0c
 async def chunks(
     model: ServedModel,
     messages: list[dict],
@@ -203,7 +203,7 @@ async def chunks(
     with_usage: bool,
     deadline: float,
     written: Callable[[Completion], None],  # gets each answer when it is whole
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     "The answers as server-sent events."
     head, done = reply_head("chat.completion.chunk", model), []
     for index, sampling in enumerate(settings):

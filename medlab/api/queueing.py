@@ -7,29 +7,29 @@ __all__ = ['PROBE_MESSAGES', 'pieces', 'WaitingRequest', 'give_turn', 'enter', '
            'mend', 'worked', 'in_thread', 'finish', 'until', 'use', 'gathered', 'answer', 'sent_to', 'tell', 'stream',
            'well']
 
-# %% ../../nbs/api/queueing.ipynb #66eec788
+# %% ../../nbs/api/queueing.ipynb #202d7e94
 import asyncio
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..contracts.engine import Completion, Engine, Sampling
 from .errors import BusyError, DeadlineError, EngineError, error_name
 
-# %% ../../nbs/api/queueing.ipynb #15a27d26
+# %% ../../nbs/api/queueing.ipynb #7f081852
 def pieces(
     engine: Engine,
     messages: list[dict],
     sampling: Sampling,
-) -> Iterator[tuple[str, Completion | None]]:  # text; the last pair has the whole answer
+) -> Generator[tuple[str, Completion | None], None, None]:  # text; the last pair has the whole answer
     "One answer piece by piece, also from an engine that cannot stream."
     if not hasattr(engine, "stream"):
         whole = engine.generate([messages], sampling)[0]
@@ -85,7 +85,7 @@ async def enter(queue: "EngineQueue", seconds: float) -> None:
             raise BusyError(f"the model has been busy with other requests for {seconds:.0f} s; try again later", queue.estimate()) from None
         raise
 
-# %% ../../nbs/api/queueing.ipynb #df84175a
+# %% ../../nbs/api/queueing.ipynb #4f0216e6
 class EngineQueue:
     "An engine that is opened by the first request, admits one request at a time, and is opened again when it dies."
 
@@ -95,8 +95,7 @@ class EngineQueue:
         longest: int = 64,  # requests that may wait
         seconds: float = 120,  # how long one may wait
     ):
-        self.opener, self.longest, self.seconds = opener, longest, seconds
-        self.engine: Engine | None = None
+        self.opener, self.longest, self.seconds, self.engine = opener, longest, seconds, cast(Engine | None, None)
         self.stack, self.lock, self.places, self.free = ExitStack(), threading.Lock(), deque[WaitingRequest](), True
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.failed: str | None = None  # why the engine does not work, as far as is known
@@ -284,13 +283,13 @@ def tell(loop: asyncio.AbstractEventLoop, items: asyncio.Queue, done: Future) ->
     with suppress(RuntimeError):  # the event loop is closed
         loop.call_soon_threadsafe(items.put_nowait, done.exception() or StopAsyncIteration())
 
-# %% ../../nbs/api/queueing.ipynb #5d476627
+# %% ../../nbs/api/queueing.ipynb #8c230649
 async def stream(
     queue: EngineQueue,
     messages: list[dict],
     sampling: Sampling,
     deadline: float | None = None,  # of the monotonic clock
-) -> AsyncIterator[tuple[str, Completion | None]]:  # text; the last pair has the whole answer
+) -> AsyncGenerator[tuple[str, Completion | None], None]:  # text; the last pair has the whole answer
     "One answer in pieces; the engine stops when the iteration does. Raises like `use`, also in the middle."
     await until(deadline, enter(queue, queue.seconds))
     gone, items, loop, complete = threading.Event(), asyncio.Queue(), asyncio.get_running_loop(), False

@@ -162,14 +162,19 @@ def check_owner(store: Store, connection: Any, conversation: str, owner: str) ->
     if found is None or found.owner != owner:
         raise NotThereError("conversation_id: no such conversation with this key; leave it out to begin a new one")
 
-# %% ../../nbs/api/store.ipynb #fa202414
+# %% ../../nbs/api/store.ipynb #a43d66c8
 def masked_text(text: str | None) -> str | None:
     "A text with names, numbers and addresses of persons replaced by placeholders."
     return importlib.import_module("medlab.cleaning.personal").mask(text, "notes")[0] if text else None
 
 
-def log_row(store: Store, scope: dict, id: str, status: int, seconds: float, memory_mb: float) -> dict:
+def log_row(
+    store: Store,
+    line: tuple[dict, str, int, float],  # scope, id, status, seconds
+    memory_mb: float,
+) -> dict:
     "One line of the log: names and sizes, and the text where it was switched on."
+    scope, id, status, seconds = line
     facts = scope.get("medlab.facts", {})
     text = {name: masked_text(facts.get(name)) if store.log_text else None for name in ("question", "answer")}
     verdict = json.dumps(facts["verdict"], default=str) if facts.get("verdict") else None
@@ -177,7 +182,7 @@ def log_row(store: Store, scope: dict, id: str, status: int, seconds: float, mem
     return {"id": id, "at": datetime.now(timezone.utc), "owner": scope.get("medlab.owner", "local"), "route": getattr(scope.get("route"), "path", "-"),
             "status": status, "milliseconds": round(1000 * seconds, 1), "verdict": verdict, "memory_mb": memory_mb, **named, **text}
 
-# %% ../../nbs/api/store.ipynb #9c7e37ae
+# %% ../../nbs/api/store.ipynb #1e43a007
 def write_log(store: Store) -> None:
     "Write lines as they come, many at a time, until None comes; a database that fails loses lines, never requests."
     import psutil
@@ -186,11 +191,13 @@ def write_log(store: Store) -> None:
     process, forgotten, open_still = psutil.Process(), time.monotonic(), True
     while open_still:
         waiting = [store.lines.get()]
+        if waiting[0] is not None:
+            time.sleep(0.2)  # one transaction for many lines
         while not store.lines.empty() and len(waiting) < 500:
             waiting.append(store.lines.get())
         open_still = None not in waiting
         memory = round(process.memory_info().rss / 1e6, 1)
-        rows = [log_row(store, *line, memory_mb=memory) for line in waiting if line is not None]
+        rows = [log_row(store, line, memory) for line in waiting if line is not None]
         with suppress(SQLAlchemyError), store.engine.begin() as connection:
             if rows:
                 connection.execute(store.log.insert(), rows)

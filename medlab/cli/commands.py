@@ -29,7 +29,7 @@ from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
 from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
-from .serve import ask_lines, chat_lines, export_log, options_of, post_json, server_client
+from .serve import ask_lines, chat_lines, export_log, given_options, post_json, server_client
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
 def allowed_values(info: Any) -> str:
@@ -245,7 +245,7 @@ def ask_command(
     """
     text = sys.stdin.read() if case == "-" else case
     with opened_server(url, profile, run) as client:
-        reply = post_json(client, "/ask", {"case": text, "options": options_of(option), "model": model})
+        reply = post_json(client, "/ask", {"case": text, "options": given_options(option), "model": model})
     typer.echo(json.dumps(reply, indent=1, ensure_ascii=False) if as_json else "\n".join(ask_lines(reply)))
 
 # %% ../../nbs/cli/commands.ipynb #27b1fee5

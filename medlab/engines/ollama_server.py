@@ -279,6 +279,11 @@ def upload_gguf(server: OllamaModels, gguf: Path) -> str:
         return server.client().create_blob(gguf)
     return digest
 
+# %% ../../nbs/engines/ollama_server.ipynb #6505f02b
+def schema_of(sampling: Sampling) -> dict:
+    "The `format` of a call to Ollama that holds an answer to a JSON schema; empty without one."
+    return {"format": sampling.json_schema} if isinstance(sampling, HeldSampling) else {}
+
 # %% ../../nbs/engines/ollama_server.ipynb #cbdffd86
 class OllamaEngine(EngineBase):
     """Answers from a model on an Ollama server, through /api/chat, so that the server renders the prompt with our template.
@@ -323,8 +328,7 @@ class OllamaEngine(EngineBase):
     def request(self, messages: list[dict], sampling: Sampling) -> dict:
         "The body of a call to /api/chat, with nothing left to the server's defaults."
         options = {**sampling.for_ollama(), "stop": [*self.chat.stops, *sampling.stop]}
-        held = {"format": sampling.json_schema} if isinstance(sampling, HeldSampling) else {}
-        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, "options": options, **held}
+        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, "options": options, **schema_of(sampling)}
 
     def render(
         self,
