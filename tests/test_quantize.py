@@ -19,9 +19,12 @@ from medlab.finetune import FinetuneParams, add_lora, load_base, save_adapter
 from medlab.contracts.chat import ChatFormat
 from medlab.contracts.engine import Sampling
 from medlab.models import load_spec, obtain
-from medlab.quantize import (
-    CHECK, check_header, check_quantize_space, find_quantizer, merge, open_gguf, quantize, quantize_gguf, sample_answer, staged, stored_type, to_gguf,
-)
+from medlab.core import load_profile
+from medlab.quantize import CHECK, QuantizeParams, check_header, check_quantize_space, open_gguf, quantize, sample_answer
+from medlab.quantizing import converter
+from medlab.quantizing.conversion import check_convertible, staged, to_gguf
+from medlab.quantizing.merging import merge, stored_type
+from medlab.quantizing.types import TYPES, find_quantizer, quantize_gguf
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,11 @@ def test_finished_step(smoke_run, base):
     assert {"q4_k", "q6_k"} <= set(check["header"]["tensors"])
     assert check["bytes"]["model-q4_k_m.gguf"] < 0.6 * check["bytes"]["model-f16.gguf"]
     assert check["answer"]["prompt_tokens"] == len(chat.prompt_ids(CHECK)) and check["answer"]["completion_tokens"] >= 1
+    one = check["types"]["q4_k_m"]
+    assert one["file"] == check["file"] and one["measured"]["positions"] == QuantizeParams().check_positions and one["fell_back"]["tensors"] == 0
+    kl = one["measured"]["kl"]
+    assert 0 < kl["median"] <= kl["p99"] <= kl["max"] and kl["low"] <= kl["mean"] <= kl["high"] < 0.5 and check["f16"]["kl"]["max"] == 0
+    assert set(read_json(run.file("quantize", "speed.json"))["q4_k_m"]) == {"load_seconds", "tokens_per_second", "library_load_seconds"}
     assert 0 < check["weight_error"]["mean"] <= check["weight_error"]["worst"] < 0.15
     remains = [path.name for path in (run.path / "quantize").iterdir() if path.name.startswith(".") and path.name != ".begun"]
     assert remains == []
@@ -50,15 +58,40 @@ def test_no_trace_of_this_machine_in_the_files(smoke_run):
             assert trace.encode() not in content, f"{name} holds {trace!r}"
 
 
-def test_merged_computes_what_the_adapter_on_the_16_bit_base_computes(smoke_run, base):
+def test_merged_computes_what_was_trained(smoke_run, base):
+    "The smoke run trains beside NF4, so the merged weights are the NF4 ones written out: equal to base and adapter up to rounding in 16 bits."
     import torch
 
     run, _ = smoke_run
+    merged_into = read_json(run.file("quantize", "check.json"))["merge"]
+    assert merged_into["base"] == "dequantized" and merged_into["trained_in"] == "nf4"
+    assert merged_into["figures"]["dequantized"]["kl"]["mean"] < merged_into["figures"]["published"]["kl"]["mean"]
     ids, logits = torch.tensor([ChatFormat.from_folder(base).prompt_ids(CHECK)]), []
-    for folder, adapter in ((run.file("quantize", "merged"), None), (base, run.file("finetune", "adapter")), (base, None)):
+    adapter = run.file("finetune", "adapter")
+    for folder, lora, four_bit in ((run.file("quantize", "merged"), None, False), (base, adapter, True), (base, adapter, False), (base, None, False)):
         with torch.no_grad():
-            logits.append(load_model(folder, adapter)(ids).logits)
-    assert (logits[0] - logits[1]).abs().max() < 0.02 < (logits[0] - logits[2]).abs().max()
+            logits.append(load_model(folder, lora, four_bit)(ids).logits)
+    assert (logits[0] - logits[1]).abs().max() < 0.02 < min((logits[0] - other).abs().max() for other in logits[2:])
+
+
+def test_a_merge_file_by_file_needs_no_more_than_one_file(base, tmp_path):
+    "Weights in several files come out in the same files, with the index beside them, and load as a whole."
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    save_adapter(add_lora(load_base(base), FinetuneParams()), tmp_path / "adapter", "tiny-random")
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.float16).save_pretrained(tmp_path / "sharded", max_shard_size="5MB")
+    for path in base.iterdir():
+        if path.suffix != ".safetensors" and path.name != "medlab.json":
+            shutil.copyfile(path, tmp_path / "sharded" / path.name)
+    merge(tmp_path / "sharded", tmp_path / "adapter", tmp_path / "merged")
+    names = sorted(path.name for path in (tmp_path / "sharded").glob("*.safetensors*"))
+    assert len(names) > 2 and sorted(path.name for path in (tmp_path / "merged").glob("*.safetensors*")) == names
+    merged = {name: weight for path in (tmp_path / "merged").glob("*.safetensors") for name, weight in load_file(path).items()}
+    whole = load_file(base / "model.safetensors")
+    assert merged.keys() == whole.keys() and all(torch.equal(weight, merged[name]) for name, weight in whole.items())
+    to_gguf(tmp_path / "merged", tmp_path / "model.gguf", "sharded")
 
 
 def test_an_adapter_that_does_nothing_leaves_the_16_bit_base(base, tmp_path):
@@ -103,8 +136,8 @@ def test_kill_minus_nine(copied, smoke_run):
 
     manifest = quantize(run, profile)
     assert full.stat().st_mtime_ns == written
-    assert {name: output.sha256 for name, output in manifest.outputs.items()} == {
-        name: output.sha256 for name, output in smoke_run[0].manifest("quantize").outputs.items()
+    assert {name: output.content for name, output in manifest.outputs.items()} == {
+        name: output.content for name, output in smoke_run[0].manifest("quantize").outputs.items()
     }
     assert not list((run.path / "quantize").glob(".*.tmp"))
 
@@ -147,7 +180,7 @@ def test_no_quantizer(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setenv("PATH", "")
-    assert find_quantizer().name.startswith("llama-quantize")  # the one inside the package
+    assert Path(find_quantizer()[-1]).name.startswith("llama-quantize")  # the one inside the package
     monkeypatch.setattr(metadata, "files", absent)
     with pytest.raises(MissingError, match="pip install ik-llama-cpp-python"):
         find_quantizer()
@@ -160,7 +193,7 @@ def test_a_quantizer_that_fails_leaves_nothing(monkeypatch, smoke_run, tmp_path)
     program.write_text("#!/bin/sh\necho half > $2; echo 'out of cheese' >&2; exit 3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    assert find_quantizer() == program
+    assert find_quantizer() == [str(program)]
     with pytest.raises(MedlabError, match="code 3.*out of cheese"):
         quantize_gguf(smoke_run[0].file("quantize", "model-f16.gguf"), tmp_path / "out.gguf", "q4_k_m")
     assert [path.name for path in tmp_path.iterdir() if "gguf" in path.name] == []
@@ -217,7 +250,7 @@ def test_fewer_rows_than_tokens_are_refused(base, tmp_path):
     folder = changed_copy(base, tmp_path / "extended")
     to_gguf(folder, tmp_path / "model.gguf", "extended")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_special_tokens([AddedToken("<|new|>", special=True)])
+    tokenizer.add_tokens([AddedToken("a new word", special=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
     with pytest.raises(MedlabError, match="number of tokens"):
         check_header(open_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
@@ -259,3 +292,128 @@ def test_generation_settings_beside_the_weights_decide_nothing(base, tmp_path):
         with HfEngine(folder) as engine:
             answers.append([one.text for one in engine.generate([CHECK], Sampling(length=30))])
     assert answers[0] == answers[1]
+
+
+# types
+
+
+@pytest.fixture(scope="module")
+def whole(base, tmp_path_factory):
+    "The tiny model's 16-bit GGUF."
+    path = tmp_path_factory.mktemp("whole") / "f16.gguf"
+    to_gguf(base, path, "whole")
+    return path
+
+
+@pytest.mark.parametrize("name", [name for name in TYPES if name != "f16"])
+def test_every_type_that_is_offered_is_made_and_answers(name, whole, base, tmp_path):
+    chat = ChatFormat.from_folder(base)
+    quantize_gguf(whole, tmp_path / "model.gguf", name)
+    header = check_header(open_gguf(tmp_path / "model.gguf"), chat)
+    assert header["bits_per_weight"] < 16.1
+    answer, _ = sample_answer(tmp_path / "model.gguf", chat, 4, tmp_path / "log")
+    assert answer["completion_tokens"] >= 1
+
+
+def test_several_types_in_one_run_and_the_adapter_alone(copied):
+    run, profile = copied
+    values = ["quantize.types=[q8_0, Q3_K_M, f16]", "quantize.importance_tokens=0", "quantize.merge_base=published", "quantize.adapter=true"]
+    profile = load_profile("smoke", values)
+    quantize(run, profile)
+    check = read_json(run.file("quantize", "check.json"))
+    assert list(check["types"]) == ["q8_0", "q3_k_m", "f16"] and check["file"] == "model-q8_0.gguf" == model_file(run).name
+    assert check["merge"]["base"] == "published" and check["types"]["f16"]["measured"]["kl"]["max"] == 0
+    assert check["types"]["q8_0"]["measured"]["kl"]["mean"] < check["types"]["q3_k_m"]["measured"]["kl"]["mean"]
+    made = {path.name for path in (run.path / "quantize").glob("*.gguf")}
+    assert made == {"model-f16.gguf", "model-q8_0.gguf", "model-q3_k_m.gguf", "adapter.gguf", "base-q8_0.gguf"}
+    fields = open_gguf(run.file("quantize", "model-q8_0.gguf")).fields
+    about = {name: fields[name].contents() for name in ("general.license", "general.author", "medlab.finetune", "medlab.merged_into")}
+    spec = load_spec("tiny-random")
+    assert about == {"general.license": spec.license, "general.author": spec.attribution, "medlab.finetune": run.manifest("finetune").key,
+                     "medlab.merged_into": "published"}
+
+
+def test_a_bound_of_the_profile_makes_a_bad_file_an_error(copied):
+    run, _ = copied
+    with pytest.raises(MedlabError, match=r"model-q2_k\.gguf .*mean divergence is .*quantize\.max_kl allows 1e-05"):
+        quantize(run, load_profile("smoke", ["quantize.types=q2_k", "quantize.max_kl=0.00001", "quantize.importance_tokens=0"]))
+    assert run.manifest("quantize") is None or run.manifest("quantize").params["types"] != ["q2_k"]
+
+
+@pytest.mark.parametrize("values, says", [
+    (["quantize.types=[q4_k]"], "q4_k_m"), (["quantize.types=[]"], "types"), (["quantize.types=[q8_0, Q8_0]"], "each type once"),
+    (["quantize.type=q4"], "unknown"), (["quantize.type=q8_0", "quantize.types=[q8_0]"], "give types only"), (["quantize.merge.base=nf4"], "auto"),
+    (["quantize.max_kl=-1"], "max_kl"),
+])
+def test_parameters_that_are_refused(values, says):
+    with pytest.raises(InputError, match=says):
+        load_profile("smoke", values)
+
+
+def test_older_names_of_parameters():
+    loaded = load_profile("smoke", ["quantize.type=q8_0", "quantize.merge.base=published"]).params(QuantizeParams)
+    assert loaded.types == ["q8_0"] and loaded.merge_base == "published"
+
+
+def test_an_installed_binding_quantizes_where_no_program_is_on_path(monkeypatch, whole, tmp_path):
+    "With a stand-in for llama-cpp-python that writes down what it was asked for and calls the program."
+    program = find_quantizer()[-1]
+    (tmp_path / "llama_cpp.py").write_text(
+        "import ctypes, subprocess\n"
+        "class Params(ctypes.Structure):\n    _fields_ = [('nthread', ctypes.c_int32), ('ftype', ctypes.c_int32)]\n"
+        "def llama_model_quantize_default_params():\n    return Params()\n"
+        "def llama_model_quantize(source, target, params):\n"
+        f"    return subprocess.run([{program!r}, source, target, str(params._obj.ftype)]).returncode\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PATH", "")
+    assert find_quantizer()[0] == sys.executable
+    quantize_gguf(whole, tmp_path / "model.gguf", "q6_k")
+    assert open_gguf(tmp_path / "model.gguf").fields["general.file_type"].contents() == TYPES["q6_k"]
+
+
+# before training
+
+
+def test_the_converter_is_missed_before_the_work(monkeypatch, base, tmp_path):
+    monkeypatch.setattr(converter, "converter_places", lambda: [tmp_path])
+    converter.known_architectures.cache_clear()
+    with pytest.raises(MissingError, match="run `medlab setup`"):
+        check_convertible(base)
+    converter.known_architectures.cache_clear()
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"model": {"type": "Unigram", "vocab": []}}, "Unigram"), ({"normalizer": {"type": "Lowercase"}}, "Lowercase"),
+    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "BertPreTokenizer"}]}}, "no name for how its tokenizer cuts text"),
+])
+def test_tokenizers_that_cannot_go_into_a_gguf(base, tmp_path, change, says):
+    folder = changed_copy(base, tmp_path / "odd")
+    (folder / "tokenizer.json").write_text(json.dumps(read_json(folder / "tokenizer.json") | change))
+    with pytest.raises(InputError, match=says):
+        check_convertible(folder)
+
+
+def test_a_special_token_without_a_row_does_no_harm(base, tmp_path):
+    "Gemma 3's <image_soft_token> is in the tokenizer and not in the text model's embedding."
+    from tokenizers import AddedToken, Tokenizer
+
+    folder = changed_copy(base, tmp_path / "spare")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken("<image_soft_token>", special=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    header = checked(folder, tmp_path)
+    assert header["vocabulary"] == tokenizer.get_vocab_size() - 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
+def test_a_disk_that_fills_up_in_the_middle_leaves_no_file(base, tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from medlab.quantizing.conversion import to_gguf\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))\n"
+        "to_gguf(Path(sys.argv[1]), Path(sys.argv[2]), 'x')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(base), str(tmp_path / "model.gguf")], capture_output=True, text=True)
+    assert done.returncode and "MedlabError" in done.stderr
+    assert [path.name for path in tmp_path.iterdir() if "gguf" in path.name or path.name.startswith(".")] == []

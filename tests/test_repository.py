@@ -21,7 +21,7 @@ ROOM_NOTEBOOKS = [path for path in NOTEBOOKS if path.parent.name != "nbs"]
 #: The house from the ground up: a module imports only what stands before it. Names with a folder are rooms, the others lessons.
 FLOORS = (
     "basics", "contracts", "metrics", "figures", "core", "fetching", "fetch", "sources", "collect", "cleaning", "splitting", "preprocess", "builders",
-    "instruct", "loaders", "models", "engines", "training", "finetune", "quantize", "deploy", "api", "serve", "evaluate", "judging", "judge", "report", "bench",
+    "instruct", "loaders", "models", "engines", "quantizing", "training", "finetune", "quantize", "deploy", "api", "serve", "evaluate", "judging", "judge", "report", "bench",
     "course", "cli",
 )
 #: Rooms of alternatives: one never imports another.

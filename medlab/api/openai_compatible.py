@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from ..contracts.engine import Completion, HeldSampling, Sampling
+from ..contracts.engine import Completion, Sampling
 from .bodies import TextPart, WithoutNulls, checked_prompt, note, note_answer, parts_text
 from .errors import FieldError, documented
 from .events import event, event_response
@@ -151,7 +151,7 @@ def requested_sampling(
         stated["stop"] = [*base.stop, *stops]  # the model's own control tokens end an answer in any case
     return base.model_copy(update=stated)
 
-# %% ../../nbs/api/openai_compatible.ipynb #49fdd4bb
+# %% ../../nbs/api/openai_compatible.ipynb #b952e188
 def held_to_schema(sampling: Sampling, wanted: ResponseFormat | None, engine: str) -> Sampling:
     "The sampling with the schema that the answer must keep; raises `FieldError` where the engine cannot hold it to one."
     if wanted is None or wanted.type == "text":
@@ -161,7 +161,7 @@ def held_to_schema(sampling: Sampling, wanted: ResponseFormat | None, engine: st
     if wanted.type == "json_schema" and wanted.json_schema is None:
         raise FieldError("response_format.json_schema", "is missing; expected an object with a name and a schema")
     schema = wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
-    return HeldSampling(**sampling.model_dump(), json_schema=schema)
+    return sampling.model_copy(update={"json_schema": schema})
 
 # %% ../../nbs/api/openai_compatible.ipynb #e3618d88
 def reply_head(kind: str, model: ServedModel) -> dict:

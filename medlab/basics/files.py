@@ -195,8 +195,8 @@ def shipped(
 
 # %% ../../nbs/basics/files.ipynb #e7522d29
 def cache_folder(*parts: str) -> Path:
-    "The folder for what is made once and shared by all runs: $MEDLAB_CACHE_DIR, else ~/.cache/medlab; it is made if needed."
-    base = os.environ.get("MEDLAB_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medlab"
+    "The folder for what is made once and shared by all runs: $MEDLAB_CACHE_DIR (or $MEDVL_CACHE_DIR), else ~/.cache/medlab; it is made if needed."
+    base = os.environ.get("MEDLAB_CACHE_DIR") or os.environ.get("MEDVL_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medlab"
     base = Path(base).expanduser().absolute()
     with explained_disk_errors(base):
         folder = base.joinpath(*parts)
@@ -205,8 +205,9 @@ def cache_folder(*parts: str) -> Path:
 
 
 # A relative folder means one place for this process and all that it starts, wherever those have their current folder.
-if os.environ.get("MEDLAB_CACHE_DIR"):
-    os.environ["MEDLAB_CACHE_DIR"] = str(Path(os.environ["MEDLAB_CACHE_DIR"]).expanduser().absolute())
+for variable in ("MEDLAB_CACHE_DIR", "MEDVL_CACHE_DIR"):
+    if os.environ.get(variable):
+        os.environ[variable] = str(Path(os.environ[variable]).expanduser().absolute())
 
 # %% ../../nbs/basics/files.ipynb #73c0667b
 ROWS_AT_ONCE = 4000  # so that a table larger than memory can be written and read

@@ -15,10 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from ..basics.errors import InputError, MissingError
 from ..basics.files import sha256_file
+from ..metrics.embeddings import embed_batches
 from .contained import GENERIC
 from .duplicates import words_of
 from .leaks import Item, item_of
@@ -46,29 +45,14 @@ Encode = Callable[[Sequence[str]], Any]  # texts to unit vectors, one row each
 
 def load_encoder(batch: int = 64) -> Encode:
     "The encoder as a function from texts to unit vectors of 384 numbers. Raises `MissingError` when it, PyTorch or transformers is not installed."
-    import numpy as np
-
     folder = encoder_folder()
     try:
-        import torch
         from transformers import AutoModel, AutoTokenizer
     except ImportError:
         raise MissingError("the sentence encoder needs PyTorch and transformers: pip install medlab[train]") from None
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
-    def encode(texts: Sequence[str]) -> Any:
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # texts of one length need little padding
-        vectors = np.zeros((len(texts), 384), dtype=np.float32)
-        for start in tqdm(range(0, len(order), batch), "encode", unit=" batches", leave=False, delay=3):
-            places = order[start : start + batch]
-            tokens = tokenizer([texts[place] for place in places], padding=True, truncation=True, max_length=256, return_tensors="pt")
-            with torch.inference_mode():
-                states = model(**tokens).last_hidden_state
-            mask = tokens["attention_mask"][..., None]
-            vectors[places] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).numpy()
-        return vectors
-
-    return encode
+    return lambda texts: embed_batches(model, tokenizer, texts, batch)
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #171287b0
 NEIGHBOURS = 20  # training texts for each held-out one

@@ -29,7 +29,9 @@ from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_step, open_run, profile_names
 from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
+from .models import models_app
 from .serve import ask_lines, chat_lines, export_log, given_options, post_json, server_client
+from ..quantizing.converter import install_converter
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
 def allowed_values(info: Any) -> str:
@@ -339,6 +341,7 @@ def audit_command(
 # %% ../../nbs/cli/commands.ipynb #937729cd
 bench_app = typer.Typer(help="Measure medlab beside what you would use instead, in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
+app.add_typer(models_app, name="models")
 
 
 @bench_app.command("data")
@@ -363,6 +366,20 @@ def bench_data_command(
 
     bench_data(archive or None, size, answers, repeats, report=typer.echo, out=out or None)
 
+# %% ../../nbs/cli/commands.ipynb #381fc42f
+@bench_app.command("serve")
+def bench_serve_command(
+    requests: Annotated[int, typer.Option("--requests", help="Requests of each kind.", min=32)] = 2000,
+    out: Annotated[str, typer.Option("--out", help="A results file.", metavar="FILE")] = "",
+):
+    """Measure the HTTP server over loopback with an engine that answers at once: latency at p50 and p99, first bytes of a stream, requests each second.
+
+    Let the machine idle meanwhile: what other programs use is measured too.
+    """
+    from medlab.bench.serve import bench_serve
+
+    bench_serve(requests, typer.echo, out or None)
+
 # %% ../../nbs/cli/commands.ipynb #857c381b
 def installer() -> tuple[list[str], str]:
     "The command that installs into this environment (uv where there is one, else pip), and its word for 'again'."
@@ -381,13 +398,12 @@ def setup_command(quiet: Annotated[bool, typer.Option("--quiet", help="Say nothi
 
     Run it once after `pip install medlab[train]`. Giving it again is harmless. It uses uv where that is installed, else pip.
     """
-    tool, again = installer()
+    tool, _ = installer()
     if quiet:
         tool = [*tool, "--quiet"]
-    pins = [line for line in shipped("data", "constraints.txt").read_text().splitlines() if line.startswith("gguf==")]
-    for words in (["-r", str(shipped("data", "no-deps.txt"))], [again, *pins]):
-        if subprocess.run([*tool, "--no-deps", *words]).returncode:
-            raise MedlabError("installing failed, see above; mend it and give `medlab setup` again")
+    codes = [subprocess.run([*tool, "--no-deps", "-r", str(shipped("data", "no-deps.txt"))]).returncode, install_converter(tool)]
+    if any(codes):
+        raise MedlabError("installing failed, see above; mend it and give `medlab setup` again")
 
 # %% ../../nbs/cli/commands.ipynb #122debac
 @app.command("lessons")

@@ -6,6 +6,7 @@
 __all__ = ['SERVER', 'PROBE', 'serve_gguf', 'LlamaCppEngine']
 
 # %% ../../nbs/engines/llama_cpp.ipynb #f7e2ab8f
+import functools
 import importlib.util
 import json
 import math
@@ -177,6 +178,7 @@ def ensure_alive(engine: LlamaCppEngine) -> None:
             engine.server, engine.client = connect(engine)
 
 # %% ../../nbs/engines/llama_cpp.ipynb #ae45e2e1
+@functools.lru_cache
 def file_type(gguf: Path) -> str | None:
     "The type of a GGUF's weights as its header names it, such as Q4_K_M."
     import gguf as library

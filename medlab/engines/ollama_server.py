@@ -22,8 +22,8 @@ from ..basics.files import cache_folder, sha256_file
 from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
-    Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, HeldSampling, ModelNotFound, OptionScores,
-    OutOfMemory, Piece, Sampling, check_room, option_tokens, scores_from_list, speaks_of_memory,
+    Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
+    Sampling, check_room, option_tokens, scores_from_list, speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf
 
@@ -279,11 +279,6 @@ def upload_gguf(server: OllamaModels, gguf: Path) -> str:
         return server.client().create_blob(gguf)
     return digest
 
-# %% ../../nbs/engines/ollama_server.ipynb #6505f02b
-def schema_of(sampling: Sampling) -> dict:
-    "The `format` of a call to Ollama that holds an answer to a JSON schema; empty without one."
-    return {"format": sampling.json_schema} if isinstance(sampling, HeldSampling) else {}
-
 # %% ../../nbs/engines/ollama_server.ipynb #cbdffd86
 class OllamaEngine(EngineBase):
     """Answers from a model on an Ollama server, through /api/chat, so that the server renders the prompt with our template.
@@ -327,8 +322,8 @@ class OllamaEngine(EngineBase):
 
     def request(self, messages: list[dict], sampling: Sampling) -> dict:
         "The body of a call to /api/chat, with nothing left to the server's defaults."
-        options = {**sampling.for_ollama(), "stop": [*self.chat.stops, *sampling.stop]}
-        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, "options": options, **schema_of(sampling)}
+        more = {"options": {**sampling.for_ollama(), "stop": [*self.chat.stops, *sampling.stop]}} | ({"format": sampling.json_schema} if sampling.json_schema else {})
+        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, **more}
 
     def render(
         self,

@@ -61,7 +61,7 @@ class OpenAiEngine(EngineBase):
         check_fits(self, messages, sampling)
         started = time.perf_counter()
         reply = post_to_openai(self, "/chat/completions", body)
-        return complete_answer(reply, round(time.perf_counter() - started, 4), self.base_url)
+        return check_read(self, messages, complete_answer(reply, round(time.perf_counter() - started, 4), self.base_url))
 
     def stream(self, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
         "Answer one conversation piece by piece; closing the iterator closes the connection, and servers stop then."
@@ -100,9 +100,21 @@ def openai_error(engine: OpenAiEngine) -> Iterator[None]:
 
 # %% ../../nbs/engines/openai_compatible.ipynb #e8f67089
 def check_fits(engine: OpenAiEngine, messages: list[dict], sampling: Sampling) -> None:
-    "Raise `ContextOverflow` for a prompt that does not fit, where the model's tokenizer is known; else the server has to say so."
-    if engine.chat is not None:
-        check_room(len(engine.chat.prompt_ids(messages)), sampling)
+    """Raise `ContextOverflow` for a prompt that does not fit.
+
+    Without the model's tokenizer only what no tokenizer makes fit is found, 32 letters a token; the rest is the server's to refuse, and Ollama does not.
+    """
+    tokens = len(engine.chat.prompt_ids(messages)) if engine.chat else sum(len(message["content"]) for message in checked_conversation(messages)) // 32
+    check_room(tokens, sampling)
+
+# %% ../../nbs/engines/openai_compatible.ipynb #fa7fc236
+def check_read(engine: OpenAiEngine, messages: list[dict], done: Completion) -> Completion:
+    "Return an answer whose prompt had as many tokens as the model's `ChatFormat` counts, where that is known; else raise `MedlabError`."
+    expected = len(engine.chat.prompt_ids(messages)) if engine.chat else done.prompt_tokens
+    if done.prompt_tokens != expected:
+        raise MedlabError(f"{engine.base_url} read {done.prompt_tokens} tokens of a prompt that has {expected}: model {engine.model!r} has another template or "
+                          "tokenizer than ours, or the server cut the prompt; deploy the model again, or open the engine without chat=…")
+    return done
 
 # %% ../../nbs/engines/openai_compatible.ipynb #f1c2e8de
 def post_to_openai(engine: OpenAiEngine, path: str, body: dict) -> dict:
@@ -208,7 +220,8 @@ def openai_stream(engine: OpenAiEngine, messages: list[dict], sampling: Sampling
                 yield Piece(text)
     whole, seconds = "".join(texts), round(time.perf_counter() - started, 4)
     message = {**last, "content": whole if texts or not last.keys() - {"role"} else None}
-    yield Piece("", complete_answer({"choices": [{"message": message, "finish_reason": reason}], "usage": usage}, seconds, engine.base_url))
+    done = complete_answer({"choices": [{"message": message, "finish_reason": reason}], "usage": usage}, seconds, engine.base_url)
+    yield Piece("", check_read(engine, messages, done))
 
 # %% ../../nbs/engines/openai_compatible.ipynb #507419b2
 def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:
@@ -223,6 +236,7 @@ def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str]
         found = {option: option_tokens(engine.chat, messages, lead, option) for option in options}
         if any(len(one.own) > 1 for one in found.values()):
             return scores_from_list(found, {}, engine.base_url)  # raises: no need to ask
+        check_room(len(next(iter(found.values())).before), Sampling(length=1))
     if lead:
         begun = {"role": "assistant", "content": next(iter(found.values())).before_text.removeprefix(engine.chat.prompt_text(messages))}
         body |= {"messages": [*messages, begun], "add_generation_prompt": False, "continue_final_message": True}

@@ -1,0 +1,92 @@
+"Treatment plans: the form is guaranteed with real engines, and plans are checked against the caller's facts."
+
+import pytest
+from pydantic import ValidationError
+
+from medlab.api.treatment import SECTIONS, TreatmentRequest, check_value, medicines_in, plan_warnings, read_plan, recommend
+from medlab.basics.errors import InputError
+from medlab.basics.files import read_jsonl, shipped
+from medlab.contracts.engine import Sampling
+from medlab.contracts.records import Patient
+
+from test_engines import binary, chat, gguf, llama, ollama, server, smollm  # noqa: F401  (fixtures)
+
+
+def patient(**facts):
+    return Patient(**({"age": 62, "sex": "female", "complaint": "A sore knee."} | facts))
+
+
+@pytest.mark.parametrize(("name", "form"), [("llama", "lines"), ("ollama", "json")])
+def test_the_form_is_kept_by_a_model_that_never_learnt_it(request, name, form):
+    engine = request.getfixturevalue(name)
+    reply = recommend(engine, None, Sampling(context=2048), TreatmentRequest(patient=patient(), samples=2 if form == "lines" else 1), "smollm")
+    assert (reply.form, reply.format_valid, list(reply.sections)) == (form, True, list(SECTIONS.values()))
+    assert all(reply.sections.values()) and reply.calibrated is False
+    assert (reply.uncertainty["Follow-up"]["answers"] == 2) if form == "lines" else reply.uncertainty == {}
+
+
+@pytest.mark.parametrize(
+    ("facts", "plan", "kinds"),
+    [
+        ({"allergies": ["Penicillin (anaphylaxis)"]}, "Start co-amoxiclav 625 mg three times daily.", ["allergy"]),
+        ({"allergies": ["penicillin"]}, "No penicillins; doxycycline 100 mg daily.", []),
+        ({"allergies": ["elastoplast"]}, "Cover with Elastoplast.", ["allergy"]),
+        ({"allergies": ["NSAIDs"]}, "Naproxen 250 mg twice daily.", ["allergy"]),
+        ({"medications": ["warfarin 3 mg daily"]}, "Ibuprofen 400 mg as needed.", ["interaction"]),
+        ({"medications": ["apixaban"]}, "Stop ibuprofen; paracetamol 1 g.", []),
+        ({"medications": ["ibuprofen"]}, "Start apixaban 5 mg twice daily.", ["interaction"]),
+        ({"medications": ["GTN spray"]}, "Sildenafil 50 mg.", ["interaction"]),
+        ({"conditions": ["asthma"]}, "Bisoprolol 2.5 mg once daily.", ["condition"]),
+        ({"conditions": ["CKD stage 4"]}, "Metformin 500 mg.", ["condition"]),
+        ({"pregnancy": "24 weeks"}, "Doxycycline 100 mg daily.", ["pregnancy"]),
+        ({"pregnancy": "no"}, "Doxycycline 100 mg daily.", []),
+        ({}, "", []),
+    ],
+)
+def test_a_plan_is_checked_against_the_callers_facts(facts, plan, kinds):
+    found = plan_warnings(patient(**facts), plan)
+    assert [one["kind"] for one in found] == kinds
+    assert all(one["basis"] and one["drug"] in one["message"] for one in found)
+
+
+def test_what_the_starter_plans_forbid_is_not_in_their_own_medicines():
+    "The plans that doctors' guidelines lead to give no warning, but for the few that give a relative of the allergen on purpose."
+    rows = read_jsonl(shipped("data", "starter", "treatment_recommendation.jsonl"))
+    allergic = [row for row in rows if row["patient"].get("allergies")]
+    wrong = [row["key"] for row in allergic if any(one["kind"] == "allergy" for one in plan_warnings(Patient(**row["patient"]), row["fields"]["medication"]))]
+    assert len(allergic) > 30 and len(wrong) <= len(allergic) // 10, wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "good"),
+    [
+        ("pulse", "80/min", True), ("pulse", "800/min", False), ("Blood pressure", "145/92 mmHg (home average)", True), ("blood pressure", "145/2 mmHg", False),
+        ("temperature", "38.4 C", True), ("temperature", "384 C", False), ("creatinine", "1.1 mg/dL", True), ("creatinine", "88", False),
+        ("potassium", "41 mmol/L", False), ("eGFR", "92 mL/min/1.73 m2", True), ("INR", "2.5", True), ("oxygen saturation", "97 % on air", True),
+        ("grip", "whatever", True), ("ketones", "negative", True), ("glucose", "180 mg/dL", True), ("glucose", "180 mmol/L", False),
+    ],
+)  # fmt: skip
+def test_values_and_units_are_checked(name, value, good):
+    if good:
+        check_value(name, value)
+    else:
+        with pytest.raises(InputError, match="expected"):
+            check_value(name, value)
+
+
+def test_the_starter_patients_pass_the_checks():
+    for row in read_jsonl(shipped("data", "starter", "treatment_recommendation.jsonl")):
+        for name, value in {**row["patient"].get("vitals", {}), **row["patient"].get("labs", {})}.items():
+            check_value(name, value)
+
+
+def test_a_dose_is_never_made_up():
+    assert medicines_in("Consider a statin and paracetamol.") == []
+    assert [(one["drug"], one["dose"], one["route"]) for one in medicines_in("Give prednisolone 40 mg by mouth daily, salbutamol 2 puffs inhaled")] == [
+        ("prednisolone", "40 mg", "by mouth"), ("salbutamol", "2 puffs", "inhaled")]
+    assert read_plan("Immediate actions: x", "lines") is None and read_plan('{"medication": 3}', "json") is None
+
+
+def test_unknown_fields_are_refused():
+    with pytest.raises(ValidationError):
+        TreatmentRequest(patient=patient(), temperature=2)
