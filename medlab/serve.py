@@ -6,7 +6,7 @@
 __all__ = ['ServeParams', 'model_alone', 'create_app', 'stated', 'database_of', 'store_of', 'chosen_models', 'model_named',
            'serving', 'serve_forever', 'check_server', 'serve']
 
-# %% ../nbs/09_serve.ipynb #624eca51
+# %% ../nbs/09_serve.ipynb #670703af
 import asyncio
 import json
 import re
@@ -292,17 +292,18 @@ def listen(
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot listen on {host}:{port}: {why}; choose another port (0 takes any free one)") from None
 
-# %% ../nbs/09_serve.ipynb #ecc68b5f
+# %% ../nbs/09_serve.ipynb #67666e17
 def run_server(
     models: Models,
     params: ServeParams,
     store: Store,
     ready: Callable[[str], None],  # called with the base URL when the first model is loaded
+    keys: list[str] | None = None,  # None: those in MEDLAB_API_KEY
 ) -> None:
     "Serve models until a signal comes. Raises `MissingError` off loopback without a key, and what the first model's engine raises."
     import uvicorn
 
-    keys = api_keys()
+    keys = api_keys() if keys is None else keys
     need_a_key(params.host, keys)
     with listen(params.host, params.port) as listener:
         try:
@@ -348,7 +349,7 @@ def model_named(name: str, limits: tuple[int, float]) -> ServedModel:
             return run_model(Run(folder), load_profile(folder / "profile.yaml"), *limits)
     return spec_model(name, Sampling(context=load_spec(name).context, length=256), *limits)
 
-# %% ../nbs/09_serve.ipynb #280c638e
+# %% ../nbs/09_serve.ipynb #36b65387
 @contextmanager
 def serving(
     run: Run,
@@ -356,8 +357,7 @@ def serving(
     port: int = 0,  # 0: any free one
 ) -> Iterator[str]:  # the base URL, such as http://127.0.0.1:41234
     "Serve a run's deployed model in a process of its own for as long as the block lasts; raises `MedlabError` when `deploy` is not done."
-    params = stated(profile.params(ServeParams), port=port)
-    need_a_key(params.host, api_keys())
+    params = stated(profile.params(ServeParams), host="127.0.0.1", port=port)
     if port:
         listen(params.host, port).close()  # a port in use is an error here, not in the child's log
     with tempfile.TemporaryDirectory(prefix="medlab-serve-") as folder:
@@ -368,14 +368,14 @@ def serving(
             child.wait_until(ready.exists, seconds=300)
             yield ready.read_text(encoding="utf-8")
 
-# %% ../nbs/09_serve.ipynb #0cea1eb8
+# %% ../nbs/09_serve.ipynb #39134611
 def serve_process() -> None:
     "The process that `serving` starts; its arguments are the run folder, the profile, the parameters and the file for its address."
     run_path, profile_text, params_text, ready = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an exit, unlike a kill, runs the clean-up of `with` blocks
     run, profile, params = Run(run_path), Profile(**json.loads(profile_text)), ServeParams(**json.loads(params_text))
     try:
-        run_server(chosen_models(run, profile, params), params, store_of(run, params), lambda url: write_url(ready, url))
+        run_server(chosen_models(run, profile, params), params, store_of(run, params), lambda url: write_url(ready, url), keys=[])
     except MedlabError as error:
         sys.exit(f"error: {error}")
 
@@ -435,7 +435,7 @@ def promised_calls(deployment: Deployed) -> list[tuple[str, str, dict | None, in
         ("POST", "/v1/chat/completions", chat | {"temprature": 0}, 400), ("POST", "/v1/chat/completions", chat | {"model": "gpt-99"}, 404),
     ]
 
-# %% ../nbs/09_serve.ipynb #f23142d3
+# %% ../nbs/09_serve.ipynb #b24f6ef5
 def check_server(
     url: str,  # the server's base URL
     deployment: Deployed,
@@ -443,9 +443,8 @@ def check_server(
     "Make every promised call; raises `MedlabError` for the first with another status than expected."
     import httpx
 
-    rows, keys = [], api_keys()
-    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
-    with httpx.Client(base_url=url, timeout=300, trust_env=False, headers=headers) as client:
+    rows = []
+    with httpx.Client(base_url=url, timeout=300, trust_env=False) as client:
         for method, path, body, expected in promised_calls(deployment):
             reply = client.request(method, path, json=body)
             if reply.status_code != expected:
