@@ -418,13 +418,18 @@ def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     expected = len(engine.chat.prompt_ids(messages))
     check_room(expected, sampling)
     started, text = time.perf_counter(), ""
-    for data in ollama_lines(engine, engine.request(messages, sampling)):
-        new = data["message"]["content"]
-        text += new
-        if data["done"]:
-            yield Piece(new, ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4)))
-        elif new:
-            yield Piece(new)
+    try:
+        for data in ollama_lines(engine, engine.request(messages, sampling)):
+            new = data["message"]["content"]
+            text += new
+            if data["done"]:
+                yield Piece(new, ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4)))
+            elif new:
+                yield Piece(new)
+    except EngineDied:
+        if not ends_in_a_loop(text):  # a loop ends the stream without its last line
+            raise
+        yield Piece("", Completion(text, expected, len(engine.chat.encode(text)), round(time.perf_counter() - started, 4), "length"))
 
 # %% ../../nbs/engines/ollama_server.ipynb #e29c50e8
 def ollama_scores(engine: OllamaEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:

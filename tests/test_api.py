@@ -1,0 +1,492 @@
+"""The API under attack and under load, over a real socket, with engines that a test controls."""
+
+import json
+import random
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+
+import httpx
+import pytest
+
+from medlab.api.models import Models, ServedModel
+from medlab.api.store import Store, log_lines
+from medlab.basics.errors import InputError, MissingError
+from medlab.contracts.chat import ChatFormat
+from medlab.contracts.engine import Completion, Piece, Sampling
+from medlab.models import load_spec, obtain
+from medlab.serve import ServeParams, create_app, stated
+
+KEY, OTHER = "a-key-of-the-tests", "another-key-of-the-tests"
+HELLO = {"model": "medlab", "messages": [{"role": "user", "content": "Hello"}]}
+CASE = {"case": "A headache after a fall. What is most likely?", "options": {"A": "Concussion", "B": "Gout"}}
+TALK = {"user_message": [{"type": "text", "text": "What is aspirin?"}]}
+
+
+@pytest.fixture(scope="session")
+def chat():
+    return ChatFormat.from_folder(obtain(load_spec("tiny-random")))
+
+
+class Scripted:
+    "Answers with the last words of the question, one by one; can be slow, and can die."
+
+    name = "scripted"
+
+    def __init__(self, pause=0.0):
+        self.pause, self.words, self.dead = pause, 0, False
+
+    def stream(self, messages, sampling):
+        words = ((messages[-1]["content"].split() or ["nothing"]) * sampling.length)[: sampling.length]
+        for number, word in enumerate(words):
+            time.sleep(self.pause)
+            if self.dead:
+                raise ConnectionResetError(f"lost while answering {messages}")
+            self.words += 1
+            whole = Completion(" ".join(words), 7, len(words), 0.0, "length")
+            yield Piece(word + " " * (number < len(words) - 1), whole if number == len(words) - 1 else None)
+
+    def generate(self, conversations, sampling):
+        return [list(self.stream(messages, sampling))[-1].done for messages in conversations]
+
+
+@contextmanager
+def live(app, head_seconds=2.0):
+    "An app behind uvicorn on a free port, as `medlab serve` runs it; gives the base URL."
+    import uvicorn
+
+    from medlab.api.connections import impatient_protocol
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, http=impatient_protocol(head_seconds), log_level="error", access_log=False, proxy_headers=False))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def serve_it(chat, tmp_path):
+    "Serve an engine, or a function that opens one; returns the base URL, the log's lines and the store's file."
+    with ExitStack() as stack:
+        def start(engine, keys=(), log_text=False, facts=None, **limits):
+            params, lines = ServeParams(**limits), []
+            opener = engine if callable(engine) else lambda: nullcontext(engine)
+            model = ServedModel("scripted", opener, chat, Sampling(length=4), "scripted", longest=params.queue_length, seconds=params.queue_seconds, facts=facts)
+            store = Store(tmp_path / "medlab.sqlite", log_text=log_text)
+            app = create_app(Models([model], absent={"medgemma-4b": "medgemma-4b is not here: run `medlab get medgemma-4b`"}), params, lines.append, list(keys), store)
+            return stack.enter_context(live(app, params.head_seconds)), lines, tmp_path / "medlab.sqlite"
+
+        yield start
+
+
+def call(url, path, body=None, method=None, **more):
+    return httpx.request(method or ("GET" if body is None else "POST"), url + path, json=body, timeout=60, trust_env=False, **more)
+
+
+# ---------------------------------------------------------------- who may come in
+
+
+def test_a_server_that_others_reach_does_not_start_without_a_key(tmp_path):
+    code = "from medlab.serve import serve_forever; from medlab.core import Run, load_profile; serve_forever(Run('x'), load_profile('smoke'), host='0.0.0.0')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={**__import__("os").environ, "MEDLAB_API_KEY": ""})
+    assert done.returncode and "MEDLAB_API_KEY" in done.stderr and "MissingError" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["/ask", "/v1/models", "/openai/v1/models", "/models", "/metrics", "/docs", "/openapi.json", "/nowhere", "/conversations/1"])
+def test_every_address_but_health_asks_for_the_key(serve_it, path):
+    url, _, _ = serve_it(Scripted(), keys=[KEY, OTHER])
+    wrong = [{}, {"authorization": "Bearer"}, {"authorization": f"Bearer {KEY}x"}, {"authorization": f"Bearer {KEY[:-1]}"}, {"authorization": KEY}]
+    for headers in wrong:
+        reply = call(url, path, headers=headers)
+        assert reply.status_code == 401 and reply.headers["www-authenticate"] and reply.json()["error"]["type"] == "authentication_error"
+    for key in (KEY, OTHER):
+        assert call(url, path, headers={"authorization": f"Bearer {key}"}).status_code in (200, 404, 405)
+    assert call(url, "/health").status_code == call(url, "/health/live").status_code == 200
+
+
+def asgi_status(app, client, server=("10.0.0.7", 8000), path="/v1/models", headers=()):
+    import asyncio
+
+    async def ask():
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "http",
+                 "http_version": "1.1", "client": client, "server": server, "headers": [(b"host", b"10.0.0.7:8000"), *headers], "asgi": {"version": "3.0"}}
+        await app(scope, receive, send)
+        return sent[0]["status"]
+
+    return asyncio.run(ask())
+
+
+def test_without_a_key_the_app_itself_turns_others_away(chat):
+    app = create_app(Models([ServedModel("scripted", lambda: nullcontext(Scripted()), chat, Sampling())]), log=lambda line: None, keys=[])
+    assert asgi_status(app, ("10.0.0.9", 5)) == asgi_status(app, ("127.0.0.1", 5)) == asgi_status(app, ("::ffff:10.0.0.9", 5)) == 403
+    assert asgi_status(app, ("10.0.0.9", 5), path="/health") == 403
+    keyed = create_app(Models([ServedModel("scripted", lambda: nullcontext(Scripted()), chat, Sampling())]), log=lambda line: None, keys=[KEY])
+    assert asgi_status(keyed, ("10.0.0.9", 5), headers=[(b"authorization", f"Bearer {KEY}".encode())]) == 200
+
+
+def test_names_of_others_are_refused(serve_it):
+    url, _, _ = serve_it(Scripted(), hosts=["Medlab.Example"])
+    port = url.rpartition(":")[2]
+    for host in (f"evil.example:{port}", "evil.example", f"127.0.0.1.evil.example:{port}", f"10.0.0.7:{port}", ""):
+        assert call(url, "/v1/models", headers={"host": host}).status_code == 403, host
+    for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", f"medlab.example:{port}"):
+        assert call(url, "/v1/models", headers={"host": host}).status_code == 200, host
+
+
+def test_pages_of_others_are_refused_and_nothing_is_shared_with_them(serve_it):
+    url, _, _ = serve_it(Scripted())
+    for origin in ("http://evil.example", "null", "http://localhost.evil.example"):
+        assert call(url, "/v1/chat/completions", HELLO, headers={"origin": origin}).status_code == 403
+    own = call(url, "/v1/models", headers={"origin": url})
+    assert own.status_code == 200 and not [name for name in own.headers if name.startswith("access-control")]
+    assert own.headers["x-content-type-options"] == "nosniff" and "frame-ancestors 'none'" in own.headers["content-security-policy"]
+    assert call(url, "/ask", method="OPTIONS", headers={"origin": url, "access-control-request-method": "POST"}).status_code == 405
+
+
+def test_docs_load_nothing_from_elsewhere(serve_it):
+    url, _, _ = serve_it(Scripted())
+    page = call(url, "/docs")
+    assert page.status_code == 200 and "/ask" in page.text and "<script" not in page.text and "<link" not in page.text
+    assert not [part for part in page.text.split("http")[1:] if part.startswith(("://", "s://")) and not part.startswith("://127.0.0.1")]
+
+
+def test_a_key_has_a_rate_and_wrong_keys_too(serve_it):
+    url, _, _ = serve_it(Scripted(), keys=[KEY, OTHER], requests_per_minute=5)
+    mine = [call(url, "/v1/models", headers={"authorization": f"Bearer {KEY}"}) for _ in range(7)]
+    assert [reply.status_code for reply in mine] == [200] * 5 + [429] * 2 and 1 <= int(mine[-1].headers["retry-after"]) <= 60
+    assert call(url, "/v1/models", headers={"authorization": f"Bearer {OTHER}"}).status_code == 200
+    guesses = [call(url, "/v1/models", headers={"authorization": f"Bearer guess-{number}"}).status_code for number in range(35)]
+    assert guesses[0] == 401 and guesses[-1] == 429
+
+
+@pytest.mark.parametrize("given", [{"port": 99999}, {"port": -1}, {"port": "http"}])
+def test_a_port_that_cannot_be_is_refused(given):
+    with pytest.raises(InputError, match="port"):
+        stated(ServeParams(), **given)
+
+
+def test_what_is_stated_counts_more_than_the_profile():
+    profile = ServeParams(port=8123, host="::1")
+    assert (stated(profile).port, stated(profile, port=9000).port, stated(profile, host="127.0.0.1").host) == (8123, 9000, "127.0.0.1")
+
+
+# ---------------------------------------------------------------- the queue
+
+
+def test_what_needs_no_engine_never_waits(serve_it):
+    engine = Scripted(pause=0.02)
+    url, _, _ = serve_it(engine, queue_length=100)
+    with ThreadPoolExecutor(64) as pool:
+        waiting = [pool.submit(call, url, "/v1/chat/completions", {**HELLO, "max_tokens": 3}) for _ in range(64)]
+        time.sleep(0.5)
+        for path in ("/v1/models", "/health", "/models", "/metrics"):
+            started = time.perf_counter()
+            assert call(url, path).status_code == 200
+            assert time.perf_counter() - started < 1.5, path
+        assert {one.result().status_code for one in waiting} == {200}
+
+
+def test_a_full_queue_is_503_with_a_time(serve_it):
+    url, _, _ = serve_it(Scripted(pause=0.05), queue_length=2)
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: call(url, "/v1/chat/completions", {**HELLO, "max_tokens": 20}), range(8)))
+    assert sorted(reply.status_code for reply in replies) == [200] * 3 + [503] * 5
+    assert all(int(reply.headers["retry-after"]) >= 1 for reply in replies if reply.status_code == 503)
+
+
+@pytest.mark.parametrize("body", [HELLO, {**HELLO, "stream": True}])
+def test_a_request_that_takes_too_long_is_504_and_stops_the_engine(serve_it, body):
+    engine = Scripted(pause=0.05)
+    url, _, _ = serve_it(engine, answer_seconds=0.4)
+    reply = call(url, "/v1/chat/completions", {**body, "max_tokens": 1000})
+    if body.get("stream"):
+        last = json.loads(reply.text.strip().splitlines()[-1][6:])
+        assert reply.status_code == 200 and last["error"]["code"] == 504 and "[DONE]" not in reply.text
+    else:
+        assert reply.status_code == 504
+    assert call(url, "/v1/chat/completions", {**HELLO, "max_tokens": 1}).status_code == 200
+    assert engine.words < 30
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", {**HELLO, "max_tokens": 1000}), ("/chat/scripted", {**TALK, "verbosity": 3})])
+def test_the_engine_stops_when_the_client_goes(serve_it, path, body, stream):
+    engine = Scripted(pause=0.05)
+    url, lines, _ = serve_it(engine)
+    for _ in range(3):
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(url + path, json={**body, "stream": stream}, timeout=0.3) if not stream else read_for(url + path, {**body, "stream": True}, 0.3)
+    time.sleep(0.3)
+    stopped = engine.words
+    time.sleep(0.3)
+    assert engine.words == stopped < 40
+    started = time.perf_counter()
+    assert call(url, "/v1/chat/completions", {**HELLO, "max_tokens": 1}).status_code == 200 and time.perf_counter() - started < 1
+    assert stream or " 499 " in "".join(lines)
+
+
+def read_for(url, body, seconds):
+    "Read a stream for a while, then hang up."
+    with httpx.stream("POST", url, json=body, timeout=5) as reply:
+        until = time.monotonic() + seconds
+        for _ in reply.iter_bytes():
+            if time.monotonic() > until:
+                raise httpx.TimeoutException("enough")
+
+
+def test_an_error_in_the_middle_of_a_stream_is_an_event_and_no_end(serve_it):
+    for path, body, mark in (("/v1/chat/completions", {**HELLO, "max_tokens": 50, "stream": True}, "[DONE]"), ("/chat/scripted", {**TALK, "verbosity": 1, "stream": True}, "event: done"),
+                             ("/ask", {**CASE, "stream": True}, "event: done")):
+        engines = [Scripted(pause=0.05), Scripted()]
+        url, _, store = serve_it(lambda engines=engines: nullcontext(engines.pop(0)))
+        engine = engines[0]
+        with httpx.stream("POST", url + path, json=body, timeout=30) as reply:
+            text = ""
+            for piece in reply.iter_text():
+                text, engine.dead = text + piece, True
+        assert reply.status_code == 200 and '"code":502' in text and mark not in text and "lost while" not in text
+        assert call(url, "/v1/chat/completions", HELLO).status_code == 200
+        with sqlite3.connect(store) as database:
+            assert database.execute("SELECT count(*) FROM turn").fetchone() == (0,)
+
+
+# ---------------------------------------------------------------- clients
+
+
+def test_the_openai_client(serve_it):
+    openai = pytest.importorskip("openai")
+    url, _, _ = serve_it(Scripted())
+    client = openai.OpenAI(api_key="none-needed", base_url=f"{url}/v1", max_retries=0)
+    create = client.chat.completions.create
+    user = [{"role": "user", "content": [{"type": "text", "text": "one two"}], "name": "anna"}]
+    whole = create(model="medlab", messages=user, n=2, max_completion_tokens=2, tools=[], tool_choice="none", logit_bias={}, stop="", user="anna")
+    assert [choice.message.content for choice in whole.choices] == ["one two"] * 2 and whole.usage.completion_tokens == 4
+    sent_back = [*user, whole.choices[0].message, {"role": "user", "content": "three"}]
+    assert create(model="medlab", messages=sent_back, max_tokens=1).choices[0].message.content == "three"
+    parts = list(create(model="medlab", messages=user, max_tokens=2, stream=True, stream_options={"include_usage": True}))
+    assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == "one two"
+    assert parts[-1].usage.completion_tokens == 2 and parts[-2].choices[0].finish_reason == "length"
+    assert [model.id for model in client.models.list()] == ["scripted"]
+    for more in ({"frequency_penalty": 1}, {"tools": [{"type": "function", "function": {"name": "x"}}]}, {"logit_bias": {"5": 1}}, {"response_format": {"type": "json_object"}}):
+        with pytest.raises(openai.BadRequestError, match=next(iter(more))):
+            create(model="medlab", messages=user, **more)
+    with pytest.raises(openai.NotFoundError):
+        create(model="gpt-99", messages=user)
+
+
+def test_a_model_that_is_not_here_names_its_command(serve_it):
+    url, _, _ = serve_it(Scripted())
+    reply = call(url, "/medgemma", TALK)
+    assert reply.status_code == 503 and "medlab get medgemma-4b" in reply.json()["error"]["message"] and reply.headers["retry-after"]
+
+
+# ---------------------------------------------------------------- conversations
+
+
+def test_a_conversation_is_remembered_and_belongs_to_its_key(serve_it):
+    url, _, _ = serve_it(Scripted(), keys=[KEY, OTHER])
+    mine, theirs = ({"authorization": f"Bearer {key}"} for key in (KEY, OTHER))
+    first = call(url, "/chat/scripted", TALK, headers=mine).json()
+    again = {**TALK, "conversation_id": first["conversation_id"]}
+    assert call(url, "/chat/scripted", again, headers=mine).status_code == 200
+    assert len(call(url, f"/conversations/{first['conversation_id']}", headers=mine).json()) == 4
+    for reply in (call(url, "/chat/scripted", again, headers=theirs), call(url, f"/conversations/{first['conversation_id']}", headers=theirs),
+                  call(url, f"/conversations/{first['conversation_id']}", method="DELETE", headers=theirs)):
+        assert reply.status_code == 404
+    assert call(url, f"/conversations/{first['conversation_id']}", method="DELETE", headers=mine).status_code == 204
+    assert call(url, "/chat/scripted", again, headers=mine).status_code == 404
+
+
+def test_two_questions_at_once_in_one_conversation_are_409(serve_it):
+    url, _, _ = serve_it(Scripted(pause=0.05))
+    first = call(url, "/chat/scripted", TALK).json()
+    again = {**TALK, "conversation_id": first["conversation_id"], "verbosity": 1}
+    with ThreadPoolExecutor(2) as pool:
+        replies = list(pool.map(lambda _: call(url, "/chat/scripted", again).status_code, range(2)))
+    assert sorted(replies) == [200, 409]
+    assert len(call(url, f"/conversations/{first['conversation_id']}").json()) == 4
+
+
+def test_lengths_and_a_history_that_outgrows_the_context(serve_it):
+    url, _, _ = serve_it(Scripted())
+    lengths = [call(url, "/chat/scripted", {**TALK, "verbosity": level}).json()["usage"]["completion_tokens"] for level in (1, 2, 3)]
+    assert lengths == [64, 256, 768]
+    conversation, dropped = "", []
+    for _ in range(4):
+        reply = call(url, "/chat/scripted", {**TALK, "verbosity": 3, "conversation_id": conversation}).json()
+        conversation = reply["conversation_id"]
+        dropped.append(reply["history_dropped"])
+    assert dropped[0] == 0 and dropped[-1] > 0
+    assert len(call(url, f"/conversations/{conversation}").json()) == 8
+
+
+KILLED = """
+import sys
+from medlab.api.store import Store
+store = Store(sys.argv[1])
+for number in range(0, 10_000, 2):
+    store.add("c", "anna", "m", number, "question " * 50, "answer " * 200)
+    print(number, flush=True)
+"""
+
+
+def test_kill_9_in_the_middle_of_a_write_loses_no_finished_turn(tmp_path):
+    path = tmp_path / "medlab.sqlite"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True)
+    finished = [int(process.stdout.readline()) for _ in range(50)][-1]
+    process.kill()
+    finished = max([finished, *(int(line) for line in process.stdout.read().split())])
+    store = Store(path)
+    found = store.turns_of("c", "anna")
+    assert len(found) % 2 == 0 and len(found) >= finished + 2 and found[-1]["content"] == "answer " * 200
+    store.close()
+
+
+def test_the_log_holds_sizes_and_text_only_when_asked_to(serve_it):
+    url, _, path = serve_it(Scripted())
+    call(url, "/v1/chat/completions", {**HELLO, "messages": [{"role": "user", "content": "Zebrawitz asks"}]})
+    time.sleep(0.5)
+    (line,) = log_lines(path)
+    assert line["route"] == "/v1/chat/completions" and line["completion_tokens"] == 4 and line["owner"] == "local" and "question" not in line
+
+
+def test_old_conversations_are_forgotten(tmp_path):
+    store = Store(tmp_path / "a.sqlite")
+    store.add("old", "anna", "m", 0, "q", "a")
+    store.close()
+    with sqlite3.connect(tmp_path / "a.sqlite") as database:
+        database.execute("UPDATE conversation SET used = '2001-01-01 00:00:00.000000'")
+    again = Store(tmp_path / "a.sqlite", keep_days=30)
+    with pytest.raises(InputError, match="no such conversation"):
+        again.turns_of("old", "anna")
+    again.close()
+    with sqlite3.connect(tmp_path / "a.sqlite") as database:
+        assert database.execute("SELECT count(*) FROM turn").fetchone() == (0,)
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path):
+    Store(tmp_path / "a.sqlite").close()
+    with sqlite3.connect(tmp_path / "a.sqlite") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(InputError, match="9999"):
+        Store(tmp_path / "a.sqlite")
+    with pytest.raises(MissingError, match=r"serve\.database"):
+        Store("postgresql+psycopg://nobody@127.0.0.1:9/none")
+
+
+# ---------------------------------------------------------------- hostile text and hostile clients
+
+NASTY = ["'; DROP TABLE conversation; --", "{{ 7 * 7 }} ${7*7} <%= 7*7 %>", "<script>alert(1)</script>", "../../etc/passwd", "%00%s%n", "\u202e\ufeff\u2028", "🩺" * 50, "a\r\nSet-Cookie: x=1"]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_text_is_text_in_every_field(serve_it, text):
+    url, lines, _ = serve_it(Scripted())
+    calls = [("/ask", {**CASE, "case": text}), ("/ask", {**CASE, "options": {text: text, "B": "x"}}), ("/ask", {**CASE, "model": text}), ("/ask", {**CASE, "prompt": text}),
+             ("/v1/chat/completions", {**HELLO, "messages": [{"role": "user", "content": text}], "stop": [text], "user": text}), ("/v1/chat/completions", {**HELLO, "model": text}),
+             ("/chat/scripted", {**TALK, "system_message": text, "user_message": [{"type": "text", "text": text}]}), ("/chat/scripted", {**TALK, "conversation_id": text})]
+    for path, body in calls:
+        reply = call(url, path, body)
+        assert reply.status_code < 500 and "set-cookie" not in reply.headers and reply.headers["content-type"] == "application/json", (path, reply.text)
+    assert "49" not in call(url, "/chat/scripted", {**TALK, "user_message": [{"type": "text", "text": "{{ 7 * 7 }}"}]}).json()["text"]
+    assert call(url, "/conversations/" + "x" * 20).status_code == 404
+    assert not [line for line in lines if text in line]
+
+
+@pytest.mark.parametrize(("raw", "status"), [
+    (json.dumps({**CASE, "case": "x" * 1_000_000}).encode(), 413), (b'{"case": "\xff\xfe", "options": {}}', 400), (b'{"case": "a\\u0000b", "options": {"A": "x", "B": "y"}}', 400),
+    (b'{"case": "\\ud83d", "options": {"A": "x", "B": "y"}}', 400), (b"\x00" * 100, 400), (b"[" * 100_000, 400), (b"", 400), (b'"text"', 400),
+    (b'{"case": "x", "options": {"\\ud83d": "x", "B": "y"}}', 400), (b'{"case": "x", "options": {"A": "x", "B": "y"}, "model": "\\udc00"}', 400),
+    (json.dumps({**CASE, "case": "\U0001fa7a"}).encode(), 200),
+])
+def test_bodies_that_are_broken(serve_it, raw, status):
+    url, _, _ = serve_it(Scripted())
+    reply = httpx.post(url + "/ask", content=raw, headers={"content-type": "application/json"}, timeout=30)
+    assert reply.status_code == status and ("error" in reply.json()) == (status != 200), reply.text
+
+
+def test_slow_and_half_open_clients_are_closed(serve_it):
+    url, _, _ = serve_it(Scripted(), head_seconds=2, body_seconds=1)
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    starts = [b"", b"GET /v1/mod", b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: ", b"POST /ask HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 100\r\n\r\n{"]
+    clients = [socket.create_connection(address) for _ in range(150)]
+    for number, client in enumerate(clients):
+        client.sendall(starts[number % 4])
+    assert call(url, "/v1/models").status_code == 200
+    time.sleep(2.5)
+    for number, client in enumerate(clients):
+        client.settimeout(5)
+        said = client.recv(1000)
+        assert said.startswith(b"HTTP/1.1 408") if number % 4 == 3 else said == b"", (number, said)
+        client.close()
+    assert call(url, "/v1/models").status_code == 200
+
+
+def test_mixed_requests_while_the_engine_is_killed_twice(serve_it):
+    engines = []
+
+    def opener():
+        engines.append(Scripted(pause=0.001))
+        return nullcontext(engines[-1])
+
+    url, _, path = serve_it(opener, queue_length=64)
+    kinds = [("/v1/chat/completions", HELLO), ("/v1/chat/completions", {**HELLO, "stream": True}), ("/ask", CASE), ("/chat/scripted", TALK), ("/v1/models", None), ("/health", None),
+             ("/ask", {"case": "x"}), ("/v1/chat/completions", {**HELLO, "model": "gpt-99"})]
+    order = [kinds[random.Random(7 + number).randrange(len(kinds))] for number in range(240)]
+    conversations = []
+
+    def one(number):
+        if number in (60, 150):
+            engines[-1].dead = True
+        reply = call(url, *order[number])
+        if order[number][0] == "/chat/scripted" and reply.status_code == 200:
+            conversations.append(reply.json()["conversation_id"])
+        return order[number], reply
+
+    with ThreadPoolExecutor(32) as pool:
+        replies = list(pool.map(one, range(240)))
+    for (_, body), reply in replies:
+        honest = reply.status_code in (200, 404, 422, 502, 503)
+        broken_off = body and body.get("stream") and reply.status_code == 200 and "[DONE]" not in reply.text
+        assert honest and (not broken_off or '"error"' in reply.text), (reply.status_code, reply.text)
+    assert sum(reply.status_code == 200 for _, reply in replies) > 150 and len(engines) >= 3
+    with sqlite3.connect(path) as database:
+        stored = dict(database.execute("SELECT conversation, count(*) FROM turn GROUP BY conversation"))
+    assert stored == dict.fromkeys(conversations, 2)
+
+
+@pytest.mark.fuzz
+def test_the_openapi_description_is_kept(chat):
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+    app = create_app(Models([ServedModel("scripted", lambda: nullcontext(Scripted()), chat, Sampling(length=2))]), log=lambda line: None, keys=[])
+    with live(app) as url:
+        schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+        for found in schema.get_all_operations():
+            @given(case=found.ok().as_strategy())
+            @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], derandomize=True, database=None)
+            def check(case):
+                case.call_and_validate(checks=[not_a_server_error, status_code_conformance, response_schema_conformance])
+
+            check()
