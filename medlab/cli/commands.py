@@ -16,7 +16,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -38,6 +39,7 @@ from medlab.cli.evaluate import (
 )
 from .finetune import dry_run_lines, finetune_plan, finetune_settings
 from .models import models_app
+from .serve import ask_lines, chat_lines, export_log, given_options, post_json, server_client
 from ..quantizing.converter import install_converter
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
@@ -355,20 +357,92 @@ def serve_command(
     profile: ProfileOption = "",
     run: RunOption = "",
     override: ParamOption = None,
-    host: Annotated[str, typer.Option(help="Address to bind; anything but loopback opens the model to your network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to bind.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to bind; anything but loopback needs MEDLAB_API_KEY. Default the profile's.", show_default=False)] = None,
+    port: Annotated[int, typer.Option(help="Port to bind; 0 takes any free one. Default the profile's.", show_default=False)] = None,
+    model: Annotated[list[str], typer.Option("--model", help="A run folder, or a base model's spec (repeatable); the first is the default.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Start, call every endpoint once, write serve/check.json, stop.")] = False,
 ):
-    """Serve a run's deployed model: /health, /ask, /v1/chat/completions (and /openai/v1 for the groq client).
+    """Serve a run's deployed model: /ask, /v1/chat/completions (and /openai/v1 for the groq client), /chat, /health, /metrics; /docs lists all.
 
-    Stays until Ctrl-C. The model is deployed first when it is not yet.
+    Stays until Ctrl-C. The model is deployed first when it is not yet. With --model several are served, each opened by its first request.
     """
     from medlab.serve import serve, serve_forever
 
     if check:
         run_step(serve, profile, run, override or [])
     else:
-        serve_forever(*run_and_profile(profile, run, override or []), host, port)
+        serve_forever(*run_and_profile(profile, run, override or []), host, port, model)
+
+# %% ../../nbs/cli/commands.ipynb #b93c81c4
+UrlOption = Annotated[str, typer.Option("--url", help="A running server, such as http://127.0.0.1:8000; without it the run's model is opened for this command.")]
+
+
+@contextmanager
+def opened_server(url: str, profile: str, run: str) -> Iterator[Any]:
+    "A client for the server at an address, else for one on the run's deployed model that ends with the block."
+    if url:
+        with server_client(url) as client:
+            yield client
+        return
+    from medlab.serve import serving
+
+    opened, loaded = run_and_profile(profile, run, [])
+    find_step("deploy")(opened, loaded)
+    with serving(opened, loaded) as address, server_client(address) as client:
+        yield client
+
+# %% ../../nbs/cli/commands.ipynb #db8dbc87
+@app.command("ask")
+def ask_command(
+    case: Annotated[str, typer.Argument(help="The case and the question; - reads it from standard input.")],
+    option: Annotated[list[str], typer.Option("--option", "-o", help="An option, TEXT or LABEL=TEXT (at least twice).")],
+    model: Annotated[str, typer.Option("--model", help="One of the server's models.")] = "medlab",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON.")] = False,
+    url: UrlOption = "",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    """Ask a deployed model about a case with options: its answer, and how sure it is of each option.
+
+    For example: medlab ask "Pain moved to the right lower belly. What is it?" -o "Kidney stone" -o Appendicitis
+    """
+    text = sys.stdin.read() if case == "-" else case
+    with opened_server(url, profile, run) as client:
+        reply = post_json(client, "/ask", {"case": text, "options": given_options(option), "model": model})
+    typer.echo(json.dumps(reply, indent=1, ensure_ascii=False) if as_json else "\n".join(ask_lines(reply)))
+
+# %% ../../nbs/cli/commands.ipynb #27b1fee5
+@app.command("chat")
+def chat_command(
+    model: Annotated[str, typer.Option("--model", help="One of the server's models.")] = "medlab",
+    verbosity: Annotated[int, typer.Option(help="How long answers may be: 1, 2 or 3.", min=1, max=3)] = 2,
+    url: UrlOption = "",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    "Talk to a deployed model: a question a line, until the input ends (Ctrl-D). The server remembers the conversation."
+    with opened_server(url, profile, run) as client:
+        typer.echo("A small language model, for learning. It is not medical advice.", err=True)
+        questions = (line.strip() for line in iter(sys.stdin.readline, "") if line.strip())
+        for line in chat_lines(client, model, questions, verbosity):
+            typer.echo(line)
+
+# %% ../../nbs/cli/commands.ipynb #86be18ca
+logs_app = typer.Typer(help="What a server has noted about its requests: sizes and times, and text only where it was switched on.", no_args_is_help=True)
+app.add_typer(logs_app, name="logs")
+
+
+@logs_app.command("export")
+def logs_export_command(
+    out: Annotated[str, typer.Argument(help="The file to write.", metavar="FILE")] = "inference_log.json",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    "Write a server's log as JSON: of each request the route, status, time, model, tokens, memory and the guard's verdict."
+    from medlab.serve import ServeParams, database_of
+
+    opened, loaded = run_and_profile(profile, run, [])
+    typer.echo(f"{export_log(database_of(opened, loaded.params(ServeParams)), out)} requests: {out}")
 
 # %% ../../nbs/cli/commands.ipynb #b0759e80
 @app.command("evaluate", help=help_of(find_step("evaluate")))
@@ -554,6 +628,20 @@ def bench_data_command(
     from medlab.bench.data import bench_data
 
     bench_data(archive or None, size, answers, repeats, report=typer.echo, out=out or None)
+
+# %% ../../nbs/cli/commands.ipynb #381fc42f
+@bench_app.command("serve")
+def bench_serve_command(
+    requests: Annotated[int, typer.Option("--requests", help="Requests of each kind.", min=32)] = 2000,
+    out: Annotated[str, typer.Option("--out", help="A results file.", metavar="FILE")] = "",
+):
+    """Measure the HTTP server over loopback with an engine that answers at once: latency at p50 and p99, first bytes of a stream, requests each second.
+
+    Let the machine idle meanwhile: what other programs use is measured too.
+    """
+    from medlab.bench.serve import bench_serve
+
+    bench_serve(requests, typer.echo, out or None)
 
 # %% ../../nbs/cli/commands.ipynb #aeb36f9e
 @bench_app.command("infer")
