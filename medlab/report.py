@@ -93,6 +93,13 @@ def timings(run: Run) -> dict[str, Any]:
     steps = {name: {"seconds": one.seconds, "peak_memory_mb": one.peak_memory_mb, "started_at": one.started_at} for name, one in manifests.items()}
     return {"steps": steps, "variants": answering_speed(run)}
 
+# %% ../nbs/12_report.ipynb #b9261da6
+def found_calibrations(run: Run) -> list[dict] | None:
+    "What calibration.json holds, one entry for each variant and arm; None where it was not measured."
+    path = run.path / "evaluate" / "calibration.json"
+    found = read_json(path) if path.is_file() else {}
+    return [{"variant": variant, "arm": arm, **one} for variant, arms in found.items() for arm, one in arms.items()] or None
+
 # %% ../nbs/12_report.ipynb #d0a41d6d
 def build_evidence(run: Run, measured: dict, judged: dict) -> dict[str, Any]:
     "What lies behind the means, from the files of the steps; None for what no step measured."
@@ -102,7 +109,7 @@ def build_evidence(run: Run, measured: dict, judged: dict) -> dict[str, Any]:
     return {
         "confusion": {task: {"labels": labels, "tables": found} for task, (labels, found) in tables.items() if found},
         "side_by_side": items_side_by_side(examples, predictions), "lost": info.get("lost"), "people": judged.get("people"), "controls": judged.get("controls"),
-        "rivals": measured.get("rivals") or [], "calibration": measured.get("calibration"), "claims": measured.get("claims") or [],
+        "rivals": measured.get("rivals") or [], "calibration": found_calibrations(run), "claims": measured.get("claims") or [],
         "neighbours": measured.get("neighbours") or [],
     }
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AskRequest', 'under_letters', 'Choice', 'Confidence', 'AskReply', 'read_answer', 'before_the_letter', 'shares',
-           'confidence_of', 'conformal_threshold', 'conformal_set', 'calibration_scores', 'Asked', 'checked_ask',
-           'ask_reply', 'ask', 'ask_events', 'router']
+           'confidence_of', 'conformal_set', 'right_shares', 'CheckedAsk', 'checked_ask', 'ask_reply', 'ask',
+           'ask_events', 'router']
 
 # %% ../../nbs/api/ask.ipynb #606dca86
 import math
@@ -21,7 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..basics.errors import InputError, MissingError
 from ..basics.files import read_json
 from ..contracts.engine import Completion, Engine, Sampling
-from ..contracts.tasks import LETTERS, build_messages, find_field, parse_answer
+from ..contracts.plain import LETTERS
+from ..contracts.tasks import build_messages, find_field, parse_answer
+from ..metrics.calibration import conformal_threshold
 from .bodies import WithoutNulls, checked_prompt, note, note_answer
 from .errors import DeadlineError, FieldError, documented
 from .events import event, event_response
@@ -146,35 +148,27 @@ def confidence_of(
     return Confidence(form="letter", options=found, bounded=[labels[letter] for letter in scores.bounded]), None
 
 # %% ../../nbs/api/ask.ipynb #02aad64a
-def conformal_threshold(
-    scores: list[float],  # 1 minus the probability that the model gave to the right option, for each case
-    coverage: float,
-) -> float:
-    "The score that at most `1 - coverage` of new cases exceed; infinite when there are too few cases to say."
-    place = math.ceil((len(scores) + 1) * coverage)
-    return sorted(scores)[place - 1] if place <= len(scores) else math.inf
-
-
 def conformal_set(confidence: Confidence, threshold: float) -> list[str]:
-    "The labels whose score is at most the threshold, the likeliest first; always the likeliest one."
+    "The labels with at least this share, the likeliest first; always the likeliest one."
     ranked = sorted(confidence.options, key=lambda label: -confidence.options[label])
-    return [label for place, label in enumerate(ranked) if place == 0 or 1 - confidence.options[label] <= threshold]
+    return [label for place, label in enumerate(ranked) if place == 0 or confidence.options[label] >= threshold]
 
 # %% ../../nbs/api/ask.ipynb #106ca7fa
-def calibration_scores(run: Any) -> list[float]:
-    "The scores that the evaluation of a run left for conformal sets; raises `FieldError` where there are none."
+def right_shares(run: Any) -> list[float]:
+    "The shares that a run's evaluation saw the right option get, for conformal sets; raises `FieldError` where there are none."
     path = run.path / "evaluate" / "calibration.json" if run is not None else None
     if path is None or not path.is_file():
         raise FieldError("sets", "this model has no evaluate/calibration.json, so no set can be promised; evaluate the run first, or leave it out")
     found = read_json(path)
-    scores = found.get("conformal_scores") if isinstance(found, dict) else None
-    if not scores:
-        raise FieldError("sets", "evaluate/calibration.json holds no conformal_scores; evaluate the run again, or leave it out")
-    return [float(score) for score in scores]
+    deployed_forms = [arms for variant, arms in found.items() if variant not in ("base", "adapter", "merged")] if isinstance(found, dict) else []
+    shares = next((arms["forced_choice_letter"]["shares_of_right"] for arms in deployed_forms if "forced_choice_letter" in arms), None)
+    if not shares:
+        raise FieldError("sets", "evaluate/calibration.json holds no forced choices of a deployed form of the model; evaluate the run again, or leave it out")
+    return [float(share) for share in shares]
 
 # %% ../../nbs/api/ask.ipynb #647876e0
 @dataclass
-class Asked:
+class CheckedAsk:
     "A request that was checked, with what is needed to answer it."
 
     body: AskRequest
@@ -192,7 +186,7 @@ class Asked:
         return dict(zip(self.options, self.body.options))
 
 # %% ../../nbs/api/ask.ipynb #cba309fb
-async def checked_ask(models: Models, body: AskRequest, seconds: float) -> Asked:
+async def checked_ask(models: Models, body: AskRequest, seconds: float) -> CheckedAsk:
     "Check a request; raises `FieldError` with the field that is wrong."
     began, model, options = time.monotonic(), models.named(body.model), under_letters(body.options)
     if not body.case.strip():
@@ -202,11 +196,11 @@ async def checked_ask(models: Models, body: AskRequest, seconds: float) -> Asked
         messages = [{"role": "system", "content": body.prompt}, *(message for message in messages if message["role"] != "system")]
     sampling = model.sampling.model_copy(update=body.model_dump(include={"seed", "temperature"}, exclude_none=True))
     await checked_prompt(await model.format(), messages, sampling, "case")
-    threshold = conformal_threshold(calibration_scores(model.run), body.sets) if body.sets else None
-    return Asked(body, model, messages, options, sampling, threshold, began, began + seconds)
+    threshold = conformal_threshold(right_shares(model.run), body.sets) if body.sets else None
+    return CheckedAsk(body, model, messages, options, sampling, threshold, began, began + seconds)
 
 # %% ../../nbs/api/ask.ipynb #c236cb36
-def ask_reply(asked: Asked, completion: Completion, confidence: Confidence | None, why_not: str | None) -> AskReply:
+def ask_reply(asked: CheckedAsk, completion: Completion, confidence: Confidence | None, why_not: str | None) -> AskReply:
     "Everything that is said about one answer."
     analysis, letter, valid = read_answer(completion.text, asked.options)
     label = asked.labels.get(letter or "")
@@ -224,7 +218,7 @@ def ask_reply(asked: Asked, completion: Completion, confidence: Confidence | Non
     )
 
 # %% ../../nbs/api/ask.ipynb #b13818f2
-async def ask(asked: Asked) -> tuple[AskReply, Completion]:
+async def ask(asked: CheckedAsk) -> tuple[AskReply, Completion]:
     "Answer one case: the text and the confidence in one turn at the engine."
     def work(engine: Engine, gone: threading.Event) -> tuple[Completion, Confidence | None, str | None] | None:
         completion = gathered(asked.messages, asked.sampling)(engine, gone)
@@ -237,7 +231,7 @@ async def ask(asked: Asked) -> tuple[AskReply, Completion]:
     return ask_reply(asked, completion, confidence, why_not), completion
 
 # %% ../../nbs/api/ask.ipynb #661eacb8
-async def ask_events(asked: Asked, written: Any) -> AsyncGenerator[str, None]:
+async def ask_events(asked: CheckedAsk, written: Any) -> AsyncGenerator[str, None]:
     "The same as events: `token` for each piece, `done` with the whole reply."
     whole = None
     async for text, done in stream(asked.model.queue, asked.messages, asked.sampling, asked.deadline):

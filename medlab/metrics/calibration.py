@@ -111,5 +111,6 @@ def calibration_of(
     return {
         "n": len(test), **rounded(ece=calibration_error(answers), low=min(low, calibration_error(answers)), high=max(high, calibration_error(answers))),
         "reliability": reliability(answers), "risk_coverage": risk_coverage(answers),
+        "shares_of_right": [round(shares[right], 6) for shares, right in calibration + test],  # what a server needs to make sets
         "conformal": [conformal_sets(calibration, test, wanted) for wanted in (0.8, 0.9)] if calibration else [],
     }

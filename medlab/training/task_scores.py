@@ -67,7 +67,7 @@ def sequence_logprobs(
     return found
 
 # %% ../../nbs/training/task_scores.ipynb #1a55034b
-def choice_of(example: Example) -> tuple[list[str], str, int] | None:
+def choice_to_score(example: Example) -> tuple[list[str], str, int] | None:
     "The options of an item's choice, what stands before it in an answer, and the place of the right one; None for a task without a choice."
     if example.task not in CHOICES:
         return None
@@ -85,7 +85,7 @@ def option_accuracy(
     side: str = "left",
 ) -> float | None:  # None when no item has a choice
     "The share of items whose right option has the highest log-probability."
-    choices = [(example, choice) for example in examples if (choice := choice_of(example))]
+    choices = [(example, choice) for example in examples if (choice := choice_to_score(example))]
     rows = [option_rows(chat, example.messages[:-1], options, lead) for example, (options, lead, _) in choices]
     scores, right = iter(sequence_logprobs(model, [row for each in rows for row in each], chat.eos_id, side=side)), 0
     for each, (_, (_, _, gold)) in zip(rows, choices):
