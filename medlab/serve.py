@@ -38,6 +38,7 @@ from .api.errors import error_body, error_name, explain_errors
 from .api.models import MEDGEMMA, Models, ServedModel, run_model, spec_model, where_medgemma_is
 from .api.queueing import open_engine
 from .api.security import Door, api_keys, need_a_key, with_safe_headers
+from .api.site import add_site
 from .api.store import Store
 
 # %% ../nbs/09_serve.ipynb #0b3bfe23
@@ -235,6 +236,7 @@ def create_app(
     log: Callable[[str], None] = print,  # gets one line per request
     keys: list[str] | None = None,  # that let a request in; None: those in MEDLAB_API_KEY
     store: Store | None = None,  # None: one that ends with the app
+    page: bool = False,  # with the chat page at /page
 ) -> Any:  # a FastAPI app
     "The HTTP API over models: /health, /ask, /v1/... and the rest; /docs lists it."
     from fastapi import FastAPI
@@ -244,6 +246,8 @@ def create_app(
 
     @asynccontextmanager
     async def life(app: Any) -> AsyncIterator[None]:
+        if site:
+            site.loop = asyncio.get_running_loop()
         yield
         await asyncio.to_thread(models.close)
         await asyncio.to_thread(kept.close)
@@ -251,7 +255,7 @@ def create_app(
     silent = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
     about = "A small medical language model, for learning. It is not medical advice."
     app = FastAPI(title="medlab", description=about, telemetry=silent, docs_url=None, redoc_url=None, lifespan=life)
-    metrics = include_endpoints(app, models, params, kept)
+    metrics, site = include_endpoints(app, models, params, kept), add_site(app, models, params.answer_seconds, page)
     app.state.medlab = {"models": models, "store": kept, "folder": folder}
     add_docs(app)
     explain_errors(app)
@@ -299,6 +303,7 @@ def run_server(
     store: Store,
     ready: Callable[[str], None],  # called with the base URL when the first model is loaded
     keys: list[str] | None = None,  # None: those in MEDLAB_API_KEY
+    page: bool = False,  # with the chat page
 ) -> None:
     "Serve models until a signal comes. Raises `MissingError` off loopback without a key, and what the first model's engine raises."
     import uvicorn
@@ -308,7 +313,7 @@ def run_server(
     with listen(params.host, params.port) as listener:
         try:
             models.default.queue.thread.submit(open_engine, models.default.queue).result()
-            app = create_app(models, params, lambda line: print(line, flush=True), keys, store)
+            app = create_app(models, params, lambda line: print(line, flush=True), keys, store, page)
             config = uvicorn.Config(app, http=impatient_protocol(params.head_seconds), log_level="warning", access_log=False, server_header=False,
                                     proxy_headers=False, timeout_graceful_shutdown=5)
             host, port = listener.getsockname()[:2]
@@ -402,12 +407,12 @@ def serve_forever(
     models = chosen_models(run, profile, params, names)
 
     def say(url: str) -> None:
-        print(f"serving {', '.join(models.names())} at {url} (try {url}/docs); Ctrl-C ends it", flush=True)
+        print(f"serving {', '.join(models.names())} at {url} (the page: {url}/page, for programs: {url}/docs); Ctrl-C ends it", flush=True)
         if api_keys():
             print("the key in MEDLAB_API_KEY is asked for; there is no encryption, so put a server with TLS before it where a network is not yours", flush=True)
 
     with suppress(KeyboardInterrupt):  # it does not come where the shell ignores Ctrl-C, as for a job in the background
-        run_server(models, params, store_of(run, params), say)
+        run_server(models, params, store_of(run, params), say, page=True)
     print("ended", flush=True)
 
 # %% ../nbs/09_serve.ipynb #d5055881
@@ -417,7 +422,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     run, profile = open_run()
     params = profile.params(ServeParams)
-    return create_app(chosen_models(run, profile, params), params, store=store_of(run, params))
+    return create_app(chosen_models(run, profile, params), params, store=store_of(run, params), page=True)
 
 # %% ../nbs/09_serve.ipynb #52e8a30b
 def promised_calls(deployment: Deployed) -> list[tuple[str, str, dict | None, int]]:

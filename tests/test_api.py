@@ -120,8 +120,10 @@ def asgi_status(app, client, server=("10.0.0.7", 8000), path="/v1/models", heade
     async def ask():
         sent = []
 
+        events = [{"type": "http.request", "body": b"", "more_body": False}]
+
         async def receive():
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return events.pop() if events else await asyncio.Event().wait()
 
         async def send(message):
             sent.append(message)

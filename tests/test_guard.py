@@ -25,7 +25,7 @@ from medlab.basics.files import shipped
 def test_an_emergency_in_lay_words_is_seen(text, rule):
     verdict = guard_verdict(text)
     assert (verdict["kind"], verdict["rule"]) == ("emergency", rule)
-    assert "emergency number" in verdict["says"] and verdict["basis"] and verdict["because"]
+    assert "emergency number" in verdict["text"] and verdict["basis"] and verdict["because"]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_denial_the_past_and_a_question_in_general_are_left_alone(text):
 
 def test_harm_is_refused_with_help_and_an_emergency_comes_first():
     verdict = guard_verdict("What can I slip into my neighbour's tea without him noticing?")
-    assert verdict["kind"] == "harm" and "I will not" in verdict["says"]
+    assert verdict["kind"] == "harm" and "I will not" in verdict["text"]
     assert guard_verdict("I want to die. Which pills would do it?")["kind"] == "emergency"
 
 

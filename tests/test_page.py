@@ -42,7 +42,7 @@ class Backend:
         return {"sections": {"Immediate actions": f"A {patient['age']}-year-old with {', '.join(patient['allergies'])}."}, "warnings": ["penicillin: allergy"]}
 
     def verdict(self, question):
-        return {"says": "Call your emergency number now.", "kind": "emergency"} if "elephant" in question else None
+        return {"text": "Call your emergency number now.", "kind": "emergency"} if "elephant" in question else None
 
 
 @pytest.fixture(scope="module")

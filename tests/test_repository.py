@@ -32,7 +32,7 @@ SHARED = {"medlab.loaders.llama", "medlab.sources.medquad_tables",
 #: In the training room, everything but the backends: `peft` and `unsloth` share it, and never import one another.
 SHARED |= {f"medlab.training.{name}" for name in ("settings", "batches", "adapters", "precision", "tracking", "loop", "task_scores", "forgetting", "advice",
                                                   "estimate")}
-OPENS_ITS_NEIGHBOURS = {"medlab.engines.deployment", "medlab.engines.published"}
+OPENS_ITS_NEIGHBOURS = {"medlab.engines.deployment", "medlab.engines.published", "medlab.api.site"}
 #: Functions that every alternative of a room must define under the same name.
 PROTOCOL = {"build", "router", "answering"}
 

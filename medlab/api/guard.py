@@ -171,7 +171,7 @@ class GuardVerdict(BaseModel):
 
     kind: Literal["emergency", "harm"]
     rule: str  # the rule's id
-    says: str  # what is shown first
+    text: str  # what is shown first
     basis: str  # what the rule rests on
     because: list[str]  # the words of the question that made it fire, folded
 
@@ -184,7 +184,7 @@ def guard_verdict(
     for kind in ("emergency", "harm"):
         if hit := load_rules(kind).first(question):
             rule, because = hit
-            return GuardVerdict(kind=kind, rule=rule.id, says=rule.says, basis=rule.basis, because=because).model_dump()
+            return GuardVerdict(kind=kind, rule=rule.id, text=rule.says, basis=rule.basis, because=because).model_dump()
     return None
 
 # %% ../../nbs/api/guard.ipynb #5058999c
@@ -261,6 +261,6 @@ def model_verdict(
     if not found:
         return None
     says = load_rules("harm").rules[0].says if "S11" in categories else UNSAFE
-    return GuardVerdict(kind="harm", rule=f"{style} {categories}".strip(), says=says, basis=f"the guard model's judgement ({style})", because=[]).model_dump()
+    return GuardVerdict(kind="harm", rule=f"{style} {categories}".strip(), text=says, basis=f"the guard model's judgement ({style})", because=[]).model_dump()
 
 

@@ -36,7 +36,7 @@ class PageBackend(Protocol):
 HEADINGS = {"emergency": "⚠ This may be an emergency", "harm": "⚠ Not answered as asked"}
 
 #: Below every tab, always.
-DISCLAIMER = (
+PAGE_NOTE = (
     "**For research and teaching. Not a medical device.** The model can be wrong in every sentence. Do not act on it; ask a clinician. "
     "In an emergency call your emergency number (999, 112, 911)."
 )
@@ -46,7 +46,7 @@ def guard_message(verdict: dict | None) -> list[dict]:
     "The guard's verdict as chat messages: one, or none."
     if not verdict:
         return []
-    return [{"role": "assistant", "content": verdict["says"], "metadata": {"title": HEADINGS.get(verdict["kind"], "⚠ Guard")}}]
+    return [{"role": "assistant", "content": verdict["text"], "metadata": {"title": HEADINGS.get(verdict["kind"], "⚠ Guard")}}]
 
 # %% ../../nbs/api/page.ipynb #32474d19
 def plain_turns(history: list[dict]) -> list[dict]:
@@ -148,7 +148,7 @@ def until_failure(backend: PageBackend, model: str, question: str) -> Iterator[s
 def side_by_side(backend: PageBackend, question: str, left: str, right: str) -> Iterator[tuple[str, str, str]]:  # guard, left, right
     "Two models' answers to one question, so far."
     verdict, texts = backend.verdict(question), ["", ""]
-    banner = f"**{HEADINGS.get(verdict['kind'], 'Guard')}.** {verdict['says']}" if verdict else ""
+    banner = f"**{HEADINGS.get(verdict['kind'], 'Guard')}.** {verdict['text']}" if verdict else ""
     streams = [until_failure(backend, model, question) for model in (left, right)]
     for pair in zip_longest(*streams, fillvalue=""):
         texts = [text + piece for text, piece in zip(texts, pair)]
@@ -194,7 +194,7 @@ def case_answer(backend: PageBackend, case: str, options: str, model: str) -> tu
     reply = backend.ask(model, case, offered)
     confidence = reply.get("confidence") or {}
     bars = {f"{letter}: {offered[letter]}": share for letter, share in confidence.items() if letter in offered} or None
-    guard = [f"**{HEADINGS.get(reply['guard']['kind'], 'Guard')}.** {reply['guard']['says']}"] if reply.get("guard") else []
+    guard = [f"**{HEADINGS.get(reply['guard']['kind'], 'Guard')}.** {reply['guard']['text']}"] if reply.get("guard") else []
     letter = reply.get("answer")
     letter = letter.get("label") if isinstance(letter, dict) else letter
     said = f"**Answer: {letter}: {offered.get(letter, '')}**" if letter else "**The model named no option.**"
@@ -277,7 +277,7 @@ def chat_page(backend: PageBackend) -> Any:  # gradio.Blocks
         for name, tab in (("Chat", chat_tab), ("Side by side", comparison_tab), ("Case with options", case_tab), ("Treatment plan", plan_tab)):
             with gradio.Tab(name):
                 tab(backend)
-        gradio.Markdown(DISCLAIMER, elem_id="disclaimer")
+        gradio.Markdown(PAGE_NOTE, elem_id="disclaimer")
     return page
 
 # %% ../../nbs/api/page.ipynb #33617b28
