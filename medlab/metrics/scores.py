@@ -43,8 +43,15 @@ def choice_of(
     example: Example,
     text: str,  # a model's answer to it
 ) -> str | None:
-    "The choice that an answer to an item makes; a case's options are read from its question."
-    return choice_in(example.task, text, options_in(example.question) or LETTERS)
+    """The choice that an answer to an item makes; a case's options are read from its question.
+
+    An answer that keeps the format exactly is taken at its word, even if its other fields speak against the choice ("Emergency: no. Action: call an
+    ambulance"): the format says which field decides.
+    """
+    options = options_in(example.question)
+    if example.task in CHOICES and (strict := parse_answer(example.task, text, options or None)):
+        return strict[CHOICES[example.task][0]]
+    return choice_in(example.task, text, options or LETTERS)
 
 # %% ../../nbs/metrics/scores.ipynb #cc74631b
 def without_labels(task: str, text: str) -> str:
