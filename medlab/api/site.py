@@ -41,7 +41,17 @@ async def plan_in_turn(models: Models, body: TreatmentRequest, seconds: float) -
     model = models.named(body.model)
     check_patient(body.patient)  # what is wrong is said at once, not after the wait
     chat, tuned = await model.format(), model.run is not None
-    return await use(model.queue, lambda engine, gone: recommend(cast(Engine, WhileWanted(engine, gone)), chat, model.sampling, body, model.name, tuned), time.monotonic() + seconds)
+
+    def work(engine: Engine, gone: threading.Event) -> TreatmentReply | None:
+        try:
+            return recommend(cast(Engine, WhileWanted(engine, gone)), chat, model.sampling, body, model.name, tuned)
+        except DeadlineError:
+            return None
+
+    found = await use(model.queue, work, time.monotonic() + seconds)
+    if found is None:
+        raise DeadlineError("the request was given up before its plan was complete")
+    return found
 
 # %% ../../nbs/api/site.ipynb #a33ca3f3
 def treatment_router(
@@ -74,8 +84,8 @@ def streamed_texts(loop: asyncio.AbstractEventLoop, parts: AsyncGenerator) -> It
         while (piece := waited(loop, next_one())) is not None:
             if piece[0]:
                 yield piece[0]
-    finally:
-        waited(loop, parts.aclose())
+    finally:  # not waited for: this may run in the loop's own thread, which would then wait for itself
+        asyncio.run_coroutine_threadsafe(parts.aclose(), loop)
 
 # %% ../../nbs/api/site.ipynb #6b14a18a
 class SiteBackend:
