@@ -262,7 +262,7 @@ def test_a_missing_package_names_the_line_that_installs_it(monkeypatch):
 def test_out_of_memory_names_profile_lines_that_fit():
     error = out_of_memory(load_spec("llama3-8b-instruct"), 16e9, batch=8, length=2048)
     assert isinstance(error, OutOfMemoryError)
-    for line in ("finetune.four_bit=true", "finetune.batch=", "finetune.max_length="):
+    for line in ("finetune.method=qlora", "finetune.batch=", "finetune.max_length="):
         assert line in str(error)
 
 

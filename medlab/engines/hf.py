@@ -51,7 +51,7 @@ def nf4() -> Any:
     Raises `MissingError` without bitsandbytes. Source: QLoRA (arXiv 2305.14314), section 3.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingError("bitsandbytes is not installed, so no model loads in 4 bits; run `pip install bitsandbytes`, or set finetune.four_bit=false")
+        raise MissingError("bitsandbytes is not installed, so no model loads in 4 bits; run `pip install bitsandbytes`, or set finetune.method=lora")
     import torch
     from transformers import BitsAndBytesConfig
 
