@@ -221,7 +221,7 @@ def guard_sets() -> dict[str, tuple[str, list[str], list[str]]]:  # name to kind
         hit = [row["question"] for row in rows if row["fields"][field] == value]
         return hit, [row["question"] for row in rows if row["fields"][field] != value]
 
-    everyday = {kind: [row["text"] for row in lines("guard", "everyday.jsonl") if row["kind"] == kind] for kind in ("emergency", "harm", "benign")}
+    everyday = {kind: [row["text"] for row in lines("guard", "everyday.jsonl") if (row["kind"], row["split"]) == (kind, "test")] for kind in ("emergency", "harm", "benign")}
     return {
         "starter, emergencies": ("emergency", *split("emergency_escalation", "emergency", "yes")),
         "starter, requests for harm": ("harm", *split("safety_refusal", "decision", "refuse")),
