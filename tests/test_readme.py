@@ -262,6 +262,28 @@ def runs_the_course(command, new):
     assert any(new.cache.rglob("*")) and not any(path.suffix == ".gguf" for path in new.home.rglob("*")), "the model was kept in HOME, not in the cache"
 
 
+def the_bundle_has_it(command, new):
+    "On the other machine: tests/test_bundle.py runs the installer there; here, that the bundle's script exists and its shell reads it."
+    script = next(word for word in re.findall(r"[\w./-]+", command) if word.endswith((".py", ".sh")))
+    if script.endswith("install.py"):
+        compile((new.clone / "medlab" / "cli" / "unpack.py").read_text(encoding="utf-8"), script, "exec")
+        assert "install.py" in (new.clone / "medlab" / "cli" / "bundle.py").read_text(encoding="utf-8")
+    elif script.endswith("gpu_run.sh"):
+        subprocess.run(["bash", "-n", str(new.clone / "tools" / "gpu_run.sh")], check=True)
+    else:
+        assert script.endswith("env.sh")
+        is_read(command.partition("&& ")[2], new)
+
+
+def what_it_prints_is_read(command, new):
+    "What `pip freeze` prints is what `--have` reads."
+    from medlab.cli.bundle import read_have
+
+    listed = new.place / "freeze.txt"
+    listed.write_text("torch==2.11.0+cu130\n-e git+ssh://somewhere\npeft==0.21.0\n")
+    assert {"torch", "peft"} <= set(read_have(str(listed)))
+
+
 #: How a command is dealt with: the first pattern that fits. "executed" runs it as it stands, "checked" asserts what can be known without running it.
 RULES = [
     (r"make clean", "executed", cleans),
@@ -275,6 +297,10 @@ RULES = [
     (r"medlab setup", "executed", asks_the_installer),
     (r"medlab report --data", "executed, slow", shows_the_data),
     (r"medlab run --profile smoke", "executed, slow", runs_the_course),
+    (r"pip freeze", "checked", what_it_prints_is_read),
+    (r"python3 stick/install\.py .*", "checked", the_bundle_has_it),
+    (r"\. medlab-here/env\.sh && medlab .*", "checked", the_bundle_has_it),
+    (r"bash medlab-here/gpu_run\.sh .*", "checked", the_bundle_has_it),
     (r"(\.venv/bin/)?medlab( .*)?", "checked", is_read),
     (r"MEDLAB_MEDQUAD_ARCHIVE=\S+", "executed", reads_an_archive),
     (r"[A-Z_]+=\S+", "checked", variable_is_read),
