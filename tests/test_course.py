@@ -170,7 +170,7 @@ def wait_for(condition, seconds=120):
 KILLED_IN = {
     # step: (what is changed so that it works for a while, what shows that it is in the middle)
     "finetune": (["finetune.steps=40", "finetune.checkpoint_every=5"], "finetune/checkpoints/checkpoint-*/adapter_model.safetensors"),
-    "quantize": ([], "quantize/merged/*.safetensors"),
+    "quantize": ([], "quantize/merge.json"),
     "evaluate": (["evaluate.max_new_tokens=24", "evaluate.batch=2"], "ledgers/evaluate.jsonl"),
 }
 
