@@ -12,15 +12,12 @@ from typing import Any
 
 from .results import BASE, MAIN_METRICS, SHORT_TITLES, formatted_value, last_tuned, variants_of
 from .tables import page_table
+from ..metrics.intervals import holm
 
 # %% ../../nbs/figures/claims.ipynb #33cd3248
 def holm_corrected(p_values: dict[str, float]) -> dict[str, float]:
     "p values corrected for their number (Holm 1979)."
-    found, highest = {}, 0.0
-    for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda pair: pair[1])):
-        highest = max(highest, min(1.0, p * (len(p_values) - place)))
-        found[name] = highest
-    return found
+    return dict(zip(p_values, holm(list(p_values.values()))))
 
 # %% ../../nbs/figures/claims.ipynb #e7201103
 #: Ways of asking, and their names on a page.
