@@ -54,17 +54,6 @@ def post(served):
     return call
 
 
-def test_a_set_is_made_from_what_the_evaluation_left(served, post):
-    "So few items calibrate a smoke run that only the set of all options keeps the promise."
-    reply = post("/ask", {**CASE, "sets": 0.9}).json()
-    assert sorted(reply["set"]) == sorted(CASE["options"])
-    (served[0].path / "evaluate" / "calibration.json").rename(served[0].path / "evaluate" / "aside.json")
-    try:
-        assert post("/ask", {**CASE, "sets": 0.9}).json()["error"]["param"] == "sets"
-    finally:
-        (served[0].path / "evaluate" / "aside.json").rename(served[0].path / "evaluate" / "calibration.json")
-
-
 @pytest.fixture(scope="module")
 def llama(served):
     "The same model in an engine that a test may kill: what is deployed, and how to open it."
@@ -77,6 +66,30 @@ def in_process(engine, deployment, params=ServeParams()):
 
     lines = []
     return TestClient(create_app(model_alone(engine, deployment, params), params, log=lines.append, keys=[]), raise_server_exceptions=False), lines
+
+
+def test_a_set_is_made_from_what_the_evaluation_left(served, llama):
+    "So few items calibrate a smoke run that only the set of all options keeps the promise."
+    from fastapi.testclient import TestClient
+
+    this, opened = llama
+    with opened() as engine:  # it knows every token's probability; Ollama lists twenty, where a random model's letters may be missing
+        models = model_alone(engine, this)
+        models.named(None).run = served[0]
+        client = TestClient(create_app(models, ServeParams(), log=[].append, keys=[]), raise_server_exceptions=False)
+        reply = client.post("/ask", json={**CASE, "sets": 0.9}).json()
+        assert sorted(reply["set"]) == sorted(CASE["options"])
+        (served[0].path / "evaluate" / "calibration.json").rename(served[0].path / "evaluate" / "aside.json")
+        try:
+            assert client.post("/ask", json={**CASE, "sets": 0.9}).json()["error"]["param"] == "sets"
+        finally:
+            (served[0].path / "evaluate" / "aside.json").rename(served[0].path / "evaluate" / "calibration.json")
+
+
+def test_without_a_confidence_a_set_is_missing_and_said_to_be(served, post):
+    reply = post("/ask", {**CASE, "sets": 0.9}).json()
+    assert (reply["set"] is None) == (reply["confidence"] is None)
+    assert reply["set"] is not None or any(note.startswith("set: needs the confidence") for note in reply["notes"])
 
 
 def test_every_promised_call_comes_out(served):
