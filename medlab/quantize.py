@@ -8,6 +8,7 @@ __all__ = ['CHECK', 'QuantizeParams', 'open_gguf', 'check_header', 'weight_error
 # %% ../nbs/07_quantize.ipynb #ff9f6281
 import re
 import shutil
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,21 +16,24 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .basics.errors import MedlabError
+from .basics.errors import InputError, MedlabError
 from .basics.files import atomic_path, read_json, remove, sha256_file, sha256_text, write_json
 from .contracts.chat import ChatFormat
 from .contracts.engine import Sampling
 from .contracts.tasks import Example, build_messages, read_examples
+from .metrics.forced_choice import choose_items, forced_question
+from .metrics.scores import CHOICES
 from .core import Outcome, Params, Profile, Run, step
 from .loaders.gguf import check_gguf
 from .models import load_spec, obtain
+from .engines.deployment import tokens_needed
 from .engines.hf import load_model
 from .engines.llama_cpp import LlamaCppEngine
 from .quantizing.adapter_gguf import adapter_to_gguf
 from .quantizing.conversion import check_convertible, to_gguf
 from .quantizing.converter import CONVERTER
-from .quantizing.divergence import Measured, check_bounds, measure, measured_texts
-from .quantizing.merging import files_without_weights, merge_nearest, stored_type
+from .quantizing.divergence import Measured, MeasuredChoice, check_bounds, measure, measured_choices, measured_texts
+from .quantizing.merging import files_without_weights, merge, merge_nearest, stored_type
 from .quantizing.types import checked_type, fallback_tensors, find_quantizer, quantize_gguf, write_importance
 from .quantizing.vocabulary import check_same_tokens
 
@@ -44,6 +48,10 @@ def with_new_names(given: dict) -> dict:
             renamed[new] = renamed.pop(old)
     return renamed
 
+# %% ../nbs/07_quantize.ipynb #f0db1992
+#: The parameters that bound how far a file may be from the 16-bit one.
+BOUNDS = ("max_kl", "max_changed_top", "max_perplexity_ratio", "max_changed_choices")
+
 # %% ../nbs/07_quantize.ipynb #95bad147
 class QuantizeParams(Params):
     "How the model file is made; the defaults are the smoke run."
@@ -52,12 +60,14 @@ class QuantizeParams(Params):
     types: list[str] = Field(["q4_k_m"], min_length=1)  # llama.cpp's names, such as q8_0; the first is the one that is deployed
     merge_base: Literal["auto", "published", "dequantized"] = "auto"  # the weights that the adapter is merged into; auto: the nearer ones
     importance_tokens: int = Field(1024, ge=0)  # training text for the importance matrix; 0: none
-    adapter: bool = False  # also write the adapter alone as GGUF, and a base that it is loaded beside
+    adapter: bool = False  # also write the adapter alone as GGUF, and the base that it is loaded beside
     check_tokens: int = Field(16, ge=1, le=256)  # length of the answer that each finished file has to give
     check_positions: int = Field(128, ge=0)  # positions of held-out answers to measure on; 0: nothing is measured
+    check_items: int = Field(4, ge=0)  # test items of each task with a choice, to count the choices that change; 0: none
     max_kl: float | None = Field(None, gt=0)  # mean divergence from the 16-bit file, in nats; a file beyond is an error
     max_changed_top: float | None = Field(None, gt=0)  # share of positions whose best token changes
     max_perplexity_ratio: float | None = Field(None, gt=0)  # perplexity over that of the 16-bit file
+    max_changed_choices: float | None = Field(None, ge=0, le=1)  # share of the items whose choice changes
 
     @field_validator("types", mode="before")
     @classmethod
@@ -76,6 +86,16 @@ class QuantizeParams(Params):
     @classmethod
     def older_names(cls, given):
         return with_new_names(given)
+
+    @model_validator(mode="after")
+    def bounds_are_measured(self):
+        "Refuse a bound on what is not measured: it would hold whatever the file is."
+        bounds = [name for name in BOUNDS if getattr(self, name) is not None]
+        if bounds and not self.check_positions:
+            raise ValueError(f"{bounds[0]} needs something to measure on; got check_positions 0, expected 1 or more")
+        if self.max_changed_choices is not None and not self.check_items:
+            raise ValueError("max_changed_choices needs questions with options; got check_items 0, expected 1 or more")
+        return self
 
 # %% ../nbs/07_quantize.ipynb #32d6afb0
 def open_gguf(path: Path) -> Any:
@@ -100,8 +120,8 @@ def open_gguf(path: Path) -> Any:
 def copies_needed(params: QuantizeParams, trained_in: str) -> float:
     "How many times the size of the 16-bit weights all files of the step take together, at their largest."
     bits = [int(re.findall(r"\d+", name)[0]) + 1 for name in params.types if name != "f16"]  # one bit more, for scales and mixes
-    several = params.merge_base == "auto" and trained_in == "nf4"
-    return 2.1 + several + sum(bits) / 16 + (1 + bits[0] / 16 if params.adapter and bits else 0)
+    several, apart = params.merge_base == "auto" and trained_in == "nf4", trained_in == "nf4"
+    return 2.1 + several + sum(bits) / 16 + ((1 + apart + (bits[0] / 16 if bits else 0)) if params.adapter else 0)
 
 # %% ../nbs/07_quantize.ipynb #6f3f8c17
 def check_quantize_space(
@@ -116,14 +136,6 @@ def check_quantize_space(
             f"not enough disk space at {folder}: {free / 1e6:.0f} MB free, expected {needed / 1e6:.0f} MB for the merged model and its GGUF files; "
             "free some space (`make clean` removes old runs) or choose another --run folder"
         )
-
-# %% ../nbs/07_quantize.ipynb #5c5bbaf9
-def tokens_needed(chat: ChatFormat) -> int:
-    "How many tokens a file must have: all but special ones at the end that the template never writes, which some models have no weights for."
-    fixed = "\0".join(value for value in vars(chat.pieces).values() if isinstance(value, str))
-    added = chat.tokenizer.get_added_tokens_decoder().items()
-    spare = {number for number, one in added if one.special and one.content not in fixed and one.content not in chat.stops}
-    return 1 + max(number for number in chat.tokenizer.get_vocab().values() if number not in spare)
 
 # %% ../nbs/07_quantize.ipynb #4c1f2c5a
 def check_header(
@@ -214,6 +226,13 @@ def validation_texts(run: Run, chat: ChatFormat, positions: int) -> list[Measure
     return measured_texts(spread_out(examples, positions // 16), chat, positions)
 
 
+def choices_to_measure(run: Run, chat: ChatFormat, per_task: int) -> list[MeasuredChoice]:
+    "The test items with a choice that the evaluation asks first, by letter. Their right answers are not looked at."
+    items = choose_items([one for one in read_examples(run.file("instruct", "test.jsonl")) if one.task in CHOICES], per_task)
+    asked = [forced_question(one, "letter") for one in items]
+    return measured_choices([(one.example.id, one.messages, list(one.options.values()), one.lead) for one in asked], chat)
+
+
 def training_rows(run: Run, chat: ChatFormat, tokens: int) -> list[list[int]]:
     "Token ids of training examples, so many tokens together."
     rows: list[list[int]] = []
@@ -242,17 +261,29 @@ def importance_file(run: Run, params: QuantizeParams, merged: Path, full: Path) 
     return target if params.importance_tokens else None
 
 
-def write_adapter_files(run: Run, params: QuantizeParams, base: Path, name: str, about: dict[str, str]) -> None:
-    "Write adapter.gguf, and the published base in the first type, beside which it is loaded."
-    folder = run.folder("quantize")
+def write_adapter_files(run: Run, params: QuantizeParams, base: Path, name: str, about: dict[str, str], importance: Path | None) -> None:
+    "Write adapter.gguf, and beside it, in the first type, the weights that it was trained beside."
+    folder, into = run.folder("quantize"), about["medlab.merged_into"]
     small, whole = folder / f"base-{params.types[0]}.gguf", folder / "base-f16.gguf"
     if not (folder / "adapter.gguf").exists():
         adapter_to_gguf(run.file("finetune", "adapter"), base, folder / "adapter.gguf", {"general.name": f"{name} adapter", **about})
     if not small.exists():
-        to_gguf(base, whole, name.removesuffix("-medlab"))
+        with tempfile.TemporaryDirectory(prefix=".merging-", dir=folder) as place:
+            if into == "dequantized":
+                merge(base, None, Path(place) / "base", into="dequantized")
+            to_gguf(Path(place) / "base" if into == "dequantized" else base, whole, name.removesuffix("-medlab"), {"general.license": about["general.license"]})
         if params.types[0] != "f16":
-            quantize_gguf(whole, small, params.types[0])
+            quantize_gguf(whole, small, params.types[0], importance)
             remove(whole)
+
+# %% ../nbs/07_quantize.ipynb #3f1f7b5f
+def check_adapter(trained: Path) -> None:
+    "Raise `InputError` when a training left no adapter that llama.cpp can load beside a base; `trained` is the folder of finetune."
+    where = "quantize.adapter is true, but"
+    if not (trained / "adapter" / "adapter_config.json").is_file():
+        raise InputError(f"{where} this training left a whole model and no adapter; expected LoRA or QLoRA, or set quantize.adapter=false")
+    if read_json(trained / "adapter" / "adapter_config.json").get("use_dora"):
+        raise InputError(f"{where} llama.cpp loads no DoRA adapter beside a base; expected LoRA or QLoRA, or set quantize.adapter=false")
 
 # %% ../nbs/07_quantize.ipynb #7e300305
 def merged_whole(
@@ -301,6 +332,8 @@ def quantize(run: Run, profile: Profile) -> Outcome:
     for remains in [*folder.glob(".*.tmp"), *folder.glob(".staged-*"), *folder.glob(".merging-*"), *folder.glob(".measure-*")]:
         remove(remains)
     find_quantizer(), check_convertible(base)  # what is missing must be reported before minutes of work
+    if params.adapter:
+        check_adapter(run.path / "finetune")
     if merged.exists() and not (folder / "merge.json").exists():
         remove(merged)  # killed between the two: nobody knows what it was merged into
     if not full.exists():
@@ -316,35 +349,46 @@ def quantize(run: Run, profile: Profile) -> Outcome:
         if not (small := folder / f"model-{kind}.gguf").exists():
             quantize_gguf(full, small, kind, importance)
     if params.adapter:
-        write_adapter_files(run, params, base, name, about)
-    check, speed = checked_files(folder, params, texts)
+        write_adapter_files(run, params, base, name, about, importance)
+    check, speed = checked_files(folder, params, texts, choices_to_measure(run, ChatFormat.from_folder(base), params.check_items))
     write_json(folder / "check.json", check | {"merge": merge_notes})
     write_json(folder / "speed.json", speed)
     return Outcome(content={"speed.json": sha256_text("timings")})
+
+# %% ../nbs/07_quantize.ipynb #988a8cf7
+def timeless(figures: dict | None) -> dict | None:
+    "Figures of `measure` without the seconds, which differ from run to run."
+    return figures and {name: value for name, value in figures.items() if name != "load_seconds"}
 
 # %% ../nbs/07_quantize.ipynb #18a87d9e
 def checked_files(
     folder: Path,  # the step's
     params: QuantizeParams,
     texts: list[Measured],
+    choices: list[MeasuredChoice],
 ) -> tuple[dict, dict]:  # the content of check.json and of speed.json
     "Everything in it is read back from the finished files. Raises `MedlabError` for a file beyond the profile's bounds."
     chat, full = ChatFormat.from_folder(folder / "merged"), folder / "model-f16.gguf"
     small = {kind: folder / f"model-{kind}.gguf" for kind in params.types}
-    measured = measure(full, {kind: path for kind, path in small.items() if kind != "f16"}, texts) if texts else {}
+    others = {kind: path for kind, path in small.items() if kind != "f16"}
+    beside = {"adapter_gguf": folder / "adapter.gguf"} if params.adapter else {}
+    pair = {name: folder / f"base-{params.types[0]}.gguf" for name in beside}
+    measured = measure(full, others | pair, texts, choices, beside) if texts else {}
+    for name in [name for name in measured if name != "f16"]:
+        named = f"{pair[name].name} with adapter.gguf" if name in pair else f"model-{name}.gguf"
+        check_bounds(named, measured[name], {bound: getattr(params, bound) for bound in BOUNDS})
     types, speed = {}, {}
     for kind, path in small.items():
         types[kind], speed[kind] = checked_file(path, full, kind, chat, params.check_tokens)
         speed[kind]["library_load_seconds"] = measured.get(kind, {}).pop("load_seconds", None)
         types[kind]["measured"] = measured.get(kind)
-        if kind in measured:
-            check_bounds(path.name, measured[kind], {name: getattr(params, name) for name in ("max_kl", "max_changed_top", "max_perplexity_ratio")})
     weights = sum(path.stat().st_size for path in (folder / "merged").glob("*.safetensors"))
     first = types[params.types[0]]
     return {
         **first, "type": params.types[0], "types": types, "converter": CONVERTER, "quantizer_sha256": sha256_file(find_quantizer()[0]),
-        "bytes": {"merged": weights, full.name: full.stat().st_size} | {path.name: path.stat().st_size for path in small.values()},
-        "f16": measured.get("f16", {}) and {name: value for name, value in measured["f16"].items() if name != "load_seconds"},
+        "bytes": {"merged": weights} | {path.name: path.stat().st_size for path in (full, *small.values(), *pair.values(), *beside.values())},
+        "adapter": {"file": "adapter.gguf", "base": pair["adapter_gguf"].name, "measured": timeless(measured.get("adapter_gguf"))} if pair else None,
+        "f16": timeless(measured.get("f16", {})),
         "question": CHECK[-1]["content"],
     }, speed
 
