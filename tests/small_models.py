@@ -55,7 +55,8 @@ def sentencepiece(prefix, words=()):
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     else:
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    first = [decoders.Strip(" ", 1, 0)] if prefix else []  # what was put in front is taken away again
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *first])
     return tokenizer
 
 
@@ -75,12 +76,12 @@ def configurations(words=()):
         "llama": (shape(LlamaConfig, tie_word_embeddings=False), byte_level("llama-bpe", words=words), llama[1], llama[0], "<|end_of_text|>", (llama[2], *headers)),
         "qwen2": (shape(Qwen2Config), byte_level("qwen2", nfc=True, words=words), CHATML, "", "<|im_end|>", ("<|im_start|>",)),
         "qwen3": (shape(Qwen3Config), byte_level("qwen2", nfc=True, words=words), CHATML, "", "<|im_end|>", ("<|im_start|>",)),
-        "gemma2": (shape(Gemma2Config, query_pre_attn_scalar=64), sentencepiece(None, words), "{{ bos_token }}" + gemma[1], "<bos>", "<eos>", (gemma[2], *turns)),
-        "gemma3": (shape(Gemma3TextConfig, query_pre_attn_scalar=64), sentencepiece(None, words), "{{ bos_token }}" + gemma[1], "<bos>", "<eos>",
+        "gemma2": (shape(Gemma2Config, query_pre_attn_scalar=64), sentencepiece(None, words), gemma[1], "<bos>", "<eos>", (gemma[2], *turns)),
+        "gemma3": (shape(Gemma3TextConfig, query_pre_attn_scalar=64), sentencepiece(None, words), gemma[1], "<bos>", "<eos>",
                    (gemma[2], *turns)),
-        "mistral": (shape(MistralConfig, tie_word_embeddings=False), sentencepiece("first", words), "{{ bos_token }}" + mistral[1], "<s>", "</s>",
+        "mistral": (shape(MistralConfig, tie_word_embeddings=False), sentencepiece("first", words), mistral[1], "<s>", "</s>",
                     ("[INST]", "[/INST]")),
-        "llama2": (shape(LlamaConfig, tie_word_embeddings=False), sentencepiece("normalizer", words), "{{ bos_token }}" + mistral[1], "<s>", "</s>",
+        "llama2": (shape(LlamaConfig, tie_word_embeddings=False), sentencepiece("normalizer", words), mistral[1], "<s>", "</s>",
                    ("[INST]", "[/INST]")),
         "phi3": (shape(Phi3Config, tie_word_embeddings=False, pad_token_id=0), sentencepiece("normalizer", words), PHI3, "<s>", "<|endoftext|>",
                  ("</s>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")),

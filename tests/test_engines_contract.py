@@ -51,7 +51,7 @@ def overfit(model, chat, steps=400):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if loss.item() < 0.23:  # 0.21 is the least: the word itself is drawn
+        if loss.item() < 0.2145:  # 0.2122 is the least: the word itself is drawn
             break
     return model
 
@@ -233,11 +233,9 @@ def test_a_changed_newline_in_the_template_fails(server, gguf, chat):
     server.delete("medlab-contract-broken")
 
 
-def test_an_answer_ends_at_its_stop(engine, chat):
-    lead = chat.pieces.answer_lead  # some templates write a space before an answer, and the model learns it
+def test_an_answer_ends_at_its_stop(engine):
     for place, talk in enumerate(TALKS[:3]):
         word = taught(place)[0]
-        word = lead + word
         whole, = engine.generate([talk], SHORT)
         assert (whole.text, whole.finish_reason) == (word + ".", "stop"), "the model was taught to end here"
         cut, = engine.generate([talk], Sampling(length=6, stop=["."]))
@@ -257,7 +255,7 @@ def test_eight_streams_at_a_time(engine):
 
 def test_eight_slots_at_a_time(gguf, chat):
     with LlamaCppEngine(gguf, chat, context=256, slots=8, cache=True) as engine:
-        assert [answer.text for answer in engine.generate(TALKS[:8], Sampling(length=6, context=256))] == [chat.pieces.answer_lead + taught(n)[0] + "." for n in range(8)]
+        assert [answer.text for answer in engine.generate(TALKS[:8], Sampling(length=6, context=256))] == [taught(n)[0] + "." for n in range(8)]
 
 
 def test_a_prompt_of_200000_characters_is_refused(engine):

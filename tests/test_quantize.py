@@ -22,9 +22,10 @@ from medlab.training.adapters import add_lora, load_base, save_adapter
 from medlab.training.settings import FinetuneParams
 from medlab.contracts.chat import ChatFormat
 from medlab.contracts.engine import Sampling
+from medlab.loaders.gguf import read_gguf
 from medlab.models import load_spec, obtain
 from medlab.core import load_profile
-from medlab.quantize import CHECK, QuantizeParams, check_header, check_quantize_space, open_gguf, quantize, sample_answer
+from medlab.quantize import CHECK, QuantizeParams, check_header, check_quantize_space, quantize, sample_answer
 from medlab.quantizing import converter
 from medlab.quantizing.conversion import check_convertible, staged, to_gguf
 from medlab.quantizing.divergence import measure, measured_texts
@@ -157,7 +158,7 @@ def test_unreadable_ggufs(smoke_run, base, tmp_path):
     ):  # fmt: skip
         path = tmp_path / f"{name}.gguf"
         path.write_bytes(content)
-        for use in (open_gguf, lambda p: quantize_gguf(p, tmp_path / "out.gguf", "q4_k_m"), lambda p: sample_answer(p, chat, 4, tmp_path / "log")):
+        for use in (read_gguf, lambda p: quantize_gguf(p, tmp_path / "out.gguf", "q4_k_m"), lambda p: sample_answer(p, chat, 4, tmp_path / "log")):
             with pytest.raises(InputError, match=says):
                 use(path)
     assert not (tmp_path / "out.gguf").exists()
@@ -242,7 +243,7 @@ def changed_copy(base, folder, config=(), tokenizer=(), padded=0):
 
 def checked(folder, tmp_path):
     to_gguf(folder, tmp_path / "model.gguf", "changed")
-    return check_header(open_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
+    return check_header(read_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
 
 
 def test_more_rows_in_the_embedding_than_tokens(base, tmp_path):
@@ -260,7 +261,7 @@ def test_fewer_rows_than_tokens_are_refused(base, tmp_path):
     tokenizer.add_tokens([AddedToken("a new word", special=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
     with pytest.raises(MedlabError, match="number of tokens"):
-        check_header(open_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
+        check_header(read_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
 
 
 def test_an_end_of_text_that_does_not_end_a_turn(base, tmp_path):
@@ -317,7 +318,7 @@ def test_every_type_that_is_offered_is_made_and_computes(whole, base, tmp_path):
     chat, made = ChatFormat.from_folder(base), {name: tmp_path / f"{name}.gguf" for name in FILE_TYPES if name != "f16"}
     for name, path in made.items():
         quantize_gguf(whole, path, name)
-        assert check_header(open_gguf(path), chat)["bits_per_weight"] < 16.1
+        assert check_header(read_gguf(path), chat)["bits_per_weight"] < 16.1
     texts = measured_texts([[*CHECK, {"role": "assistant", "content": "Rest, drink enough, and see a doctor if it lasts."}]], chat, 16)
     found = {name: figures["kl"]["mean"] for name, figures in measure(whole, made, texts).items()}
     assert found["f16"] == 0 and all(found[name] < 0.5 for name in made)
@@ -336,7 +337,7 @@ def test_several_types_in_one_run_and_the_adapter_alone(copied):
     assert check["types"]["q8_0"]["measured"]["kl"]["mean"] < check["types"]["q3_k_m"]["measured"]["kl"]["mean"]
     made = {path.name for path in (run.path / "quantize").glob("*.gguf")}
     assert made == {"model-f16.gguf", "model-q8_0.gguf", "model-q3_k_m.gguf", "adapter.gguf", "base-f16.gguf"} and made < set(check["bytes"])
-    fields = open_gguf(run.file("quantize", "model-q8_0.gguf")).fields
+    fields = read_gguf(run.file("quantize", "model-q8_0.gguf")).fields
     about = {name: fields[name].contents() for name in ("general.license", "general.author", "medlab.finetune", "medlab.merged_into")}
     spec = load_spec("tiny-random")
     assert about == {"general.license": spec.license, "general.author": spec.attribution, "medlab.finetune": run.manifest("finetune").key,
@@ -431,7 +432,7 @@ def test_an_installed_binding_quantizes_where_no_program_is_on_path(monkeypatch,
     monkeypatch.setenv("PATH", "")
     assert find_quantizer()[0] == sys.executable
     quantize_gguf(whole, tmp_path / "model.gguf", "q6_k")
-    assert open_gguf(tmp_path / "model.gguf").fields["general.file_type"].contents() == FILE_TYPES["q6_k"]
+    assert read_gguf(tmp_path / "model.gguf").fields["general.file_type"].contents() == FILE_TYPES["q6_k"]
 
 
 # before training

@@ -12,7 +12,8 @@ from medlab.contracts.engine import Sampling
 from medlab.contracts.tasks import build_messages
 from medlab.engines.hf import load_model
 from medlab.engines.llama_cpp import LlamaCppEngine
-from medlab.quantize import check_header, open_gguf, quantize_gguf
+from medlab.loaders.gguf import read_gguf
+from medlab.quantize import check_header, quantize_gguf
 from medlab.quantizing.conversion import conversion_job
 from medlab.quantizing.converter import converter_folder, run_converter
 from medlab.quantizing.vocabulary import NASTY, check_same_tokens
@@ -46,7 +47,7 @@ def test_a_family_reads_and_answers_as_transformers_does(name, converted, tmp_pa
 
     folder, path = converted[name]
     chat = ChatFormat.from_folder(folder)
-    header = check_header(open_gguf(path), chat)
+    header = check_header(read_gguf(path), chat)
     assert header["vocabulary"] > chat.tokenizer.get_vocab_size() or name == "gemma3", "the padded rows are there"
     quantize_gguf(path, tmp_path / "q4.gguf", "q4_k_m")
     model = load_model(folder)

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import read_json, sha256_json, sha256_text
-from ..contracts.chat import ChatFormat
+from ..contracts.chat import ChatFormat, tokens_needed
 from ..contracts.engine import Engine, Sampling
 from ..core import Params, Profile, Run
 from ..loaders.gguf import gguf_field, read_gguf
@@ -76,14 +76,6 @@ def adapter_files(run: Run) -> tuple[Path, Path]:  # the base's GGUF and the ada
     if base is None or "adapter.gguf" not in made.outputs:
         raise MissingError(f"{run.path} has no adapter.gguf; run `medlab quantize -p quantize.adapter=true --run {run.path}`")
     return run.file("quantize", base), run.file("quantize", "adapter.gguf")
-
-# %% ../../nbs/engines/deployment.ipynb #5c5bbaf9
-def tokens_needed(chat: ChatFormat) -> int:
-    "How many tokens a file must have: all but special ones at the end that the template never writes, which some models have no weights for."
-    fixed = "\0".join(value for value in vars(chat.pieces).values() if isinstance(value, str))
-    added = chat.tokenizer.get_added_tokens_decoder().items()
-    spare = {number for number, one in added if one.special and one.content not in fixed and one.content not in chat.stops}
-    return 1 + max(number for number in chat.tokenizer.get_vocab().values() if number not in spare)
 
 # %% ../../nbs/engines/deployment.ipynb #68827238
 def first_difference(
