@@ -338,3 +338,67 @@ def test_weights_are_sent_once(server, gguf, chat, monkeypatch):
         path = gguf.parent / "zeros.gguf"
         path.write_bytes(bytes(1000))
         server.create("medlab-contract-zeros", path, chat.go_template(), {})
+
+
+# real weights
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    "SmolLM2's weights in 16 bit: the folder, its GGUF, its chat format, and what transformers gives for four dozen short conversations."
+    import torch
+
+    from medlab import quantize
+
+    folder, place = obtain(load_spec("smollm2-135m-instruct")), tmp_path_factory.mktemp("real")
+    quantize.to_gguf(folder, place / "model-f16.gguf", "real")
+    talks = [[{"role": "system", "content": system}, {"role": "user", "content": question + tail}]
+             for tail in ("", " Say yes or no.", "\n\nA) yes\nB) no\nAnswer with a letter.") for system in SYSTEMS for question in QUESTIONS]
+    with HfEngine(folder) as engine, torch.inference_mode():
+        chat, model = engine.chat, engine.model
+        rows = [torch.softmax(model(torch.tensor([chat.prompt_ids(talk)])).logits[0, -1].float(), -1) for talk in talks]
+        exact = [likeliest(chat, talk, row) for talk, row in zip(talks, rows)]
+        greedy = []  # ids so far, the likeliest next token, and its margin over the second in nats
+        for talk in talks[::8]:
+            ids = chat.prompt_ids(talk)
+            for _ in range(8):
+                best, tokens = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1].float(), -1).topk(2)
+                greedy.append((list(ids), int(tokens[0]), float(best[0] - best[1])))
+                ids.append(int(tokens[0]))
+    return place / "model-f16.gguf", chat, talks, exact, greedy
+
+
+def check_real(engine, talks, exact):
+    far = [variation(a, b) for a, b in zip(exact, chances(engine, talks, exact))]
+    assert max(far) <= 0.1 and sum(one <= 0.06 for one in far) >= 0.95 * len(far), sorted(far)[-6:]
+
+
+@pytest.mark.long
+def test_real_weights_in_llama_cpp(real):
+    from medlab.engines.llama_cpp import next_logprobs
+
+    gguf, chat, talks, exact, greedy = real
+    with LlamaCppEngine(gguf, chat) as engine:
+        check_real(engine, talks, exact)
+        other = []
+        for before, token, margin in greedy:  # teacher-forced: each place is compared after the same text
+            listed = next_logprobs(engine, before, set(), cached=False)
+            if max(listed, key=listed.get) != token:
+                other.append((chat.decode([token]), margin))
+    print(f"{len(other)} of {len(greedy)} greedy tokens differ:", other)
+    assert all(margin < 0.1 for _, margin in other), other
+
+
+@pytest.mark.long
+def test_real_weights_on_ollama(real, tmp_path):
+    gguf, chat, talks, exact, _ = real
+    place = find_ollama()
+    if place is None:
+        pytest.skip("no Ollama here: `make ollama` builds one")
+    with OllamaServer(place, tmp_path / "models") as running:
+        running.create("medlab-contract-real", gguf, chat.go_template(), {**model_parameters(chat, SHORT), "num_thread": 1})
+        with OllamaEngine(running.host, "medlab-contract-real", chat) as engine:
+            check_real(engine, talks, exact)
+        with OpenAiEngine(running.host, "medlab-contract-real", chat=chat) as engine:
+            check_real(engine, talks[:8], exact[:8])
+        running.delete("medlab-contract-real")
