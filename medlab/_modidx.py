@@ -1732,6 +1732,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                    'medlab.engines.hf.TokenQueue.end': ('engines/hf.html#tokenqueue.end', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.TokenQueue.put': ('engines/hf.html#tokenqueue.put', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.answered_batch': ('engines/hf.html#answered_batch', 'medlab/engines/hf.py'),
+                                   'medlab.engines.hf.attention_for': ('engines/hf.html#attention_for', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.chosen_device': ('engines/hf.html#chosen_device', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.completed_row': ('engines/hf.html#completed_row', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.first_line': ('engines/hf.html#first_line', 'medlab/engines/hf.py'),

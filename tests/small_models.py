@@ -112,3 +112,35 @@ def write_small_model(folder, name, padded=5, seed=0, words=(), positions=512):
     named = {"bos_token": bos or None, "eos_token": eos, "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
     return folder
+
+
+def real_configurations():
+    "Tiny configurations with as many rows as the real models have, for real tokenizers; and the template family of a tokenizer that brings no template."
+    from transformers import Gemma3TextConfig, LlamaConfig, Qwen3Config
+
+    small = {"intermediate_size": 512, "max_position_embeddings": 2048}
+    return {
+        "llama2": (shape(LlamaConfig, vocab_size=32000, **small), "mistral"), "llama3": (shape(LlamaConfig, vocab_size=128256, **small), None),
+        "llama3_1": (shape(LlamaConfig, vocab_size=128256, **small), None), "qwen3": (shape(Qwen3Config, vocab_size=151936, **small), None),
+        "gemma3": (shape(Gemma3TextConfig, vocab_size=262144, query_pre_attn_scalar=64, **small), None),  # one row fewer than the tokenizer has tokens
+    }
+
+
+def write_model_with_tokenizer(folder, name, files):
+    "Write a tiny model of random weights beside a real tokenizer's files."
+    import shutil
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from medlab.loaders.templates import write_template
+
+    config, family = real_configurations()[name]
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+    if family:
+        write_template(folder, family)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).to(torch.float16).save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    return folder

@@ -9,7 +9,8 @@ import pytest
 
 from medlab.basics.errors import InputError, MedlabError
 from medlab.contracts.chat import ChatFormat, check_same_prompt
-from medlab.contracts.engine import ContextOverflow, ModelNotFound, Sampling, option_tokens
+from medlab.contracts.engine import ContextOverflow, ModelNotFound, Sampling, as_decoded, option_tokens
+from medlab.deploy import modelfile
 from medlab.engines.hf import HfEngine
 from medlab.engines.llama_cpp import LlamaCppEngine
 from medlab.engines.ollama_server import OllamaEngine, OllamaServer, find_ollama
@@ -296,12 +297,13 @@ def test_ollama_answers_its_own_users_as_medlab(server, opened, chat):
         for talk in TALKS[:6]:
             ours = engine.generate([talk], SHORT)[0].text
             plain = httpx.post(f"{server.host}/api/chat", json={"model": "medlab-contract", "messages": talk, "stream": False}, timeout=60).json()
-            assert plain["message"]["content"] == ours
+            assert as_decoded(chat, plain["message"]["content"]) == ours
             body = {"model": "medlab-contract", "messages": talk, "temperature": 0}
             openai = httpx.post(f"{server.host}/v1/chat/completions", json=body, timeout=60).json()
-            assert openai["choices"][0]["message"]["content"] == ours
+            assert as_decoded(chat, openai["choices"][0]["message"]["content"]) == ours
         bare = [{"role": "user", "content": QUESTIONS[0]}]
-        assert server.run("medlab-contract", QUESTIONS[0]) == engine.generate([bare], SHORT)[0].text
+        assert as_decoded(chat, server.run("medlab-contract", QUESTIONS[0])) == engine.generate([bare], SHORT)[0].text
+    assert ("may begin with a space" in modelfile(chat, SHORT, "model.gguf")) == chat.cuts_first_space, "the only difference, and it is named"
 
 
 def test_ollamas_v1_samples_unless_told(server):
