@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
+from ..basics.files import read_json
 from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
     Completion, EngineBase, EngineDied, OptionScores, OptionTokens, OutOfMemory, Piece, Sampling, check_room, cut_at_stop, option_tokens,
@@ -109,6 +110,13 @@ def short_of_memory(
             raise OutOfMemory(f"{what}: not enough memory ({first_line(error)}); take a smaller batch, four_bit=True, or a smaller model") from None
         raise
 
+# %% ../../nbs/engines/hf.ipynb #c6595c59
+def attention_for(folder: Path) -> str | None:  # transformers' name; None: its own choice
+    "How attention is computed: the plain way for models that cap its scores (Gemma 2), since torch's fused attention leaves the cap out."
+    config = read_json(folder / "config.json")
+    capped = any(part.get("attn_logit_softcapping") for part in (config, config.get("text_config") or {}))
+    return "eager" if capped else None
+
 # %% ../../nbs/engines/hf.ipynb #65536ed8
 def load_model(
     folder: Path | str,  # a model folder as `obtain` makes it
@@ -129,7 +137,7 @@ def load_model(
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), quantization_config=packed, use_safetensors=True, trust_remote_code=False,
-                local_files_only=True, device_map={"": place} if packed else None,
+                local_files_only=True, device_map={"": place} if packed else None, attn_implementation=attention_for(folder),
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             if speaks_of_memory(str(error)):

@@ -23,7 +23,7 @@ from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
-    Sampling, check_room, option_tokens, scores_from_list, speaks_of_memory,
+    Sampling, as_decoded, check_room, option_tokens, scores_from_list, speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf
 
@@ -397,7 +397,7 @@ def ollama_answer(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     check_room(expected, sampling)
     started = time.perf_counter()
     reply = post_to_ollama(engine, "/api/chat", engine.request(messages, sampling))
-    return ollama_completion(engine, reply["message"]["content"], reply, expected, round(time.perf_counter() - started, 4))
+    return ollama_completion(engine, as_decoded(engine.chat, reply["message"]["content"]), reply, expected, round(time.perf_counter() - started, 4))
 
 # %% ../../nbs/engines/ollama_server.ipynb #1453af6f
 def ollama_lines(engine: OllamaEngine, body: dict) -> Iterator[dict]:
@@ -417,10 +417,11 @@ def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     "The pieces of one answer."
     expected = len(engine.chat.prompt_ids(messages))
     check_room(expected, sampling)
-    started, text = time.perf_counter(), ""
+    started, raw, text = time.perf_counter(), "", ""
     try:
         for data in ollama_lines(engine, engine.request(messages, sampling)):
-            new = data["message"]["content"]
+            raw += data["message"]["content"]
+            new = as_decoded(engine.chat, raw)[len(text):]
             text += new
             if data["done"]:
                 yield Piece(new, ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4)))
