@@ -1621,6 +1621,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                              'medlab.core.finished_under': ('core.html#finished_under', 'medlab/core.py'),
                              'medlab.core.gather_inputs': ('core.html#gather_inputs', 'medlab/core.py'),
                              'medlab.core.git_commit': ('core.html#git_commit', 'medlab/core.py'),
+                             'medlab.core.import_statements': ('core.html#import_statements', 'medlab/core.py'),
                              'medlab.core.imported_modules': ('core.html#imported_modules', 'medlab/core.py'),
                              'medlab.core.key_of': ('core.html#key_of', 'medlab/core.py'),
                              'medlab.core.load_profile': ('core.html#load_profile', 'medlab/core.py'),

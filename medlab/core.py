@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LESSONS', 'STEPS', 'NOT_HERE', 'Params', 'Profile', 'load_profile', 'profile_path', 'profile_names', 'apply_override',
            'checked_profile', 'seed_everything', 'Output', 'Manifest', 'Run', 'locked', 'open_run', 'project_folder',
-           'module_hash', 'imported_modules', 'direct_imports', 'module_file', 'edited_definitions',
-           'without_import_style', 'Outcome', 'find_step', 'Step', 'gather_inputs', 'key_of', 'finished_under', 'begin',
-           'recover', 'refuse_to_shrink', 'lost_inputs', 'lost_parts', 'do_work', 'collect_outputs', 'step',
-           'package_versions', 'git_commit']
+           'module_hash', 'imported_modules', 'import_statements', 'direct_imports', 'module_file',
+           'edited_definitions', 'without_import_style', 'Outcome', 'find_step', 'Step', 'gather_inputs', 'key_of',
+           'finished_under', 'begin', 'recover', 'refuse_to_shrink', 'lost_inputs', 'lost_parts', 'do_work',
+           'collect_outputs', 'step', 'package_versions', 'git_commit']
 
 # %% ../nbs/00_core.ipynb #56e64d08
 import ast
@@ -291,27 +291,38 @@ def imported_modules(
     module: str,  # such as "medlab.collect"
 ) -> set[str]:  # itself and every medlab module that it imports, also inside functions
     "Follow a module's imports, read from its text (nothing is executed)."
-    found, waiting = set(), [module]
+    found, waiting = set(), [module] if module_file(module) else []
     while waiting:
         name = waiting.pop()
-        if name in found or module_file(name) is None:
-            continue
-        found.add(name)
-        waiting += direct_imports(name)
+        if name not in found:
+            found.add(name)
+            waiting += direct_imports(name)
     return found
+
+# %% ../nbs/00_core.ipynb #0e48df79
+def import_statements(
+    tree: Any,  # an `ast.Module`, or a statement with others inside
+) -> Iterator[Any]:  # `ast.Import` and `ast.ImportFrom`
+    "The import statements of a program, also those inside functions. Expressions are most of a program and hold none: they are not visited."
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for node in getattr(tree, part, []):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                yield node
+            else:
+                yield from import_statements(node)
 
 # %% ../nbs/00_core.ipynb #e0a62966
 @functools.cache
 def direct_imports(module: str) -> list[str]:
     "The medlab modules that one module's text names in its import statements."
     names = []
-    for node in ast.walk(ast.parse(module_file(module).read_text(encoding="utf-8"))):
+    for node in import_statements(ast.parse(module_file(module).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0]) if node.level else node.module
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.startswith("medlab.")]
+    return [name for name in dict.fromkeys(names) if name.startswith("medlab.") and module_file(name)]
 
 # %% ../nbs/00_core.ipynb #304990fd
 def module_file(module: str) -> Path | None:
@@ -396,13 +407,15 @@ class Step:
             key = key_of(self, profile, inputs)
             return finished_under(self, run, key, requested) or do_work(self, run, profile, inputs, key)
 
-    def finished(self, run: Run, profile: Profile, checked: dict[str, Manifest | None] | None = None) -> Manifest | None:
-        "The manifest when this step and all it needs are done and unchanged, else None; starts nothing."
-        requested = checked is None
+    def finished(self, run: Run, profile: Profile, checked: dict[str, Manifest | None] | None = None, requested: bool = True) -> Manifest | None:
+        """The manifest when this step and all it needs are done and unchanged, else None; starts nothing.
+
+        `checked` holds what is known of the steps that are needed; give the same one again while nothing changes.
+        """
         checked = {} if checked is None else checked
         for need in self.needs:
             if need not in checked:
-                checked[need] = find_step(need).finished(run, profile, checked)
+                checked[need] = find_step(need).finished(run, profile, checked, requested=False)
             if checked[need] is None:
                 return None
         try:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from medlab.cli.deploy import deploy_published, deploy_scripts, deployed_lines, 
 from medlab.contracts.engine import Sampling
 from medlab.core import Run
 from medlab.engines.deployment import DeployParams, model_file, planned
-from medlab.engines.gpu_servers import Served, ray_application, sglang_words, vllm_words
 from medlab.engines.ollama_server import OllamaPlace, OllamaServer, find_ollama
 from medlab.engines.published import open_published
 from medlab.models import load_spec
@@ -33,6 +33,20 @@ def medlab(*words, **environment):
     done = subprocess.run([sys.executable, "-m", "medlab.cli.commands", *map(str, words)], capture_output=True, text=True, timeout=300,
                           env={**os.environ, **environment})
     return done.returncode, done.stdout + done.stderr
+
+
+def installed(folder, *words):
+    "The environment in a folder, with these packages; the test is skipped with the reason where they cannot be had."
+    uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
+    if uv is None:
+        pytest.skip("uv is not here to install with")
+    place = folder / "environment"
+    make = [] if place.exists() else [[uv, "venv", "--quiet", "--python", sys.executable, place]]
+    for command in (*make, [uv, "pip", "install", "--quiet", "--python", place, *words]):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        if done.returncode:
+            pytest.skip(f"{' '.join(words)} cannot be installed here: {done.stderr.strip()[-300:]}")
+    return place
 
 
 def test_the_step_ends_with_a_line_that_talks_to_the_model(copied):
@@ -137,28 +151,100 @@ def test_the_largest_rank_of_an_adapter_counts(copied):
     assert "--max-lora-rank 64" in (run.path / "deploy" / "gpu" / "vllm-lora.sh").read_text()
 
 
-def test_vllms_own_parser_takes_the_command():
-    arguments = pytest.importorskip("vllm.entrypoints.openai.cli_args", reason="vllm is not installed")
-    from vllm.utils import FlexibleArgumentParser
+@pytest.fixture(scope="module")
+def gpu_packages(tmp_path_factory):
+    """The Python of an environment of its own with vLLM and SGLang, as far as their parsers need them: without their CUDA packages, which take 10 GB, and with
+    what is installed here for the rest."""
+    folder = tmp_path_factory.mktemp("gpu servers")
+    if shutil.disk_usage(folder).free < 4e9:
+        pytest.skip("vLLM and SGLang need 4 GB of disk, which are not free here")
+    place = installed(
+        folder, *"anthropic blake3 cachetools cbor2 cloudpickle einops ijson mcp msgspec oss-harmony openai orjson partial-json-parser prometheus-fastapi-instrumentator "
+        "py-cpuinfo pybase64 python-json-logger pyzmq regex setproctitle tiktoken uvloop watchfiles mistral_common[image] model-hosting-container-standards "
+        "opentelemetry-api depyf==0.20.0 fastapi[standard]<0.137".split())
+    installed(folder, "--no-deps", "vllm==0.33.0", "sglang==0.5.23", "xgrammar==0.2.8", "apache-tvm-ffi==0.1.11", "llguidance", "grpcio-reflection")
+    site, = place.glob("lib/python*/site-packages")
+    here = Path(pytest.__file__).parent.parent
+    (site / "zz_shared.pth").write_text(f"{here}\n")  # last: what is installed here is taken where the environment has nothing
 
-    parser = arguments.make_arg_parser(FlexibleArgumentParser())
-    for model in (Served("m", ROOT, 2048), Served("m", ROOT, 2048, ROOT, 12)):
-        parsed = parser.parse_args(vllm_words(model)[2:])
-        assert parsed.max_model_len == 2048
+    def run(script, *words):
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"VLLM_TARGET_DEVICE": "cpu"}
+        return subprocess.run([place / "bin" / "python", "-c", script, *words], capture_output=True, text=True, timeout=600, env=environment, cwd=folder)
+
+    return run
 
 
-def test_sglangs_own_parser_takes_the_command():
-    arguments = pytest.importorskip("sglang.srt.server_args", reason="sglang is not installed")
-    import argparse
+#: Servers' own parsers: each reads a command's words and prints what it understood as JSON.
+PARSERS = {
+    "vllm": """
+import json, sys
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser, command = FlexibleArgumentParser(), ServeSubcommand()
+command.subparser_init(parser.add_subparsers())
+found = parser.parse_args(sys.argv[2:])
+command.validate(found)
+lora = [(one.name, one.path) for one in found.lora_modules or []]
+print(json.dumps([found.model_tag, found.max_model_len, found.served_model_name, found.generation_config, found.max_lora_rank, lora, found.host, found.port]))""",
+    "sglang": """
+import argparse, json, sys
+from sglang.srt.server_args import ServerArgs
+parser = argparse.ArgumentParser()
+ServerArgs.add_cli_args(parser)
+found = parser.parse_args(sys.argv[4:])
+lora = [one.split("=") for one in found.lora_paths or []]
+print(json.dumps([found.model_path, found.context_length, [found.served_model_name], found.sampling_defaults, None, lora, found.host, found.port]))""",
+}
 
-    parser = argparse.ArgumentParser()
-    arguments.ServerArgs.add_cli_args(parser)
-    assert parser.parse_args(sglang_words(Served("m", ROOT, 2048))[3:]).context_length == 2048
+
+def script_words(path):
+    "The words of a script's one command."
+    return shlex.split(path.read_text().split("exec ", 1)[1])
 
 
-def test_rays_schema_takes_the_application():
-    schema = pytest.importorskip("ray.serve.schema", reason="ray[serve] is not installed", exc_type=ImportError)
-    schema.ServeDeploySchema.model_validate(ray_application(Served("m", ROOT, 2048)))
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("engine", PARSERS)
+def test_a_servers_own_parser_takes_the_commands(gpu_packages, copied, engine):
+    run, _ = copied
+    deploy_scripts(run, engine, DeployParams(context=512))
+    for name in (engine, f"{engine}-lora"):
+        words = script_words(run.path / "deploy" / "gpu" / f"{name}.sh")
+        done = gpu_packages(PARSERS[engine], *words)
+        assert done.returncode == 0, done.stderr[-2000:]
+        model, context, served, defaults, rank, lora, host, port = json.loads(done.stdout.splitlines()[-1])
+        assert (Path(model) / "config.json").is_file() and context == 512 and host == "127.0.0.1" and str(port) in words
+        assert defaults == {"vllm": "vllm", "sglang": "openai"}[engine] and served[0].startswith("medlab-")
+        assert [Path(path).name for _, path in lora] == ["adapter"] * name.endswith("-lora") and (engine, name[-4:]) != ("vllm", "lora") or rank >= 8
+    wrong = gpu_packages(PARSERS[engine], *words, "--no-such-option", "1")
+    assert wrong.returncode != 0 and "no-such-option" in wrong.stderr
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_rays_schema_takes_the_application_and_vllm_its_arguments(gpu_packages, copied):
+    run, _ = copied
+    deploy_scripts(run, "vllm")
+    script = """
+import dataclasses, json, sys
+from ray.serve.schema import ServeDeploySchema
+from ray.serve.llm import LLMConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+given = json.loads(sys.argv[1])
+ServeDeploySchema.model_validate(given)
+known = {one.name for one in dataclasses.fields(AsyncEngineArgs)}
+for one in given["applications"][0]["args"]["llm_configs"]:
+    config = LLMConfig.model_validate(one)
+    assert set(config.engine_kwargs) <= known, set(config.engine_kwargs) - known
+    print(json.dumps([config.model_loading_config.model_id, str(config.model_loading_config.model_source)]))"""
+    written = yaml.safe_load((run.path / "deploy" / "gpu" / "ray.yaml").read_text())
+    done = gpu_packages(script, json.dumps(written))
+    if "No module named 'ray" in done.stderr:
+        pytest.skip("Ray is not installed: install medlab with its extra ray")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])[1] == str(run.path / "quantize" / "merged")
+    written["applications"][0]["args"]["llm_configs"][0]["model_loading_config"] = {"model": "m"}
+    assert gpu_packages(script, json.dumps(written)).returncode != 0
 
 
 # the stack
@@ -317,16 +403,3 @@ def test_a_linter_finds_nothing_in_the_dockerfile(compose, tmp_path):
     text = (ROOT / "Dockerfile").read_text()
     assert lint(text) == (0, "")
     assert "DL3007" in lint(re.sub("FROM .*", "FROM python:latest", text))[1] and "DL3066" in lint(text.replace("USER 1000:1000", "USER medlab"))[1]
-
-
-def installed(folder, *words):
-    "A new environment with these packages, or the test is skipped saying why."
-    uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
-    if uv is None:
-        pytest.skip("uv is not here to install with")
-    place = folder / "environment"
-    for command in ([uv, "venv", "--quiet", "--python", sys.executable, place], [uv, "pip", "install", "--quiet", "--python", place, *words]):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-        if done.returncode:
-            pytest.skip(f"{' '.join(words)} cannot be installed here: {done.stderr.strip()[-300:]}")
-    return place
