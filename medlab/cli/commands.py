@@ -254,12 +254,14 @@ def deploy_command(
     replace: ReplaceOption = False,
 ):
     from medlab.cli.deploy import deploy_published, deploy_scripts, deployed_lines
+    from medlab.engines.deployment import DeployParams
 
     allow_to_replace(replace)
     if model:
         lines = deploy_published(model, engine or "auto")
     elif engine in ELSEWHERE:
-        lines = deploy_scripts(run_and_profile(profile, run, override or [])[0], engine)
+        opened, loaded = run_and_profile(profile, run, override or [])
+        lines = deploy_scripts(opened, engine, loaded.params(DeployParams))
     else:
         overrides = [*([f"deploy.engine={engine}"] if engine else []), *(override or [])]
         run_step(find_step("deploy"), profile, run, overrides)
@@ -343,13 +345,15 @@ def chat_command(
             typer.echo(line)
 
 # %% ../../nbs/cli/commands.ipynb #2c7cd836
-def compose(words: list[str], run: Run) -> bool:
-    "Give a command to Docker Compose, with the run's name in MEDLAB_RUN_NAME. False where there is no Docker or no compose file."
-    from medlab.cli.deploy import docker_words
+def compose(words: list[str], run: Run, port: int = 8000) -> bool:
+    "Give a command to Docker Compose for a run. False where no Docker answers or there is no compose file."
+    from medlab.cli.deploy import compose_environment, docker_words, need_compose_key
 
     if (docker := docker_words()) is None:
         return False
-    if code := subprocess.run([*docker, *words], env={**os.environ, "MEDLAB_RUN_NAME": run.name}).returncode:
+    if words[0] == "up":
+        need_compose_key()
+    if code := subprocess.run([*docker, *words], env={**os.environ, **compose_environment(run, port)}).returncode:
         raise MedlabError(f"docker compose {words[0]} failed with code {code}, see above")
     return True
 
@@ -517,7 +521,7 @@ def up_command(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8000,
     local: Annotated[bool, typer.Option("--local", help="Local processes even where there is Docker.")] = False,
 ):
-    """Serve a run's model in the background, on 127.0.0.1: with Docker Compose where it is, else as a process of its own.
+    """Serve a run's model in the background, on 127.0.0.1: with Docker Compose where it answers, else as a process of its own.
 
     The model is deployed first when it is not yet. See also: medlab status, medlab logs, medlab down.
     """
@@ -525,9 +529,11 @@ def up_command(
 
     opened, loaded = run_and_profile(profile, run, [])
     find_step("deploy")(opened, loaded)
-    if local or not compose(["up", "--detach", "--wait"], opened):
+    if local or not compose(["up", "--detach", "--wait"], opened, port):
         command = [sys.executable, "-m", "medlab.cli.commands", "serve", "--run", str(opened.path), "--port", str(port)]
         typer.echo(stack_up(opened, command, f"http://127.0.0.1:{port}/health"))
+    else:
+        typer.echo(f"up, in containers, at http://127.0.0.1:{port}; requests need the key in .env; end it with: medlab down --run {opened.path}")
 
 # %% ../../nbs/cli/commands.ipynb #3a98e351
 @app.command("down")

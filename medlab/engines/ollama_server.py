@@ -91,7 +91,7 @@ def ollama_version(
     import httpx
 
     try:
-        answer = httpx.get(host + "/api/version", timeout=2, trust_env=False)
+        answer = httpx.get(host + "/api/version", timeout=2, trust_env=False, verify=host.startswith("https:"))  # else it reads certificates for nothing
         return answer.json()["version"] if answer.status_code == 200 else None
     except (httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError, KeyError, TypeError):
         return None
