@@ -234,10 +234,10 @@ async def ask(asked: CheckedAsk) -> tuple[AskReply, Completion]:
 async def ask_events(asked: CheckedAsk, written: Any) -> AsyncGenerator[str, None]:
     "The same as events: `token` for each piece, `done` with the whole reply."
     whole = None
-    async for text, done in stream(asked.model.queue, asked.messages, asked.sampling, asked.deadline):
-        if text:
-            yield event({"text": text}, "token")
-        whole = done or whole
+    async for piece in stream(asked.model.queue, asked.messages, asked.sampling, asked.deadline):
+        if piece.text:
+            yield event({"text": piece.text}, "token")
+        whole = piece.done or whole
     found = await use(asked.model.queue, lambda engine, _: confidence_of(engine, asked.messages, whole.text, asked.labels), asked.deadline)
     reply = ask_reply(asked, whole, *found)
     written(whole, reply.guard)

@@ -61,6 +61,10 @@ def check_flags(body: ConversationRequest, model: ServedModel) -> None:
     for name in FLAGS:
         if getattr(body, name) not in (False, 0, "", "0", "0.0", "false", [], {}) and not able.get(name):
             raise FieldError(name, f"the model {model.name} cannot do this; leave it out or send false")
+    controls = model.described()["controls"]
+    for name in ("temperature", "verbosity", "system_message"):
+        if getattr(body, name) not in (None, "") and not controls[name]:
+            raise FieldError(name, f"the model {model.name} has no such setting; leave it out")
     if body.stream and not able["stream"]:
         raise FieldError("stream", f"the model {model.name} does not stream; leave it out")
 
@@ -171,13 +175,13 @@ async def turn_events(store: Any, turns: OpenTurns, turn: Turn, request: Any) ->
     "An answer as events: `start`, `token` for each piece, `done`."
     with turns.turn(turn.conversation):
         whole, started = None, False
-        async for text, done in stream(turn.model.queue, turn.messages, turn.sampling, turn.deadline):
+        async for piece in stream(turn.model.queue, turn.messages, turn.sampling, turn.deadline):
             if not started:
                 started = True
                 yield event({"conversation_id": turn.conversation, "model": turn.model.name, "guard": verdict_on(turn.messages)}, "start")
-            if text:
-                yield event({"text": text}, "token")
-            whole = done or whole
+            if piece.text:
+                yield event({"text": piece.text}, "token")
+            whole = piece.done or whole
         yield event(await keep_turn(store, turn, whole, request), "done")
 
 # %% ../../nbs/api/chat.ipynb #0c2502ba

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, cast
 
 from ..basics.errors import InputError, MedlabError, MissingError
-from ..contracts.engine import Completion, Engine, Sampling
+from ..contracts.engine import Completion, Engine, Piece, Sampling
 from .errors import BusyError, DeadlineError, EngineError, error_name
 
 # %% ../../nbs/api/queueing.ipynb #7f081852
@@ -29,16 +29,15 @@ def pieces(
     engine: Engine,
     messages: list[dict],
     sampling: Sampling,
-) -> Generator[tuple[str, Completion | None], None, None]:  # text; the last pair has the whole answer
+) -> Generator[Piece, None, None]:  # the last one has the whole answer
     "One answer piece by piece, also from an engine that cannot stream."
     if not hasattr(engine, "stream"):
         whole = engine.generate([messages], sampling)[0]
-        yield whole.text, whole
+        yield Piece(whole.text, whole, whole.tokens)
         return
     stream = engine.stream(messages, sampling)
     try:
-        for piece in stream:
-            yield piece.text, piece.done
+        yield from stream
     finally:
         if hasattr(stream, "close"):
             stream.close()
@@ -177,7 +176,7 @@ PROBE_MESSAGES = [{"role": "user", "content": "Hello"}]
 
 def mend(queue: EngineQueue, error: BaseException) -> None:
     "After a failure: let the engine write one token, and when it cannot, open it again. Runs in the queue's thread."
-    if queue.engine is None or isinstance(error, (InputError, BusyError)):
+    if queue.engine is None or isinstance(error, (InputError, BusyError, DeadlineError)):
         return
     try:
         queue.engine.generate([PROBE_MESSAGES], Sampling(length=1))
@@ -203,7 +202,7 @@ def in_thread(queue: EngineQueue, work: Callable[[Engine, threading.Event], Any]
     try:
         result = None if gone.is_set() else worked(open_engine(queue), work, gone)
     except Exception as error:
-        if not isinstance(error, (InputError, BusyError)):
+        if not isinstance(error, (InputError, BusyError, DeadlineError)):
             queue.failed = error_name(error)  # until `mend` finds it well
         queue.thread.submit(finish, queue, error, began)  # after the error has reached its request
         raise
@@ -253,9 +252,9 @@ def gathered(messages: list[dict], sampling: Sampling) -> Callable[[Engine, thre
     "The work of one whole answer, which ends early when nobody waits for it."
     def work(engine: Engine, gone: threading.Event) -> Completion | None:
         with closing(pieces(engine, messages, sampling)) as parts:
-            for _, done in parts:
-                if done is not None or gone.is_set():
-                    return done
+            for piece in parts:
+                if piece.done is not None or gone.is_set():
+                    return piece.done
         raise EngineError("the engine ended its answer without saying why")
 
     return work
@@ -289,7 +288,7 @@ async def stream(
     messages: list[dict],
     sampling: Sampling,
     deadline: float | None = None,  # of the monotonic clock
-) -> AsyncGenerator[tuple[str, Completion | None], None]:  # text; the last pair has the whole answer
+) -> AsyncGenerator[Piece, None]:  # the last one has the whole answer
     "One answer in pieces; the engine stops when the iteration does. Raises like `use`, also in the middle."
     await until(deadline, enter(queue, queue.seconds))
     gone, items, loop, complete = threading.Event(), asyncio.Queue(), asyncio.get_running_loop(), False
@@ -301,7 +300,7 @@ async def stream(
                 break
             if isinstance(item, BaseException):
                 raise item
-            complete = complete or item[1] is not None
+            complete = complete or item.done is not None
             yield item
         if not complete:
             raise EngineError("the engine ended its answer without saying why")
