@@ -37,6 +37,7 @@ from .api.encoders import Encoders
 from .api.errors import error_body, error_name, explain_errors
 from .api.models import MEDGEMMA, Models, ServedModel, medgemma_model, run_model, spec_model
 from .api.queueing import open_engine
+from .api.safety import verdict_on
 from .api.security import Door, api_keys, need_a_key, with_safe_headers
 from .api.site import add_site
 from .api.store import Store
@@ -250,6 +251,7 @@ def create_app(
     async def life(app: Any) -> AsyncIterator[None]:
         if site:
             site.loop = asyncio.get_running_loop()
+        await asyncio.to_thread(verdict_on, [{"role": "user", "content": "Hello"}])  # its rules take a second to read
         yield
         for part in (models, encoders, kept):
             await asyncio.to_thread(part.close)

@@ -250,6 +250,7 @@ def router(
 ) -> Any:
     "A FastAPI router with POST /ask."
     from fastapi import APIRouter, Request
+    from fastapi.responses import Response
 
     routes = APIRouter(tags=["ask"])
 
@@ -262,6 +263,6 @@ def router(
             return await event_response(ask_events(asked, written), request.scope, "error")
         reply, completion = await ask(asked)
         note_answer(request, asked.model.name, completion, reply.guard)
-        return reply
+        return Response(reply.model_dump_json(), media_type="application/json")  # it was checked when it was made
 
     return routes
