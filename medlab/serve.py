@@ -26,17 +26,18 @@ from pydantic import Field, ValidationError
 from .basics.errors import InputError, MedlabError, first_problem
 from .basics.files import atomic_path, write_json
 from .basics.processes import Child
-from .contracts.engine import Engine, Sampling
+from .contracts.engine import Engine
 from .core import Params, Profile, Run, find_step, load_profile, open_run, project_folder, step
-from .models import load_spec
 from .engines.deployment import Deployed, deployed
-from .api import ask as ask_endpoint, chat, health, models as models_endpoint, openai_compatible
+from .api import ask as ask_endpoint, chat, encoders as encoders_endpoint, health, models as models_endpoint, openai_compatible
 from .api.bodies import text_problem
 from .api.connections import impatient_protocol
 from .api.docs import add_docs
+from .api.encoders import Encoders
 from .api.errors import error_body, error_name, explain_errors
-from .api.models import MEDGEMMA, Models, ServedModel, run_model, spec_model, where_medgemma_is
+from .api.models import MEDGEMMA, Models, ServedModel, medgemma_model, run_model, spec_model
 from .api.queueing import open_engine
+from .api.safety import verdict_on
 from .api.security import Door, api_keys, need_a_key, with_safe_headers
 from .api.site import add_site
 from .api.store import Store
@@ -217,13 +218,15 @@ def model_alone(
     return Models([model])
 
 # %% ../nbs/09_serve.ipynb #b4532f8f
-def include_endpoints(app: Any, models: Models, params: ServeParams, store: Store) -> Any:
+def include_endpoints(app: Any, models: Models, params: ServeParams, store: Store, encoders: Encoders) -> Any:
     "Add every endpoint to the app; returns the server's metrics."
     metrics = health.Metrics(models)
     openai = openai_compatible.router(models, params.answer_seconds)
     app.include_router(ask_endpoint.router(models, params.answer_seconds))
     app.include_router(openai)
     app.include_router(openai, prefix="/openai", include_in_schema=False)
+    app.include_router(encoders_endpoint.router(encoders, params.answer_seconds))
+    app.include_router(encoders_endpoint.router(encoders, params.answer_seconds, classes=False), prefix="/openai", include_in_schema=False)
     app.include_router(chat.router(models, store, params.answer_seconds))
     app.include_router(models_endpoint.router(models))
     app.include_router(health.router(models, metrics))
@@ -248,14 +251,16 @@ def create_app(
     async def life(app: Any) -> AsyncIterator[None]:
         if site:
             site.loop = asyncio.get_running_loop()
+        await asyncio.to_thread(verdict_on, [{"role": "user", "content": "Hello"}])  # its rules take a second to read
         yield
-        await asyncio.to_thread(models.close)
-        await asyncio.to_thread(kept.close)
+        for part in (models, encoders, kept):
+            await asyncio.to_thread(part.close)
 
     silent = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
     about = "A small medical language model, for learning. It is not medical advice."
     app = FastAPI(title="medlab", description=about, telemetry=silent, docs_url=None, redoc_url=None, lifespan=life)
-    metrics, site = include_endpoints(app, models, params, kept), add_site(app, models, params.answer_seconds, page)
+    encoders = Encoders(longest=params.queue_length, seconds=params.queue_seconds)
+    metrics, site = include_endpoints(app, models, params, kept, encoders), add_site(app, models, params.answer_seconds, page)
     app.state.medlab = {"models": models, "store": kept, "folder": folder}
     add_docs(app)
     explain_errors(app)
@@ -342,8 +347,10 @@ def chosen_models(
 ) -> Models:
     "The models to serve, the first of them the default; raises `MissingError` for a run that has deployed none, `InputError` for an unknown name."
     limits = params.queue_length, params.queue_seconds
-    found = [model_named(name, limits) for name in names or []] or [run_model(run, profile, *limits)]
-    absent = {} if any(model.name == MEDGEMMA for model in found) else {MEDGEMMA: where_medgemma_is()}
+    found, absent = [model_named(name, limits) for name in names or []] or [run_model(run, profile, *limits)], {}
+    if not any(MEDGEMMA in (model.name, *model.aliases) for model in found):
+        medgemma, what_to_do = medgemma_model(*limits)
+        found, absent = ([*found, medgemma], {}) if medgemma else (found, {MEDGEMMA: what_to_do})
     return Models(found, 1_000_000 * params.memory_mb, absent)
 
 
@@ -352,7 +359,7 @@ def model_named(name: str, limits: tuple[int, float]) -> ServedModel:
     for folder in (Path(name), project_folder() / "runs" / name):
         if (folder / "profile.yaml").is_file():
             return run_model(Run(folder), load_profile(folder / "profile.yaml"), *limits)
-    return spec_model(name, Sampling(context=load_spec(name).context, length=256), *limits)
+    return spec_model(name, *limits)
 
 # %% ../nbs/09_serve.ipynb #36b65387
 @contextmanager

@@ -300,6 +300,140 @@ def test_a_model_that_is_not_here_names_its_command(serve_it):
     assert reply.status_code == 503 and "medlab get medgemma-4b" in reply.json()["error"]["message"] and reply.headers["retry-after"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_lists_no_probabilities_is_a_400_that_names_the_field(serve_it, stream):
+    url, _, _ = serve_it(Scripted())
+    for more, field in (
+            ({"logprobs": True}, "logprobs"), ({"logprobs": True, "top_logprobs": 3}, "logprobs"), ({"top_logprobs": 3}, "top_logprobs"), ({"logprobs": True, "top_logprobs": 21}, "top_logprobs")):
+        reply = call(url, "/v1/chat/completions", {**HELLO, **more, "stream": stream})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, field), reply.text
+
+
+# ---------------------------------------------------------------- encoders
+
+
+def write_encoder(folder, classes=None):
+    "A tiny BERT with random weights as a model folder; with class names a classifier."
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+    from medlab.loaders.wordpiece import complete_tokenizer
+
+    words = "what is aspirin how much can i take may it hurt my stomach a headache after fall with wine".split()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(words), "?", *(f"##{letter}" for letter in "abcdefgs"), *"abcdefg"]
+    config = BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64, initializer_range=0.5)
+    torch.manual_seed(3)
+    if classes:
+        config.id2label, config.label2id = dict(enumerate(classes)), {name: place for place, name in enumerate(classes)}
+    (BertForSequenceClassification if classes else BertModel)(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)) + "\n")
+    complete_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    "A folder of specs: an encoder, a classifier, and one whose weights are far away."
+    folder = tmp_path_factory.mktemp("specs")
+    write_encoder(folder / "weights")
+    write_encoder(folder / "classes", ["dose", "meaning", "side effects"])
+    for name, place in (("tiny-encoder", "{kind: folder, path: weights}"), ("tiny-classifier", "{kind: folder, path: classes}"),
+                        ("far-encoder", "{kind: hub, repo: owner/far-encoder, revision: main}")):
+        (folder / f"{name}.yaml").write_text(f"name: {name}\ntags: [encoder]\ncontext: 512\nsources: [{place}]\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDLAB_MODELS_DIR", str(folder))
+        yield folder
+
+
+TEXTS = [f"how much aspirin can i take {'a b c ' * (number % 5)}?" for number in range(150)]
+
+
+def test_embeddings_through_the_openai_client(serve_it, encoders):
+    import numpy as np
+
+    from medlab.models import embed_texts
+
+    openai = pytest.importorskip("openai")
+    url, _, path = serve_it(Scripted())
+    expected = embed_texts(TEXTS, "tiny-encoder")
+    for base in (f"{url}/v1", f"{url}/openai/v1"):
+        client = openai.OpenAI(api_key="none-needed", base_url=base, max_retries=0)
+        found = client.embeddings.create(model="tiny-encoder", input=TEXTS)  # the client asks for base64 and unpacks it
+        assert [one.index for one in found.data] == list(range(len(TEXTS))) and found.usage.total_tokens == found.usage.prompt_tokens > 8 * len(TEXTS)
+        np.testing.assert_allclose([one.embedding for one in found.data], expected, atol=1e-5)
+    plain = client.embeddings.create(model="tiny-encoder", input=TEXTS[7], encoding_format="float", dimensions=32)
+    np.testing.assert_allclose(plain.data[0].embedding, expected[7], atol=1e-5)
+    wrong = [({"input": [TEXTS[0], "aspirin " * 70]}, "input.1: has 72 tokens, expected at most 64"), ({"input": [[1, 2]]}, "check_embedding_ctx_length"),
+             ({"input": ["a", " "]}, "input.1: is empty"), ({"input": []}, "input"), ({"input": "a", "dimensions": 8}, "expected 32"), ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
+             ({"input": "a", "model": "tiny-random"}, "model: tiny-random writes text")]
+    for body, says in wrong:
+        with pytest.raises(openai.BadRequestError, match=says):
+            client.embeddings.create(**{"model": "tiny-encoder", **body})
+    cut = client.embeddings.create(model="tiny-encoder", input="aspirin " * 70, extra_body={"truncate": True})
+    assert cut.usage.prompt_tokens == 64
+    with pytest.raises(openai.NotFoundError, match="tiny-encoder"):
+        client.embeddings.create(model="text-embedding-3-small", input="a")
+    time.sleep(0.5)
+    assert {line["route"] for line in log_lines(path)} == {"/v1/embeddings"}
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/classify"])
+def test_an_encoder_that_is_not_here_names_its_command(serve_it, encoders, path):
+    url, _, _ = serve_it(Scripted())
+    reply = call(url, path, {"model": "far-encoder", "input": "a"})
+    assert reply.status_code == 503 and "`medlab models download far-encoder`" in reply.json()["error"]["message"] and reply.headers["retry-after"]
+
+
+def test_texts_are_sorted_into_classes(serve_it, encoders):
+    url, _, _ = serve_it(Scripted())
+    trained = call(url, "/classify", {"model": "tiny-classifier", "input": TEXTS}).json()
+    assert trained["labels"] == ["dose", "meaning", "side effects"] and len(trained["data"]) == len(TEXTS)
+    for row in trained["data"]:
+        assert abs(sum(row["probs"]) - 1) < 1e-5 and row["label"] == trained["labels"][row["probs"].index(max(row["probs"]))] and row["num_classes"] == 3
+    alone = call(url, "/classify", {"model": "tiny-classifier", "input": TEXTS[9]}).json()["data"][0]
+    assert alone["probs"] == pytest.approx(trained["data"][9]["probs"], abs=1e-5)
+    for model in ("tiny-encoder", "tiny-classifier"):
+        named = call(url, "/classify", {"model": model, "input": ["what is aspirin", "how much can i take"], "labels": {"dose": ["how much can i take"], "meaning": ["what is aspirin"]}}).json()
+        assert [row["label"] for row in named["data"]] == ["meaning", "dose"] and named["data"][0]["similarity"][1] == pytest.approx(1, abs=1e-5)
+    for body, field in (({"model": "tiny-encoder", "input": "a"}, "labels"), ({"model": "tiny-encoder", "input": "a", "labels": ["x"]}, "labels"),
+                        ({"model": "tiny-encoder", "input": "a", "labels": ["x", " "]}, "labels. "), ({"model": "tiny-classifier", "input": ""}, "input")):
+        reply = call(url, "/classify", body)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (422, field), reply.text
+
+
+# ---------------------------------------------------------------- models from files
+
+
+NEW = """
+description: ein Modell für Tests 🩺
+sources: [{kind: random, tokenizer_of: smollm2-135m-instruct, layers: 1}]
+serving: {admin: true, capabilities: {stream: false}, controls: {verbosity: false}, length: 3}
+"""
+
+
+def test_a_new_model_is_a_new_file_and_medgemma_answers_where_it_is(tmp_path, monkeypatch, chat):
+    "A small model stands behind the name."
+    from medlab.api.models import medgemma_model
+
+    monkeypatch.setenv("MEDLAB_MODELS_DIR", str(tmp_path))
+    (tmp_path / "broken.yaml").write_text("contxt: 3")
+    assert medgemma_model()[0] is None and "`medlab models download medgemma-4b-it`" in medgemma_model()[1]
+    (tmp_path / "medgemma-4b.yaml").write_text(NEW)
+    models = Models([ServedModel("scripted", lambda: nullcontext(Scripted()), chat, Sampling(length=4)), medgemma_model()[0]])
+    with live(create_app(models, log=lambda line: None, keys=[])) as url:
+        listed = next(model for model in call(url, "/models").json() if model["model_name"] == "medgemma-4b")
+        assert listed["description"] == "ein Modell für Tests 🩺" and listed["admin"] is True and listed["endpoint"] == "/chat/medgemma-4b"
+        assert listed["capabilities"]["stream"] is False and listed["controls"] == {"temperature": True, "reason": False, "verbosity": False, "system_message": True}
+        assert models.named("medgemma-4b").queue.engine is None
+        reply = call(url, "/medgemma", TALK)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["model"] == "medgemma-4b" and reply.json()["usage"]["completion_tokens"] <= 3 and "medical advice" in reply.json()["disclaimer"]
+        again = call(url, "/medgemma", {**TALK, "conversation_id": reply.json()["conversation_id"], "model": "medgemma-4b"})
+        assert again.status_code == 200 and len(call(url, f"/conversations/{reply.json()['conversation_id']}").json()) == 4
+        assert call(url, "/medgemma", {**TALK, "verbosity": 1}).json()["error"]["param"] == "verbosity"
+        assert call(url, "/medgemma", {**TALK, "stream": True}).json()["error"]["param"] == "stream"
+        assert models.named("medgemma-4b").queue.engine is not None
+
+
 # ---------------------------------------------------------------- conversations
 
 

@@ -262,6 +262,41 @@ def test_request_ids(post, served):
     assert SECRET not in post("/ask", CASE, headers={"x-request-id": f"{SECRET}, born 1961"}).headers["x-request-id"]
 
 
+def listed_and_text(reply):
+    "The tokens with their probabilities and the text of a reply, whole or streamed."
+    if reply.headers["content-type"].startswith("application/json"):
+        choice = reply.json()["choices"][0]
+        return choice["logprobs"]["content"], choice["message"]["content"]
+    parts = [choice for line in reply.text.splitlines() if line.startswith("data: {") for choice in json.loads(line[6:])["choices"]]
+    return [one for part in parts for one in (part["logprobs"] or {"content": []})["content"]], "".join(part["delta"].get("content") or "" for part in parts)
+
+
+def test_probabilities_of_tokens_are_the_engines_own(post):
+    "The likeliest token is taken at temperature 0, so it stands first in its own list."
+    found = [listed_and_text(post("/v1/chat/completions", {**CHAT, "temperature": 0, "logprobs": True, "top_logprobs": 3, "stream": stream})) for stream in (False, True)]
+    for listed, text in found:
+        assert b"".join(bytes(one["bytes"]) for one in listed).decode() == text and len(listed) > 3
+        for one in listed:
+            assert len(one["top_logprobs"]) == 3 and one["top_logprobs"][0]["token"] == one["token"] and one["logprob"] == one["top_logprobs"][0]["logprob"] < 0
+    assert found[0][1] == found[1][1] and [one["token"] for one in found[0][0]] == [one["token"] for one in found[1][0]]
+    bare, _ = listed_and_text(post("/v1/chat/completions", {**CHAT, "temperature": 0, "logprobs": True}))
+    assert [one["token"] for one in bare] == [one["token"] for one in found[0][0]] and not any(one["top_logprobs"] for one in bare)
+
+
+def test_letters_of_several_tokens_come_whole(llama):
+    "llama.cpp sends no event for half a letter, and leaves the first tokens of such a letter out of the event that completes it."
+    this, opened = llama
+    said = "naïve 🩺 ½ 你好"
+    held = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string", "enum": [said]}}}
+    with opened() as engine:
+        client, _ = in_process(engine, this)
+        body = {**CHAT, "max_tokens": 40, "response_format": held, "logprobs": True}
+        whole, streamed = (client.post("/v1/chat/completions", json={**body, "stream": stream, "stream_options": {"include_usage": True} if stream else None}) for stream in (False, True))
+    assert json.loads(listed_and_text(whole)[1]) == json.loads(listed_and_text(streamed)[1]) == said
+    counted = [json.loads(line[6:])["usage"] for line in streamed.text.splitlines() if line.startswith("data: {")][-1]
+    assert whole.json()["usage"] == counted and counted["completion_tokens"] > len(said)
+
+
 def test_requests_at_once_get_the_answers_that_they_get_alone(post):
     alone = post("/v1/chat/completions", CHAT).json()["choices"][0]["message"]["content"]
     with ThreadPoolExecutor(6) as pool:

@@ -234,10 +234,10 @@ async def ask(asked: CheckedAsk) -> tuple[AskReply, Completion]:
 async def ask_events(asked: CheckedAsk, written: Any) -> AsyncGenerator[str, None]:
     "The same as events: `token` for each piece, `done` with the whole reply."
     whole = None
-    async for text, done in stream(asked.model.queue, asked.messages, asked.sampling, asked.deadline):
-        if text:
-            yield event({"text": text}, "token")
-        whole = done or whole
+    async for piece in stream(asked.model.queue, asked.messages, asked.sampling, asked.deadline):
+        if piece.text:
+            yield event({"text": piece.text}, "token")
+        whole = piece.done or whole
     found = await use(asked.model.queue, lambda engine, _: confidence_of(engine, asked.messages, whole.text, asked.labels), asked.deadline)
     reply = ask_reply(asked, whole, *found)
     written(whole, reply.guard)
@@ -250,6 +250,7 @@ def router(
 ) -> Any:
     "A FastAPI router with POST /ask."
     from fastapi import APIRouter, Request
+    from fastapi.responses import Response
 
     routes = APIRouter(tags=["ask"])
 
@@ -262,6 +263,6 @@ def router(
             return await event_response(ask_events(asked, written), request.scope, "error")
         reply, completion = await ask(asked)
         note_answer(request, asked.model.name, completion, reply.guard)
-        return reply
+        return Response(reply.model_dump_json(), media_type="application/json")  # it was checked when it was made
 
     return routes

@@ -4,24 +4,26 @@
 
 # %% auto #0
 __all__ = ['CAPABILITIES', 'CONTROLS', 'MEDGEMMA', 'ServedModel', 'Models', 'close_idle', 'make_room', 'opened_with_room',
-           'router', 'spec_facts', 'run_model', 'spec_model', 'where_medgemma_is']
+           'router', 'spec_facts', 'run_model', 'weights_size', 'spec_engine', 'spec_model', 'spec_called',
+           'medgemma_model']
 
 # %% ../../nbs/api/models.ipynb #b5e0711a
 import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from ..basics.errors import MedlabError, MissingError
+from ..basics.errors import InputError, MedlabError, MissingError
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import Engine, Sampling
 from ..core import Profile, Run
-from ..models import load_spec, obtain, spec_names
-from ..engines.deployment import deployed, open_deployment
+from ..loaders.memory import count_parameters
+from ..models import ModelSpec, how_to_get, is_here, load_spec, obtain, spec_names
+from ..engines.deployment import DeployParams, choose_place, deployed, open_deployment
+from ..engines.published import open_published, published_gguf
 from .errors import BusyError, NotThereError, documented
 from .queueing import EngineQueue, close_engine
 
@@ -83,6 +85,9 @@ class Models:
         absent: dict[str, str] | None = None,  # models that are not here, each with what to do about it
     ):
         self.models, self.memory, self.absent, self.lock = models, memory, absent or {}, threading.Lock()
+        names = [model.name for model in models]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"two of the models are called {twice}; expected different names, give each once")
         for model in models:
             opener = model.queue.opener
             model.queue.opener = partial(opened_with_room, self, model, opener)
@@ -157,14 +162,13 @@ def router(models: Models) -> Any:
     return routes
 
 # %% ../../nbs/api/models.ipynb #48173ad6
-def spec_facts(name: str) -> tuple[str, dict]:  # description, and what else it says about serving
+def spec_facts(name: str) -> tuple[str, dict]:  # description, and what it says about serving
     "What a model's spec says about it; empty when there is no such spec."
     try:
         spec = load_spec(name)
     except MedlabError:
         return "", {}
-    facts = getattr(spec, "serving", None) or {}
-    return spec.description, facts if isinstance(facts, dict) else facts.model_dump(exclude_none=True)
+    return spec.description, spec.serving.model_dump()
 
 # %% ../../nbs/api/models.ipynb #216a0b07
 def run_model(
@@ -181,30 +185,56 @@ def run_model(
     )
 
 # %% ../../nbs/api/models.ipynb #42076e21
-def spec_model(name: str, sampling: Sampling, longest: int = 64, seconds: float = 120) -> ServedModel:
-    "The base model of a spec, as published, through transformers; raises `MissingError` when it is not here, with what to do."
+def weights_size(spec: ModelSpec) -> int:  # bytes; 0 when it is not known
+    "About how much memory a model's weights take: the size of its GGUF, else two bytes for each parameter, else the size of its files."
+    if gguf := published_gguf(spec):
+        return gguf.stat().st_size
+    if spec.shape:
+        return 2 * count_parameters(spec.shape)["total"]
+    source: Any = spec.source()
+    return sum(path.stat().st_size for path in source.place().glob("*.safetensors")) if source.kind == "folder" else 0
+
+
+def spec_engine(spec: ModelSpec) -> str:
+    "The kind of engine that a published model is opened with: what its spec says, else Ollama or llama.cpp for a GGUF, else transformers."
+    if spec.serving.engine != "auto":
+        return spec.serving.engine
+    if published_gguf(spec) is None:
+        return "transformers"
+    return "llama_cpp" if choose_place(DeployParams()) is None else "ollama"
+
+# %% ../../nbs/api/models.ipynb #f245c932
+def spec_model(name: str, longest: int = 64, seconds: float = 120) -> ServedModel:
+    "The model of a spec, as published; raises `MissingError` when it is not on this disk, with the command that brings it."
     spec = load_spec(name)
-    spec.source()  # raises when there is none
-
-    def folder() -> Path:
-        return Path(obtain(spec))
-
-    def opener() -> AbstractContextManager[Engine]:
-        from medlab.engines.hf import HfEngine
-
-        return HfEngine(folder())
-
-    size = sum(path.stat().st_size for path in Path(spec.sources[0].path).glob("*.safetensors")) if spec.sources[0].kind == "folder" else 0
-    return ServedModel(spec.name, opener, None, sampling, "transformers", spec.fingerprint[:16], (), spec.description, size, spec_facts(name)[1], longest, seconds,
-                       lambda: ChatFormat.from_folder(folder()))
+    if not is_here(spec):
+        raise MissingError(f"model {spec.name} is not here: {how_to_get(spec)}")
+    kind, sampling = spec_engine(spec), Sampling(context=spec.context, length=min(spec.serving.length, spec.context // 2))
+    return ServedModel(
+        spec.name, lambda: open_published(spec, kind), None, sampling, kind, spec.fingerprint[:16], tuple(spec.serving.aliases), spec.description,
+        weights_size(spec), spec.serving.model_dump(), longest, seconds, lambda: ChatFormat.from_folder(obtain(spec)),
+    )
 
 # %% ../../nbs/api/models.ipynb #ba2e3ea1
 MEDGEMMA = "medgemma-4b"
 
 
-def where_medgemma_is() -> str:
-    "What to do to have the model of /medgemma here."
-    if MEDGEMMA not in spec_names():
-        return f"{MEDGEMMA} is not here: write its spec to data/models/{MEDGEMMA}.yaml, then start the server again with --model {MEDGEMMA}"
-    how = ", or ".join(source.how() for source in load_spec(MEDGEMMA).sources)
-    return f"{MEDGEMMA} is not here: {how}; then start the server again with --model {MEDGEMMA}"
+def spec_called(name: str) -> ModelSpec | None:
+    "The spec of that name, else the first that gives it as an alias; None when there is none. A file that cannot be read is passed over."
+    if name in spec_names():
+        return load_spec(name)
+    for other in spec_names():
+        with suppress(MedlabError):
+            if name in (spec := load_spec(other)).serving.aliases:
+                return spec
+    return None
+
+# %% ../../nbs/api/models.ipynb #4cb7af9e
+def medgemma_model(longest: int = 64, seconds: float = 120) -> tuple[ServedModel | None, str]:  # the model, or what to do to have it
+    "The model of `/medgemma`, where it is on this disk."
+    spec = spec_called(MEDGEMMA)
+    if spec is None:
+        return None, f"{MEDGEMMA} is not here: no spec is called so; write data/models/{MEDGEMMA}.yaml and start the server again"
+    if not is_here(spec):
+        return None, f"{MEDGEMMA} is not here: {how_to_get(spec)}; then start the server again"
+    return spec_model(spec.name, longest, seconds), ""

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['Off', 'ChatMessage', 'JsonSchema', 'ResponseFormat', 'StreamOptions', 'means_off', 'ChatRequest', 'plain_messages',
-           'requested_stops', 'requested_sampling', 'held_to_schema', 'reply_head', 'usage_of', 'completion_reply',
-           'chunk', 'chunks', 'checked_chat', 'wanted_verdict', 'add_models', 'router']
+           'requested_stops', 'requested_sampling', 'held_to_schema', 'with_logprobs', 'logprobs_of', 'reply_head',
+           'usage_of', 'completion_reply', 'chunk', 'chunks', 'checked_chat', 'wanted_verdict', 'add_models', 'router']
 
 # %% ../../nbs/api/openai_compatible.ipynb #f9cff99a
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from ..contracts.engine import Completion, Sampling
+from ..contracts.engine import Completion, Sampling, TokenLogprob
 from .bodies import TextPart, WithoutNulls, checked_prompt, note, note_answer, parts_text
 from .errors import FieldError, documented
 from .events import event, event_response
@@ -90,10 +90,10 @@ class ChatRequest(WithoutNulls):
     stream: bool = False
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
     guard: bool = True  # ours: false leaves out the guard's words; on this machine only
     # only the value that means "off"
-    logprobs: Off = None
-    top_logprobs: Off = None
     frequency_penalty: Off = None
     presence_penalty: Off = None
     logit_bias: Off = None
@@ -163,6 +163,25 @@ def held_to_schema(sampling: Sampling, wanted: ResponseFormat | None, engine: st
     schema = wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
     return sampling.model_copy(update={"json_schema": schema})
 
+# %% ../../nbs/api/openai_compatible.ipynb #805fabf9
+def with_logprobs(sampling: Sampling, body: ChatRequest, engine: str) -> Sampling:
+    "The sampling that also lists how likely each token was; raises `FieldError` where that is not asked for in full, or the engine cannot."
+    if not body.logprobs:
+        if body.top_logprobs:
+            raise FieldError("top_logprobs", "needs logprobs: true; send both, or none")
+        return sampling
+    if engine not in ("llama_cpp", "ollama", "openai"):
+        raise FieldError("logprobs", "this model's engine lists no probabilities while it writes; leave it out")
+    return sampling.model_copy(update={"logprobs": body.top_logprobs or 0})
+
+
+def logprobs_of(tokens: Sequence[TokenLogprob], asked: int | None) -> dict | None:  # None where nobody asked
+    "Tokens in OpenAI's form."
+    def entry(one: TokenLogprob) -> dict:
+        return {"token": one.token, "logprob": one.logprob, "bytes": list(one.bytes)}
+
+    return None if asked is None else {"content": [{**entry(one), "top_logprobs": [entry(other) for other in one.top]} for one in tokens], "refusal": None}
+
 # %% ../../nbs/api/openai_compatible.ipynb #e3618d88
 def reply_head(kind: str, model: ServedModel) -> dict:
     "The fields with which every reply begins."
@@ -179,20 +198,27 @@ def completion_reply(
     completions: list[Completion],  # the answers to one request
     model: ServedModel,
     verdict: dict | None = None,  # whose words stand before each answer
+    asked: int | None = None,  # how many likely tokens were asked for; None: no probabilities
 ) -> dict:
     "Answers as a chat completion object. Source: OpenAI, API reference."
     choices = [
         {"index": number, "message": {"role": "assistant", "content": prefixed(one.text, verdict), "refusal": None},
-         "finish_reason": one.finish_reason, "logprobs": None}
+         "finish_reason": one.finish_reason, "logprobs": logprobs_of(one.tokens, asked)}
         for number, one in enumerate(completions)
     ]
     return {**reply_head("chat.completion", model), "choices": choices, "usage": usage_of(completions)}
 
 # %% ../../nbs/api/openai_compatible.ipynb #c1bd61ff
-def chunk(head: dict, index: int, delta: dict, reason: str | None = None, usage: bool = False) -> str:
+def chunk(head: dict, index: int, delta: dict, reason: str | None = None, usage: bool = False, logprobs: dict | None = None) -> str:
     "One chunk of a streamed answer."
-    choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}
+    choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
     return event({**head, "choices": [choice], **({"usage": None} if usage else {})})
+
+# %% ../../nbs/api/openai_compatible.ipynb #b0fbc9ee
+def check_listed(answer: Completion, sampling: Sampling) -> None:
+    "Raise `FieldError` for text without the probabilities that were asked for: an older server does not know the request, and says nothing."
+    if sampling.logprobs is not None and answer.text and not answer.tokens:
+        raise FieldError("logprobs", "this model's engine listed no probabilities (an Ollama before 0.12.11 has none); leave it out, or use a newer one")
 
 # %% ../../nbs/api/openai_compatible.ipynb #d23c1c0c
 async def chunks(
@@ -208,16 +234,17 @@ async def chunks(
     head, done = reply_head("chat.completion.chunk", model), []
     for index, sampling in enumerate(settings):
         first = {"role": "assistant", "content": prefixed("", verdict)}
-        async for text, whole in stream(model.queue, messages, sampling, deadline):
+        async for piece in stream(model.queue, messages, sampling, deadline):
             if first:
                 yield chunk(head, index, first, usage=with_usage)
                 first = {}
-            if text:
-                yield chunk(head, index, {"content": text}, usage=with_usage)
-            if whole is not None:
-                done.append(whole)
-                written(whole)
-                yield chunk(head, index, {}, whole.finish_reason, usage=with_usage)
+            if piece.text or piece.tokens:
+                yield chunk(head, index, {"content": piece.text}, None, with_usage, logprobs_of(piece.tokens, sampling.logprobs))
+            if piece.done is not None:
+                check_listed(piece.done, sampling)
+                done.append(piece.done)
+                written(piece.done)
+                yield chunk(head, index, {}, piece.done.finish_reason, usage=with_usage)
     if with_usage:
         yield event({**head, "choices": [], "usage": usage_of(done)})
     yield event("[DONE]")
@@ -229,7 +256,7 @@ async def checked_chat(
 ) -> tuple[list[dict], list[Sampling]]:  # the messages, and the sampling of each answer
     "Check a request against its model; raises `FieldError` with the field that is wrong."
     messages = plain_messages(body)
-    settings = held_to_schema(requested_sampling(body, model.sampling), body.response_format, model.engine)
+    settings = with_logprobs(held_to_schema(requested_sampling(body, model.sampling), body.response_format, model.engine), body, model.engine)
     await checked_prompt(await model.format(), messages, settings, "messages")
     return messages, [settings.model_copy(update={"seed": (settings.seed + number) % 2**31}) for number in range(body.n)]
 
@@ -278,8 +305,9 @@ def router(
             return await event_response(chunks(model, messages, settings, verdict, usage, deadline, written), request.scope)
         completions = [await answer(model.queue, messages, sampling, deadline) for sampling in settings]
         for completion in completions:
+            check_listed(completion, settings[0])
             written(completion)
-        return completion_reply(completions, model, verdict)
+        return completion_reply(completions, model, verdict, settings[0].logprobs)
 
     chat_completions.__annotations__["request"] = Request
     return routes

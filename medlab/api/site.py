@@ -82,8 +82,8 @@ def streamed_texts(loop: asyncio.AbstractEventLoop, parts: AsyncGenerator) -> It
 
     try:
         while (piece := waited(loop, next_one())) is not None:
-            if piece[0]:
-                yield piece[0]
+            if piece.text:
+                yield piece.text
     finally:  # not waited for: this may run in the loop's own thread, which would then wait for itself
         asyncio.run_coroutine_threadsafe(parts.aclose(), loop)
 
