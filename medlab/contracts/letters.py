@@ -105,7 +105,8 @@ def denial(words):
         rf"|\s*[,;:(-]?\s*(?:but |which |that |it )?(?:isn't|doesn't|can't|cannot|couldn't|won't|wouldn't|wasn't|does not|do not|can not|could not|would not|was not"
         rf"|did not|didn't|has no|lacks|contradicts|ruled|excluded|eliminated)\b"
         rf"|\s*[,;:(-]\s*(?:wrong|incorrect|false|no\b|nope|not (?:correct|right|true|it|the answer)|ruled out|unlikely|rejected)"
-        rf"|\s*[,;:(-]?\s*was (?:my|the) (?:first|initial)|\s*\?|\s+(?:would|could|might|may|is|becomes)\b[^.;]{{0,40}}\b(?:if|unless)\b)",
+        rf"|[^.;]{{0,40}}\bbut [(]?[A-Z][)]? (?:cannot|can't|can not) be (?:excluded|ruled out|dismissed)|\s*[,;:(-]?\s*was (?:my|the) (?:first|initial)|\s*\?|\s+(?:would|could|might"
+        rf"|may|is|becomes)\b[^.;]{{0,40}}\b(?:if|unless)\b)",
         re.I,
     )
 
@@ -227,7 +228,7 @@ ANNOUNCES = [
         r"\bmak(?:es|ing) (?:option |choice )?(?=[(\[\"']*[A-Z][)\]\"']* (?:the|my) (?:\w+ )?(?:right|best|correct|most|answer|choice|likely|obvious|clear)\b)",
         r"\b(?:respuesta|opcion|reponse|antwort|losung|resposta|risposta|antwoord)(?: \w+){0,3}? (?:es|est|ist|e|is|seria|serait|ware)(?: (?:la|el|die|opcion|option|letra"
         r"|lettre|alternativa|antwort|respuesta))*[:\s]+",
-        r"(?:答案|正解|选项|選項|故选|应选|應選|选择)(?:应该|应)?(?:是|为|為|选|は)?[:\s]*",
+        r"(?:答案|选(?=\s*[A-Z])|選(?=\s*[A-Z])|正解|选项|選項|故选|应选|應選|选择)(?:应该|应)?(?:是|为|為|选|は)?[:\s]*",
         r"\b(?:it|that)'s(?: definitely| clearly| probably| most likely)?[:\s]+",
         r"(?:^|(?<=[.,;:!] ))(?:so|therefore|thus|hence|ergo|overall|in conclusion|in summary|in short|finally|consequently|conclusion"
         r"|to conclude)[,:]?\s+(?=[(\[\"']*[A-Z][)\]\"']*(?:[.!,;:]|\s*$))",
@@ -256,11 +257,12 @@ RIGHT = re.compile(
 # %% ../../nbs/contracts/letters.ipynb #c6486e4c
 #: What denies an announcement, or gives it to somebody else; and where a clause ends.
 DISOWNED = re.compile(
-    r"\b(?:many|some|students?|people|others?|one might|you might|tempt\w+|at first|initially|first thought|someone|a friend|textbooks?|they|if|unless|suppose|were"
+    r"\b(?:why|explain|many|some|students?|people|others?|one might|you might|tempt\w+|at first|initially|first thought|someone|a friend|textbooks?|they|if|unless|suppose|were"
     r"|wondering|whether|might|could|may|colleague|he|she|trick|trap|mistakes?|distractors?|errors?|expect\w*|otherwise|else|alternatively)\b",
     re.I,
 )
-NOT_BEFORE = re.compile(r"\b(?:wrong|incorrect|false|worst|unlikely|(?:second|third)(?:[ -]best)?|least [\w-]+)\W*$|(?:\b(?:not|never|doubt|hardly|nor|cannot|nobody|unlikely|no)\b|n't\b)(?:(?!\b(?:so|therefore|thus"
+NOT_BEFORE = re.compile(r"\b(?:wrong|incorrect|false|worst|unlikely|(?:second|third)(?:[ -]best)?|least [\w-]+)\W*$|(?:\b(?:not|never|doubt|hardly|nor|cannot|nobody|unlikely|no)\b"
+                        r"|n't\b)(?:(?!\b(?:so|therefore|thus"
                         r"|hence|but|rather)\b)[^,;.:])*$", re.I)
 CLAUSE = re.compile(r"[.!?;]\s|\b(?:but|however|yet|still)\b", re.I)
 
@@ -397,17 +399,20 @@ BARE_END = re.compile(r"[)\]}>\"']*\s*[.:)\],;(-]|\s+(?:because|since|as|is|due|
 #: Names under which a JSON object holds the answer.
 JSON_LETTER = (
     "answer", "final answer", "choice", "option", "letter", "selected", "selection", "correct answer", "correct option", "prediction", "answer letter",
-    "selected option", "answer choice", "final", "correct", "response", "answer option", "chosen", "ans", "label", "result", "output", "pick", "solution", "best answer", "best option", "selected answer", "correct choice", "final choice",
+    "selected option", "answer choice", "final", "correct", "response", "answer option", "chosen", "ans",
+    "label", "result", "output", "pick", "solution", "best answer", "best option", "selected answer", "correct choice", "final choice",
 )
 
 # %% ../../nbs/contracts/letters.ipynb #b84f5a99
 #: Words with which a sentence concludes.
 CONCLUDES = re.compile(
     r"\b(?:most likely|likely|probably|diagnosis|answer|suggests?|consistent with|points? to|indicates?|this is|it is|it's|is the|best|correct|choose|pick|therefore"
-    r"|recommend\w*|should|indicated|preferred|preferable|next step|first[- ]line|of choice|needs?|requires?|start|initiate|administer|prescribe|switch|add|order"
-    r"|the (?:[\w-]+ ){0,3}?(?:organism|cause|pathogen|agent|culprit|drug|medication|treatment|therapy|step|test|investigation|mechanism|finding|complication|explanation)"
+    r"|recommend\w*|should|indicated|preferred|preferable|next step|first[- ]line|of choice|needs?|needed|requires?|required|necessary|advised|start|initiate|administer|prescribe|switch|add|order"
+    r"|the (?:[\w-]+ ){0,3}?(?:organism|cause|pathogen|agent|culprit|drug|medication|treatment|therapy|step|test|investigation|mechanism|finding|complication|explanation"
+    r"|dose|interval|value|age|risk|duration|frequency)"
     r"(?: [\w']+){0,5}? (?:is|was|would be)"
-    r"|thus|suggestive of|in (?:keeping|line) with|compatible with|diagnostic of|characteristic of|typical of|classic|i think|i believe|must be|fits|explained by|due to|caused by|conclusion|diagnose\w*|patient has)\b",
+    r"|thus|suggestive of|in (?:keeping|line) with|compatible with|diagnostic of|characteristic of|typical of|classic|i think|i believe|must be|fits|explained by|due to|caused by"
+    r"|conclusion|diagnose\w*|patient has)\b",
     re.I,
 )
 
@@ -498,6 +503,8 @@ def bare_letters(kept, offered, options):
         if not (got := letter_at(line, (options or {}).get)):
             continue
         letter, rest = got
+        if (inner := after_a_colon(letter, rest, options)) and (again := letter_at(inner)):
+            letter, rest = again
         alone = re.fullmatch(rf"{CLOSERS}[.!]?\s*(?:correct:?|wrong:?)?", rest.strip())
         ends = place == len(kept) - 1 and options and bare_words(rest) == bare_words(options.get(letter, ""))
         if not (alone or ends or (place == 0 and (is_bare(letter, rest, options) or "option" in line[:12].lower()))):
@@ -573,7 +580,9 @@ def told_by_text(kept, options):
 AT_THE_END = re.compile(r"(?<![\w'&+.°-])[(\[\"']*([A-Z])[)\]\"']*\s*[.!]*\s*$")
 ONLY_ONE = re.compile(r"(?:\bonly (?:option |choice )?|^\W*(?:option )?)([A-Z])\)? (?:fits|explains|matches|accounts for|describes|meets|agrees with|is consistent with)\b", re.I)
 #: Words before a last letter that make it no choice.
-NO_END = re.compile(r"\b(?:wrong|incorrect|false|worst|least|less|unlikely|second|third)\b|\b(?:but|not|no|never|of|than|from|like|about|with|without|unlike|rul\w+ out|exclud\w+|eliminat\w+)\s+(?:option |choice )?[(\[\"']*$|n't\b", re.I)
+NO_END = re.compile(r"\b(?:wrong|incorrect|false|worst|least|less|unlikely|second|third)\b|\b(?:anything but|everything but|all but|not|no|never|of|than|from|like|about|with|without"
+                    r"|unlike|rul\w+ out|exclud\w+"
+                    r"|eliminat\w+)\s+(?:option |choice )?[(\[\"']*$|n't\b", re.I)
 
 
 def told_at_the_end(kept, offered, options):

@@ -290,7 +290,7 @@ def told_level(lines):
 def bare_level(lines):
     "The levels with which the text begins or that are its last line; raises `Open` for one that is taken back."
     end = sentences_of("\n".join(lines))[-1:]
-    found, last = set(), LEVEL_WORD.fullmatch(end[0].strip(" .!\"'()[]")) if end else None
+    found, last = set(), LEVEL_WORD.fullmatch(re.sub(r" (?:visit|appointment|care|review|referral|follow-up)$", "", end[0].strip(" .!\"'()[]"))) if end else None
     first = levels_in(lines[0]) if lines else []
     if first and first[0][2] <= re.match(r"[\s(\[{<\"':.-]*", lines[0]).end():
         if re.match(r"[)\]>.\"']*\s*(?:$|[.,;:!(\[-]|(?:care|at home|advice|management|visit|appointment|review|referral|assessment|evaluation|level|within|today|because|since|with|for|plus)\b|\?)",

@@ -190,7 +190,8 @@ TAKEN_BACK = re.compile(
 # %% ../../nbs/contracts/plain.ipynb #d8810306
 #: Words that make a label one of another answer: `initial answer`, `the wrong answer`.
 FALSE_LABEL = re.compile(
-    r"\b(?:initial|first|wrong|incorrect|(?:student|examinee|candidate|user|resident|intern|colleague|friend)(?:'?s|s')?|their|his|her|tempting|previous|old|alternative|second|possible|other|common|distractor|example|sample|every|each|no|any"
+    r"\b(?:initial|first|wrong|incorrect|(?:student|examinee|candidate|user|resident|intern|colleague|friend)(?:'?s|s')?|their|his|her|tempting|previous|old|alternative|second|possible"
+    r"|other|common|distractor|example|sample|every|each|no|any"
     r"|an)\W+$",
     re.I,
 )
