@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .basics.errors import InputError, MedlabError, MissingError, nearest
 from .basics.files import append_jsonl, read_json, read_jsonl, sha256_json, write_json, write_parquet
+from .basics.processes import memory_watched
 from .contracts.chat import ChatFormat
 from .contracts.engine import Engine, Sampling, check_room
 from .contracts.predictions import ARMS, ZERO_SHOT, Prediction
@@ -30,6 +31,7 @@ from .metrics.calibration import calibration_of
 from .metrics.claims import check_neighbours, make_claims, neighbour_rows
 from .metrics.forced_choice import ForcedQuestion, choose_items, few_shot_examples, forced_prediction, forced_question
 from .metrics.items import error_kinds
+from .metrics.repeats import consistency_rows, phrased, seed_rows
 from .metrics.rivals import rival_rows
 from .metrics.scores import CHOICES, agreement, compare, score
 from .core import Outcome, Params, Profile, Run, step
@@ -69,6 +71,9 @@ class EvaluateParams(Params):
     variants: list[str] = Field(["base", "adapter", "merged", "q4_k_m", "served"], min_length=1)  # these, or another type of GGUF such as q8_0
     readable_floor: float = Field(0.5, ge=0, le=1)  # no accuracy is given where a smaller share of a variant's choices can be read
     largest_drop: float = Field(1.0, ge=0, le=1)  # of the accuracy, from merged to a GGUF and on to served; a larger one is an error
+    phrasing_items: int = Field(0, ge=0)  # held-out items of each task with a choice that are asked in five phrasings, by forced choice of letters; 0: none
+    temperature: float = Field(0.0, ge=0)  # of written answers; 0: always the likeliest token
+    seeds: int = Field(1, ge=1, le=20)  # seeds of the written answers, the profile's own first; more than one needs a temperature above 0
 
     @field_validator("variants")
     @classmethod
@@ -81,6 +86,13 @@ class EvaluateParams(Params):
             if names.count(name) > 1:
                 raise ValueError(f"{name!r} is named twice; name each variant once")
         return names
+
+    @model_validator(mode="after")
+    def seeds_differ(self) -> "EvaluateParams":
+        "Refuse several seeds where each would give the same answers."
+        if self.seeds > 1 and self.temperature == 0:
+            raise ValueError(f"got seeds={self.seeds} with temperature=0, where every seed gives the same answers; set evaluate.temperature, such as 0.7")
+        return self
 
 # %% ../nbs/10_evaluate.ipynb #8672ed92
 class Question(BaseModel):
@@ -372,7 +384,10 @@ def choose_all(
 
 # %% ../nbs/10_evaluate.ipynb #e371d84e
 @contextmanager
-def kept_open(variant: Variant) -> Iterator[Variant]:
+def kept_open(
+    variant: Variant,
+    memory: Path | None = None,  # JSON lines, to which the peak of memory is added; None: it is not kept
+) -> Iterator[Variant]:
     "The variant with an opener that opens it once, when it is first needed."
     with ExitStack() as stack:
         engines: list[Engine] = []
@@ -380,10 +395,20 @@ def kept_open(variant: Variant) -> Iterator[Variant]:
         @contextmanager
         def opener() -> Iterator[Engine]:
             if not engines:
+                seen = stack.enter_context(memory_watched())
+                if memory:
+                    stack.callback(lambda: append_jsonl(memory, [{"model": variant.fingerprint, "engine": variant.engine, "peak_mb": round(max(seen), 1)}]))
                 engines.append(stack.enter_context(variant.opener()))
             yield engines[0]
 
         yield replace(variant, opener=opener)
+
+
+def peak_of(variant: Variant, memory: Path) -> dict[str, float]:  # empty when it was not measured
+    "The variant's name and the most memory that this process and its servers held while it answered, in MB of 10^6 bytes."
+    rows = read_jsonl(memory, torn_end="drop") if memory.exists() else []
+    found = [row["peak_mb"] for row in rows if (row["model"], row["engine"]) == (variant.fingerprint, variant.engine)]
+    return {variant.name: max(found)} if found else {}
 
 # %% ../nbs/10_evaluate.ipynb #8a6c168c
 @dataclass
@@ -399,6 +424,9 @@ class Asked:
     chosen_by: list[Prediction] = field(default_factory=list)  # on the validation items
     missing: dict[str, str] = field(default_factory=dict)  # variant to the reason why it cannot run here
     not_possible: dict[tuple[str, str], str] = field(default_factory=dict)  # variant and arm to the reason why its engine cannot be asked so
+    phrased: dict[str, list[list[Prediction]]] = field(default_factory=dict)  # variant to its forced choices, one list for each phrasing
+    by_seed: dict[str, list[list[Prediction]]] = field(default_factory=dict)  # variant to its written answers, one list for each further seed
+    memory: dict[str, float] = field(default_factory=dict)  # variant to the most memory that was held while it answered, in MB
 
 # %% ../nbs/10_evaluate.ipynb #a9191793
 def arms_of(variant: str, params: EvaluateParams) -> list[str]:
@@ -425,6 +453,23 @@ def ask_arms(variant: Variant, all_asked: Asked, params: EvaluateParams, samplin
 #: Items of a forced choice that are asked together: each has several options, so fewer than of written answers.
 CHOICE_BATCH = 8
 
+# %% ../nbs/10_evaluate.ipynb #d8c8e8f9
+#: The arm whose questions are asked in other phrasings: every variant can be asked so.
+PHRASED = "forced_choice_letter"
+
+
+def ask_again(variant: Variant, all_asked: Asked, params: EvaluateParams, sampling: Sampling, folder: Path) -> None:
+    "Ask one variant some forced choices in five phrasings, and all written answers with other seeds, as far as the profile wants it."
+    asked = [phrased(one) for one in forced_questions(choose_items(all_asked.examples, params.phrasing_items), PHRASED, dict.fromkeys(TASKS, []))]
+    try:
+        found = [choose_all(variant, list(way), PHRASED, CHOICE_BATCH, folder / "choices.jsonl") for way in zip(*asked)]
+        all_asked.phrased |= {variant.name: found} if found else {}
+    except NotPossible as error:
+        all_asked.not_possible[variant.name, "phrasings"] = str(error)
+    others = [sampling.model_copy(update={"seed": sampling.seed + n}) for n in range(1, params.seeds)]
+    found = [answer_all(variant, all_asked.written, params.batch, other, folder / "evaluate.jsonl") for other in others]
+    all_asked.by_seed |= {variant.name: found} if found else {}
+
 # %% ../nbs/10_evaluate.ipynb #37a6b361
 def ask_variants(run: Run, profile: Profile, all_asked: Asked, sampling: Sampling) -> None:
     "Have every variant of the profile answer in all of its arms. One that cannot run here is noted with the reason."
@@ -432,11 +477,14 @@ def ask_variants(run: Run, profile: Profile, all_asked: Asked, sampling: Samplin
     for name in params.variants:
         before = len(all_asked.predictions), len(all_asked.chosen_by)
         try:
-            with kept_open(find_variant(name, run, profile)) as variant:
+            with kept_open(find_variant(name, run, profile), run.folder("ledgers") / "memory.jsonl") as variant:
                 ask_arms(variant, all_asked, params, sampling, run.folder("ledgers"))
+                ask_again(variant, all_asked, params, sampling, run.folder("ledgers"))
+            all_asked.memory |= peak_of(variant, run.folder("ledgers") / "memory.jsonl")
         except MissingError as error:
             all_asked.missing[name] = str(error)
             del all_asked.predictions[before[0] :], all_asked.chosen_by[before[1] :]
+            all_asked.phrased.pop(name, None)
 
 # %% ../nbs/10_evaluate.ipynb #8e41de6d
 def predictions_hash(predictions: list[Prediction]) -> str:
@@ -483,6 +531,9 @@ def all_metrics(all_asked: Asked, train: list[Example], profile: Profile) -> dic
         "claims": make_claims(train, all_asked.validation, all_asked.examples, all_asked.chosen_by, all_asked.predictions, tuned) if tuned else [],
         "kinds": kinds_of_errors(all_asked),
         "neighbours": neighbour_rows(all_asked.examples, all_asked.predictions, params.variants),
+        "consistency": [row for name, answers in all_asked.phrased.items() for row in consistency_rows(all_asked.examples, answers, name)],
+        "seeds": [row for name, found in all_asked.by_seed.items()
+                  for row in seed_rows(items, [[one for one in written if one.variant == name], *found], name, params.readable_floor)],
         "choice_items": [{"id": one.id, "task": one.task, "source": one.source} for one in all_asked.examples],
     }
 
@@ -518,17 +569,17 @@ def with_shots(example: Example, shots: list[Example]) -> list[dict]:
 
 # %% ../nbs/10_evaluate.ipynb #38141d51
 @step(
-    "evaluate", params=EvaluateParams, outputs=["predictions.parquet", "metrics.json", "calibration.json"], needs=["instruct", "finetune", "quantize", "deploy"],
+    "evaluate", params=EvaluateParams, outputs=["predictions.parquet", "metrics.json", "calibration.json", "resources.json"], needs=["instruct", "finetune", "quantize", "deploy"],
     packages=["torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "ollama", "rouge-score", "scipy", "scikit-learn"],
 )
 def evaluate(run: Run, profile: Profile) -> Outcome:
-    """Ask all variants the same held-out items in several arms, score the answers, and write predictions.parquet, metrics.json and calibration.json.
+    """Ask all variants the same held-out items in several arms, score the answers, and write predictions.parquet, metrics.json, calibration.json and resources.json.
 
     Answers are kept in ledgers/evaluate.jsonl, forced choices in ledgers/choices.jsonl, and neither is asked for twice. A variant that cannot run here is
     named in the manifest, and the same command, given again, asks only for what is missing.
     """
     train, params = read_examples(run.file("instruct", "train.jsonl")), profile.params(EvaluateParams)
-    all_asked, sampling = prepare(run, profile, train), Sampling(seed=profile.seed, context=profile.params(DeployParams).context)
+    all_asked, sampling = prepare(run, profile, train), Sampling(seed=profile.seed, temperature=params.temperature, context=profile.params(DeployParams).context)
     check_items_fit([*all_asked.written, *all_asked.few_shot], sampling)
     ask_variants(run, profile, all_asked, sampling)
     folder, measured = run.folder("evaluate"), all_metrics(all_asked, train, profile)
@@ -536,6 +587,7 @@ def evaluate(run: Run, profile: Profile) -> Outcome:
     write_parquet(folder / "predictions.parquet", all_asked.predictions, Prediction)
     write_json(folder / "metrics.json", measured)
     write_json(folder / "calibration.json", calibrations(all_asked, profile))
+    write_json(folder / "resources.json", {name: {"peak_memory_mb": peak} for name, peak in all_asked.memory.items()})
     notes = [f"{variant} not run: {why}" for variant, why in all_asked.missing.items()] + [claim["says"] for claim in measured["claims"]]
-    hashed = {"predictions.parquet": predictions_hash(all_asked.predictions)}
+    hashed = dict.fromkeys(["predictions.parquet", "resources.json"], predictions_hash(all_asked.predictions))  # no two runs need the same memory
     return Outcome(notes=notes, incomplete=bool(all_asked.missing), missing=list(all_asked.missing), content=hashed)

@@ -467,6 +467,45 @@ def audit_mcq_command(
             found["variant"] = {"name": variant, **model_audit(items, engine)}
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
+# %% ../../nbs/cli/commands.ipynb #5cbbfa69
+export_app = typer.Typer(no_args_is_help=True, help="Hand a run's answers, or questions with options, to other evaluation tools.")
+app.add_typer(export_app, name="export")
+
+
+@export_app.command("inspect")
+def export_inspect_command(
+    out: Annotated[str, typer.Option("--out", help="The folder to write; default RUN/inspect.", metavar="DIR")] = "",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    """Write a run's answers as logs that `inspect view` opens: one file for each variant, arm and task."""
+    from medlab.cli.inspect_tasks import write_inspect_logs
+
+    opened, loaded = run_and_profile(profile, run, [])
+    folder = Path(out) if out else opened.path / "inspect"
+    typer.echo(f"{len(write_inspect_logs(opened, loaded, folder))} logs; look at them with: inspect view --log-dir {short_path(folder)}")
+
+# %% ../../nbs/cli/commands.ipynb #bd965052
+@export_app.command("lm-eval")
+def export_lm_eval_command(
+    file: Annotated[str, typer.Argument(help="A file of questions; without one, held-out clinical cases of the run or the starter data.", metavar="[FILE]")] = "",
+    kind: Annotated[str, typer.Option("--as", help="What the questions are: mcq, yesnomaybe, triage, refusal, escalation.")] = "mcq",
+    columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
+    limit: Annotated[int, typer.Option("--limit", help="At most this many questions; 0: all.")] = 0,
+    name: Annotated[str, typer.Option("--name", help="The task's name; default the file's.")] = "",
+    out: Annotated[str, typer.Option("--out", help="The folder to write.", metavar="DIR")] = "lm_eval_tasks",
+    run: RunOption = "",
+):
+    """Write questions with options as a task of the lm-evaluation-harness, asked by letter and by text."""
+    from medlab.cli.harness import write_harness_task
+    from medlab.cli.inspect_tasks import items_for
+
+    items = items_for(BENCHMARK_KINDS.get(kind, kind), run, file, kind if file else "", columns, limit)
+    task = name or re.sub(r"\W+", "_", Path(file).stem if file else f"medlab_{items[0].task}")
+    written = write_harness_task(items, out, task)
+    typer.echo(f"{len(items)} questions: {short_path(written[0])}")
+    typer.echo(f"  lm_eval --model hf --model_args pretrained=MODEL --include_path {short_path(Path(out))} --tasks {task},{task}_text")
+
 # %% ../../nbs/cli/commands.ipynb #d92ceec4
 def print_comparison(
     words: list[str],  # "compare" and run folders
