@@ -1805,6 +1805,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                    'medlab.engines.hf.quiet': ('engines/hf.html#quiet', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.row_distributions': ('engines/hf.html#row_distributions', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.scored_rows': ('engines/hf.html#scored_rows', 'medlab/engines/hf.py'),
+                                   'medlab.engines.hf.shared_beginning': ('engines/hf.html#shared_beginning', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.short_of_memory': ('engines/hf.html#short_of_memory', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.with_adapter': ('engines/hf.html#with_adapter', 'medlab/engines/hf.py')},
             'medlab.engines.llama_cpp': { 'medlab.engines.llama_cpp.LlamaCppAtStrength': ( 'engines/llama_cpp.html#llamacppatstrength',

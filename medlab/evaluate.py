@@ -202,7 +202,14 @@ def weights_variant(name: str, run: Run, profile: Profile) -> Variant:
     four_bit = info["quantization"] == "nf4"
 
     def opener() -> HfEngine:
-        return HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch, device="auto")
+        from medlab.training.adapters import unpack
+        from medlab.training.precision import may_unpack
+        from medlab.training.settings import FinetuneParams
+
+        engine = HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch, device="auto")
+        if four_bit and engine.model.device.type == "cpu" and may_unpack(obtain(spec), profile.params(FinetuneParams)):
+            unpack(engine.model, "float32")  # the same numbers, decoded once instead of in every pass
+        return engine
 
     return Variant(name, fingerprint, HfEngine.name, opener)
 
@@ -339,11 +346,11 @@ def forced_questions(
     examples: list[Example],  # those of tasks without a choice are left out
     arm: str,  # a forced choice
     shots: dict[str, list[Example]],
-) -> list[ForcedQuestion]:  # ordered by length, then by id
+) -> list[ForcedQuestion]:  # ordered by task, since its questions begin alike, then by length and id
     "The items as forced choices of one arm."
     by = arm.rpartition("_")[2]
     found = [forced_question(one, by, shots[one.task]) for one in examples if one.task in CHOICES]
-    return sorted(found, key=lambda one: (sum(len(turn["content"]) for turn in one.messages), one.example.id))
+    return sorted(found, key=lambda one: (one.example.task, sum(len(turn["content"]) for turn in one.messages), one.example.id))
 
 # %% ../nbs/10_evaluate.ipynb #ad0fea43
 class NotPossible(MissingError):
