@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['engine_threads', 'Sampling', 'ModelNotFound', 'EngineBusy', 'ContextOverflow', 'OutOfMemory', 'EngineTimeout',
            'EngineDied', 'speaks_of_memory', 'check_room', 'cut_at_stop', 'settled', 'as_decoded', 'OptionTokens',
-           'option_tokens', 'OptionScores', 'scores_from_list', 'Completion', 'Piece', 'Engine', 'option_questions',
-           'EngineBase']
+           'option_tokens', 'OptionScores', 'scores_from_list', 'TokenLogprob', 'listed_tokens', 'Completion', 'Piece',
+           'Engine', 'option_questions', 'EngineBase']
 
 # %% ../../nbs/contracts/engine.ipynb #ac57cfeb
 import os
@@ -46,6 +46,7 @@ class Sampling(BaseModel):
     length: int = Field(64, gt=0)  # tokens of the answer, at most
     json_schema: dict | None = None  # the answer is held to this JSON schema, where the engine can
     grammar: str | None = None  # the answer is held to this grammar (GBNF); llama.cpp only
+    logprobs: int | None = Field(None, ge=0, le=20)  # also list each token's log-probability, and so many likeliest tokens in its place
 
     def no_grammar(self, engine: str) -> None:
         "Raise `InputError` when a grammar is set for an engine that knows none."
@@ -55,8 +56,11 @@ class Sampling(BaseModel):
     def common(self) -> dict:
         "The values that llama.cpp and Ollama, which is built on it, call by the same names."
         return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p, "typical_p": 1.0,
-                "repeat_penalty": self.repeat_penalty, "repeat_last_n": 64, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-                "seed": self.seed, "stop": self.stop}
+                "repeat_penalty": self.repeat_penalty, "repeat_last_n": 64, "presence_penalty": 0.0, "frequency_penalty": 0.0, "seed": self.seed, "stop": self.stop}
+
+    def listed(self) -> dict:
+        "What asks Ollama and OpenAI-compatible servers for tokens' probabilities."
+        return {} if self.logprobs is None else {"logprobs": True, "top_logprobs": self.logprobs}
 
     def for_ollama(self) -> dict:
         "As `options` of Ollama's API; a JSON schema is not one of them, it stands beside them as `format`."
@@ -72,14 +76,15 @@ class Sampling(BaseModel):
         "As the body of /v1/chat/completions: the names that every such server knows."
         self.no_grammar("an OpenAI-compatible server")
         wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": self.json_schema, "strict": True}}
-        more = ({"stop": self.stop} if self.stop else {}) | ({"response_format": wanted} if self.json_schema else {})
+        more = {**({"stop": self.stop} if self.stop else {}), **({"response_format": wanted} if self.json_schema else {}), **self.listed()}
         return {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "max_tokens": self.length, **more}
 
     def for_transformers(self) -> dict:
         "As arguments of `generate`."
         self.no_grammar("transformers")
-        if self.json_schema is not None:
-            raise InputError("got a JSON schema, which transformers cannot hold an answer to; expected none; use the llama.cpp or Ollama engine")
+        for value, what in ((self.json_schema, "a JSON schema, which transformers cannot hold an answer to"), (self.logprobs, "logprobs, which transformers does not list")):
+            if value is not None:
+                raise InputError(f"got {what}; expected none; use the llama.cpp or Ollama engine")
         chosen = {"do_sample": self.temperature > 0, "max_new_tokens": self.length, "repetition_penalty": self.repeat_penalty}
         if self.temperature > 0:
             chosen |= {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
@@ -233,6 +238,28 @@ def scores_from_list(
     bounded = tuple(option for option, value in scores.items() if value is None)
     return OptionScores({option: least if value is None else value for option, value in scores.items()}, dict.fromkeys(options, 1), bounded)
 
+# %% ../../nbs/contracts/engine.ipynb #4a64b8ad
+@dataclass(frozen=True)
+class TokenLogprob:
+    "A token of an answer, how likely it was, and the likeliest tokens in its place."
+
+    token: str  # its text; of a part of a character what can be shown of it
+    logprob: float  # in nats; -9999 for a token that should never have come
+    bytes: tuple[int, ...]  # its text as UTF-8 bytes, which may be part of a character
+    top: tuple["TokenLogprob", ...] = ()
+
+# %% ../../nbs/contracts/engine.ipynb #e3148d5a
+def listed_tokens(
+    listed: Any,  # a server's list of tokens; anything else counts as an empty list
+    top: int,  # likeliest tokens to keep for each place
+) -> tuple[TokenLogprob, ...]:
+    "The tokens of an answer as llama.cpp, Ollama and OpenAI list them."
+    def read(one: dict, others: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        raw = one.get("bytes")
+        return TokenLogprob(one["token"], max(-9999.0, one["logprob"]), tuple(one["token"].encode() if raw is None else raw), others)
+
+    return tuple(read(one, tuple(read(other) for other in (one.get("top_logprobs") or ())[:top])) for one in listed or ())
+
 # %% ../../nbs/contracts/engine.ipynb #678c6e6b
 @dataclass(frozen=True)
 class Completion:
@@ -244,6 +271,7 @@ class Completion:
     seconds: float
     finish_reason: Literal["stop", "length"]  # the model ended its turn, or `Sampling.length` was reached
     option_logprobs: dict[str, float] | None = None  # where the engine gives them
+    tokens: tuple[TokenLogprob, ...] = ()  # those of the text, where `Sampling.logprobs` asked for them
 
 # %% ../../nbs/contracts/engine.ipynb #e8a82771
 @dataclass(frozen=True)
@@ -252,6 +280,7 @@ class Piece:
 
     text: str
     done: Completion | None = None  # in the last piece only: without it the answer is not complete
+    tokens: tuple[TokenLogprob, ...] = ()  # those of the text, where `Sampling.logprobs` asked for them
 
 # %% ../../nbs/contracts/engine.ipynb #8ef830a2
 class Engine(Protocol):

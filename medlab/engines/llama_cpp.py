@@ -26,7 +26,7 @@ from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, OptionScores, OutOfMemory, Piece, Sampling,
-    check_room, cut_at_stop, engine_threads, option_tokens, settled, speaks_of_memory,
+    TokenLogprob, check_room, cut_at_stop, engine_threads, listed_tokens, option_tokens, settled, speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf, gguf_field, read_gguf
 
@@ -245,7 +245,8 @@ def check_both_rooms(engine: LlamaCppEngine, prompt: list[int], sampling: Sampli
 def request_body(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> dict:
     "The body of a call to /completion, with nothing left to the server's defaults."
     beside = {"lora": [{"id": 0, "scale": engine.strength}]} if engine.adapter else {}
-    return {"prompt": prompt, "return_tokens": True, **sampling.for_llama_cpp(), "cache_prompt": engine.cache, **beside}
+    listed = {} if sampling.logprobs is None else {"n_probs": max(1, sampling.logprobs)}
+    return {"prompt": prompt, "return_tokens": True, **sampling.for_llama_cpp(), "cache_prompt": engine.cache, **beside, **listed}
 
 
 def check_read(prompt: list[int], final: dict) -> None:
@@ -257,6 +258,8 @@ def check_read(prompt: list[int], final: dict) -> None:
 def llama_answer(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> Completion:
     "Answer one prompt given as token ids."
     check_both_rooms(engine, prompt, sampling)
+    if sampling.logprobs is not None:
+        return next(piece.done for piece in llama_stream(engine, prompt, sampling) if piece.done)
     started = time.perf_counter()
     answer = post_to_llama(engine, "/completion", request_body(engine, prompt, sampling))
     check_read(prompt, answer)
@@ -289,6 +292,16 @@ def llama_events(engine: LlamaCppEngine, body: dict) -> Iterator[dict]:
                 return
     raise EngineDied(f"the llama.cpp server ended in the middle of its answer; {engine.server.tail()}")
 
+# %% ../../nbs/engines/llama_cpp.ipynb #e0ff981b
+def event_tokens(chat: ChatFormat, event: dict) -> list[int]:
+    "The tokens of an event; those of its text where the server has left out the first tokens of a letter."
+    ids, content = event["tokens"], event.get("content", "")
+    if not content or "\ufffd" in content or "\ufffd" not in chat.decode(ids):
+        return ids
+    if chat.tokenizer.token_to_id("<0x00>") is not None:  # a tokenizer with a token for each byte, which would put a space before a text
+        return [chat.tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in content.encode()]
+    return chat.encode(content)
+
 # %% ../../nbs/engines/llama_cpp.ipynb #ae0e0841
 def llama_stream(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> Iterator[Piece]:
     """The pieces of one answer.
@@ -297,20 +310,26 @@ def llama_stream(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) 
     """
     check_both_rooms(engine, prompt, sampling)
     body = {**request_body(engine, prompt, sampling), "stop": []}
-    started, row, shown = time.perf_counter(), [], 0
+    started, row, shown, before = time.perf_counter(), [], 0, 0
+    listed: list[tuple[int, int, TokenLogprob]] = []  # where each token begins and ends in the text
+    told = 0
     for event in llama_events(engine, body):
-        row += event["tokens"]
+        row += event_tokens(engine.chat, event)
         text, stopped = cut_at_stop(engine.chat, row, sampling)
+        listed += [(before, len(text), one) for one in listed_tokens(event.get("completion_probabilities"), sampling.logprobs or 0)]
+        before = len(text)
         if event["stop"] or stopped:
             if event["stop"]:
                 check_read(prompt, event)
             reason: Literal["stop", "length"] = "stop" if stopped or event["stop_type"] == "eos" else "length"
-            done = Completion(text, len(prompt), len(row), round(time.perf_counter() - started, 4), reason)
-            yield Piece(text[shown:], done)
+            tokens = tuple(one for start, _, one in listed if start < len(text))
+            done = Completion(text, len(prompt), event.get("tokens_predicted", len(row)), round(time.perf_counter() - started, 4), reason, tokens=tokens)
+            yield Piece(text[shown:], done, tokens[told:])
             return
         if len(new := settled(text, sampling.stop)) > shown:
-            yield Piece(new[shown:])
-            shown = len(new)
+            tokens = tuple(one for _, end, one in listed[told:] if end <= len(new))
+            yield Piece(new[shown:], None, tokens)
+            shown, told = len(new), told + len(tokens)
 
 # %% ../../nbs/engines/llama_cpp.ipynb #bb9f8f73
 def next_logprobs(

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
-    Sampling, as_decoded, check_room, option_tokens, scores_from_list, speaks_of_memory,
+    Sampling, TokenLogprob, as_decoded, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf
 
@@ -323,7 +323,7 @@ class OllamaEngine(EngineBase):
     def request(self, messages: list[dict], sampling: Sampling) -> dict:
         "The body of a call to /api/chat, with nothing left to the server's defaults."
         more = {"options": {**sampling.for_ollama(), "stop": [*self.chat.stops, *sampling.stop]}} | ({"format": sampling.json_schema} if sampling.json_schema else {})
-        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, **more}
+        return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, **more, **sampling.listed()}
 
     def render(
         self,
@@ -397,7 +397,9 @@ def ollama_answer(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     check_room(expected, sampling)
     started = time.perf_counter()
     reply = post_to_ollama(engine, "/api/chat", engine.request(messages, sampling))
-    return ollama_completion(engine, as_decoded(engine.chat, reply["message"]["content"]), reply, expected, round(time.perf_counter() - started, 4))
+    text = as_decoded(engine.chat, reply["message"]["content"])
+    done = ollama_completion(engine, text, reply, expected, round(time.perf_counter() - started, 4))
+    return replace(done, tokens=listed_tokens(reply.get("logprobs"), sampling.logprobs or 0))
 
 # %% ../../nbs/engines/ollama_server.ipynb #1453af6f
 def ollama_lines(engine: OllamaEngine, body: dict) -> Iterator[dict]:
@@ -417,20 +419,24 @@ def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     "The pieces of one answer."
     expected = len(engine.chat.prompt_ids(messages))
     check_room(expected, sampling)
-    started, raw, text = time.perf_counter(), "", ""
+    started, raw, text, told = time.perf_counter(), "", "", 0
+    tokens: tuple[TokenLogprob, ...] = ()
     try:
         for data in ollama_lines(engine, engine.request(messages, sampling)):
             raw += data["message"]["content"]
             new = as_decoded(engine.chat, raw)[len(text):]
-            text += new
+            text, tokens = text + new, tokens + listed_tokens(data.get("logprobs"), sampling.logprobs or 0)
             if data["done"]:
-                yield Piece(new, ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4)))
+                done = ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4))
+                yield Piece(new, replace(done, tokens=tokens), tokens[told:])
             elif new:
-                yield Piece(new)
+                yield Piece(new, None, tokens[told:])
+                told = len(tokens)
     except EngineDied:
         if not ends_in_a_loop(text):  # a loop ends the stream without its last line
             raise
-        yield Piece("", Completion(text, expected, len(engine.chat.encode(text)), round(time.perf_counter() - started, 4), "length"))
+        done = Completion(text, expected, len(engine.chat.encode(text)), round(time.perf_counter() - started, 4), "length", tokens=tokens)
+        yield Piece("", done, tokens[told:])
 
 # %% ../../nbs/engines/ollama_server.ipynb #e29c50e8
 def ollama_scores(engine: OllamaEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:

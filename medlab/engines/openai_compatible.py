@@ -19,7 +19,7 @@ from ..basics.secrets import masked
 from ..contracts.chat import ChatFormat, checked_conversation
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OptionTokens,
-    OutOfMemory, Piece, Sampling, as_decoded, check_room, option_tokens, scores_from_list, speaks_of_memory,
+    OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
 )
 
 # %% ../../nbs/engines/openai_compatible.ipynb #4d29c4e1
@@ -188,7 +188,8 @@ def complete_answer(reply: Any, seconds: float, base_url: str) -> Completion:
     check_ended(text, reason, choice["message"], base_url)
     if "prompt_tokens" not in usage or "completion_tokens" not in usage:
         raise MedlabError(f"{base_url} did not count its tokens (usage): got {sorted(usage)}, expected prompt_tokens and completion_tokens")
-    return Completion(text, usage["prompt_tokens"], usage["completion_tokens"], seconds, reason)
+    tokens = listed_tokens((choice.get("logprobs") or {}).get("content"), 20)
+    return Completion(text, usage["prompt_tokens"], usage["completion_tokens"], seconds, reason, tokens=tokens)
 
 # %% ../../nbs/engines/openai_compatible.ipynb #fcbe3fbf
 def openai_events(engine: OpenAiEngine, body: dict) -> Iterator[dict]:
@@ -211,19 +212,22 @@ def openai_events(engine: OpenAiEngine, body: dict) -> Iterator[dict]:
 def openai_stream(engine: OpenAiEngine, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
     "The pieces of one answer; raises `EngineDied` for a stream that ends without a reason, `MedlabError` for one that does not count its tokens."
     body = {"model": engine.model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}, **sampling.for_openai()}
-    started, raw, text, reason, usage, last = time.perf_counter(), "", "", None, None, {}
+    started, raw, text, reason, usage, last, told = time.perf_counter(), "", "", None, None, {}, 0
+    tokens: tuple[TokenLogprob, ...] = ()
     for event in openai_events(engine, body):
         usage = event.get("usage") or usage
         for choice in event.get("choices") or []:
             last = {**last, **{name: value for name, value in (choice.get("delta") or {}).items() if value}}
             reason = choice.get("finish_reason") or reason
+            tokens += listed_tokens((choice.get("logprobs") or {}).get("content"), sampling.logprobs or 0)
             raw += content_text(choice.get("delta") or {}) or ""
             if new := as_decoded(engine.chat, raw)[len(text):]:
                 text += new
-                yield Piece(new)
+                yield Piece(new, None, tokens[told:])
+                told = len(tokens)
     seconds, message = round(time.perf_counter() - started, 4), {**last, "content": text if raw or not last.keys() - {"role"} else None}
     done = complete_answer({"choices": [{"message": message, "finish_reason": reason}], "usage": usage}, seconds, engine.base_url)
-    yield Piece("", as_many_read(engine, messages, done))
+    yield Piece("", replace(as_many_read(engine, messages, done), tokens=tokens), tokens[told:])
 
 # %% ../../nbs/engines/openai_compatible.ipynb #507419b2
 def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:
