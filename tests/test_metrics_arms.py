@@ -197,6 +197,11 @@ def test_a_forced_choice_is_read_by_the_readers_of_written_answers(starter, task
         assert choice_of(example, made.text) == example.gold[CHOICES[task][0]] == max(option_shares(made), key=option_shares(made).get)
 
 
+def test_labels_are_chosen_by_the_probability_of_writing_them():
+    scores = OptionScores({"emergency": -1.8, "self-care": -4.0}, {"emergency": 1, "self-care": 3})  # per token self-care would win, always
+    assert forced_choice("text", scores, {"emergency": "emergency", "self-care": "self-care"}) == "emergency"
+
+
 def test_text_is_normalised_by_its_length_and_letters_are_not():
     scores = OptionScores({"short": -3.0, "a much longer text": -6.0}, {"short": 1, "a much longer text": 4})
     options = {"A": "short", "B": "a much longer text"}

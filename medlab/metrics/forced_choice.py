@@ -108,8 +108,12 @@ def forced_choice(
     scores: OptionScores,  # by the text that was scored
     options: dict[str, str],  # choice -> the text that was scored
 ) -> str:
-    "The choice with the highest log-probability, by text per token; of equal ones the first."
-    tokens = scores.tokens if by == "text" else dict.fromkeys(scores.tokens, 1)
+    """The choice with the highest log-probability; of equal ones the first.
+
+    Texts of the item's own, which differ in length, are compared per token; labels such as "self-care" by the probability that the model writes them.
+    """
+    own = by == "text" and any(text != choice for choice, text in options.items())
+    tokens = scores.tokens if own else dict.fromkeys(scores.tokens, 1)
     return max(options, key=lambda choice: scores.logprobs[options[choice]] / max(tokens[options[choice]], 1))
 
 # %% ../../nbs/metrics/forced_choice.ipynb #16ac00db
@@ -136,10 +140,11 @@ def forced_prediction(
 def option_shares(
     prediction: Prediction,  # a forced choice
 ) -> dict[str, float]:  # choice -> share, 0 to 1
-    "How the model's probability is divided among the options: by letter as it is, by text by the mean over the tokens."
+    "How the model's probability is divided among the options: as it is for letters and labels, by the mean over the tokens for texts of the item's own."
     import math
 
-    tokens = prediction.option_tokens if prediction.arm.endswith("text") else {}
+    own = prediction.arm.endswith("text") and set(prediction.option_logprobs) <= set(LETTERS)
+    tokens = prediction.option_tokens if own else {}
     values = {choice: value / max((tokens or {}).get(choice, 1), 1) for choice, value in prediction.option_logprobs.items()}
     top = max(values.values())
     weights = {choice: math.exp(value - top) for choice, value in values.items()}
