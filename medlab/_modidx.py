@@ -241,6 +241,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                      'medlab.api.queueing.WaitingRequest': ('api/queueing.html#waitingrequest', 'medlab/api/queueing.py'),
                                      'medlab.api.queueing.answer': ('api/queueing.html#answer', 'medlab/api/queueing.py'),
                                      'medlab.api.queueing.close_engine': ('api/queueing.html#close_engine', 'medlab/api/queueing.py'),
+                                     'medlab.api.queueing.engine_for_request': ( 'api/queueing.html#engine_for_request',
+                                                                                 'medlab/api/queueing.py'),
                                      'medlab.api.queueing.enter': ('api/queueing.html#enter', 'medlab/api/queueing.py'),
                                      'medlab.api.queueing.finish': ('api/queueing.html#finish', 'medlab/api/queueing.py'),
                                      'medlab.api.queueing.gathered': ('api/queueing.html#gathered', 'medlab/api/queueing.py'),
