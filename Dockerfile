@@ -15,7 +15,7 @@ COPY nbs ./nbs
 COPY medlab ./medlab
 RUN pip install --constraint data/constraints.txt ".[train,serve,evaluate]" && medlab setup --quiet
 
-USER medlab
+USER 1000:1000
 WORKDIR /srv/medlab
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=30 \

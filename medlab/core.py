@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LESSONS', 'STEPS', 'NOT_HERE', 'Params', 'Profile', 'load_profile', 'profile_path', 'profile_names', 'apply_override',
            'checked_profile', 'seed_everything', 'Output', 'Manifest', 'Run', 'locked', 'open_run', 'project_folder',
-           'module_hash', 'imported_modules', 'direct_imports', 'module_file', 'edited_definitions',
-           'without_import_style', 'Outcome', 'find_step', 'Step', 'gather_inputs', 'key_of', 'finished_under', 'begin',
-           'recover', 'refuse_to_shrink', 'lost_inputs', 'lost_parts', 'do_work', 'collect_outputs', 'step',
-           'package_versions', 'git_commit']
+           'module_hash', 'imported_modules', 'import_statements', 'direct_imports', 'module_file',
+           'edited_definitions', 'without_import_style', 'Outcome', 'find_step', 'Step', 'gather_inputs', 'key_of',
+           'finished_under', 'begin', 'recover', 'refuse_to_shrink', 'lost_inputs', 'lost_parts', 'do_work',
+           'collect_outputs', 'step', 'package_versions', 'git_commit']
 
 # %% ../nbs/00_core.ipynb #56e64d08
 import ast
@@ -240,10 +240,10 @@ def locked(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        said = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+        owner = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
         if not wait:
-            raise MedlabError(f"{said} is using {folder}; wait until it has ended, or choose another folder with --run") from None
-        print(f"medlab: waiting for {said}, which is using {folder}", file=sys.stderr, flush=True)
+            raise MedlabError(f"{owner} is using {folder}; wait until it has ended, or choose another folder with --run") from None
+        print(f"medlab: waiting for {owner}, which is using {folder}", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         if lock.lock_counter == 1:
@@ -262,15 +262,15 @@ def open_run(
     "Open (or begin) a run folder and write its profile down in `profile.yaml`. Everything is checked before anything is written."
     import yaml
 
-    given = run_dir or os.environ.get("MEDLAB_RUN")
-    own = Path(given or project_folder() / "runs" / "smoke") / "profile.yaml"
-    loaded = load_profile(profile or (own if own.is_file() else "smoke"), overrides)
-    run = Run(given or project_folder() / "runs" / loaded.name)
+    folder = run_dir or os.environ.get("MEDLAB_RUN")
+    own_profile = Path(folder or project_folder() / "runs" / "smoke") / "profile.yaml"
+    loaded = load_profile(profile or (own_profile if own_profile.is_file() else "smoke"), overrides)
+    run = Run(folder or project_folder() / "runs" / loaded.name)
     text = yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True)
     with run.lock():
-        noted = run.path / "profile.yaml"
-        if not noted.exists() or noted.read_text(encoding="utf-8") != text:
-            with atomic_path(noted) as temporary:
+        profile_file = run.path / "profile.yaml"
+        if not profile_file.exists() or profile_file.read_text(encoding="utf-8") != text:
+            with atomic_path(profile_file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     return run, loaded
 
@@ -291,27 +291,38 @@ def imported_modules(
     module: str,  # such as "medlab.collect"
 ) -> set[str]:  # itself and every medlab module that it imports, also inside functions
     "Follow a module's imports, read from its text (nothing is executed)."
-    found, waiting = set(), [module]
+    found, waiting = set(), [module] if module_file(module) else []
     while waiting:
         name = waiting.pop()
-        if name in found or module_file(name) is None:
-            continue
-        found.add(name)
-        waiting += direct_imports(name)
+        if name not in found:
+            found.add(name)
+            waiting += direct_imports(name)
     return found
+
+# %% ../nbs/00_core.ipynb #0e48df79
+def import_statements(
+    tree: Any,  # an `ast.Module`, or a statement with others inside
+) -> Iterator[Any]:  # `ast.Import` and `ast.ImportFrom`
+    "The import statements of a program, also those inside functions. Expressions are most of a program and hold none: they are not visited."
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for node in getattr(tree, part, []):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                yield node
+            else:
+                yield from import_statements(node)
 
 # %% ../nbs/00_core.ipynb #e0a62966
 @functools.cache
 def direct_imports(module: str) -> list[str]:
     "The medlab modules that one module's text names in its import statements."
     names = []
-    for node in ast.walk(ast.parse(module_file(module).read_text(encoding="utf-8"))):
+    for node in import_statements(ast.parse(module_file(module).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0]) if node.level else node.module
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.startswith("medlab.")]
+    return [name for name in dict.fromkeys(names) if name.startswith("medlab.") and module_file(name)]
 
 # %% ../nbs/00_core.ipynb #304990fd
 def module_file(module: str) -> Path | None:
@@ -383,30 +394,32 @@ class Step:
     def __repr__(self) -> str:
         return f"Step({self.name!r})"
 
-    def __call__(self, run: Run, profile: Profile, looked_at: dict[str, Manifest] | None = None) -> Manifest:
+    def __call__(self, run: Run, profile: Profile, checked: dict[str, Manifest] | None = None) -> Manifest:
         "Do the step, and before it every step it needs, unless they are done already."
-        asked_for = looked_at is None  # by the caller, not as another step's need
-        looked_at = {} if looked_at is None else looked_at  # several steps may need the same one
+        requested = checked is None  # by the caller, not as another step's need
+        checked = {} if checked is None else checked  # several steps may need the same one
         with run.lock():
             for need in self.needs:
-                if need not in looked_at:
-                    looked_at[need] = find_step(need)(run, profile, looked_at)
+                if need not in checked:
+                    checked[need] = find_step(need)(run, profile, checked)
             recover(run, self.name)
             inputs = gather_inputs(self, run, profile)
             key = key_of(self, profile, inputs)
-            return finished_under(self, run, key, asked_for) or do_work(self, run, profile, inputs, key)
+            return finished_under(self, run, key, requested) or do_work(self, run, profile, inputs, key)
 
-    def finished(self, run: Run, profile: Profile, looked_at: dict[str, Manifest | None] | None = None) -> Manifest | None:
-        "The manifest when this step and all it needs are done and unchanged, else None; starts nothing."
-        asked_for = looked_at is None
-        looked_at = {} if looked_at is None else looked_at
+    def finished(self, run: Run, profile: Profile, checked: dict[str, Manifest | None] | None = None, requested: bool = True) -> Manifest | None:
+        """The manifest when this step and all it needs are done and unchanged, else None; starts nothing.
+
+        `checked` holds what is known of the steps that are needed; give the same one again while nothing changes.
+        """
+        checked = {} if checked is None else checked
         for need in self.needs:
-            if need not in looked_at:
-                looked_at[need] = find_step(need).finished(run, profile, looked_at)
-            if looked_at[need] is None:
+            if need not in checked:
+                checked[need] = find_step(need).finished(run, profile, checked, requested=False)
+            if checked[need] is None:
                 return None
         try:
-            return finished_under(self, run, key_of(self, profile, gather_inputs(self, run, profile)), asked_for)
+            return finished_under(self, run, key_of(self, profile, gather_inputs(self, run, profile)), requested)
         except MedlabError:
             return None  # the step itself will say what is wrong
 
@@ -425,26 +438,26 @@ def gather_inputs(step: Step, run: Run, profile: Profile) -> dict[str, str]:
 def key_of(step: Step, profile: Profile, inputs: dict[str, str]) -> str:
     "The hash of all that decides a step's outputs: parameters, seed, what it reads, and the code that it uses."
     module = f"medlab.{step.name}"
-    known = {
+    parts = {
         "params": profile.params(step.params).model_dump(mode="json"),
         "seed": profile.seed,
         "inputs": inputs,
         "code": module_hash(module) if module_file(module) else "",
     }
     if step.body.__module__ == "__main__":
-        known["edited"] = edited_definitions(step.body.__globals__, module)
-    return sha256_json({name: value for name, value in known.items() if value})
+        parts["edited"] = edited_definitions(step.body.__globals__, module)
+    return sha256_json({name: value for name, value in parts.items() if value})
 
 # %% ../nbs/00_core.ipynb #ac193a70
 def finished_under(
     step: Step,
     run: Run,
     key: str,
-    wholly: bool = False,  # an incomplete one does not count
+    complete: bool = False,  # an incomplete one does not count
 ) -> Manifest | None:
     "The manifest, when it carries this key and every file it names is still there as it was."
     manifest = run.manifest(step.name)
-    if manifest is None or manifest.key != key or (wholly and manifest.incomplete):
+    if manifest is None or manifest.key != key or (complete and manifest.incomplete):
         return None
     for name, output in manifest.outputs.items():
         path = run.path / step.name / name
@@ -457,35 +470,35 @@ def finished_under(
 # %% ../nbs/00_core.ipynb #8c3aedb1
 def begin(run: Run, name: str, key: str) -> Path:
     "A step's folder, ready for work under a key: with the files of an interrupted try under the same key, else empty. A finished result is set aside."
-    folder, aside, partial = run.path / name, run.replaced(name), run.path / f".{name}.partial"
+    folder, backup, partial = run.path / name, run.replaced(name), run.path / f".{name}.partial"
     if (folder / "manifest.json").exists():
-        remove(aside)
-        os.replace(folder, aside)
+        remove(backup)
+        os.replace(folder, backup)
     if partial.exists() and not folder.exists():
         os.replace(partial, folder)
-    begun = folder / ".begun"
-    if not begun.exists() or begun.read_text() != key:
+    key_file = folder / ".begun"
+    if not key_file.exists() or key_file.read_text() != key:
         remove(folder)
         run.folder(name)
-        with atomic_path(begun) as temporary:
+        with atomic_path(key_file) as temporary:
             temporary.write_text(key)
-    for remains in folder.rglob(".*.tmp"):
-        remove(remains)  # half a file by a process that was killed here: the run's lock says that it is gone
+    for leftover in folder.rglob(".*.tmp"):
+        remove(leftover)  # half a file by a process that was killed here: the run's lock says that it is gone
     return folder
 
 # %% ../nbs/00_core.ipynb #107f29cf
 def recover(run: Run, name: str) -> None:
     "Put a finished result that was set aside back in its place; what an interrupted try has made is kept for the next one."
-    folder, aside, partial = run.path / name, run.replaced(name), run.path / f".{name}.partial"
-    if not aside.exists():
+    folder, backup, partial = run.path / name, run.replaced(name), run.path / f".{name}.partial"
+    if not backup.exists():
         return
     if (folder / "manifest.json").exists():
-        remove(aside)  # the new result was whole when the process was killed
+        remove(backup)  # the new result was whole when the process was killed
         return
     remove(partial)
     if folder.exists():
         os.replace(folder, partial)
-    os.replace(aside, folder)
+    os.replace(backup, folder)
 
 # %% ../nbs/00_core.ipynb #da7d7d77
 #: How an input that is not available is noted; the reason may follow.

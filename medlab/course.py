@@ -180,9 +180,9 @@ def select_lessons(
     return every[start : end + 1]
 
 # %% ../nbs/13_course.ipynb #8f178ba7
-def stamp_of(lesson: Lesson, run: Run, profile: Profile) -> str | None:
-    "The fingerprint of all that decides a lesson's executed copy; None while its step is not done or no longer holds."
-    manifest = lesson.step.finished(run, profile) if lesson.step else None
+def stamp_of(lesson: Lesson, run: Run, profile: Profile, checked: dict | None = None) -> str | None:
+    "The fingerprint of all that decides a lesson's executed copy; None while its step is not done or no longer holds. `checked`: see `Step.finished`."
+    manifest = lesson.step.finished(run, profile, checked) if lesson.step else None
     if lesson.step and manifest is None:
         return None
     return sha256_json([sha256_file(lesson.path), module_hash(f"medlab.{lesson.module}"), manifest.key if manifest else ""])
@@ -193,12 +193,12 @@ def copy_of(lesson: Lesson, run: Run) -> Path:
     return run.path / "notebooks" / f"{lesson.name}.ipynb"
 
 # %% ../nbs/13_course.ipynb #eea44573
-def is_unchanged(lesson: Lesson, run: Run, profile: Profile) -> bool:
-    "Whether a lesson's executed copy is there and would come out the same."
+def is_unchanged(lesson: Lesson, run: Run, profile: Profile, checked: dict | None = None) -> bool:
+    "Whether a lesson's executed copy is there and would come out the same. `checked`: see `Step.finished`."
     noted = copy_of(lesson, run).with_suffix(".stamp.json")
     if not (copy_of(lesson, run).exists() and noted.exists()):
         return False
-    stamp = stamp_of(lesson, run, profile)
+    stamp = stamp_of(lesson, run, profile, checked)
     return stamp is not None and stamp == read_json(noted).get("stamp")
 
 # %% ../nbs/13_course.ipynb #8a1583bc
@@ -232,9 +232,9 @@ def run_course(
     run, loaded = open_run(profile, run_dir, overrides)
     with only_one_runner(run):
         console.print(f"medlab run: profile {loaded.name}, {len(wanted)} lesson{'s' * (len(wanted) != 1)}, in {short_path(run.path)}")
-        started = time.monotonic()
+        started, checked = time.monotonic(), {}
         for lesson in wanted:
-            run_or_skip(lesson, run, loaded, console)
+            run_or_skip(lesson, run, loaded, console, checked)
         console.print(f"Done in {time.monotonic() - started:.0f} s.{report_line(run, loaded)}", soft_wrap=True)
     return run
 
@@ -245,11 +245,18 @@ def import_lessons() -> None:
         importlib.import_module(f"medlab.{name}")
 
 # %% ../nbs/13_course.ipynb #f225dea7
-def run_or_skip(lesson: Lesson, run: Run, profile: Profile, console) -> None:
+def run_or_skip(
+    lesson: Lesson,
+    run: Run,
+    profile: Profile,
+    console,
+    checked: dict,  # what is known of finished steps; emptied when the lesson runs
+) -> None:
     "Run or skip one lesson and print its line, with what its step had to leave out."
-    if is_unchanged(lesson, run, profile):
+    if is_unchanged(lesson, run, profile, checked):
         console.print(f"  [dim]{lesson.name:<14} unchanged[/]")
         return
+    checked.clear()
     started = time.monotonic()
     with console.status(f"{lesson.name} ...") if console.is_terminal else nullcontext():
         run_lesson(lesson, run, profile)

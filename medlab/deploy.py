@@ -23,6 +23,9 @@ COMMENT = [
     '# "temperature": 0: where it states none, Ollama takes 1.0 there, whatever stands below.',
 ]
 
+#: What stands there for models whose tokenizer puts a space in front of a text.
+SPACE_COMMENT = "# Ollama's own replies may begin with a space, which the model's tokenizer put there; medlab takes it away."
+
 # %% ../nbs/08_deploy.ipynb #534cf44c
 def modelfile(
     chat: ChatFormat,
@@ -38,7 +41,8 @@ def modelfile(
     if any('"' in text or "\n" in text for text in texts):
         raise InputError(f"stops {texts!r}: expected texts without quotation marks and line breaks, which a Modelfile cannot hold")
     settings = [f"PARAMETER {name} {value}" for name, value in parameters.items()] + [f'PARAMETER stop "{text}"' for text in texts]
-    return "\n".join([*COMMENT, f"FROM {gguf}", "", f'TEMPLATE """{chat.go_template()}"""', "", *settings, ""])
+    more = [SPACE_COMMENT] if chat.cuts_first_space else []
+    return "\n".join([*COMMENT, *more, f"FROM {gguf}", "", f'TEMPLATE """{chat.go_template()}"""', "", *settings, ""])
 
 # %% ../nbs/08_deploy.ipynb #c3ee14b3
 #: Conversations that templates are known to render differently.

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # The same examples in every run, so that a red run can be repeated. HYPOTHESIS_EXAMPLES=new looks for new ones; when one of them
@@ -47,8 +48,12 @@ def smoke_run(tmp_path_factory):
     from medlab.report import report
 
     import_lessons()
-    run, profile = open_run("smoke", os.environ.get("MEDLAB_SMOKE_RUN") or tmp_path_factory.mktemp("runs") / "smoke")
-    report(run, profile)
+    place = os.environ.get("MEDLAB_SMOKE_RUN") or tmp_path_factory.mktemp("runs") / "smoke"
+    if "PYTEST_XDIST_WORKER" in os.environ and "MEDLAB_SMOKE_RUN" not in os.environ:
+        place = tmp_path_factory.getbasetemp().parent / "smoke"  # one for all processes of the suite: the first makes it, the others wait
+    with FileLock(f"{place}.pytest.lock"):
+        run, profile = open_run("smoke", place)
+        report(run, profile)
     return run, profile
 
 

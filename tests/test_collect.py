@@ -402,7 +402,7 @@ def test_without_network_it_is_skipped_with_one_line_and_stays_skipped(tmp_path,
     assert "medquad skipped" in manifest.notes[0] and "set MEDLAB_MEDQUAD_ARCHIVE" in manifest.notes[0]
     assert [source.status for source in read_sources(run.file("collect", "sources.json"))] == ["collected", "skipped"]
     assert manifest.incomplete and collect.finished(run, profile) is None  # whoever asks for it again means it
-    assert collect.finished(run, profile, {}) == manifest  # a later step goes on with what there is
+    assert collect.finished(run, profile, requested=False) == manifest  # a later step goes on with what there is
     monkeypatch.setenv("MEDLAB_MEDQUAD_ARCHIVE", str(make_archive(tmp_path / "a.zip")))
     assert collect(run, profile).notes == []  # it appeared
     assert collect.finished(run, profile) is not None

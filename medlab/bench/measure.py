@@ -25,7 +25,7 @@ from typing import Any
 from ..basics.errors import MedlabError
 from ..basics.files import read_json, sha256_json, write_json
 from ..basics.machine import hardware
-from ..basics.processes import Child
+from ..basics.processes import Child, watch_memory
 from ..core import git_commit, imported_modules, module_hash, package_versions
 
 # %% ../../nbs/bench/measure.ipynb #ec88a518
@@ -34,23 +34,6 @@ def timed(work: Callable[[], int]) -> dict[str, float]:  # records, and the seco
     began = time.perf_counter()
     records = work()
     return {"records": records, "work_seconds": round(time.perf_counter() - began, 6)}
-
-# %% ../../nbs/bench/measure.ipynb #36a66ee1
-def memory_of(pid: int) -> float:  # MB of 10^6 bytes
-    "The memory that a process and all its descendants hold now; 0 when it has ended."
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]) / 1e6
-    except psutil.NoSuchProcess:
-        return 0.0
-
-# %% ../../nbs/bench/measure.ipynb #c08db273
-def watch_memory(pid: int, over: threading.Event, seen: list[float]) -> None:
-    "Add the memory of a process and its descendants to `seen` four times a second, until `over` is set."
-    while not over.wait(0.25):
-        seen.append(memory_of(pid))
 
 # %% ../../nbs/bench/measure.ipynb #6364e18b
 def wait_for(process: subprocess.Popen) -> float:  # seconds of processor time, of all cores

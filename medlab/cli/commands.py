@@ -254,12 +254,14 @@ def deploy_command(
     replace: ReplaceOption = False,
 ):
     from medlab.cli.deploy import deploy_published, deploy_scripts, deployed_lines
+    from medlab.engines.deployment import DeployParams
 
     allow_to_replace(replace)
     if model:
         lines = deploy_published(model, engine or "auto")
     elif engine in ELSEWHERE:
-        lines = deploy_scripts(run_and_profile(profile, run, override or [])[0], engine)
+        opened, loaded = run_and_profile(profile, run, override or [])
+        lines = deploy_scripts(opened, engine, loaded.params(DeployParams))
     else:
         overrides = [*([f"deploy.engine={engine}"] if engine else []), *(override or [])]
         run_step(find_step("deploy"), profile, run, overrides)
@@ -343,13 +345,15 @@ def chat_command(
             typer.echo(line)
 
 # %% ../../nbs/cli/commands.ipynb #2c7cd836
-def compose(words: list[str], run: Run) -> bool:
-    "Give a command to Docker Compose, with the run's name in MEDLAB_RUN_NAME. False where there is no Docker or no compose file."
-    from medlab.cli.deploy import docker_words
+def compose(words: list[str], run: Run, port: int = 8000) -> bool:
+    "Give a command to Docker Compose for a run. False where no Docker answers or there is no compose file."
+    from medlab.cli.deploy import compose_environment, docker_words, need_compose_key
 
     if (docker := docker_words()) is None:
         return False
-    if code := subprocess.run([*docker, *words], env={**os.environ, "MEDLAB_RUN_NAME": run.name}).returncode:
+    if words[0] == "up":
+        need_compose_key()
+    if code := subprocess.run([*docker, *words], env={**os.environ, **compose_environment(run, port)}).returncode:
         raise MedlabError(f"docker compose {words[0]} failed with code {code}, see above")
     return True
 
@@ -463,6 +467,45 @@ def audit_mcq_command(
             found["variant"] = {"name": variant, **model_audit(items, engine)}
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
+# %% ../../nbs/cli/commands.ipynb #5cbbfa69
+export_app = typer.Typer(no_args_is_help=True, help="Hand a run's answers, or questions with options, to other evaluation tools.")
+app.add_typer(export_app, name="export")
+
+
+@export_app.command("inspect")
+def export_inspect_command(
+    out: Annotated[str, typer.Option("--out", help="The folder to write; default RUN/inspect.", metavar="DIR")] = "",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    """Write a run's answers as logs that `inspect view` opens: one file for each variant, arm and task."""
+    from medlab.cli.inspect_tasks import write_inspect_logs
+
+    opened, loaded = run_and_profile(profile, run, [])
+    folder = Path(out) if out else opened.path / "inspect"
+    typer.echo(f"{len(write_inspect_logs(opened, loaded, folder))} logs; look at them with: inspect view --log-dir {short_path(folder)}")
+
+# %% ../../nbs/cli/commands.ipynb #bd965052
+@export_app.command("lm-eval")
+def export_lm_eval_command(
+    file: Annotated[str, typer.Argument(help="A file of questions; without one, held-out clinical cases of the run or the starter data.", metavar="[FILE]")] = "",
+    kind: Annotated[str, typer.Option("--as", help="What the questions are: mcq, yesnomaybe, triage, refusal, escalation.")] = "mcq",
+    columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
+    limit: Annotated[int, typer.Option("--limit", help="At most this many questions; 0: all.")] = 0,
+    name: Annotated[str, typer.Option("--name", help="The task's name; default the file's.")] = "",
+    out: Annotated[str, typer.Option("--out", help="The folder to write.", metavar="DIR")] = "lm_eval_tasks",
+    run: RunOption = "",
+):
+    """Write questions with options as a task of the lm-evaluation-harness, asked by letter and by text."""
+    from medlab.cli.harness import write_harness_task
+    from medlab.cli.inspect_tasks import items_for
+
+    items = items_for(BENCHMARK_KINDS.get(kind, kind), run, file, kind if file else "", columns, limit)
+    task = name or re.sub(r"\W+", "_", Path(file).stem if file else f"medlab_{items[0].task}")
+    written = write_harness_task(items, out, task)
+    typer.echo(f"{len(items)} questions: {short_path(written[0])}")
+    typer.echo(f"  lm_eval --model hf --model_args pretrained=MODEL --include_path {short_path(Path(out))} --tasks {task},{task}_text")
+
 # %% ../../nbs/cli/commands.ipynb #d92ceec4
 def print_comparison(
     words: list[str],  # "compare" and run folders
@@ -517,7 +560,7 @@ def up_command(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8000,
     local: Annotated[bool, typer.Option("--local", help="Local processes even where there is Docker.")] = False,
 ):
-    """Serve a run's model in the background, on 127.0.0.1: with Docker Compose where it is, else as a process of its own.
+    """Serve a run's model in the background, on 127.0.0.1: with Docker Compose where it answers, else as a process of its own.
 
     The model is deployed first when it is not yet. See also: medlab status, medlab logs, medlab down.
     """
@@ -525,9 +568,11 @@ def up_command(
 
     opened, loaded = run_and_profile(profile, run, [])
     find_step("deploy")(opened, loaded)
-    if local or not compose(["up", "--detach", "--wait"], opened):
+    if local or not compose(["up", "--detach", "--wait"], opened, port):
         command = [sys.executable, "-m", "medlab.cli.commands", "serve", "--run", str(opened.path), "--port", str(port)]
         typer.echo(stack_up(opened, command, f"http://127.0.0.1:{port}/health"))
+    else:
+        typer.echo(f"up, in containers, at http://127.0.0.1:{port}; requests need the key in .env; end it with: medlab down --run {opened.path}")
 
 # %% ../../nbs/cli/commands.ipynb #3a98e351
 @app.command("down")

@@ -13,13 +13,17 @@ from pathlib import Path
 from ..basics.errors import MedlabError, MissingError
 from ..contracts.engine import Sampling
 from ..loaders.family import CHEAP_STAGES, TALKS, Stage, run_stages, write_twin
+from ..loaders.gguf import read_gguf
 from ..loaders.pretrained import open_tokenizer
 from ..models import load_spec, obtain
+from ..engines.deployment import check_vocabulary
 from ..engines.hf import HfEngine
 from ..engines.llama_cpp import LlamaCppEngine
 from ..engines.ollama_server import BUILT_VERSION, OllamaEngine, OllamaServer, find_ollama
-from ..quantize import check_header, open_gguf, quantize_gguf, to_gguf
+from ..quantize import check_header
 from ..deploy import check_parity
+from ..quantizing.conversion import to_gguf
+from ..quantizing.types import quantize_gguf
 
 # %% ../../nbs/cli/walk.ipynb #f7c2ca3c
 def stage_twin(known: dict) -> str:
@@ -49,10 +53,11 @@ def stage_answer(known: dict) -> str:
 
 # %% ../../nbs/cli/walk.ipynb #bb2315da
 def stage_convert(known: dict) -> str:
-    "The twin becomes a 16-bit GGUF whose header says the same as the tokenizer and the template."
+    "The twin becomes a 16-bit GGUF whose header and vocabulary say the same as the tokenizer and the template."
     full = known["place"] / "twin-f16.gguf"
     to_gguf(known["twin"], full, "twin")
-    header = check_header(open_gguf(full), known["chat"])
+    header = check_header(read_gguf(full), known["chat"])
+    check_vocabulary(full, known["chat"])
     known["full"] = full
     return f"architecture {header['architecture']}, tokenizer {header['tokenizer']}, {header['vocabulary']:,} tokens"
 

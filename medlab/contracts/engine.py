@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['engine_threads', 'Sampling', 'ModelNotFound', 'EngineBusy', 'ContextOverflow', 'OutOfMemory', 'EngineTimeout',
-           'EngineDied', 'speaks_of_memory', 'check_room', 'cut_at_stop', 'settled', 'OptionTokens', 'option_tokens',
-           'OptionScores', 'scores_from_list', 'TokenLogprob', 'listed_tokens', 'Completion', 'Piece', 'Engine',
-           'option_questions', 'EngineBase']
+           'EngineDied', 'speaks_of_memory', 'check_room', 'cut_at_stop', 'settled', 'as_decoded', 'OptionTokens',
+           'option_tokens', 'OptionScores', 'scores_from_list', 'TokenLogprob', 'listed_tokens', 'Completion', 'Piece',
+           'Engine', 'option_questions', 'EngineBase']
 
 # %% ../../nbs/contracts/engine.ipynb #ac57cfeb
 import os
@@ -156,6 +156,14 @@ def settled(
     held = max((n for stop in stops for n in range(1, len(stop)) if whole.endswith(stop[:n])), default=0)
     return whole[:len(whole) - held]
 
+# %% ../../nbs/contracts/engine.ipynb #64d63eb5
+def as_decoded(
+    chat: ChatFormat | None,  # None: not known, the text stays as it is
+    text: str,  # of an answer, or of its beginning, as a server wrote it out
+) -> str:
+    "A server's text as the model's own tokenizer decodes it: some take away the space in front of the first word, and llama.cpp leaves it there."
+    return text[1:] if chat is not None and chat.cuts_first_space and text.startswith(" ") else text
+
 # %% ../../nbs/contracts/engine.ipynb #664c6c4c
 @dataclass(frozen=True)
 class OptionTokens:
@@ -164,7 +172,7 @@ class OptionTokens:
     before: list[int]  # token ids of the prompt and the lead, as far as no token reaches into the option
     own: list[int]  # the option's token ids; a space of the lead that belongs to the first of them is in it
     before_text: str  # the text of `before`
-    texts: list[str]  # the text of each of the option's tokens
+    texts: list[str]  # the text of each of the option's tokens, as servers list it
 
 # %% ../../nbs/contracts/engine.ipynb #f5cabaa6
 def checked_options(options: list[str]) -> list[str]:
@@ -172,6 +180,14 @@ def checked_options(options: list[str]) -> list[str]:
     if len(options) < 2 or len(set(options)) < len(options) or not all(option.strip() for option in options):
         raise InputError(f"got the options {options!r:.200}; expected at least two, all different and none of them empty")
     return options
+
+# %% ../../nbs/contracts/engine.ipynb #d697ba25
+def token_text(
+    token: str,  # as the vocabulary has it
+    written: str,  # the piece of the text that it stands for
+) -> str:
+    "A token's text as servers list it: SentencePiece's tokens have their own, which may begin with a space that the text does not have."
+    return token.replace("\u2581", " ") if "\u2581" in token else written
 
 # %% ../../nbs/contracts/engine.ipynb #c1ae17d9
 def option_tokens(
@@ -189,7 +205,7 @@ def option_tokens(
     encoded = chat.tokenizer.encode(text, add_special_tokens=False)
     first = next(n for n, (_, stop) in enumerate(encoded.offsets) if stop > start)
     ends = [encoded.offsets[first - 1][1] if first else 0, *(stop for _, stop in encoded.offsets[first:])]
-    texts = [text[a:b] for a, b in zip(ends, ends[1:])]
+    texts = [token_text(token, text[a:b]) for token, a, b in zip(encoded.tokens[first:], ends, ends[1:])]
     return OptionTokens(encoded.ids[:first], encoded.ids[first:], text[:ends[0]], texts)
 
 # %% ../../nbs/contracts/engine.ipynb #27586f69

@@ -10,7 +10,7 @@ import re
 from collections.abc import Container
 
 from medlab.contracts.plain import (
-    END, LETTERS, TAKEN_BACK, bare_words, json_values, one_spelling, plain_lines, sentences_of, spoken, values_after,
+    BARE_WORD, END, LETTERS, TAKEN_BACK, bare_words, json_values, one_spelling, plain_lines, sentences_of, spoken, values_after,
 )
 
 # %% ../../nbs/contracts/letters.ipynb #e4e9bb9a
@@ -43,7 +43,7 @@ NAMED_BEFORE = (
 FOLLOWERS = (
     "or|and|is|was|are|because|since|as|for|due|seems?|fits?|would|should|must|here|with|which|based|has|appears?|looks?|but|rather|over|instead|then|if|unless|"
     "to|through|isn't|doesn't|can't|won't|wasn't|cannot|can|could|may|might|will|makes?|explains?|describes?|matches|remains|too|also|though|although|however|"
-    "wait|no|while|whereas|than|it|on|in|by|from|does|did|only fits|wins|via|per|sounds|feels|represents|versus|vs"
+    "wait|no|while|whereas|than|it|on|in|by|from|does|did|only fits|wins|via|per|sounds|feels|represents|versus|vs|the"
 )
 FREE_FOLLOWERS = FOLLOWERS + "|best|correct|right|obviously|clearly|definitely|not|actually|given|without|probably|most|please|i"
 
@@ -91,7 +91,10 @@ NO_WORDS = (
     "never|no longer|eliminated|inconsistent|doubtful|questionable|a distractor|improbable|rare|rarer|atypical|mistaken|untrue|invalid|too|a mistake|an error|considered|rejected|discarded|dismissed"
 )
 OPEN_WORDS = "tempting|a possibility|possible|plausible|conceivable|an option"
-VERB = r"(?:is|was|are|were|seems?|looks?|appears?|sounds?|feels?|would be|would have been|could be|might be|may be|can be|could|might|may|must be|has been|had been|gets|should be)"
+VERB = (
+    r"(?:is|was|are|were|seems?|looks?|appears?|sounds?|feels?|would be|would have been|could be|might be|may be|can be|could|might|may|must be|has been|had been|gets|should be"
+    r"|(?:may|might|could|can|would)(?: also| well| equally| still)+ be)"
+)
 
 # %% ../../nbs/contracts/letters.ipynb #06bb39d4
 def denial(words):
@@ -102,7 +105,8 @@ def denial(words):
         rf"|\s*[,;:(-]?\s*(?:but |which |that |it )?(?:isn't|doesn't|can't|cannot|couldn't|won't|wouldn't|wasn't|does not|do not|can not|could not|would not|was not"
         rf"|did not|didn't|has no|lacks|contradicts|ruled|excluded|eliminated)\b"
         rf"|\s*[,;:(-]\s*(?:wrong|incorrect|false|no\b|nope|not (?:correct|right|true|it|the answer)|ruled out|unlikely|rejected)"
-        rf"|\s*[,;:(-]?\s*was (?:my|the) (?:first|initial)|\s*\?)",
+        rf"|[^.;]{{0,40}}\bbut [(]?[A-Z][)]? (?:cannot|can't|can not) be (?:excluded|ruled out|dismissed)|\s*[,;:(-]?\s*was (?:my|the) (?:first|initial)|\s*\?|\s+(?:would|could|might"
+        rf"|may|is|becomes)\b[^.;]{{0,40}}\b(?:if|unless)\b)",
         re.I,
     )
 
@@ -126,8 +130,9 @@ REASON = re.compile(r"\b(?:because|since|as|while|whereas|although|though|even i
 # %% ../../nbs/contracts/letters.ipynb #f9d7752b
 #: What stands before a letter that is denied.
 NEGATOR = re.compile(
-    r"(?:\bnot|\brather than|\binstead of|\bover|\bunlike|\bthan|\bneither|\bnor|\bexclud\w+|\brul\w+ out|\beliminat\w+|\bagainst|\bexcept|\bvs\.?|\bversus"
-    r"|\bcompared (?:to|with)|\breject\w*|\bwrong:?|\bincorrect:?|\bunmarked:?|\bbut not|n't)\s+(?:options?\s+|choices?\s+|answers?\s+)?[(\[\"']*$",
+    r"(?:\bnot|\b(?:changed|switched|moved|revised) from|\brather than|\binstead of|\bover|\bunlike|\bthan|\bneither|\bnor|\bexclud\w+|\brul\w+ out|\beliminat\w+|\bagainst|\bexcept|\bvs\.?|\bversus"
+    r"|\bcompared (?:to|with)|\breject\w*|\bdisagree\w*(?: with)?|\bcontradict\w*|\binconsistent with|\bdistractor:?|\bwrong:?|\bincorrect:?|\bunmarked:?|\bbut not"
+    r"|n't)\s+(?:options?\s+|choices?\s+|answers?\s+)?[(\[\"']*$",
     re.I,
 )
 
@@ -154,8 +159,8 @@ LISTED = re.compile(r"[A-Z]\W{0,2}(?:,|or|and|nor|/|&|, or|, and|, nor)\s*[(\[\"
 
 # %% ../../nbs/contracts/letters.ipynb #11e8bdea
 #: Verbs after which a second letter is part of an explanation.
-EXPLAINS = re.compile(r"[)\]]?\s+(?:would|is|are|was|has|have|does|needs?|requires?|causes?|usually|typically|often|describes|treats|refers|applies|means|also causes"
-                      r"|presents|shows)\b", re.I)
+EXPLAINS = re.compile(r"[)\]]?\s+(?:would|is|are|was|were|has|have|had|do|does|did|may|might|can|could|will|should|must|needs?|requires?|causes?|usually|typically|often|rarely"
+                      r"|describes|treats|refers|applies|means|also causes|presents|shows|lacks?|carries|carry|suits?|helps?|increases?|reduces?|worsens?|raises?|lowers?)\b", re.I)
 
 # %% ../../nbs/contracts/letters.ipynb #5270ebd1
 def other_letters(rest, own, offered):
@@ -177,7 +182,7 @@ def fitting_rest(letter, rest, options):
     fits = sorted((name for name, text in options.items() if starts_with(after, text)), key=lambda name: -len(bare_words(options[name])))
     if fits and bare_words(options[fits[0]]) != bare_words(options.get(letter, "")):
         return None
-    ends = [word.end() for word in re.finditer(r"\w+", rest)] if fits else []
+    ends = [word.end() for word in BARE_WORD.finditer(rest)] if fits else []
     return rest[ends[len(bare_words(options[letter])) - 1] :] if fits else rest
 
 # %% ../../nbs/contracts/letters.ipynb #d717c9a0
@@ -209,21 +214,28 @@ ANNOUNCES = [
     re.compile(pattern, re.I)
     for pattern in (
         r"\b(?:answer|choice|option|selection|pick|response|diagnosis|solution|conclusion|verdict|guess|vote|bet|letter)(?: (?:to|for|in) (?:this|the"
-        r"|that) \w+(?: \w+)?)?(?: here| selected)?"
-        r"(?: is| was| would be| must be| should be| has to be| will be| can only be| ought to be| remains| becomes|'s)(?: therefore| thus| then| clearly| definitely"
+        r"|that|your) [\w-]+(?: [\w-]+){0,2}?)?(?: here| selected)?"
+        r"(?: is| was| would(?: therefore| thus| then)? be| must be| should be| has to be| will be| can only be| ought to be| remains| becomes|'s)(?: therefore| thus| then| clearly| definitely"
         r"| obviously| most likely| probably| likely| indeed| simply| hence| going to be| certainly| option| letter| choice| undoubtedly| most probably)*[,:\s]+",
         r"\b(?:I|we|I'd|I'll|we'd|I'm)(?: would| will| have to| must| am going to| shall| am| have| do| can only| could only)?(?: therefore| thus| confidently"
         r"| definitely| probably| finally| just)?"
         r" (?:choose|choosing|chose|chosen|pick|picked|picking|select|selected|selecting|go(?:ing)? (?:with|for)|opt for|arrive at|say|answer(?: with)?|vote for|settle (?:on"
         r"|for)|mark|take|lean (?:to|towards?)|conclude|believe|think|favou?r)"
         r"(?: that)?(?: (?:it is|it's|it must be|the (?:correct |right |best )?answer is))?(?: most likely| probably)?[:\s]+",
-        r"(?:\b(?:it|this|that) |^)(?:is(?<=it is|at is|is is)|must be|has to be|should be|can only be|would be|will be|leaves|leaves us with|points to|makes it"
+        r"(?:\b(?:it|this|that|which) |^)(?:is(?<=it is|at is|is is)|must be|has to be|should be|can only be|would be|will be|leaves|leaves us with|points to|makes it"
         r"|means)(?: therefore| thus| clearly| definitely| most likely| probably| only| just)*[:\s]+",
+        r"\bleav(?:es|ing)(?: us with| only| just)*[:\s]+",
+        r"\bmak(?:es|ing) (?:option |choice )?(?=[(\[\"']*[A-Z][)\]\"']* (?:the|my) (?:\w+ )?(?:right|best|correct|most|answer|choice|likely|obvious|clear)\b)",
+        r"\b(?:respuesta|opcion|reponse|antwort|losung|resposta|risposta|antwoord)(?: \w+){0,3}? (?:es|est|ist|e|is|seria|serait|ware)(?: (?:la|el|die|opcion|option|letra"
+        r"|lettre|alternativa|antwort|respuesta))*[:\s]+",
+        r"(?:答案|选(?=\s*[A-Z])|選(?=\s*[A-Z])|正解|选项|選項|故选|应选|應選|选择)(?:应该|应)?(?:是|为|為|选|は)?[:\s]*",
         r"\b(?:it|that)'s(?: definitely| clearly| probably| most likely)?[:\s]+",
-        r"(?:^|[,;] )(?:so|therefore|thus|hence|ergo|overall|in conclusion|in summary|in short|finally|consequently|conclusion"
+        r"(?:^|(?<=[.,;:!] ))(?:so|therefore|thus|hence|ergo|overall|in conclusion|in summary|in short|finally|consequently|conclusion"
         r"|to conclude)[,:]?\s+(?=[(\[\"']*[A-Z][)\]\"']*(?:[.!,;:]|\s*$))",
-        r"\b(?:correct|right|best|chosen|selected)(?: answer| option| choice)?(?: is)?\s*:\s*",
-        r"^(?:please )?(?:choose|choosing|select|selecting|selected|pick|picking|picked|go with|going with|opt for|mark|chose)[:\s]+",
+        r"[(\[:,;-]\s*(?:i\.e\.,? |that is,? )?(?=(?:option|choice|answer) [(\[]?[A-Z][)\]]*[.!]?\s*$)",
+        r"\b(?:favou?rs?|supports?|suggests?|points? to|indicates?|confirms?|leads? (?:me |us )?to|consistent with|argues? for|leans? (?:to|towards?))[:\s]+",
+        r"\b(?:correct|right|best|chosen|selected|final)(?: answer| option| choice)?(?: is)?\s*:\s*",
+        r"(?:^|(?<=[;:.,!] ))(?:so |then |therefore |please )*(?:choose|choosing|select|selecting|selected|pick|picking|picked|go with|going with|opt for|mark|chose)[:\s]+",
         r"\b(?:definitely|clearly|certainly|obviously|surely|undoubtedly|probably|most likely|likely)[,:]?\s+(?=[(\[\"']*[A-Z][)\]\"']*(?:[.!,;:]|\s*$))",
         r"(?<!\b[A-Z] )(?<!\b[A-Z])(?:=>|->|>|=)\s*(?=[(\[\"']*[A-Z][)\]\"']*[.!]?\s*$)",
     )
@@ -234,20 +246,24 @@ ANNOUNCES = [
 RIGHT = re.compile(
     rf"^{CLOSERS}(?:\s*[:,.)(-]\s*[^.;?!]{{1,70}}?[,)]?)?\s+(?:is|must be|would be|has to be|remains|should be|represents|appears to be|seems to be"
     rf"|was)\s+(?:therefore\s+|clearly\s+|definitely\s+|thus\s+|probably\s+|obviously\s+|most likely\s+|indeed\s+|by far\s+)*"
-    rf"(?:(?:the|my)\s+)?(?:single\s+|only\s+|most\s+)*(?:correct|right|best|likely|appropriate|probable|consistent|fitting|accurate|answer|choice|pick|proper"
-    rf"|one to choose)\b"
-    rf"|^{CLOSERS}\s*(?:fits? best|it is\b|wins\b|best (?:explains|fits|matches|describes)|makes (?:the )?most sense|matches best|explains (?:it|everything|all) best)",
+    rf"(?:(?:the|my)\s+)?(?:single\s+|only\s+|most\s+|more\s+|much\s+|far\s+)*(?:correct|right|best|likely|appropriate|probable|consistent|fitting|accurate|answer|choice|pick|proper"
+    rf"|one to choose|preferred|preferable|indicated|recommended|warranted|ideal|suitable|enough|sufficient|adequate|way to go)\b"
+    rf"|^{CLOSERS}\s*(?:fits? (?:best|better)|makes more sense|it (?:is|must be|has to be|should be)\b|wins\b|best (?:explains|fits|matches|describes|accounts for|suits|addresses"
+    rf"|captures|reflects|represents|answers)"
+    rf"|(?:accounts for|describes|fits|suits|answers) (?:\w+ ){{1,4}}best|makes (?:the )?most sense|matches best|explains (?:it|everything|all) best)",
     re.I,
 )
 
 # %% ../../nbs/contracts/letters.ipynb #c6486e4c
 #: What denies an announcement, or gives it to somebody else; and where a clause ends.
 DISOWNED = re.compile(
-    r"\b(?:many|some|students?|people|others?|one might|you might|tempt\w+|at first|initially|first thought|someone|a friend|textbooks?|they|if|unless|suppose|were"
-    r"|wondering|whether|might|could|may|colleague|he|she|trick|trap|expect\w*)\b",
+    r"\b(?:why|explain|many|some|students?|people|others?|one might|you might|tempt\w+|at first|initially|first thought|someone|a friend|textbooks?|they|if|unless|suppose|were"
+    r"|wondering|whether|might|could|may|colleague|he|she|trick|trap|mistakes?|distractors?|errors?|expect\w*|otherwise|else|alternatively)\b",
     re.I,
 )
-NOT_BEFORE = re.compile(r"(?:\b(?:not|never|doubt|hardly|nor|cannot|nobody|unlikely|no)\b|n't\b)(?:(?!\b(?:so|therefore|thus|hence|but|rather)\b)[^,;.:])*$", re.I)
+NOT_BEFORE = re.compile(r"\b(?:wrong|incorrect|false|worst|unlikely|(?:second|third)(?:[ -]best)?|least [\w-]+)\W*$|(?:\b(?:not|never|doubt|hardly|nor|cannot|nobody|unlikely|no)\b"
+                        r"|n't\b)(?:(?!\b(?:so|therefore|thus"
+                        r"|hence|but|rather)\b)[^,;.:])*$", re.I)
 CLAUSE = re.compile(r"[.!?;]\s|\b(?:but|however|yet|still)\b", re.I)
 
 # %% ../../nbs/contracts/letters.ipynb #26d8d0dc
@@ -259,12 +275,23 @@ def disowned(before, rest):
     "Whether the words before a letter deny it or give it to others, or its sentence is a question."
     return bool(NOT_BEFORE.search(before) or DISOWNED.search(before) or re.match(r"[^.!;]*\?", rest))
 
+# %% ../../nbs/contracts/letters.ipynb #2b3ae82a
+#: Options that are words of every sentence: they count after a cue, at the start of the text, or alone.
+POLAR = ("yes", "no", "maybe")
+
+
+def common_option_at(text, options):
+    "The letter of an option such as `yes` with which a text begins and ends, and the rest after it."
+    start = re.match(rf"[\s\"'(]*({'|'.join(POLAR)})\b[\"')]*(?=\s*(?:$|[.,;:!]|-\s|because\b|since\b|as\b))", text, re.I)
+    named = [letter for letter, option in options.items() if start and bare_words(option) == [start[1].casefold()]]
+    return (named[0], text[start.end() :]) if len(named) == 1 else None
+
 # %% ../../nbs/contracts/letters.ipynb #8801e73a
 def told_after_cue(line, options):
     "The letters that follow words such as `the answer is`, each with the words before the cue and the rest of the line."
     for cue in ANNOUNCES:
         for match in cue.finditer(line):
-            if got := letter_at(line[match.end() :], (options or {}).get):
+            if got := letter_at(line[match.end() :], (options or {}).get) or common_option_at(line[match.end() :], options or {}):
                 yield got[0], CLAUSE.split(line[: match.start()])[-1], got[1]
 
 # %% ../../nbs/contracts/letters.ipynb #fe2898ad
@@ -294,10 +321,13 @@ def declared(lines, offered, options):
 # %% ../../nbs/contracts/letters.ipynb #71a9141a
 #: What denies an option's words.
 DENIED_BEFORE = re.compile(r"\b(?:not|no|never|without|rul\w+ out|unlike|rather than|exclud\w+|less likely|unlikely|against|instead of|neither|nor|over|more than|than"
-                           r"|versus|vs|distinguish\w*|differs?|wrong)\b|n't\b", re.I)
-DENIED_AFTER = re.compile(r"[)\]\"']*\s*(?:is|was|are|were|can be|has been|seems|would|looks|could be|might be)?\s*(?:\w+ly )?(?:wrong|incorrect|not|unlikely"
-                          r"|ruled out|less|excluded|absent|implausible|rare|no longer)\b|\s*(?:isn't|doesn't|wouldn't|can't|cannot|does not|would|(?:can|may|could"
-                          r"|might) (?:also )?mimic|(?:must|should|needs to|has to) be (?:ruled out|excluded|considered))\b|\s*\?|\W*(?:vs\b|versus\b)", re.I)
+                           r"|versus|vs|distinguish\w*|differs?|wrong|avoid\w*|contraindicat\w+)\b|n't\b"
+                           r"|\b(?:switch\w*|chang\w+|convert\w*|mov\w+) from\b(?!.*\bto\b)", re.I)
+DENIED_AFTER = re.compile(r"[)\]\"']*\s*(?:is|was|are|were|can be|has been|seems|would|would be|looks|could be|might be)?\s*(?:\w+ly )?(?:wrong|incorrect|not|unlikely"
+                          r"|ruled out|less|excluded|absent|implausible|rare|no longer|contraindicated|unsafe|harmful|dangerous|inappropriate|unnecessary|premature)\b|\s*(?:isn't"
+                          r"|doesn't|wouldn't|can't|cannot|does not|would|(?:can|may|could"
+                          r"|might) (?:also )?mimic|(?:must|should|needs to|has to|can) be (?:ruled out|excluded|considered"
+                          r"|stopped|avoided|discontinued|withheld|held|tapered|replaced|reduced))\b|\s*\?|\W*(?:vs\b|versus\b)", re.I)
 
 # %% ../../nbs/contracts/letters.ipynb #396794bf
 def denied_option(before, after):
@@ -306,26 +336,35 @@ def denied_option(before, after):
     return bool(DENIED_BEFORE.search(clause) or DENIED_AFTER.match(after))
 
 # %% ../../nbs/contracts/letters.ipynb #3013b52b
-def places_of(want, have, taken):
-    "The places (start, end) at which a list of words stands in a text whose words are `have`, without those that are taken."
+def places_of(want, have, taken, short=None):
+    "The places (start, end) at which a list of words stands in a text whose words are `have`, without those that are taken; `short` may stand for its first word."
     for start in range(len(have) - len(want) + 1):
         begin, end = have[start][1], have[start + len(want) - 1][2]
-        if [word for word, _, _ in have[start : start + len(want)]] == want and not any(a < end and begin < b for a, b in taken):
+        words = [word for word, _, _ in have[start : start + len(want)]]
+        if (words == want or (short and words == [short, *want[1:]])) and not any(a < end and begin < b for a, b in taken):
             yield start, begin, end
 
+# %% ../../nbs/contracts/letters.ipynb #777da0e1
+#: Verbs with which an option may begin, and which a sentence puts in another form: `give magnesium`, `magnesium should be given`.
+VERBS = ("give", "start", "begin", "perform", "order", "obtain", "administer", "prescribe", "initiate", "do", "use", "take", "schedule", "request", "measure", "check")
+
 # %% ../../nbs/contracts/letters.ipynb #48ff36cc
-def affirmed_options(text, options, whole=False):
-    "The letters of the options whose words a text affirms; with `whole`, an option of common words counts at the text's start."
+def affirmed_options(text, options, whole=False, denied=False):
+    "The letters of the options whose words a text affirms; with `whole`, an option of common words counts at the text's start; with `denied`, denied ones count, too."
     found, taken = set(), []
-    have = [(one[0].casefold(), one.start(), one.end()) for one in re.finditer(r"\w+", text)]
+    have = [(one[0].casefold(), one.start(), one.end()) for one in BARE_WORD.finditer(text)]
     for letter, option in sorted(options.items(), key=lambda pair: -len(bare_words(pair[1]))):
         want = bare_words(option)
-        common = sum(map(len, want)) < 4 or want[:1] in (["none"], ["all"], ["both"], ["neither"], ["yes"], ["no"])
-        for start, begin, end in places_of(want, have, taken) if want else ():
+        common = (sum(map(len, want)) < 4 and not (len(want) > 1 and want[0].isdigit())) or want[:1] in (["none"], ["all"], ["both"], ["neither"], ["yes"], ["no"])
+        genus = want[0][0] if re.fullmatch(r"[A-Z][a-z]+ [a-z]{3,}", option.strip()) else None  # C. difficile
+        places = list(places_of(want, have, taken, genus)) if want else []
+        if not places and len(want) > 2 and want[0] in VERBS and sum(bare_words(other)[-len(want) + 1 :] == want[1:] for other in options.values()) == 1:
+            places = list(places_of(want[1:], have, taken))
+        for start, begin, end in places:
             taken.append((begin, end))
             if common and len(have) != len(want) and not (whole and start == 0):
                 continue
-            if not denied_option(text[:begin], text[end:]):
+            if denied or not denied_option(text[:begin], text[end:]):
                 found.add(letter)
     return found
 
@@ -334,8 +373,9 @@ def affirmed_options(text, options, whole=False):
 ANSWER_LABEL = re.compile(
     r"(?:(?:the|my|our|your|so|therefore|thus|hence|and)[ ,]+)*(?:(?:final|correct|best|right|chosen|selected|single|most likely|proposed|overall|definitive"
     r"|short)[ -]+){0,3}"
-    r"(?P<name>answer|ans|choice|option|selection|letter|response|prediction|conclusion|verdict|solution|pick|diagnosis|result|output)"
-    r"(?:\s+(?:choice|option|letter|key|selected|chosen|to (?:this|the) (?:question|case)|is|\(letter\)|#?\d{1,2})){0,2}\s*(?:\([^()]{0,20}\)\s*)?(?::|=|>"
+    r"(?:(?:bonne|richtige|korrekte|正确|最终|正確|最終)\s*)?"
+    r"(?P<name>respuesta|reponse|antwort|resposta|risposta|答案|答え|answer|ans|choice|option|selection|letter|response|prediction|conclusion|verdict|solution|pick|diagnosis|result|output)"
+    r"(?:\s+(?:correcta|correta|corretta|choice|option|letter|key|selected|chosen|to (?:this|the) (?:question|case)|is|\(letter\)|#?\d{1,2})){0,2}\s*(?:\([^()]{0,20}\)\s*)?(?::|=|>"
     r"|\s-\s)[:=>]*\s*",
     re.I,
 )
@@ -348,7 +388,7 @@ HEADING = re.compile(r"(?:the )?(?:(?:final|correct|best) )?(?:answer|choice|opt
 # %% ../../nbs/contracts/letters.ipynb #f0d4d664
 #: A line that looks like an option, and marks on it.
 ECHO = re.compile(r"(?:option\s+)?[(\[]?([A-Z])[)\]]?\s*[).:\]-]\s*\S", re.I)
-MARKED_RIGHT = re.compile(r"\b(?:correct|right answer|best answer|the answer|most likely)\b", re.I)
+MARKED_RIGHT = re.compile(r"\b(?:correct|is right|right answer|best answer|the answer|most likely)\b", re.I)
 MARKED_WRONG = re.compile(r"\b(?:not|incorrect|wrong|less|unlikely)\b|n't", re.I)
 
 # %% ../../nbs/contracts/letters.ipynb #95298d08
@@ -359,16 +399,27 @@ BARE_END = re.compile(r"[)\]}>\"']*\s*[.:)\],;(-]|\s+(?:because|since|as|is|due|
 #: Names under which a JSON object holds the answer.
 JSON_LETTER = (
     "answer", "final answer", "choice", "option", "letter", "selected", "selection", "correct answer", "correct option", "prediction", "answer letter",
-    "selected option", "answer choice", "final", "correct", "response", "answer option", "chosen", "ans", "selected answer", "correct choice", "final choice",
+    "selected option", "answer choice", "final", "correct", "response", "answer option", "chosen", "ans",
+    "label", "result", "output", "pick", "solution", "best answer", "best option", "selected answer", "correct choice", "final choice",
 )
 
 # %% ../../nbs/contracts/letters.ipynb #b84f5a99
 #: Words with which a sentence concludes.
 CONCLUDES = re.compile(
     r"\b(?:most likely|likely|probably|diagnosis|answer|suggests?|consistent with|points? to|indicates?|this is|it is|it's|is the|best|correct|choose|pick|therefore"
-    r"|thus|typical of|classic|i think|i believe|must be|fits|explained by|due to|caused by|conclusion|diagnose\w*|patient has)\b",
+    r"|recommend\w*|should|indicated|preferred|preferable|next step|first[- ]line|of choice|needs?|needed|requires?|required|necessary|advised|start|initiate|administer|prescribe|switch|add|order"
+    r"|the (?:[\w-]+ ){0,3}?(?:organism|cause|pathogen|agent|culprit|drug|medication|treatment|therapy|step|test|investigation|mechanism|finding|complication|explanation"
+    r"|dose|interval|value|age|risk|duration|frequency)"
+    r"(?: [\w']+){0,5}? (?:is|was|would be)"
+    r"|thus|suggestive of|in (?:keeping|line) with|compatible with|diagnostic of|characteristic of|typical of|classic|i think|i believe|must be|fits|explained by|due to|caused by"
+    r"|conclusion|diagnose\w*|patient has)\b",
     re.I,
 )
+
+# %% ../../nbs/contracts/letters.ipynb #db46cc2c
+#: An order at the beginning of a sentence, and words of one that lists what is possible.
+ORDERS_TO = re.compile(r"\W*(?:then |first,? |so )?(?:do|get|obtain|order|perform|give|start|use|take|check|measure|request|arrange|prescribe|administer)\b", re.I)
+LISTS = re.compile(r"\b(?:consider\w*|differentials?|includ(?:e|es|ing)|such as|e\.g\.|for example)\b", re.I)
 
 # %% ../../nbs/contracts/letters.ipynb #030f1464
 def unmarked(line):
@@ -416,6 +467,8 @@ def value_letter(value, offered, options):
         if inner := after_a_colon(*got, options):
             return value_letter(inner, offered, options)
         return got[0] if stands(*got, offered, options) else None
+    if options and (named := [one for one, text in options.items() if bare_words(value) and bare_words(text) == bare_words(value)]):
+        return named[0] if len(named) == 1 else None
     if HEDGED.search(value) and not re.search(r"\b(?:answer is|go with|choose|pick)\b", value, re.I):
         return None
     found = declared([value], offered, options)
@@ -450,6 +503,8 @@ def bare_letters(kept, offered, options):
         if not (got := letter_at(line, (options or {}).get)):
             continue
         letter, rest = got
+        if (inner := after_a_colon(letter, rest, options)) and (again := letter_at(inner)):
+            letter, rest = again
         alone = re.fullmatch(rf"{CLOSERS}[.!]?\s*(?:correct:?|wrong:?)?", rest.strip())
         ends = place == len(kept) - 1 and options and bare_words(rest) == bare_words(options.get(letter, ""))
         if not (alone or ends or (place == 0 and (is_bare(letter, rest, options) or "option" in line[:12].lower()))):
@@ -459,22 +514,107 @@ def bare_letters(kept, offered, options):
         found.add(letter)
     return found
 
+# %% ../../nbs/contracts/letters.ipynb #50f65b1c
+#: The beginning of a sentence that concludes; what stands before an option that is only part of the story.
+TURN = re.compile(r"[,;]\s*(?:so|therefore|thus|hence|but|which (?:means|leaves|makes it))\s+", re.I)
+SO = re.compile(r"\W*(?:so|therefore|thus|hence|overall|in conclusion|in summary|consequently|altogether)\b", re.I)
+STORY = re.compile(r"\b(?:with|of|in|on|about|from|by|like|has|had|takes?|taking|took|was given|history of|known|already|previous\w*|recent\w*|both|and|or|stop\w*|start\w*)\s+(?:an?\s+"
+                   r"|the\s+)?$", re.I)
+
+
+def closes(sentence, named, options):
+    "Whether a sentence ends with the words of the one option that it names, or begins with them and a mark or a reason."
+    words, text = bare_words(sentence), sentence.strip()
+    want = bare_words(options[min(named)]) if len(named) == 1 else []
+    if not want or len("".join(want)) < 4:
+        return False
+    if words[: len(want)] == want:
+        ends = [one.end() for one in BARE_WORD.finditer(text)]
+        return bool(re.match(r"[)\"']*\s*(?:[,.;(]|-\s|because\b|since\b|due\b|given\b|as\b)", text[ends[len(want) - 1] :], re.I))
+    places = [one.start() for one in BARE_WORD.finditer(text)]
+    return words[-len(want) :] == want and not STORY.search(text[: places[-len(want)]])
+
+
+def part_of_one(text, options):
+    "The letter of the one option of which a short answer is at least half, word for word; also for `all of these`."
+    words = [word for word in bare_words(text) if word not in ("the", "a", "an")]
+    if re.fullmatch(r"\W*(?:all|all of (?:these|them|the options)|all (?:the )?(?:above|options))\W*", text, re.I):
+        words = ["all", "of", "the", "above"]
+    if not words or len(words) > 5 or len("".join(words)) < (2 if words[0].isdigit() else 5):
+        return None
+    wants = {letter: bare_words(option) for letter, option in options.items()}
+    fits = [letter for letter, want in wants.items() if 2 * len(words) >= len(want) and any(want[place : place + len(words)] == words for place in range(len(want)))]
+    return fits[0] if len(fits) == 1 else None
+
 # %% ../../nbs/contracts/letters.ipynb #be07db97
 def told_by_text(kept, options):
     "The letters of options that sentences conclude; raises `Open` for one that is left open."
     text = "\n".join(line for line in kept if line != END)
     if TAKEN_BACK.search(text):
         raise Open
-    found = set()
+    found, first = set(), sentences_of(text)[:1]
+    if part := part_of_one(text, options):
+        return {part}
+    if first and (got := common_option_at(first[0], options)) and not re.search(r"\bsorry\b|\bI (?:can't|cannot|am not|don't)\b", text, re.I):
+        return {got[0]}
     for sentence in sentences_of(text):
         named = affirmed_options(sentence, options, whole=True)
+        if LISTS.search(sentence):
+            continue
         if sentence.rstrip().endswith("?") or HEDGED.search(sentence) or re.match(r"\W*(?:if|unless|when|some|many)\b", sentence, re.I):
             if named:
                 raise Open
             continue
+        if len(named) == 1 and SO.match(sentence):
+            return named
+        last = affirmed_options(part := TURN.split(sentence)[-1], options)
+        if len(named) > 1 and len(last) == 1 and (CONCLUDES.search(part) or part.lower().startswith("it")):
+            named = last
+        contrast = len(named) == 1 and affirmed_options(sentence, options, whole=True, denied=True) - named
         longest = max((len(bare_words(options[letter])) for letter in named), default=0)
-        found |= named if len(bare_words(sentence)) <= 2 * longest or CONCLUDES.search(sentence) else set()
+        found |= named if len(bare_words(sentence)) <= 2 * longest or CONCLUDES.search(sentence) or ORDERS_TO.match(sentence) or closes(sentence, named, options) or contrast else set()
     return found
+
+# %% ../../nbs/contracts/letters.ipynb #927f319c
+#: A letter with which a sentence ends, and one of which it says that only this one fits.
+AT_THE_END = re.compile(r"(?<![\w'&+.°-])[(\[\"']*([A-Z])[)\]\"']*\s*[.!]*\s*$")
+ONLY_ONE = re.compile(r"(?:\bonly (?:option |choice )?|^\W*(?:option )?)([A-Z])\)? (?:fits|explains|matches|accounts for|describes|meets|agrees with|is consistent with)\b", re.I)
+#: Words before a last letter that make it no choice.
+NO_END = re.compile(r"\b(?:wrong|incorrect|false|worst|least|less|unlikely|second|third)\b|\b(?:anything but|everything but|all but|not|no|never|of|than|from|like|about|with|without"
+                    r"|unlike|rul\w+ out|exclud\w+"
+                    r"|eliminat\w+)\s+(?:option |choice )?[(\[\"']*$|n't\b", re.I)
+
+
+def told_at_the_end(kept, offered, options):
+    "The letter with which the last sentence ends, or that it says alone to fit, where it names no other letter that stands."
+    last = sentences_of("\n".join(line for line in kept if line != END))[-1:]
+    if not last or last[0].endswith("?") or HEDGED.search(last[0]) or DISOWNED.search(last[0]) or TAKEN_BACK.search("\n".join(kept)):
+        return set()
+    found = ONLY_ONE.search(last[0]) or AT_THE_END.search(last[0])
+    before = last[0][: found.start()] if found else ""
+    if not found or found[1] not in offered or not before.strip() + last[0][found.end() :]:
+        return set()
+    if NO_END.search(before) or re.search(NAMED_BEFORE, before, re.I) or NEGATOR.search(before) or NOT_BEFORE.search(CLAUSE.split(before)[-1]):
+        return set()
+    rest = last[0][found.end() :] if found.re is ONLY_ONE else before
+    others = [other for other, start, end in other_letters(rest, found[1], offered) if not (NEGATOR.search(start) or DENIED.search(CHAIN.sub("", end)))]
+    return set() if others or not stands(found[1], last[0][found.end() :], offered, options) else {found[1]}
+
+# %% ../../nbs/contracts/letters.ipynb #a16056bd
+#: One option in a list of verdicts, such as `A: no. B: yes.`, and options in order of their likelihood.
+ONE_VERDICT = re.compile(r"(?<![\w'])(?:option )?[(\[]?([A-Z])[)\]]?\s*[.:=-]\s*(yes|no|true|false|correct|incorrect|right|wrong)\b", re.I)
+LETTER_KEYS = re.compile(r"\{\s*[\"']?[A-Z][\"']?\s*:\s*[\d.]+[^{}]*[\"']?\b[A-Z][\"']?\s*:\s*[\d.]+")  # a number for each letter
+RANKED = re.compile(r"^(?:\w+ ?){0,3}:?\s*([A-Z])(?:\s*>\s*[A-Z]){2,}\s*\.?$", re.M)
+
+
+def listed_verdict(text):
+    "The letter of the one option that a list of verdicts affirms, or that an order of all begins with; None without such a list."
+    said = {one[1].upper(): one[2].casefold() in ("yes", "true", "correct", "right") for one in ONE_VERDICT.finditer(text)}
+    right = [letter for letter, positive in said.items() if positive]
+    if len(said) > 2 and len(right) == 1:
+        return right[0]
+    ranked = RANKED.search(text)
+    return ranked[1] if ranked else None
 
 # %% ../../nbs/contracts/letters.ipynb #d973379a
 def chosen_letters(clean, offered, options):
@@ -482,12 +622,17 @@ def chosen_letters(clean, offered, options):
     if values := [value for value in json_values(clean, JSON_LETTER) or [] if value]:
         picks = {value_letter(one_spelling(value), LETTERS, options) for value in values}
         return set() if None in picks else picks
-    kept = without_echo(plain_lines(clean))
+    lines = plain_lines(clean)
+    if listed := listed_verdict("\n".join(lines)):
+        return {listed}
+    if LETTER_KEYS.search(clean):
+        raise Open
+    kept = without_echo(lines)
     nearby = offered if options else LETTERS[:8]
     found = named_by_label(kept, offered, options) | declared(kept, nearby, options) or bare_letters(kept, nearby, options)
     if found:
         return set() if TAKEN_BACK.search("\n".join(kept)) else found
-    return told_by_text(kept, options) if options else set()
+    return told_at_the_end(kept, offered, options) or told_by_text(kept, options) if options else set()
 
 # %% ../../nbs/contracts/letters.ipynb #dad8c19c
 def read_letter(

@@ -39,7 +39,7 @@ NEG_AFTER = re.compile(
 IF_BEFORE = re.compile(
     r"\b(?:if|unless|in case|when|should (?:it|he|she|they|you|symptoms)|becom\w+|until|before|later|escalat\w+|worsen\w*|prevent\w*|avoid\w*)\b[^.;]*$", re.I
 )
-MAY_BEFORE = re.compile(r"\b(?:may|might|could|can|maybe|perhaps|possibly|potentially|either|between|or)\b[^.;,]{0,20}$", re.I)
+MAY_BEFORE = re.compile(r"\b(?:may|might|could|can(?! (?:safely )?wait| be (?:safely )?(?:managed|treated|handled))|maybe|perhaps|possibly|potentially|either|between|or)\b[^.;,]{0,20}$", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #38160fe0
 #: Where the word means something else: emergency contraception, as soon as possible, call the emergency line.
@@ -87,7 +87,7 @@ def value_level(value):
     found, begins = levels_in(value), re.match(r"[\s(\[{<\"'_:.-]*(?:level\s+)?(?:an? )?", value).end()
     if TAKEN_BACK.search(value) or re.match(r"[\s(\[<\"']*(?:as soon as|urgent-|urgently|sooner)", value, re.I):
         return None
-    if any(RANGE.fullmatch(value[end:begin]) for (_, _, _, end), (_, _, begin, _) in zip(found, found[1:])):
+    if any(kind != "denied" and RANGE.fullmatch(value[end:begin]) for (_, kind, _, end), (_, _, begin, _) in zip(found, found[1:])):
         return None
     if found and found[0][1] in ("denied", "open") and found[0][2] <= begins:
         return None
@@ -115,17 +115,18 @@ IS_EMERGENCY = re.compile(
 
 # %% ../../nbs/contracts/levels.ipynb #9a27b454
 #: What denies it or leaves it open.
-NO_NEED = re.compile(r"(?:\b(?:not|never|no|unnecessary|needn't)\b|n't\b)[^.;:!?,]{0,40}$", re.I)
-NEGATION = re.compile(r"\b(?:not|no|never|neither|nor)\b|n't\b", re.I)
+NO_NEED = re.compile(r"(?:\b(?:not|never|no|nothing|none|neither|nor|hardly|without|unlikely|unnecessary|needn't)\b|n't\b)[^.;:!?,]{0,40}$", re.I)
+NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than)\b|n't\b", re.I)
 NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un\w+)\b", re.I)
-NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))|\bno emergency\b|\bnon-?emergen(?:cy|t)\b", re.I)
+NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))|\bno emergency\b"
+                          r"|(?:\b(?:not|never|hardly)\b|n't\b)[^.;!?,]{0,20}\blife[- ]threatening\b|\bnon-?emergen(?:cy|t)\b", re.I)
 MAY = re.compile(r"\b(?:may|might|could|can|possibl[ey]|perhaps|maybe)\b", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #9ff32d7d
 #: What makes it depend on something.
-IF_NEAR = re.compile(r"\b(?:if|unless|in case|should you|should (?:it|he|she|they|the)|only|when|until)\b", re.I)
+IF_NEAR = re.compile(r"\b(?:if|whether|unless|in case|should you|should (?:it|he|she|they|the)|only|when|until)\b", re.I)
 IF_AFTER = re.compile(r"^\s*[,]?\s*(?:only )?(?:if|unless|should|in case|when|with any|at the first)\b", re.I)
-IF_FIRST = re.compile(r"\b(?:if|when|whenever|in case|in an? (?:\w+ )?emergency|in doubt|should)\b[^.;]*,\s*$", re.I)
+IF_FIRST = re.compile(r"\b(?:if|when|whenever|in case|in an? (?:\w+ )?emergency|in doubt|should)\b[^.;]*,\s*(?:(?:please|just|always|treat|consider|call|regard)\s+){0,2}$", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #8a8de7a4
 #: An order, for now.
@@ -178,17 +179,24 @@ YES_KEYS = (
 
 # %% ../../nbs/contracts/levels.ipynb #bb3d7d5a
 #: `No doubt`, `no need`, `yes or no`, what says the opposite, and `the answer is yes`.
-NOT_NO = re.compile(r"\W*no\W* ?(?:doubt|question|time|delay|hesitation|choice|matter|wonder|reason to (?:wait|delay)|joke|kidding|way around|waiting|but\b)", re.I)
+NOT_NO = re.compile(r"\W*no\W* ?(?:doubt|question|time|delay|hesitation|choice|matter|wonder|reason to (?:wait|delay)|joke|kidding|way around|waiting|buts\b)", re.I)
 NO_NOUN = re.compile(r"\s+(?!(?:i|it|it's|this|that|not|there|he|she|you|but|or|and|they|because|since|if|maybe|to)\b)\w", re.I)
 CALM_NOUN = re.compile(r"\s+(?:need to (?:worry|panic|rush)|cause for (?:concern|alarm)|signs? of|red flags?|immediate danger)\b", re.I)
 HALF_YES = re.compile(r"[)\]\"'.]*\s*(?:/|\||or\b|and\b|to\b|\?|,?\s*(?:if|unless|but only|only if|but not|and no|or rather)\b|,? (?:maybe|perhaps|possibly)\b)", re.I)
 OPPOSITE = {"yes": re.compile(r"\b(?:no|nope|false)\b(?=\s*(?:[.,!;]|$))", re.I), "no": re.compile(r"\b(?:yes|yeah|true)\b", re.I)}
 ANSWER_IS = re.compile(r"\b(?:answer|verdict|conclusion) is:?\s*['\"]?(yes|no)\b(?![ ]\w)", re.I)
 
+# %% ../../nbs/contracts/levels.ipynb #7a626305
+#: `Not at the moment`, `not really`: no; `not sure` and `not stated` are no answer.
+NOT_NOW = re.compile(r"none\W*$|not (?:at (?:this|the|present)(?: (?:time|moment|point|stage))?|now|currently|presently|really|necessarily|immediately|likely|an? emergency"
+                     r"|one)\b(?!\s*(?:but|unless|if|only))", re.I)
+
 # %% ../../nbs/contracts/levels.ipynb #3b85343e
 def value_yes(value):
     "Yes or no at the start of a value, unless the rest takes it back; else what its words say of an emergency."
     bare, plain = value.strip(" ([{<\"'_."), plain_emergency([value])
+    if plain is None and NOT_NOW.match(bare):
+        return "no"
     start = YES_WORD.match(bare)
     if NOT_NO.match(bare) or TAKEN_BACK.search(value):
         return None
@@ -250,7 +258,7 @@ LEVEL_TOLD = re.compile(
 )
 LEVEL_ACT = re.compile(
     r"\b(?:classify|triage|rate|call|categori[sz]e|label|grade|assign|choose|pick|select|say|mark|consider|treat|go with|opt for|recommend|advise|suggest|seek|get"
-    r"|needs?|requires?|warrants?|arrange|book|make)\b[^.;?!,]{0,30}$",
+    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled) (?:with|by|through)|needs?|requires?|warrants?|arrange|book|make)\b[^.;?!,]{0,30}$",
     re.I,
 )
 LEVEL_ENOUGH = re.compile(r"\s*(?:care|appointment|visit|review|assessment|attention|referral|help|treatment)?\s*(?:is|would be|will be)\s+(?:\w+ly )?(?:enough"
@@ -281,10 +289,12 @@ def told_level(lines):
 # %% ../../nbs/contracts/levels.ipynb #d6f5a2e7
 def bare_level(lines):
     "The levels with which the text begins or that are its last line; raises `Open` for one that is taken back."
-    found, last = set(), LEVEL_WORD.fullmatch(lines[-1].strip(" .!\"'()[]")) if lines else None
+    end = sentences_of("\n".join(lines))[-1:]
+    found, last = set(), LEVEL_WORD.fullmatch(re.sub(r" (?:visit|appointment|care|review|referral|follow-up)$", "", end[0].strip(" .!\"'()[]"))) if end else None
     first = levels_in(lines[0]) if lines else []
     if first and first[0][2] <= re.match(r"[\s(\[{<\"':.-]*", lines[0]).end():
-        if re.match(r"[)\]>.\"']*\s*(?:$|[.,;:!(\[-]|care\b|\?)", lines[0][first[0][3] :]):
+        if re.match(r"[)\]>.\"']*\s*(?:$|[.,;:!(\[-]|(?:care|at home|advice|management|visit|appointment|review|referral|assessment|evaluation|level|within|today|because|since|with|for|plus)\b|\?)",
+                    lines[0][first[0][3] :]):
             if (level := value_level(lines[0])) is None:
                 raise Open
             found.add(level)

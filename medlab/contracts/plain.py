@@ -44,11 +44,11 @@ KEYCAPS = {
 
 # %% ../../nbs/contracts/plain.ipynb #518a2a53
 def one_spelling(text):
-    "A text with its letters, quotes, dashes and spaces in one spelling: full-width, circled and bold letters, look-alikes, HTML entities."
+    "A text with its letters, quotes, dashes and spaces in one spelling: full-width, circled and bold letters, accents, look-alikes, HTML entities."
     text = html.unescape(text).translate(KEYCAPS)
     for mark, word in MARKS.items():
         text = text.replace(mark, word)
-    text = unicodedata.normalize("NFKC", text).translate(ALIKE)
+    text = unicodedata.normalize("NFKD", text).translate(ALIKE)
     text = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Mn", "Me", "Co"))
     return re.sub(r"(?<!\w)\w(?!\w)", lambda one: one[0].translate(TWINS), text)
 
@@ -67,6 +67,7 @@ LONGEST_TEXT = 4000
 # %% ../../nbs/contracts/plain.ipynb #dae001d7
 def without_block(text, name):
     "A text without what stands between a tag's first opening and last closing; an unclosed block ends at an answer tag or at the end."
+    text = re.sub(rf"\[(/?{name})\]", r"<\1>", text, flags=re.I)  # as Mistral's models write it
     low, opening, closing = text.lower(), f"<{name}>", f"</{name}>"
     start, end = low.find(opening), low.rfind(closing)
     if end >= 0:
@@ -125,15 +126,20 @@ def plain_lines(text):
     for line in text.splitlines():
         if line.strip().startswith("|") and line.strip().endswith("|"):
             line = ": ".join(cell.strip() for cell in line.strip().strip("|").split("|"))
-        line = re.sub(r"^[\s#>•·=+-]*(?:\d{1,3}[.)]\s+)?[\s#>•·+-]*", "", line) if END not in line else END
+        line = re.sub(r"^[\s#>•·=+-]*(?:\d{1,3}[.)]\s+)?[\s#>•·+-]*(?:\(wrong\)\s+(?=\S))?", "", line) if END not in line else END
         if line.strip():
             lines.append(line.strip())
     return lines
 
 # %% ../../nbs/contracts/plain.ipynb #7baba333
+#: A word or a number; `20mg` is two of them.
+BARE_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d]+")
+
+
 def bare_words(text):
-    "The words of a text, without case and punctuation."
-    return re.findall(r"\w+", text.casefold())
+    "The words and numbers of a text, without case, accents and punctuation."
+    plain = "".join(char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) != "Mn")
+    return BARE_WORD.findall(plain.casefold())
 
 # %% ../../nbs/contracts/plain.ipynb #2b13248b
 def sentences_of(text):
@@ -184,7 +190,8 @@ TAKEN_BACK = re.compile(
 # %% ../../nbs/contracts/plain.ipynb #d8810306
 #: Words that make a label one of another answer: `initial answer`, `the wrong answer`.
 FALSE_LABEL = re.compile(
-    r"\b(?:initial|first|wrong|incorrect|student|students'?|tempting|previous|old|alternative|second|possible|other|common|distractor|example|sample|every|each|no|any"
+    r"\b(?:initial|first|wrong|incorrect|(?:student|examinee|candidate|user|resident|intern|colleague|friend)(?:'?s|s')?|their|his|her|tempting|previous|old|alternative|second|possible"
+    r"|other|common|distractor|example|sample|every|each|no|any"
     r"|an)\W+$",
     re.I,
 )
@@ -204,6 +211,10 @@ def label_matches(line, labels, strong):
     return [one for one in labels.finditer(line) if one.start() == 0
             or (one["name"].lower() in strong and re.search(r"[\s(.>]$", line[: one.start()]) and not FALSE_LABEL.search(line[: one.start()]))]
 
+# %% ../../nbs/contracts/plain.ipynb #3c7a253c
+#: The beginning of a sentence whose end, such as a box in LaTeX, stands in the next line.
+LEAD_IN = re.compile(r"(?:(?:so|thus|therefore|hence),? )?(?:the |my )?(?:final |correct |best |right )*(?:answer|choice|option) (?:is|would be|must be)\s*:?", re.I)
+
 # %% ../../nbs/contracts/plain.ipynb #dd1577bf
 def values_after(lines, labels, strong):
     "The value after each label, and whether the label is strong: what it names must be readable."
@@ -213,8 +224,8 @@ def values_after(lines, labels, strong):
         for number, match in enumerate(matches):
             end = matches[number + 1].start() if number + 1 < len(matches) else len(line)
             value = line[match.end() : end].strip()
-            if not value and end == len(line) and following != END and not labels.match(following):
-                value = following
+            if (not value or LEAD_IN.fullmatch(value)) and end == len(line) and following != END and (LEAD_IN.fullmatch(value) or not labels.match(following)):
+                value = labels.sub("", following, count=1) if value else following
             if value.strip("<>[]. "):
                 found.append((value, match["name"].lower() in strong and match.start() == 0))
     return found

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
+from ..basics.files import read_json
 from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
     Completion, EngineBase, EngineDied, OptionScores, OptionTokens, OutOfMemory, Piece, Sampling, check_room, cut_at_stop, option_tokens,
@@ -109,6 +110,13 @@ def short_of_memory(
             raise OutOfMemory(f"{what}: not enough memory ({first_line(error)}); take a smaller batch, four_bit=True, or a smaller model") from None
         raise
 
+# %% ../../nbs/engines/hf.ipynb #c6595c59
+def attention_for(folder: Path) -> str | None:  # transformers' name; None: its own choice
+    "How attention is computed: the plain way for models that cap its scores (Gemma 2), since torch's fused attention leaves the cap out."
+    config = read_json(folder / "config.json")
+    capped = any(part.get("attn_logit_softcapping") for part in (config, config.get("text_config") or {}))
+    return "eager" if capped else None
+
 # %% ../../nbs/engines/hf.ipynb #65536ed8
 def load_model(
     folder: Path | str,  # a model folder as `obtain` makes it
@@ -129,7 +137,7 @@ def load_model(
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), quantization_config=packed, use_safetensors=True, trust_remote_code=False,
-                local_files_only=True, device_map={"": place} if packed else None,
+                local_files_only=True, device_map={"": place} if packed else None, attn_implementation=attention_for(folder),
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             if speaks_of_memory(str(error)):
@@ -345,21 +353,44 @@ def scored_rows(
         rows[row] = max(rows.get(row, 0), len(found.own))
     return rows
 
+# %% ../../nbs/engines/hf.ipynb #dae9ac6b
+def shared_beginning(
+    config: Any,  # of the text model
+    rows: list[tuple[int, ...]],  # token ids
+    places: int,  # at the end of each row, whose distributions are needed
+    least: int = 16,  # fewer tokens are not worth a pass of their own
+) -> int:  # tokens
+    "How many tokens all rows begin with, where sharing them pays; 0 for one row, and for models whose layers see a sliding window."
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ()) or bool(getattr(config, "sliding_window", None))
+    if len(rows) < 2 or slides:  # padding between the beginning and the rest would shift the window
+        return 0
+    alike = next((n for n, tokens in enumerate(zip(*rows)) if len(set(tokens)) > 1), min(map(len, rows)))
+    shared = min(alike, min(map(len, rows)) - places)
+    return shared if shared >= least else 0
+
 # %% ../../nbs/engines/hf.ipynb #e733a2ec
 def last_logprobs(
     engine: HfEngine,
     rows: list[tuple[int, ...]],  # token ids
     places: int,  # at the end of each row
+    share: bool = True,  # compute what all rows begin with once
 ) -> Any:  # float32, (rows, places, vocabulary), on the CPU
     "The log-probabilities of the token after each of the last places of every row."
     import torch
 
-    ids, mask = left_padded([list(row) for row in rows], engine.chat.eos_id)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)  # where each token stands in its own text: padding counts for nothing
-    device = engine.model.device
+    model, device = engine.model, engine.model.device
+    shared = shared_beginning(model.config.get_text_config(), rows, places) if share else 0
+    ids, mask = left_padded([list(row[shared:]) for row in rows], engine.chat.eos_id)
+    positions = shared + (mask.cumsum(-1) - 1).clamp(min=0)  # where each token stands in its own text: padding counts for nothing
     with torch.inference_mode(), quiet(), short_of_memory(f"a batch of {len(rows)} prompts"):
-        logits = engine.model(
-            input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), use_cache=False, logits_to_keep=places,
+        state = None
+        if shared:
+            state = model(input_ids=torch.tensor([rows[0][:shared]], device=device), use_cache=True, logits_to_keep=1).past_key_values
+            state.batch_repeat_interleave(len(rows))
+            mask = torch.cat([torch.ones((len(rows), shared), dtype=mask.dtype), mask], dim=1)
+        logits = model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), past_key_values=state, use_cache=bool(shared),
+            logits_to_keep=places,
         ).logits
         return torch.log_softmax(logits[:, -places:].float(), dim=-1).cpu()
 

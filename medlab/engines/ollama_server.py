@@ -23,7 +23,7 @@ from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
-    Sampling, TokenLogprob, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
+    Sampling, TokenLogprob, as_decoded, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf
 
@@ -91,7 +91,7 @@ def ollama_version(
     import httpx
 
     try:
-        answer = httpx.get(host + "/api/version", timeout=2, trust_env=False)
+        answer = httpx.get(host + "/api/version", timeout=2, trust_env=False, verify=host.startswith("https:"))  # else it reads certificates for nothing
         return answer.json()["version"] if answer.status_code == 200 else None
     except (httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError, KeyError, TypeError):
         return None
@@ -397,7 +397,8 @@ def ollama_answer(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     check_room(expected, sampling)
     started = time.perf_counter()
     reply = post_to_ollama(engine, "/api/chat", engine.request(messages, sampling))
-    done = ollama_completion(engine, reply["message"]["content"], reply, expected, round(time.perf_counter() - started, 4))
+    text = as_decoded(engine.chat, reply["message"]["content"])
+    done = ollama_completion(engine, text, reply, expected, round(time.perf_counter() - started, 4))
     return replace(done, tokens=listed_tokens(reply.get("logprobs"), sampling.logprobs or 0))
 
 # %% ../../nbs/engines/ollama_server.ipynb #1453af6f
@@ -418,11 +419,12 @@ def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     "The pieces of one answer."
     expected = len(engine.chat.prompt_ids(messages))
     check_room(expected, sampling)
-    started, text, told = time.perf_counter(), "", 0
+    started, raw, text, told = time.perf_counter(), "", "", 0
     tokens: tuple[TokenLogprob, ...] = ()
     try:
         for data in ollama_lines(engine, engine.request(messages, sampling)):
-            new = data["message"]["content"]
+            raw += data["message"]["content"]
+            new = as_decoded(engine.chat, raw)[len(text):]
             text, tokens = text + new, tokens + listed_tokens(data.get("logprobs"), sampling.logprobs or 0)
             if data["done"]:
                 done = ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4))

@@ -19,7 +19,7 @@ from ..basics.secrets import masked
 from ..contracts.chat import ChatFormat, checked_conversation
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OptionTokens,
-    OutOfMemory, Piece, Sampling, TokenLogprob, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
+    OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
 )
 
 # %% ../../nbs/engines/openai_compatible.ipynb #4d29c4e1
@@ -62,7 +62,8 @@ class OpenAiEngine(EngineBase):
         check_fits(self, messages, sampling)
         started = time.perf_counter()
         reply = post_to_openai(self, "/chat/completions", body)
-        return as_many_read(self, messages, complete_answer(reply, round(time.perf_counter() - started, 4), self.base_url))
+        done = complete_answer(reply, round(time.perf_counter() - started, 4), self.base_url)
+        return as_many_read(self, messages, replace(done, text=as_decoded(self.chat, done.text)))
 
     def stream(self, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
         "Answer one conversation piece by piece; closing the iterator closes the connection, and servers stop then."
@@ -211,7 +212,7 @@ def openai_events(engine: OpenAiEngine, body: dict) -> Iterator[dict]:
 def openai_stream(engine: OpenAiEngine, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
     "The pieces of one answer; raises `EngineDied` for a stream that ends without a reason, `MedlabError` for one that does not count its tokens."
     body = {"model": engine.model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}, **sampling.for_openai()}
-    started, texts, reason, usage, last, told = time.perf_counter(), [], None, None, {}, 0
+    started, raw, text, reason, usage, last, told = time.perf_counter(), "", "", None, None, {}, 0
     tokens: tuple[TokenLogprob, ...] = ()
     for event in openai_events(engine, body):
         usage = event.get("usage") or usage
@@ -219,12 +220,12 @@ def openai_stream(engine: OpenAiEngine, messages: list[dict], sampling: Sampling
             last = {**last, **{name: value for name, value in (choice.get("delta") or {}).items() if value}}
             reason = choice.get("finish_reason") or reason
             tokens += listed_tokens((choice.get("logprobs") or {}).get("content"), sampling.logprobs or 0)
-            if text := content_text(choice.get("delta") or {}):
-                texts.append(text)
-                yield Piece(text, None, tokens[told:])
+            raw += content_text(choice.get("delta") or {}) or ""
+            if new := as_decoded(engine.chat, raw)[len(text):]:
+                text += new
+                yield Piece(new, None, tokens[told:])
                 told = len(tokens)
-    whole, seconds = "".join(texts), round(time.perf_counter() - started, 4)
-    message = {**last, "content": whole if texts or not last.keys() - {"role"} else None}
+    seconds, message = round(time.perf_counter() - started, 4), {**last, "content": text if raw or not last.keys() - {"role"} else None}
     done = complete_answer({"choices": [{"message": message, "finish_reason": reason}], "usage": usage}, seconds, engine.base_url)
     yield Piece("", replace(as_many_read(engine, messages, done), tokens=tokens), tokens[told:])
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import read_json
-from ..contracts.chat import ChatFormat
+from ..contracts.chat import ChatFormat, tokens_needed
 
 # %% ../../nbs/loaders/family.ipynb #aa977e04
 class Stage(NamedTuple):
@@ -95,10 +95,10 @@ def stage_model(known: dict) -> str:
 
 # %% ../../nbs/loaders/family.ipynb #cfcd2222
 def stage_tokenizer(known: dict) -> str:
-    "Every token of the tokenizer has a row in the embedding. Some models have more rows than tokens, which does no harm."
+    "Every token that a text may hold has a row in the embedding. Some models have more rows than tokens, which does no harm."
     chat = known["chat"] = ChatFormat.from_folder(known["folder"])
     tokens = chat.tokenizer.get_vocab_size()
-    top = max(chat.tokenizer.get_vocab().values(), default=0)
+    top = tokens_needed(chat) - 1
     if (rows := known.get("rows")) and top >= rows:
         raise InputError(f"the tokenizer has a token number {top} and the embedding only {rows} rows; tokenizer and weights are of different models, obtain them together")
     return f"{tokens:,} tokens; a turn ends with {chat.end_of_turn!r}; stops {', '.join(chat.stops)}"

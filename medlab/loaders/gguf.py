@@ -161,11 +161,25 @@ def check_gguf(path: Path | str) -> None:
 
 # %% ../../nbs/loaders/gguf.ipynb #12e83eca
 def read_gguf(path: Path | str) -> Any:
-    "Open a GGUF with the `gguf` package, header and tensors; raises `InputError` for a broken one."
+    """Open a GGUF of any type with the `gguf` package: `fields` and `tensors`. Raises `InputError` for a file that is missing, damaged or cut short.
+
+    The file stays on the disk and is read in small pieces, through a plain array: half a million reads through NumPy's memory map take several seconds.
+    """
     from gguf import GGUFReader
 
+    class PlainReader(GGUFReader):
+        @property
+        def data(self):
+            return self.plain
+
+        @data.setter
+        def data(self, mapped):
+            import numpy
+
+            self.plain = numpy.asarray(mapped)
+
     check_gguf(path)
-    return GGUFReader(path)
+    return PlainReader(path)
 
 # %% ../../nbs/loaders/gguf.ipynb #fb561ff1
 def gguf_field(reader: Any, name: str, default: Any = None) -> Any:

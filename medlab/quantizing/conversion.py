@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..basics.errors import InputError, MedlabError
 from ..basics.files import atomic_path, read_json, remove
-from ..contracts.chat import ChatFormat
+from ..contracts.chat import ChatFormat, without_bos
 from ..loaders.gguf import check_gguf
 from .converter import check_architecture, open_converter, run_converter
 from .vocabulary import adds_space_after_control, is_sentencepiece, pre_tokenizer_name, read_vocabulary
@@ -41,12 +41,10 @@ def staged(
         remove(place)
 
 # %% ../../nbs/quantizing/conversion.ipynb #b9644ec7
-def writes_bos(folder: Path, chat: ChatFormat) -> bool:
-    "Whether a model's own tokenizer puts a BOS token in front of a text."
-    said = read_json(folder / "tokenizer_config.json").get("add_bos_token")
-    bos = chat.tokenizer.token_to_id(chat.special.get("bos_token", ""))
-    ids = chat.tokenizer.encode("x", add_special_tokens=True).ids
-    return bool(said) if said is not None else bos is not None and ids[0] == bos and len(ids) > 1
+def writes_bos(chat: ChatFormat) -> bool:
+    "Whether a server has to put a BOS token in front: the template begins with one, which Ollama's form of the template leaves to the server."
+    text = chat.prompt_text([{"role": "user", "content": "x"}])
+    return without_bos(chat, text) != text
 
 # %% ../../nbs/quantizing/conversion.ipynb #3e6d2f6d
 def name_for_tokens(
@@ -71,7 +69,7 @@ def conversion_job(
     about = {"general.name": name, **about} if name else about
     return {
         "folder": str(folder), "target": str(target), "type": type, "pre": pre_tokenizer_name(folder), "about": about, "template": chat.template,
-        "add_bos": writes_bos(folder, chat), "end_of_turn": chat.eos_id, "control": chat.control_tokens,
+        "add_bos": writes_bos(chat), "end_of_turn": chat.eos_id, "control": chat.control_tokens,
     }
 
 # %% ../../nbs/quantizing/conversion.ipynb #a34364f8

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..basics.errors import InputError, MedlabError, MissingError
-from ..basics.files import atomic_path, flush_to_disk, read_json, remove, write_json
+from ..basics.files import atomic_path, flush_to_disk, read_json, remove
 from ..engines.hf import load_model, nf4, quiet
 from .divergence import Measured, compared_positions, divergence_summary
 
@@ -102,17 +102,17 @@ def layer_of(tensor: str, layers: dict[str, Any]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 # %% ../../nbs/quantizing/merging.ipynb #0f8ef142
-def merged_tensor(tensor: str, weight: Any, adapter: Adapter, layers: dict[str, bool], rounded: bool) -> tuple[Any, str | None]:
-    "One tensor of the merged model in its own type, and the layer that was changed in it."
+def merged_tensor(tensor: str, weight: Any, adapter: Adapter | None, layers: dict[str, bool], rounded: bool) -> tuple[Any, str | None]:
+    "One tensor of the merged model in its own type, and the layer that was changed in it; without an adapter only rounded, where that is asked for."
     import torch
 
-    layer, changed = layer_of(tensor, layers), layer_of(tensor, adapter.pairs)
+    layer, changed = layer_of(tensor, layers), layer_of(tensor, adapter.pairs) if adapter else None
     if not (changed or (layer and rounded)):
         return weight, None
     result = weight.float()
     if layer and rounded:
         result = written_out(result, layers[layer])
-    if changed:
+    if adapter and changed:
         change = adapter.update(changed)
         if change.shape != result.shape:
             raise InputError(f"{adapter.folder} does not fit the model: {changed} is {tuple(result.shape)}, its update {tuple(change.shape)}; train again")
@@ -125,7 +125,7 @@ def merged_tensor(tensor: str, weight: Any, adapter: Adapter, layers: dict[str, 
 # %% ../../nbs/quantizing/merging.ipynb #d0ce4bff
 def merge(
     base: Path,  # the 16-bit base model's folder
-    adapter: Path,  # the LoRA adapter's folder
+    adapter: Path | None,  # the LoRA adapter's folder; None: only the base, as it is merged into
     target: Path,  # becomes a model folder; whole or not there
     into: Literal["published", "dequantized"] = "published",  # the base's own weights, or what is left of them in NF4
 ) -> None:
@@ -137,7 +137,7 @@ def merge(
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    lora, layers, done = Adapter(adapter), linear_layers(base) if into == "dequantized" else {}, set()
+    lora, layers, done = Adapter(adapter) if adapter else None, linear_layers(base) if into == "dequantized" else {}, set()
     with atomic_path(target) as temporary:
         temporary.mkdir()
         for file in sorted(base.glob("*.safetensors")):
@@ -149,7 +149,7 @@ def merge(
                     done.add(changed)
             save_file(tensors, temporary / file.name, metadata=notes)
             del tensors
-        if missing := sorted(lora.pairs.keys() - done):
+        if missing := sorted(lora.pairs.keys() - done) if lora else []:
             raise InputError(f"{adapter} does not fit the model: no weight of {base} belongs to {missing[0]} ({len(missing)} such layers); train again")
         for path in files_without_weights(base):
             shutil.copyfile(path, temporary / path.name)

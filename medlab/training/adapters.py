@@ -13,7 +13,7 @@ from typing import Any
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import atomic_path, flush_to_disk, read_json, remove, write_json
-from ..engines.hf import nf4, quiet
+from ..engines.hf import attention_for, nf4, quiet
 from .settings import FinetuneParams
 
 # %% ../../nbs/training/adapters.ipynb #4794b84d
@@ -58,7 +58,7 @@ def load_base(
         dtype = torch.float32 if learns else getattr(torch, compute)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, quantization_config=held_in(quantization, compute), device_map={"": 0} if torch.cuda.is_available() else None,
-            use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation=attention_for(folder),
         )
     model.config.use_cache = False
     return model
