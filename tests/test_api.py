@@ -1,15 +1,21 @@
 """The API under attack and under load, over a real socket, with engines that a test controls."""
 
 import json
+import os
+import pwd
 import random
+import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 
 import httpx
 import pytest
@@ -89,8 +95,10 @@ def serve_it(chat, tmp_path):
         yield start
 
 
-def call(url, path, body=None, method=None, **more):
-    return httpx.request(method or ("GET" if body is None else "POST"), url + path, json=body, timeout=60, trust_env=False, **more)
+def call(url, path, body=None, method=None, client=None, **more):
+    "One request; `client` for many, since each client of its own takes half a megabyte for certificates that nobody asks for."
+    request = client.request if client else lambda *given, **named: httpx.request(*given, trust_env=False, **named)
+    return request(method or ("GET" if body is None else "POST"), url + path, json=body, timeout=60, **more)
 
 
 # ---------------------------------------------------------------- who may come in
@@ -98,7 +106,7 @@ def call(url, path, body=None, method=None, **more):
 
 def test_a_server_that_others_reach_does_not_start_without_a_key(tmp_path):
     code = "from medlab.serve import serve_forever; from medlab.core import Run, load_profile; serve_forever(Run('x'), load_profile('smoke'), host='0.0.0.0')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={**__import__("os").environ, "MEDLAB_API_KEY": ""})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MEDLAB_API_KEY": ""})
     assert done.returncode and "MEDLAB_API_KEY" in done.stderr and "MissingError" in done.stderr
 
 
@@ -444,6 +452,9 @@ def test_a_conversation_is_remembered_and_belongs_to_its_key(serve_it):
     again = {**TALK, "conversation_id": first["conversation_id"]}
     assert call(url, "/chat/scripted", again, headers=mine).status_code == 200
     assert len(call(url, f"/conversations/{first['conversation_id']}", headers=mine).json()) == 4
+    (listed,) = call(url, "/conversations", headers=mine).json()
+    assert (listed["conversation_id"], listed["begins"], listed["model"]) == (first["conversation_id"], "What is aspirin?", "scripted")
+    assert call(url, "/conversations", headers=theirs).json() == [] and call(url, "/conversations?limit=0", headers=mine).json()["error"]["param"] == "query.limit"
     for reply in (call(url, "/chat/scripted", again, headers=theirs), call(url, f"/conversations/{first['conversation_id']}", headers=theirs),
                   call(url, f"/conversations/{first['conversation_id']}", method="DELETE", headers=theirs)):
         assert reply.status_code == 404
@@ -518,6 +529,121 @@ def test_old_conversations_are_forgotten(tmp_path):
         assert database.execute("SELECT count(*) FROM turn").fetchone() == (0,)
 
 
+def test_an_older_database_is_brought_up_to_date_and_keeps_what_it_holds(tmp_path, monkeypatch):
+    from medlab.api import store as module
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "MIGRATIONS", module.MIGRATIONS[:1])
+        old = Store(tmp_path / "a.sqlite")
+        old.add("c", "anna", "m", 0, "q", "a")
+        old.close()
+    new = Store(tmp_path / "a.sqlite")
+    assert new.turns_of("c", "anna")[1]["content"] == "a" and new.listed("anna")[0]["begins"] == "q"
+    new.close()
+    with sqlite3.connect(tmp_path / "a.sqlite") as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [(module.MIGRATIONS[-1][0],)]
+
+
+@pytest.fixture
+def postgresql(tmp_path_factory):
+    "The URL of a PostgreSQL of our own, reached through a socket file; skipped where Debian's package is not installed."
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
+    if os.geteuid() == 0 and "postgres" not in {entry.pw_name for entry in pwd.getpwall()}:
+        pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it as")
+    who = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:  # a socket's path may have 107 letters only
+        if who:
+            shutil.chown(folder, "postgres", "postgres")
+        programs, data = found[-1].parent, f"{folder}/data"
+        subprocess.run([programs / "initdb", "-D", data, "-U", "medlab", "-A", "trust", "--no-sync", "-E", "UTF8"], check=True, capture_output=True, cwd=folder, **who)
+        server = subprocess.Popen([programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="], stderr=subprocess.DEVNULL, cwd=folder, **who)
+        try:
+            until = time.monotonic() + 60
+            while subprocess.run([programs / "pg_isready", "-h", folder], capture_output=True).returncode:
+                assert server.poll() is None and time.monotonic() < until
+                time.sleep(0.1)
+            yield f"postgresql+psycopg://medlab@/postgres?host={folder}"
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(30)
+
+
+def test_everything_is_kept_in_postgresql_by_url(chat, postgresql):
+    model = ServedModel("scripted", lambda: nullcontext(Scripted()), chat, Sampling(length=4))
+    with live(create_app(Models([model]), log=lambda line: None, keys=[KEY, OTHER], store=Store(postgresql))) as url:
+        mine, theirs = ({"authorization": f"Bearer {key}"} for key in (KEY, OTHER))
+        first = call(url, "/chat/scripted", {"user_message": [{"type": "text", "text": NASTY[0] + " 🩺"}]}, headers=mine).json()
+        again = {**TALK, "conversation_id": first["conversation_id"]}
+        with ThreadPoolExecutor(4) as pool:
+            statuses = list(pool.map(lambda _: call(url, "/chat/scripted", again, headers=mine).status_code, range(4)))
+        assert set(statuses) <= {200, 409} and 200 in statuses
+        turns = call(url, f"/conversations/{first['conversation_id']}", headers=mine).json()
+        assert turns[0]["content"] == NASTY[0] + " 🩺" and len(turns) == 2 + 2 * statuses.count(200)
+        assert call(url, "/conversations", headers=mine).json()[0]["begins"].startswith("'; DROP") and call(url, "/conversations", headers=theirs).json() == []
+        assert call(url, f"/conversations/{first['conversation_id']}", headers=theirs).status_code == 404
+        assert call(url, f"/conversations/{first['conversation_id']}", method="DELETE", headers=mine).status_code == 204
+        gone = call(url, "/chat/scripted", TALK, headers=mine).json()["conversation_id"]
+    lines = log_lines(postgresql)
+    assert len(lines) == 11 and lines[0]["route"] == "/chat/{model}" and lines[0]["completion_tokens"] == 4
+    again = Store(postgresql, keep_days=1e-9)  # everything is older than that
+    with pytest.raises(InputError, match="no such conversation"):
+        again.turns_of(gone, "anybody")
+    again.close()
+    assert log_lines(postgresql) == []
+
+
+@pytest.mark.long
+def test_ten_thousand_conversations_are_listed_and_read_as_quickly_as_a_hundred(tmp_path):
+    def seconds(work):
+        took = []
+        for _ in range(30):
+            started = time.process_time()
+            work()
+            took.append(time.process_time() - started)
+        return sorted(took)[15]
+
+    store, measured = Store(tmp_path / "a.sqlite"), []
+    for before, count in ((0, 100), (100, 10_000)):
+        for number in range(before, count):
+            for turn in (0, 2):
+                store.add(f"c{number}", f"owner-{number % 2}", "m", turn, f"question {number} " * 20, f"answer {number} " * 60)
+        some, last = random.Random(count), count - 1
+        measured.append((seconds(lambda: store.listed("owner-0", 50)), seconds(lambda some=some: store.turns_of(f"c{2 * some.randrange(50)}", "owner-0"))))
+        assert {row["begins"][:9] for row in store.listed("owner-1", 1000)} == {"question "}
+        assert store.turns_of(f"c{last}", f"owner-{last % 2}")[0]["content"].startswith(f"question {last} ")
+    assert len(store.listed("owner-0", 1000, 4900)) == 100
+    store.close()
+    (few_listed, few_read), (many_listed, many_read) = measured
+    assert many_listed < 3 * few_listed + 0.003 and many_read < 3 * few_read + 0.003, measured
+
+
+def test_a_long_conversation_is_cut_without_being_read_again_for_every_turn(chat):
+    import asyncio
+
+    from medlab.api.chat import fitting
+
+    counted = []
+
+    class Counting:
+        def prompt_text(self, messages):
+            counted.append(len(messages))
+            return chat.prompt_text(messages)
+
+        def encode(self, text):
+            return chat.encode(text)
+
+    history = [{"role": role, "content": f"number {number} of many"} for number in range(3000) for role in ("user", "assistant")]
+    model = ServedModel("counting", lambda: nullcontext(Scripted()), Counting(), Sampling())
+    sampling = Sampling(context=512, length=64)
+    messages, dropped = asyncio.run(fitting(model, "Be brief.", history, "And now?", sampling))
+    model.queue.close()
+    tokens = len(chat.prompt_ids(messages))
+    assert messages == [{"role": "system", "content": "Be brief."}, *history[dropped:], {"role": "user", "content": "And now?"}] and dropped % 2 == 0
+    assert tokens + 64 <= 512 < tokens + 64 + len(chat.prompt_ids(history[dropped - 2 : dropped - 1])) * 2 and len(counted) < 15
+
+
 def test_a_database_of_a_newer_version_is_refused(tmp_path):
     Store(tmp_path / "a.sqlite").close()
     with sqlite3.connect(tmp_path / "a.sqlite") as database:
@@ -526,6 +652,52 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path):
         Store(tmp_path / "a.sqlite")
     with pytest.raises(MissingError, match=r"serve\.database"):
         Store("postgresql+psycopg://nobody@127.0.0.1:9/none")
+
+
+# ---------------------------------------------------------------- what goes out
+
+
+REACHED: list = []  # addresses and names, while a test watches
+
+
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto") and REACHED and REACHED[0] == "watching":
+        REACHED.append(arguments[1] if event in ("socket.connect", "socket.sendto") else arguments[0])
+
+
+@pytest.fixture(scope="session")
+def audited():
+    "An audit hook stays for good; it writes only while `REACHED` says so."
+    sys.addaudithook(watch)
+
+
+def outside(reached):
+    "What was reached that is neither this machine nor a socket file."
+    names = [one[0] if isinstance(one, tuple) else one for one in reached]
+    return [name for name in names if name is not None and not str(name).startswith("/") and str(name) not in ("127.0.0.1", "::1", "localhost", "b'127.0.0.1'")]
+
+
+def test_serving_opens_no_connection_but_to_its_engine(chat, encoders, audited):
+    "The test's own client connects to 127.0.0.1; so would an engine's."
+    from fastapi.testclient import TestClient
+
+    REACHED[:] = ["watching"]
+    try:
+        models = Models([ServedModel("scripted", lambda: nullcontext(Scripted()), chat, Sampling(length=4), "scripted")])
+        with TestClient(create_app(models, log=lambda line: None, keys=[]), base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as client:
+            bodies = [("/ask", CASE), ("/v1/chat/completions", HELLO), ("/v1/chat/completions", {**HELLO, "stream": True}), ("/chat/scripted", TALK), ("/medgemma", TALK),
+                      ("/v1/embeddings", {"model": "tiny-encoder", "input": "aspirin"}), ("/v1/embeddings", {"model": "far-encoder", "input": "a"}),
+                      ("/classify", {"model": "tiny-classifier", "input": "aspirin"}), ("/api/treatment-recommendations", {"patient": {"age": 50, "sex": "female", "complaint": "Cough"}})]
+            statuses = [client.post(path, json=body).status_code for path, body in bodies]
+            statuses += [client.get(path).status_code for path in ("/health", "/metrics", "/docs", "/openapi.json", "/models", "/v1/models", "/conversations")]
+        seen = list(REACHED[1:])
+        with socket.socket() as probe, pytest.raises(OSError):  # the hook sees what leaves
+            probe.settimeout(0.01)
+            probe.connect(("192.0.2.1", 9))
+        assert outside(REACHED[1:]) == ["192.0.2.1"]
+    finally:
+        REACHED.clear()
+    assert outside(seen) == [] and sorted(statuses) == [200] * 14 + [404, 503]  # /medgemma is not among these models, and one encoder is far away
 
 
 # ---------------------------------------------------------------- hostile text and hostile clients
@@ -576,37 +748,63 @@ def test_slow_and_half_open_clients_are_closed(serve_it):
     assert call(url, "/v1/models").status_code == 200
 
 
-def test_mixed_requests_while_the_engine_is_killed_twice(serve_it):
-    engines = []
+def said_by(number):
+    "A question that names its request, so that a mixed-up answer shows."
+    return {"user_message": [{"type": "text", "text": f"n{number} n{number} n{number} n{number}"}]}
+
+
+@pytest.mark.parametrize("count", [240, pytest.param(1000, marks=pytest.mark.long)])
+def test_mixed_requests_while_the_engine_is_killed_twice(serve_it, count):
+    "Each ends in an answer or an honest error, every conversation holds its own turns and no other, and memory stays flat."
+    import psutil
+
+    engines, process, memory = [], psutil.Process(), []
 
     def opener():
         engines.append(Scripted(pause=0.001))
         return nullcontext(engines[-1])
 
     url, _, path = serve_it(opener, queue_length=64)
-    kinds = [("/v1/chat/completions", HELLO), ("/v1/chat/completions", {**HELLO, "stream": True}), ("/ask", CASE), ("/chat/scripted", TALK), ("/v1/models", None), ("/health", None),
-             ("/ask", {"case": "x"}), ("/v1/chat/completions", {**HELLO, "model": "gpt-99"})]
-    order = [kinds[random.Random(7 + number).randrange(len(kinds))] for number in range(240)]
-    conversations = []
+    client = httpx.Client(trust_env=False, limits=httpx.Limits(max_connections=32))
+    kinds = [("/v1/chat/completions", HELLO), ("/v1/chat/completions", {**HELLO, "stream": True}), ("/ask", CASE), ("/chat/scripted", None), ("/chat/scripted", {"stream": True}),
+             ("/v1/models", None), ("/health", None), ("/ask", {"case": "x"}), ("/v1/chat/completions", {**HELLO, "model": "gpt-99"}), ("/conversations", None)]
+    order = [random.Random(7 + number).choice(kinds) for number in range(count)]
+    conversations = {}  # conversation -> the numbers of its questions
+
+    def talk(number, more):
+        "Ask, then go on with the conversation; gives the last reply."
+        conversation = ""
+        for part in (number, number + 0.5):
+            reply = call(url, "/chat/scripted", {**said_by(part), **(more or {}), "conversation_id": conversation}, client=client)
+            done = json.loads(reply.text.split("event: done\ndata: ")[-1].partition("\n")[0]) if "event: done" in reply.text else reply.json() if not more else {}
+            if "text" not in done:
+                return reply
+            assert done["text"].split() == [f"n{part}"] * 4, done
+            conversation = done["conversation_id"]
+            conversations.setdefault(conversation, []).append(part)
+        return reply
 
     def one(number):
-        if number in (60, 150):
+        if number in (count // 4, 5 * count // 8):
             engines[-1].dead = True
-        reply = call(url, *order[number])
-        if order[number][0] == "/chat/scripted" and reply.status_code == 200:
-            conversations.append(reply.json()["conversation_id"])
-        return order[number], reply
+        if number % (count // 8) == 0:
+            memory.append(process.memory_info().rss)
+        where, body = order[number]
+        return order[number], talk(number, body) if where == "/chat/scripted" else call(url, where, body, client=client)
 
-    with ThreadPoolExecutor(32) as pool:
-        replies = list(pool.map(one, range(240)))
+    with client, ThreadPoolExecutor(32) as pool:
+        replies = list(pool.map(one, range(count)))
     for (_, body), reply in replies:
-        honest = reply.status_code in (200, 404, 422, 502, 503)
-        broken_off = body and body.get("stream") and reply.status_code == 200 and "[DONE]" not in reply.text
-        assert honest and (not broken_off or '"error"' in reply.text), (reply.status_code, reply.text)
-    assert sum(reply.status_code == 200 for _, reply in replies) > 150 and len(engines) >= 3
+        assert reply.status_code in (200, 404, 422, 502, 503), (reply.status_code, reply.text)
+        if body and body.get("stream") and reply.status_code == 200:
+            assert ("[DONE]" in reply.text or "event: done" in reply.text) != ('"error"' in reply.text), reply.text
+    assert sum(reply.status_code == 200 for _, reply in replies) > 0.6 * count and len(engines) >= 3
+    assert memory[-1] - memory[len(memory) // 2] < 40_000_000, memory
     with sqlite3.connect(path) as database:
-        stored = dict(database.execute("SELECT conversation, count(*) FROM turn GROUP BY conversation"))
-    assert stored == dict.fromkeys(conversations, 2)
+        stored = {}
+        for conversation, number, text in database.execute("SELECT conversation, number, text FROM turn ORDER BY conversation, number"):
+            stored.setdefault(conversation, []).append((number, set(text.split())))
+    assert stored == {name: [(2 * place + half, {f"n{part}"}) for place, part in enumerate(parts) for half in (0, 1)] for name, parts in conversations.items()}
 
 
 @pytest.mark.fuzz

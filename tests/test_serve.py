@@ -14,14 +14,14 @@ import httpx
 import psutil
 import pytest
 
-from medlab.basics.errors import InputError, MedlabError
+from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.processes import free_port
 from medlab.contracts.engine import Completion, Piece
 from medlab.core import Run
 from medlab.engines.deployment import deployed, open_deployment
 from medlab.engines.llama_cpp import LlamaCppEngine
 from medlab.engines.openai_compatible import OpenAiEngine
-from medlab.serve import ServeParams, create_app, model_alone, serve, serve_forever, serving
+from medlab.serve import ServeParams, chosen_models, create_app, model_alone, serve, serve_forever, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx`")
 
@@ -345,6 +345,45 @@ def test_an_engine_that_was_killed_comes_back(llama):
         statuses = [client.post("/v1/chat/completions", json=CHAT) for _ in range(3)]
         assert {reply.status_code for reply in statuses} <= {200, 502, 503} and statuses[-1].status_code == 200
         assert statuses[-1].json()["choices"][0]["message"]["content"] == before
+
+
+GGUF = """
+name: {name}
+context: 512
+sources: [{{kind: gguf, files: [{file}]}}]
+serving: {{engine: llama_cpp, length: 4, aliases: [{alias}]}}
+"""
+
+
+def test_published_models_beside_a_run_are_opened_when_asked_and_make_room(served, llama, tmp_path, monkeypatch):
+    "A GGUF behind a spec, a GGUF by its path, and the run, in the memory of one."
+    from fastapi.testclient import TestClient
+
+    run, profile, _ = served
+    monkeypatch.setenv("MEDLAB_MODELS_DIR", str(tmp_path))
+    (tmp_path / "small.yaml").write_text(GGUF.format(name="small", file=llama[0].gguf, alias="medgemma-4b"))
+    models = chosen_models(run, profile, ServeParams(memory_mb=1), [str(run.path), "small", str(llama[0].gguf)])
+    third = models.names()[2]
+    assert models.names()[:2] == [llama[0].model, "small"] and not models.absent
+
+    def opened():
+        return [model.name for model in models.models if model.queue.engine is not None]
+
+    with TestClient(create_app(models, log=[].append, keys=[]), base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as client:
+        assert opened() == [] and [model["model_name"] for model in client.get("/models").json()] == models.names()
+        talk = {"user_message": [{"type": "text", "text": "What is aspirin?"}]}
+        reply = client.post("/medgemma", json=talk)
+        assert reply.status_code == 200 and reply.json()["model"] == "small" and reply.json()["usage"]["completion_tokens"] <= 4, reply.text
+        assert opened() == ["small"]
+        held = client.post("/v1/chat/completions", json={**CHAT, "model": "small", "logprobs": True})  # the engine is known before it is open
+        assert held.status_code == 200 and held.json()["choices"][0]["logprobs"]["content"]
+        assert client.post("/v1/chat/completions", json=CHAT).status_code == 200 and opened() == [llama[0].model]
+        assert third != "small" and models.named(third).engine in ("llama_cpp", "ollama")
+    with pytest.raises(InputError, match="two of the models are called small"):
+        chosen_models(run, profile, ServeParams(), ["small", "small"])
+    (tmp_path / "far.yaml").write_text("sources: [{kind: hub, repo: owner/far, revision: main}]")
+    with pytest.raises(MissingError, match="medlab models download far"):
+        chosen_models(run, profile, ServeParams(), ["far"])
 
 
 class Slow:

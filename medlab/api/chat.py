@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
@@ -198,8 +198,8 @@ def router(
     store: Any,  # a `Store`
     seconds: float = 300,  # for one answer, at most
 ) -> Any:
-    "A FastAPI router with POST /chat/{model}, POST /medgemma, GET and DELETE /conversations/{conversation}."
-    from fastapi import APIRouter, Request
+    "A FastAPI router with POST /chat/{model}, POST /medgemma, GET /conversations, GET and DELETE /conversations/{conversation}."
+    from fastapi import APIRouter, Query, Request
     from fastapi.responses import Response
 
     routes, turns = APIRouter(tags=["chat"]), OpenTurns()
@@ -219,6 +219,10 @@ def router(
     @routes.post("/chat/{model}", summary="Ask a model that remembers", responses=statuses, response_model=None)
     async def chat_with(model: str, body: ConversationRequest, request: Request):
         return await said(model, body, request)
+
+    @routes.get("/conversations", summary="Your conversations, the latest first", responses=documented(422))
+    async def list_all(request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 50, offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0) -> list[dict]:
+        return await asyncio.to_thread(store.listed, request.scope.get("medlab.owner", "local"), limit, offset)
 
     @routes.get("/conversations/{conversation}", summary="What was said", responses=statuses)
     async def read(conversation: str, request: Request) -> list[dict]:

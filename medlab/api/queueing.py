@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROBE_MESSAGES', 'pieces', 'WaitingRequest', 'give_turn', 'taken_at_once', 'enter', 'EngineQueue', 'close_engine',
-           'open_engine', 'mend', 'worked', 'in_thread', 'finish', 'until', 'use', 'gathered', 'answer', 'sent_to',
-           'tell', 'stream', 'well']
+           'open_engine', 'mend', 'worked', 'engine_for_request', 'in_thread', 'finish', 'until', 'use', 'gathered',
+           'answer', 'sent_to', 'tell', 'stream', 'well']
 
 # %% ../../nbs/api/queueing.ipynb #202d7e94
 import asyncio
@@ -202,12 +202,20 @@ def worked(engine: Engine, work: Callable[[Engine, threading.Event], Any], gone:
     except (MissingError, OSError) as error:
         raise EngineError(f"the engine {getattr(engine, 'name', '?')} is gone ({type(error).__name__})") from error
 
+
+def engine_for_request(queue: EngineQueue) -> Engine:
+    "The open engine; one that cannot be opened because of wrong input is an `EngineError`, since the input was not the request's."
+    try:
+        return open_engine(queue)
+    except InputError as error:
+        raise EngineError(f"the engine cannot be opened ({type(error).__name__})") from error
+
 # %% ../../nbs/api/queueing.ipynb #5ee9a517
 def in_thread(queue: EngineQueue, work: Callable[[Engine, threading.Event], Any], gone: threading.Event) -> Any:
     "Do one request's work in the queue's thread, mend the engine after a failure, and give the turn to the next."
     began, queue.since = time.perf_counter(), time.monotonic()
     try:
-        result = None if gone.is_set() else worked(open_engine(queue), work, gone)
+        result = None if gone.is_set() else worked(engine_for_request(queue), work, gone)
     except Exception as error:
         if not isinstance(error, (InputError, BusyError, DeadlineError)):
             queue.failed = error_name(error)  # until `mend` finds it well

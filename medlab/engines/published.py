@@ -28,8 +28,8 @@ def published_gguf(
 ) -> Path | None:  # None when the source that is used here is no single GGUF
     "The GGUF that a model is published as, if that is the source which `obtain` uses here."
     source: Any = spec.source()
-    path = source.path() if callable(getattr(source, "path", None)) else None
-    return path if path is not None and path.suffix == ".gguf" else None
+    paths = source.paths() if source.kind == "gguf" else [source.path()] if source.kind == "wheel" else []
+    return paths[0] if len(paths) == 1 and paths[0] is not None and paths[0].suffix == ".gguf" else None
 
 # %% ../../nbs/engines/published.ipynb #1b0a4ce8
 ENGINES = ("auto", "ollama", "llama_cpp", "transformers")
