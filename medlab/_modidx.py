@@ -2877,7 +2877,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                  'medlab.quantize.QuantizeParams.one_or_several': ( 'quantize.html#quantizeparams.one_or_several',
                                                                                     'medlab/quantize.py'),
                                  'medlab.quantize.about_model': ('quantize.html#about_model', 'medlab/quantize.py'),
-                                 'medlab.quantize.check_adapter': ('quantize.html#check_adapter', 'medlab/quantize.py'),
+                                 'medlab.quantize.check_adapter_alone': ('quantize.html#check_adapter_alone', 'medlab/quantize.py'),
                                  'medlab.quantize.check_header': ('quantize.html#check_header', 'medlab/quantize.py'),
                                  'medlab.quantize.check_quantize_space': ('quantize.html#check_quantize_space', 'medlab/quantize.py'),
                                  'medlab.quantize.checked_file': ('quantize.html#checked_file', 'medlab/quantize.py'),
