@@ -3056,6 +3056,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                        'medlab/quantizing/vocabulary.py'),
                                               'medlab.quantizing.vocabulary.is_sentencepiece': ( 'quantizing/vocabulary.html#is_sentencepiece',
                                                                                                  'medlab/quantizing/vocabulary.py'),
+                                              'medlab.quantizing.vocabulary.made_by_merging': ( 'quantizing/vocabulary.html#made_by_merging',
+                                                                                                'medlab/quantizing/vocabulary.py'),
                                               'medlab.quantizing.vocabulary.merge_ranks': ( 'quantizing/vocabulary.html#merge_ranks',
                                                                                             'medlab/quantizing/vocabulary.py'),
                                               'medlab.quantizing.vocabulary.pre_tokenizer_name': ( 'quantizing/vocabulary.html#pre_tokenizer_name',

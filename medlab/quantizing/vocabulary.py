@@ -110,6 +110,8 @@ def read_vocabulary(
     added = {one["id"]: one for one in tokenizer.get("added_tokens", [])}
     named = {number: token for token, number in known.items()} | {number: one["content"] for number, one in added.items()}
     ranks = merge_ranks(tokenizer) if sentencepiece else {}
+    for number in [number for number, one in added.items() if sentencepiece and made_by_merging(one["content"], known, ranks)]:
+        del added[number]
     tokens, kinds, scores = [], [], []
     for number in range(rows):
         token = named.get(number, f"[PAD{number}]")
@@ -118,6 +120,15 @@ def read_vocabulary(
         kinds.append(kind)
         scores.append(-1000.0 if number in added else -float(ranks.get(token, 0)))
     return Vocabulary(tokens, kinds, scores)
+
+# %% ../../nbs/quantizing/vocabulary.ipynb #1e1656ff
+def made_by_merging(
+    token: str,  # an added one
+    known: dict[str, int],  # the vocabulary without added tokens
+    ranks: dict[str, int],  # from `merge_ranks`
+) -> bool:
+    "Whether an added token is white space that merging makes anyway."
+    return not token.replace("\u2581", " ").strip() and token in known and (len(token) == 1 or token in ranks)
 
 # %% ../../nbs/quantizing/vocabulary.ipynb #6ccfae75
 def merge_ranks(tokenizer: dict) -> dict[str, int]:
