@@ -48,7 +48,7 @@ def sentencepiece(prefix, words=(), runs=()):
     "A tokenizer that merges characters and falls back to bytes; `prefix`: None, 'normalizer' (Llama 2) or 'first' (later Mistral)."
     draft = Tokenizer(models.BPE())
     draft.normalizer = normalizers.Replace(" ", "▁")
-    draft.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    draft.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\s+"), "isolated"), pre_tokenizers.Split("▁", "merged_with_next")])
     draft.train_from_iterator(corpus(words), trainers.BpeTrainer(vocab_size=300, show_progress=False))
     learnt = sorted(draft.get_vocab(), key=lambda token: (len(token) > 1, draft.get_vocab()[token]))
     letters = sum(len(token) == 1 for token in learnt)

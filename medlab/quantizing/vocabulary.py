@@ -110,8 +110,8 @@ def read_vocabulary(
     added = {one["id"]: one for one in tokenizer.get("added_tokens", [])}
     named = {number: token for token, number in known.items()} | {number: one["content"] for number, one in added.items()}
     ranks = merge_ranks(tokenizer) if sentencepiece else {}
-    for number in [number for number, one in added.items() if sentencepiece and made_by_merging(one["content"], known, ranks)]:
-        del added[number]
+    for one in made_by_merging(tokenizer, ranks) if sentencepiece else []:
+        del added[known[one]]
     tokens, kinds, scores = [], [], []
     for number in range(rows):
         token = named.get(number, f"[PAD{number}]")
@@ -123,12 +123,19 @@ def read_vocabulary(
 
 # %% ../../nbs/quantizing/vocabulary.ipynb #1e1656ff
 def made_by_merging(
-    token: str,  # an added one
-    known: dict[str, int],  # the vocabulary without added tokens
+    tokenizer: dict,  # what tokenizer.json holds
     ranks: dict[str, int],  # from `merge_ranks`
-) -> bool:
-    "Whether an added token is white space that merging makes anyway."
-    return not token.replace("\u2581", " ").strip() and token in known and (len(token) == 1 or token in ranks)
+) -> list[str]:
+    "The added tokens that are runs of white space and that merging makes anyway, because no token joins their characters with others."
+    known = tokenizer["model"]["vocab"]
+    joined = {letter for token in known if token.strip() for letter in token if letter.isspace()}
+    found = []
+    for one in tokenizer.get("added_tokens", []):
+        token = one["content"]
+        spaces = token and not token.strip("\u2581") and not one.get("normalized")  # such a token never matches: the text has spaces there
+        if (spaces or (token and not token.strip() and not joined & set(token))) and token in known and (len(token) == 1 or token in ranks):
+            found.append(token)
+    return found
 
 # %% ../../nbs/quantizing/vocabulary.ipynb #6ccfae75
 def merge_ranks(tokenizer: dict) -> dict[str, int]:
