@@ -40,13 +40,19 @@ def byte_level(name, nfc=False, words=()):
     return tokenizer
 
 
-def sentencepiece(prefix, words=()):
+#: Runs of white space that Gemma has among its added tokens.
+RUNS = ("\n", "\n\n", "\n\n\n", "▁▁", "▁▁▁")
+
+
+def sentencepiece(prefix, words=(), runs=()):
     "A tokenizer that merges characters and falls back to bytes; `prefix`: None, 'normalizer' (Llama 2) or 'first' (later Mistral)."
     draft = Tokenizer(models.BPE())
     draft.normalizer = normalizers.Replace(" ", "▁")
-    draft.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    draft.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\s+"), "isolated"), pre_tokenizers.Split("▁", "merged_with_next")])
     draft.train_from_iterator(corpus(words), trainers.BpeTrainer(vocab_size=300, show_progress=False))
-    learnt = sorted(draft.get_vocab(), key=draft.get_vocab().get)
+    learnt = sorted(draft.get_vocab(), key=lambda token: (len(token) > 1, draft.get_vocab()[token]))
+    letters = sum(len(token) == 1 for token in learnt)
+    learnt = list(dict.fromkeys([*learnt[:letters], *runs, *learnt[letters:]]))  # runs are merged first
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(["<unk>", *(f"<0x{n:02X}>" for n in range(256)), *learnt]))}
     merges = [(token[:cut], token[cut:]) for token in learnt for cut in range(1, len(token)) if token[:cut] in vocabulary and token[cut:] in vocabulary]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
@@ -55,6 +61,7 @@ def sentencepiece(prefix, words=()):
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     else:
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces
+    tokenizer.add_tokens([AddedToken(run, normalized=False) for run in runs])
     first = [decoders.Strip(" ", 1, 0)] if prefix else []  # what was put in front is taken away again
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *first])
     return tokenizer
@@ -76,8 +83,8 @@ def configurations(words=()):
         "llama": (shape(LlamaConfig, tie_word_embeddings=False), byte_level("llama-bpe", words=words), llama[1], llama[0], "<|end_of_text|>", (llama[2], *headers)),
         "qwen2": (shape(Qwen2Config), byte_level("qwen2", nfc=True, words=words), CHATML, "", "<|im_end|>", ("<|im_start|>",)),
         "qwen3": (shape(Qwen3Config), byte_level("qwen2", nfc=True, words=words), CHATML, "", "<|im_end|>", ("<|im_start|>",)),
-        "gemma2": (shape(Gemma2Config, query_pre_attn_scalar=64), sentencepiece(None, words), gemma[1], "<bos>", "<eos>", (gemma[2], *turns)),
-        "gemma3": (shape(Gemma3TextConfig, query_pre_attn_scalar=64), sentencepiece(None, words), gemma[1], "<bos>", "<eos>",
+        "gemma2": (shape(Gemma2Config, query_pre_attn_scalar=64), sentencepiece(None, words, RUNS), gemma[1], "<bos>", "<eos>", (gemma[2], *turns)),
+        "gemma3": (shape(Gemma3TextConfig, query_pre_attn_scalar=64), sentencepiece(None, words, RUNS), gemma[1], "<bos>", "<eos>",
                    (gemma[2], *turns)),
         "mistral": (shape(MistralConfig, tie_word_embeddings=False), sentencepiece("first", words), mistral[1], "<s>", "</s>",
                     ("[INST]", "[/INST]")),

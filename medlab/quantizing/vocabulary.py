@@ -110,6 +110,8 @@ def read_vocabulary(
     added = {one["id"]: one for one in tokenizer.get("added_tokens", [])}
     named = {number: token for token, number in known.items()} | {number: one["content"] for number, one in added.items()}
     ranks = merge_ranks(tokenizer) if sentencepiece else {}
+    for one in made_by_merging(tokenizer, ranks) if sentencepiece else []:
+        del added[known[one]]
     tokens, kinds, scores = [], [], []
     for number in range(rows):
         token = named.get(number, f"[PAD{number}]")
@@ -118,6 +120,22 @@ def read_vocabulary(
         kinds.append(kind)
         scores.append(-1000.0 if number in added else -float(ranks.get(token, 0)))
     return Vocabulary(tokens, kinds, scores)
+
+# %% ../../nbs/quantizing/vocabulary.ipynb #1e1656ff
+def made_by_merging(
+    tokenizer: dict,  # what tokenizer.json holds
+    ranks: dict[str, int],  # from `merge_ranks`
+) -> list[str]:
+    "The added tokens that are runs of white space and that merging makes anyway, because no token joins their characters with others."
+    known = tokenizer["model"]["vocab"]
+    joined = {letter for token in known if token.strip() for letter in token if letter.isspace()}
+    found = []
+    for one in tokenizer.get("added_tokens", []):
+        token = one["content"]
+        spaces = token and not token.strip("\u2581") and not one.get("normalized")  # such a token never matches: the text has spaces there
+        if (spaces or (token and not token.strip() and not joined & set(token))) and token in known and (len(token) == 1 or token in ranks):
+            found.append(token)
+    return found
 
 # %% ../../nbs/quantizing/vocabulary.ipynb #6ccfae75
 def merge_ranks(tokenizer: dict) -> dict[str, int]:
