@@ -112,7 +112,8 @@ def test_scripts_for_gpu_servers(copied):
         code, said = medlab("deploy", "--run", run.path, "--engine", engine)
         assert code == 0, said
         script = (run.path / "deploy" / "gpu" / f"{engine}.sh").read_text()
-        assert "no script for" not in said
+        tuned = (run.path / "deploy" / "gpu" / f"{engine}-lora.sh").read_text()
+        assert "no script for" not in said and f"={run.path / 'finetune' / 'adapter'}" in tuned and "quantize" not in tuned
         assert f"{option} 2048" in script and str(run.path / "quantize" / "merged") in script
         assert subprocess.run(["sh", "-n", run.path / "deploy" / "gpu" / f"{engine}.sh"]).returncode == 0
     code, said = medlab("deploy", "--run", run.path, "--engine", "tgi")
@@ -130,16 +131,18 @@ def test_a_gpu_servers_context_is_the_profiles_and_no_more_than_the_model_knows(
         assert f"--max-model-len {written}" in (run.path / "deploy" / "gpu" / "vllm.sh").read_text()
 
 
-@pytest.mark.parametrize("changed, why", [({"use_dora": True}, "DoRA"), ({"base_model_name_or_path": "/gone"}, "/gone is not here"), (None, "has no adapter")])
+@pytest.mark.parametrize("changed, why", [({"use_dora": True}, "DoRA"), ({}, "base is not here: .*nobodys-model"), (None, "has no adapter")])
 def test_an_adapter_that_no_gpu_server_reads_is_left_out_and_said(copied, changed, why):
     run, _ = copied
-    config = run.path / "finetune" / "adapter" / "adapter_config.json"
+    config, manifest = run.path / "finetune" / "adapter" / "adapter_config.json", run.path / "finetune" / "manifest.json"
     if changed is None:
         config.unlink()
-    else:
+    elif changed:
         config.write_text(json.dumps(json.loads(config.read_text()) | changed))
+    else:
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model": "nobodys-model"}))
     said = deploy_scripts(run, "vllm")
-    assert any(line.startswith("no script for the base") and why in line for line in said)
+    assert any(re.match(f"no script for the base .*{why}", line) for line in said)
     assert not (run.path / "deploy" / "gpu" / "vllm-lora.sh").exists() and (run.path / "deploy" / "gpu" / "vllm.sh").is_file()
 
 
@@ -199,7 +202,7 @@ print(json.dumps([found.model_path, found.context_length, [found.served_model_na
 
 def script_words(path):
     "The words of a script's one command."
-    return shlex.split(path.read_text().split("exec ", 1)[1])
+    return shlex.split(path.read_text().split("exec ", 1)[1].replace("\\\n", " "))
 
 
 @pytest.mark.long
@@ -403,3 +406,61 @@ def test_a_linter_finds_nothing_in_the_dockerfile(compose, tmp_path):
     text = (ROOT / "Dockerfile").read_text()
     assert lint(text) == (0, "")
     assert "DL3007" in lint(re.sub("FROM .*", "FROM python:latest", text))[1] and "DL3066" in lint(text.replace("USER 1000:1000", "USER medlab"))[1]
+
+
+def instructions(text):
+    "The instructions of a Dockerfile: word and rest."
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")))
+    return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_the_images_steps_are_played_without_docker(compose, copied, tmp_path):
+    """COPY, RUN, CMD and HEALTHCHECK in an empty folder, with an empty environment in place of the image's Python and uv in place of pip.
+
+    Not played: the base image itself, `useradd` and the change of user, which want a root folder of their own, and PyTorch's own index.
+    """
+    place = installed(tmp_path, "wheel")
+    root, steps = tmp_path / "root", instructions((ROOT / "Dockerfile").read_text())
+    work, home = root / "opt" / "medlab", root / "srv" / "medlab"
+    for folder in (work, home, root / "runs"):
+        folder.mkdir(parents=True)
+    uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
+    pip = place / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nword=$1; shift\nexec "{uv}" pip "$word" --quiet --python "{place}" "$@"\n')
+    pip.chmod(0o755)
+    (place / "bin" / "uv").symlink_to(uv)  # for `medlab setup`
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MEDLAB_", "OLLAMA_", "VIRTUAL_ENV"))}
+    clean |= {"PATH": f"{place}/bin:/usr/bin:/bin"}
+    for word, rest in steps:
+        if word == "ENV":
+            clean |= {name: value for name, value in (pair.split("=", 1) for pair in rest.split()) if name != "PIP_EXTRA_INDEX_URL"}
+        elif word == "COPY":
+            *sources, target = rest.split()
+            for source in sources:
+                whole = (ROOT / source).is_dir()
+                goal = work / target / ("" if whole else source)
+                shutil.copytree(ROOT / source, goal, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")) if whole else shutil.copy(ROOT / source, goal)
+        elif word == "RUN" and "useradd" not in rest:
+            done = subprocess.run(["sh", "-ec", rest], cwd=work, env=clean, capture_output=True, text=True, timeout=1800)
+            if done.returncode and re.search(r"(?i)error sending request|failed to fetch|No space left", done.stderr):
+                pytest.skip(f"the packages cannot be had here: {done.stderr.strip()[-300:]}")
+            assert done.returncode == 0, done.stderr[-2000:]
+    shutil.rmtree(work)  # the image keeps it, but nothing may need it
+    shutil.copytree(copied[0].path, root / "runs" / "cpu")
+    port = free_port()
+    command, check = (json.loads(re.search(r"\[.*\]", next(rest for word, rest in steps if word == name))[0]) for name in ("CMD", "HEALTHCHECK"))
+    there = {"/runs/cpu": str(root / "runs" / "cpu"), "8000": str(port), "0.0.0.0": "127.0.0.1"}
+    clean |= {"HOME": str(home), "MEDLAB_API_KEY": "made-up-for-a-test", "MEDLAB_REPLACE": "1"}  # the run may have been deployed on an Ollama, which is not in the image
+    server = subprocess.Popen([there.get(word, word) for word in command], cwd=home, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said = ""
+        while "serving" not in said and (line := server.stdout.readline()):
+            said += line
+        healthy = subprocess.run([word.replace(":8000", f":{port}") for word in check], cwd=home, env=clean, capture_output=True, text=True, timeout=120)
+        assert healthy.returncode == 0, said[-2000:] + healthy.stderr[-1000:]
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=60).status_code == 401
+    finally:
+        server.terminate()
+        server.wait(60)

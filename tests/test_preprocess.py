@@ -357,6 +357,15 @@ def test_the_same_answer_for_the_same_subject_is_one(change):
         assert set(reasons(division).values()) <= {"exact_duplicate", "near_duplicate"} and len(division.rejected) == 1
 
 
+@pytest.mark.parametrize("question, gone", [("Is it inherited?", 1), ("What is said here?", 0)])
+def test_a_copy_without_a_subject_and_with_a_freer_licence_is_of_the_same_question(question, gone):
+    "The freer one stays. It names no subject: only its question can tell that both are about the same."
+    named = made("Is it inherited?", RECESSIVE, key="named", subject="a syndrome", license="CC-BY-NC-4.0")
+    nameless = made(question, RECESSIVE, key="nameless")
+    division = divide([named, nameless, *many(5)])
+    assert reasons(division) == {named.id: "exact_duplicate"} if gone else not division.rejected
+
+
 def test_boilerplate_among_few_leaks_and_among_many_does_not():
     exam, *train = diseases(12)
     assert find_leaks(train, [exam]) == [] and len(find_leaks(train[1:], [exam])) == 10

@@ -64,15 +64,16 @@ def deploy_published(
 # %% ../../nbs/cli/deploy.ipynb #13731a19
 def beside_base(run: Run, merged: Served) -> tuple[Served | None, str]:  # and why there is none
     "The base of a run's adapter with the adapter beside it."
-    folder = run.path / "finetune" / "adapter"
-    if not (folder / "adapter_config.json").is_file():
+    folder, trained = run.path / "finetune" / "adapter", run.manifest("finetune")
+    if trained is None or not (folder / "adapter_config.json").is_file():
         return None, f"{run.path} has no adapter"
     config = read_json(folder / "adapter_config.json")
-    base = Path(config.get("base_model_name_or_path") or "none")
     if config.get("use_dora"):
         return None, "it is a DoRA, which such servers do not read; its merged weights hold it"
-    if not base.is_dir():
-        return None, f"its base {base} is not here"
+    try:
+        base = obtain(load_spec(trained.model))
+    except MedlabError as error:
+        return None, f"its base is not here: {error}"
     return Served(merged.name, base.absolute(), merged.context, folder.absolute(), max([config.get("r", 0), *config.get("rank_pattern", {}).values()])), ""
 
 # %% ../../nbs/cli/deploy.ipynb #5a6ee4d6
