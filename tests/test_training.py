@@ -20,7 +20,7 @@ from medlab.training.adapters import add_lora, block_layers, save_adapter
 from medlab.training.advice import less_memory
 from medlab.training.batches import collate
 from medlab.training.estimate import dry_run, empty_model
-from medlab.training.loop import step_loss
+from medlab.training.loop import answer_tokens, how_to_pack, step_loss, tensors_of
 from medlab.training.runs import check_rows, train, train_apart
 from medlab.training.settings import RECIPE, FinetuneParams
 
@@ -119,6 +119,71 @@ def test_all_weights_learn(base, rows, tmp_path):
     assert not (tmp_path / "adapter").exists()
     tuned, before = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (tmp_path / "model", base))
     assert not torch.equal(tuned.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight)
+
+
+# what makes a CPU quick
+
+
+@pytest.fixture(scope="module")
+def alike():
+    "Rows whose prompts begin alike, two of them with the same prompt, of different lengths."
+    system = list(range(200, 220))
+    prompts = [system + [300 + number] * (3 + number % 3) for number in (0, 1, 1, 2, 3, 4)]
+    answers = [[400 + number, 401, 402][: 2 + number % 2] for number in range(6)]
+    return [(prompt + answer, [-100] * len(prompt) + answer) for prompt, answer in zip(prompts, answers)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "qlora"}, {"gradient_checkpointing": True}, {"dora": True}, {"method": "full"}],
+                         ids=lambda settings: " ".join(map(str, settings.values())) or "lora")
+def test_packed_batches_train_alike(base, alike, tmp_path, settings):
+    "One sequence for a batch, and equal beginnings computed once: the same losses, gradients and weights as padded batches."
+    made = []
+    for packing in (True, False):
+        params = FinetuneParams(**{**SHORT, "steps": 3, "batch": 3, "packing": packing, **settings})
+        log = train(base, alike, [], params, 7, tmp_path / str(packing), show=False)[1]
+        assert log["method"]["packed"] is packing
+        made.append([*losses(log), *(entry["grad_norm"] for entry in log["steps"])])
+    assert made[0] == pytest.approx(made[1], rel=1e-4)
+    assert made[0][2] != pytest.approx(made[0][0], rel=1e-3), "nothing was learnt, so the comparison says nothing"
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma2", "Gemma3Text", "Phi3", "GPT2", "Mistral"])
+def test_every_family_is_packed_rightly_or_not_at_all(name, alike):
+    "The gradient of a packed batch is that of the padded one, whatever a family does about positions, windows and heads."
+    import torch
+    import transformers
+
+    small = dict(vocab_size=500, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0)
+    if name not in ("Phi3", "Llama", "Mistral"):
+        small["head_dim"] = 8
+    if name in ("Gemma2", "Gemma3Text", "Mistral"):
+        small["sliding_window"] = 40
+    if name == "GPT2":
+        small = dict(vocab_size=500, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**small)).train()
+    packing = how_to_pack(model, alike, FinetuneParams(method="full"), {"compute": "float32"}, "left")
+    assert packing or name == "Gemma2", "Gemma 2 caps its scores, which PyTorch's attention does not"
+    assert packing is None or "labels" in tensors_of(alike, 0, "left", packing._replace(longest=20)), "longer than the window, and packed"
+    found = []
+    for batch in (tensors_of(alike, 0, "left", packing), collate(alike, 0)):
+        model.zero_grad()
+        loss = step_loss(model, batch, answer_tokens([batch]))
+        loss.backward()
+        found.append((loss.item(), {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.grad is not None}))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert all(torch.allclose(gradient, found[1][1][key], atol=1e-5, rtol=1e-3) for key, gradient in found[0][1].items())
+
+
+def test_a_prompt_is_not_shared_where_dropout_draws(base, alike):
+    "Rows of their own get a draw each; a shared beginning would get one for all."
+    from medlab.training.adapters import load_base
+
+    model = add_lora(load_base(base), FinetuneParams(dropout=0.1))
+    packing = how_to_pack(model, alike, FinetuneParams(dropout=0.1), {"compute": "float32"}, "left")
+    assert packing and not packing.share
+    assert tensors_of(alike, 0, "left", packing)["input_ids"].shape[1] == sum(len(ids) for ids, _ in alike)
+    assert tensors_of(alike, 0, "left", packing._replace(share=True))["input_ids"].shape[1] < 60
 
 
 # what is refused

@@ -20,18 +20,22 @@ from ..basics.files import atomic_path, flush_to_disk, remove
 from ..basics.processes import peak_memory_mb
 from ..engines.hf import quiet
 from .batches import Row, collate, plan_batches
+from .packing import Packing, pack_rows, packing_of
 from .settings import FinetuneParams, total_steps, warmup_steps
 from .tracking import note_progress, tensorboard_callback, tracker_callback
 
 # %% ../../nbs/training/loop.ipynb #b4662c67
 def step_loss(
     model: Any,
-    batch: dict[str, Any],  # as `collate` makes it, on the model's device
+    batch: dict[str, Any],  # as `collate` or `pack_rows` makes it, on the model's device
     items: int,  # answer tokens of the whole step
 ) -> Any:  # a tensor with one number
     "Cross-entropy over a batch's answer tokens, summed, and divided by `items`."
     import torch
 
+    if "targets" in batch:  # rows packed into one sequence: outputs only where a token of an answer is predicted
+        logits = model(**{name: value for name, value in batch.items() if name != "targets"}).logits[0]
+        return torch.nn.functional.cross_entropy(logits.float(), batch["targets"], reduction="sum") / items
     if "logits_to_keep" not in batch:  # padded on the right for a library with a loss of its own
         return model(**batch, num_items_in_batch=items).loss
     labels = batch["labels"][:, 1:]
@@ -41,8 +45,8 @@ def step_loss(
 
 # %% ../../nbs/training/loop.ipynb #725dc5c8
 def answer_tokens(batches: list[dict[str, Any]]) -> int:
-    "The number of answer tokens in batches as `collate` makes them."
-    return sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
+    "The number of answer tokens in batches as `collate` or `pack_rows` makes them."
+    return sum(len(batch["targets"]) if "targets" in batch else int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
 
 # %% ../../nbs/training/loop.ipynb #9df9cb7f
 @contextmanager
@@ -335,6 +339,23 @@ def training_log(
         "method": method, "notes": notes, "truncated": truncated, "resumed_at": resumed_at,
     }
 
+# %% ../../nbs/training/loop.ipynb #03d71add
+def how_to_pack(model: Any, rows: list[Row], params: FinetuneParams, method: dict[str, Any], side: str) -> Packing | None:
+    "How a model takes packed batches; None where padded ones are used: on a GPU, for a library that pads on the right, or where the profile says so."
+    import torch
+
+    if not params.packing or side != "left" or torch.cuda.is_available():
+        return None
+    with without_dropout(model):
+        return packing_of(model, "float32" if params.method == "full" else method["compute"], rows)
+
+# %% ../../nbs/training/loop.ipynb #0a46d522
+def tensors_of(rows: list[Row], pad_id: int, side: str, packing: Packing | None) -> dict[str, Any]:
+    "A batch's tensors: packed where the model takes that and no row is too long for it, else padded."
+    if packing is None or max(len(ids) for ids, _ in rows) > packing.longest:
+        return collate(rows, pad_id, side)
+    return pack_rows(rows, packing)
+
 # %% ../../nbs/training/loop.ipynb #4902d9cf
 def fit(
     model: Any,  # a peft model, or a transformers model whose weights learn
@@ -357,21 +378,21 @@ def fit(
     tests = [validation[place : place + params.batch] for place in range(0, len(validation), params.batch)]
     checkpoint = last_checkpoint(folder / "checkpoints")
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    keeper = Keeper(params, folder)
+    packing, keeper = how_to_pack(model, rows, params, method, side), Keeper(params, folder)
     watch = watcher(params, folder, total, done, keeper, show)
     callbacks = [watch, tensorboard_callback(folder / "tensorboard", done), *(tracker_callback(name, folder.parent.name) for name in params.track)]
     with quiet():
         trainer = trainer_class()(
             model=model, args=training_arguments(params, folder / "checkpoints", seed, total, method["compute"], bool(tests), done),
             train_dataset=[[rows[index] for index in indices] for indices in plan], eval_dataset=tests or None,
-            data_collator=lambda batches: collate(batches[0], pad_id, side), callbacks=[one for one in callbacks if one],
+            data_collator=lambda batches: tensors_of(batches[0], pad_id, side, packing), callbacks=[one for one in callbacks if one],
         )
         trainer.__dict__ |= dict(params=params, pad_id=pad_id, side=side, scorer=scorer, keeper=keeper)
         trainer.model_accepts_loss_kwargs = True  # `step_loss` divides by the tokens of the whole step already
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     kept = keeper.restore(trainer.state.log_history, model, trainer.state.global_step)
-    return model, training_log(trainer.state, method, [], watch.truncated, done, kept)
+    return model, training_log(trainer.state, {**method, "packed": packing is not None}, [], watch.truncated, done, kept)
 
 # %% ../../nbs/training/loop.ipynb #c39fbd2f
 def world_size() -> int:

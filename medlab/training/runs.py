@@ -110,7 +110,8 @@ def advice_for(log: dict, rows: list[Row], params: FinetuneParams, seed: int) ->
 
     lengths = [len(ids) for ids, _ in rows]
     plan = plan_batches(lengths, params.batch, total_steps(params, len(rows)) * params.accumulation, seed)
-    return about_results(log, params) + about_speed(log, params, padded_share(lengths, plan), torch.cuda.is_available())
+    padding = 0.0 if log["method"].get("packed") else padded_share(lengths, plan)
+    return about_results(log, params) + about_speed(log, params, padding, torch.cuda.is_available())
 
 # %% ../../nbs/training/runs.ipynb #fc4ebb7b
 def write_job(folder: Path, **job: Any) -> None:

@@ -39,6 +39,7 @@ class FinetuneParams(Params):
     gradient_checkpointing: bool = False  # compute each block twice and keep less of it: half the memory, a third slower
     compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: what this computer trains faster in
     unpack: Literal["auto", "never"] = "auto"  # auto: NF4 weights are decoded once, not in every step, where memory allows
+    packing: bool = True  # on a CPU, the rows of a batch are one sequence, and equal beginnings are computed once; the loss is the same
     from_adapter: str = ""  # an earlier adapter's folder, or its run folder, to go on from
     checkpoint_every: int = Field(4, ge=1)  # steps; the validation scores are measured then too
     validation: int = Field(8, ge=0)  # number of validation examples for the loss; 0 for none
