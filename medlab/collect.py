@@ -224,9 +224,20 @@ def progress(name: str, items: Iterator, limit: int | None, fetcher: Fetcher) ->
             bar.set_postfix_str(str(fetcher.counts), refresh=False)  # shown with the next refresh of the bar
             yield item
 
+# %% ../nbs/02_collect.ipynb #b0d7cb88
+def require_licences(profile: Profile) -> None:
+    "Raise `InputError` for a known data set whose licence nobody has stated, unless the profile says that you hold one."
+    params, held = profile.params(CollectParams), (profile.steps.get("preprocess") or {}).get("licences_held") or []
+    for name in params.sources:
+        known = name in DATASETS and params.options.get(name, {}).get("license", DATASETS[name].license) == "unknown"
+        if known and name not in held:
+            raise InputError(f"source {name!r}: its licence is not known, so nothing may be trained on it, and nothing is collected; if you hold a licence of your "
+                             f"own, set preprocess.licences_held=[{', '.join([*held, name])}]")
+
 # %% ../nbs/02_collect.ipynb #fd47b848
 def source_fingerprints(profile: Profile) -> dict[str, str]:
     "The fingerprint of each source of a profile with its settings; 'not here: ' and the reason for one that is not available."
+    require_licences(profile)
     params, found = profile.params(CollectParams), {}
     for name in params.sources:
         try:

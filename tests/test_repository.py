@@ -30,7 +30,7 @@ ALTERNATIVES = ("sources", "builders", "loaders", "engines", "training", "api")
 SHARED = {"medlab.loaders.llama", "medlab.sources.medquad_tables",
           *(f"medlab.api.{name}" for name in ("bodies", "errors", "events", "guard", "models", "queueing", "safety", "security"))}
 #: In the training room, everything but the backends: `peft` and `unsloth` share it, and never import one another.
-SHARED |= {f"medlab.training.{name}" for name in ("settings", "batches", "adapters", "precision", "tracking", "loop", "task_scores", "forgetting", "advice",
+SHARED |= {f"medlab.training.{name}" for name in ("settings", "batches", "packing", "lowrank", "adapters", "precision", "tracking", "loop", "task_scores", "forgetting", "advice",
                                                   "estimate")}
 OPENS_ITS_NEIGHBOURS = {"medlab.engines.deployment", "medlab.engines.published", "medlab.api.site"}
 #: Functions that every alternative of a room must define under the same name.

@@ -20,7 +20,7 @@ from medlab.training.adapters import add_lora, block_layers, save_adapter
 from medlab.training.advice import less_memory
 from medlab.training.batches import collate
 from medlab.training.estimate import dry_run, empty_model
-from medlab.training.loop import step_loss
+from medlab.training.loop import answer_tokens, how_to_pack, step_loss, tensors_of
 from medlab.training.runs import check_rows, train, train_apart
 from medlab.training.settings import RECIPE, FinetuneParams
 
@@ -119,6 +119,72 @@ def test_all_weights_learn(base, rows, tmp_path):
     assert not (tmp_path / "adapter").exists()
     tuned, before = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (tmp_path / "model", base))
     assert not torch.equal(tuned.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight)
+
+
+# what makes a CPU quick
+
+
+@pytest.fixture(scope="module")
+def alike():
+    "Rows whose prompts begin alike, two of them with the same prompt, of different lengths."
+    system = list(range(200, 220))
+    prompts = [system + [300 + number] * (3 + number % 3) for number in (0, 1, 1, 2, 3, 4)]
+    answers = [[400 + number, 401, 402][: 2 + number % 2] for number in range(6)]
+    return [(prompt + answer, [-100] * len(prompt) + answer) for prompt, answer in zip(prompts, answers)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "qlora"}, {"gradient_checkpointing": True}, {"dora": True}, {"method": "full"}],
+                         ids=lambda settings: " ".join(map(str, settings.values())) or "lora")
+def test_packed_batches_train_alike(base, alike, tmp_path, settings):
+    "One sequence for a batch, and equal beginnings computed once: the same losses, gradients and weights as padded batches."
+    made = []
+    for packing in (True, False):
+        params = FinetuneParams(**{**SHORT, "steps": 3, "batch": 3, "packing": packing, **settings})
+        log = train(base, alike, [], params, 7, tmp_path / str(packing), show=False)[1]
+        assert log["method"]["packed"] is packing
+        made.append([[entry["loss"], entry["grad_norm"]] for entry in log["steps"]])
+    assert made[0][0] == pytest.approx(made[1][0], rel=1e-5)
+    assert sum(made[0], []) == pytest.approx(sum(made[1], []), rel=2e-3)  # AdamW makes steps of one size of the smallest gradients too
+    assert made[0][2][0] != pytest.approx(made[0][0][0], rel=1e-3), "nothing was learnt, so the comparison says nothing"
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma2", "Gemma3Text", "Phi3", "GPT2", "Mistral"])
+def test_every_family_is_packed_rightly_or_not_at_all(name, alike):
+    "The gradient of a packed batch is that of the padded one, whatever a family does about positions, windows and heads."
+    import torch
+    import transformers
+
+    small = dict(vocab_size=500, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0)
+    if name not in ("Phi3", "Llama", "Mistral"):
+        small["head_dim"] = 8
+    if name in ("Gemma2", "Gemma3Text", "Mistral"):
+        small["sliding_window"] = 40
+    if name == "GPT2":
+        small = dict(vocab_size=500, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**small)).train()
+    packing = how_to_pack(model, alike, FinetuneParams(method="full"), {"compute": "float32"}, "left")
+    assert packing or name == "Gemma2", "Gemma 2 caps its scores, which PyTorch's attention does not"
+    assert packing is None or "labels" in tensors_of(alike, 0, "left", packing._replace(longest=20)), "longer than the window, and packed"
+    found = []
+    for batch in (tensors_of(alike, 0, "left", packing), collate(alike, 0)):
+        model.zero_grad()
+        loss = step_loss(model, batch, answer_tokens([batch]))
+        loss.backward()
+        found.append((loss.item(), {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.grad is not None}))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert all(torch.allclose(gradient, found[1][1][key], atol=1e-5, rtol=1e-3) for key, gradient in found[0][1].items())
+
+
+def test_a_prompt_is_not_shared_where_dropout_draws(base, alike):
+    "Rows of their own get a draw each; a shared beginning would get one for all."
+    from medlab.training.adapters import load_base
+
+    model = add_lora(load_base(base), FinetuneParams(dropout=0.1))
+    packing = how_to_pack(model, alike, FinetuneParams(dropout=0.1), {"compute": "float32"}, "left")
+    assert packing and not packing.share
+    assert tensors_of(alike, 0, "left", packing)["input_ids"].shape[1] == sum(len(ids) for ids, _ in alike)
+    assert tensors_of(alike, 0, "left", packing._replace(share=True))["input_ids"].shape[1] < 60
 
 
 # what is refused
@@ -240,7 +306,7 @@ CALLED = {
     "transformers:TrainingArguments.__init__": "output_dir max_steps seed use_cpu per_device_train_batch_size train_sampling_strategy gradient_accumulation_steps "
     "gradient_checkpointing gradient_checkpointing_kwargs learning_rate warmup_steps lr_scheduler_type optim weight_decay max_grad_norm bf16 fp16 logging_steps "
     "logging_nan_inf_filter disable_tqdm report_to save_strategy save_steps save_total_limit eval_strategy eval_steps eval_on_start remove_unused_columns "
-    "dataloader_pin_memory",
+    "dataloader_pin_memory ddp_find_unused_parameters average_tokens_across_devices",
     "transformers:BitsAndBytesConfig.__init__": "load_in_4bit load_in_8bit bnb_4bit_quant_type bnb_4bit_use_double_quant bnb_4bit_compute_dtype",
     "peft:LoraConfig.__init__": "r lora_alpha lora_dropout use_rslora use_dora bias target_modules exclude_modules task_type",
     "peft:PeftModel.from_pretrained": "model model_id is_trainable", "peft:get_peft_model": "model peft_config",
@@ -288,3 +354,50 @@ def test_both_backends_train_alike(base, rows, tmp_path):
     assert losses(found["unsloth"]) == pytest.approx(losses(found["peft"]), abs=0.02)
     configs = [read_json(tmp_path / backend / "adapter" / "adapter_config.json") for backend in found]
     assert configs[0] == configs[1]
+
+
+# more than one process
+
+
+@pytest.mark.parametrize("engine", ["accelerate", pytest.param("ray", marks=pytest.mark.long)])
+def test_two_workers_learn_what_one_learns_from_twice_the_batch(base, rows, tmp_path, engine):
+    "Two processes that add up their gradients on a CPU: the losses and the adapter of one process, also where an epoch's last batch has one row for two."
+    from safetensors.torch import load_file
+
+    if engine == "ray" and not find_spec("ray"):
+        pytest.skip("Ray is not installed: pip install 'ray[train]'")
+    made = {}
+    for name, settings in (("one", {"batch": 4}), ("two", {"batch": 2, "engine": engine, "workers": 2})):
+        done = train_apart(base, rows[:5], rows[5:], FinetuneParams(**{**SHORT, "steps": 4, **settings}), 7, tmp_path / name, "tiny-random")
+        made[name] = done["log"], load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+    (one, weights), (two, others) = made["one"], made["two"]
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5) and [entry["tokens"] for entry in two["steps"]] == [entry["tokens"] for entry in one["steps"]]
+    assert [entry["loss"] for entry in two["validation"]] == pytest.approx([entry["loss"] for entry in one["validation"]], rel=1e-5)
+    assert max(float((weights[key] - others[key]).norm() / weights[key].norm()) for key in weights) < 1e-2
+    assert losses(one)[3] != pytest.approx(losses(one)[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"engine": "ray"}, {"engine": "accelerate", "workers": 2, "backend": "unsloth"}])
+def test_settings_of_several_workers_must_fit_together(settings):
+    with pytest.raises(ValueError, match="expected|set backend to peft"):
+        FinetuneParams(**settings)
+
+
+def test_more_processes_than_the_profile_says_are_refused(base, rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="got 2 processes, expected finetune.workers=1"):
+        train(base, rows, [], FinetuneParams(**SHORT), 7, tmp_path, show=False)
+
+
+def test_the_recipe_on_data_without_a_licence_stops_before_it_collects(tmp_path):
+    "It says which line to set; with that line, the licence is no longer what stops it."
+    from typer.testing import CliRunner
+
+    from medlab.cli.commands import app
+
+    words = ["collect", "--profile", "gemma2-2b-medgpt", "--run", str(tmp_path)]
+    found = CliRunner().invoke(app, words)
+    assert isinstance(found.exception, InputError) and "set preprocess.licences_held=[medical-reasoning]" in str(found.exception)
+    assert not (tmp_path / "collect" / "records.parquet").exists()
+    held = CliRunner().invoke(app, [*words, "-p", "preprocess.licences_held=[medical-reasoning]"])
+    assert "licences_held" not in str(held.exception)

@@ -11,6 +11,7 @@ from typing import Any
 
 from .adapters import OTHER_SENSES, add_lora, continue_adapter, load_base, unpack
 from .loop import without_dropout
+from .lowrank import quicken
 from .settings import FinetuneParams
 
 # %% ../../nbs/training/peft.ipynb #30974c90
@@ -34,6 +35,7 @@ def build(
     seed: int,
 ) -> Any:  # a peft model; with method `full` a transformers model whose weights learn
     "Load the base and make it ready to learn; LoRA's first weights depend on the seed alone."
+    import torch
     from transformers import set_seed
 
     model = load_base(base, method["quantization"], method["compute"], learns=params.method == "full")
@@ -44,6 +46,8 @@ def build(
         model = let_learn(model)
     else:
         model = continue_adapter(model, params, name) if params.from_adapter else add_lora(model, params)
+        if not torch.cuda.is_available():
+            quicken(model)
     if params.gradient_checkpointing:
         model.enable_input_require_grads()
     return model

@@ -19,7 +19,8 @@ from ..basics.errors import InputError
 from ..basics.files import cache_folder, read_json, sha256_file, sha256_json, write_json
 from ..basics.machine import processor
 from .adapters import add_lora, load_base, unpack
-from .batches import collate
+from .loop import how_to_pack, step_loss, tensors_of
+from .lowrank import quicken
 from .settings import FinetuneParams
 
 # %% ../../nbs/training/precision.ipynb #50b7c2f5
@@ -66,13 +67,17 @@ def step_seconds(
     "Seconds of one small training step of the model, forward and backward over 2 × 64 random tokens, in each dtype."
     chance = random.Random(0)
     ids = [[chance.randrange(50) for _ in range(64)] for _ in range(2)]
-    batch = collate([(row, [-100] * 48 + row[48:]) for row in ids], 0)
+    rows = [(row, [-100] * 48 + row[48:]) for row in ids]
     models = {dtype: load_base(base, quantization, dtype, params.method == "full") for dtype in DTYPES}
     if quantization == "nf4" and may_unpack(base, params):
         models = {dtype: unpack(model, dtype) for dtype, model in models.items()}
     if params.method != "full":
         models = {dtype: add_lora(model, params) for dtype, model in models.items()}
-    steps: dict[str, Any] = {dtype: lambda model=model.train(): model(**batch).loss.backward() for dtype, model in models.items()}
+    steps: dict[str, Any] = {}
+    for dtype, model in models.items():
+        quicken(model)
+        batch = tensors_of(rows, 0, "left", how_to_pack(model, rows, params, {"compute": dtype}, "left"))
+        steps[dtype] = lambda model=model.train(), batch=batch: step_loss(model, batch, 32).backward()
     return median_seconds(steps, rounds=3)
 
 # %% ../../nbs/training/precision.ipynb #c20ff5dc
@@ -105,7 +110,7 @@ def fast_compute(base: Path, quantization: str, params: FinetuneParams) -> dict[
     if on_gpu := gpu_compute():
         return {"compute": on_gpu, "product": None, "step": None}
     of = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__, "quantization": quantization,
-          "model": sha256_file(base / "config.json"), "full": params.method == "full", "unpack": params.unpack}
+          "model": sha256_file(base / "config.json"), "full": params.method == "full", "unpack": params.unpack, "packing": params.packing}
     note = cache_folder("compute") / f"{sha256_json(of)[:32]}.json"
     with FileLock(str(note.with_suffix(".lock"))):
         if not note.exists():

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,7 @@ from .adapters import dtype_of, save_adapter
 from .advice import about_results, about_speed, explained_memory, less_memory
 from .batches import Row, padded_share, plan_batches
 from .forgetting import what_is_there
-from .loop import fit, last_checkpoint
+from .loop import fit, from_first, is_first, join_workers, last_checkpoint
 from .precision import choose_method
 from .settings import FinetuneParams, total_steps
 from .task_scores import make_scorer
@@ -37,7 +38,8 @@ def choose_backend(params: FinetuneParams) -> str:  # "peft" or "unsloth"
 
     if params.backend != "auto":
         return params.backend
-    return "unsloth" if torch.cuda.is_available() and find_spec("unsloth") and not params.dora and params.method != "full" else "peft"
+    fits = not params.dora and params.method != "full" and params.workers == 1
+    return "unsloth" if torch.cuda.is_available() and find_spec("unsloth") and fits else "peft"
 
 # %% ../../nbs/training/runs.ipynb #1a3efed5
 def kept_method(
@@ -91,14 +93,15 @@ def train(
     number or memory runs out, `InputError` for rows that do not fit and for an adapter of another base.
     """
     check_rows(rows, base)
-    method, notes = kept_method(params, base, folder)
+    join_workers(params)
+    method, notes = from_first(lambda: kept_method(params, base, folder))
     backend, chat = import_module(f"medlab.training.{method['backend']}"), ChatFormat.from_folder(base)
     with explained_memory(params):
         model = backend.build(base, name, method, params, seed)
-        lost = {"before": measured_before(model, chat, params, folder, backend)}
+        lost = {"before": from_first(lambda: measured_before(model, chat, params, folder, backend))}
         scorer = make_scorer(examples or [], chat, params, backend.SIDE, backend.answering)
         model, log = fit(model, rows, validation, params, seed, folder, chat.eos_id, method, backend.SIDE, scorer, show)
-        if params.forgetting:
+        if params.forgetting and is_first():
             with backend.answering(model):
                 lost["after"] = what_is_there(model, chat, params.forgetting, backend.SIDE)
     return model, {**log, "notes": [*notes, *advice_for(log, rows, params, seed)], "lost": lost if params.forgetting else None}
@@ -109,8 +112,9 @@ def advice_for(log: dict, rows: list[Row], params: FinetuneParams, seed: int) ->
     import torch
 
     lengths = [len(ids) for ids, _ in rows]
-    plan = plan_batches(lengths, params.batch, total_steps(params, len(rows)) * params.accumulation, seed)
-    return about_results(log, params) + about_speed(log, params, padded_share(lengths, plan), torch.cuda.is_available())
+    plan = plan_batches(lengths, params.batch * params.workers, total_steps(params, len(rows)) * params.accumulation, seed)
+    padding = 0.0 if log["method"].get("packed") else padded_share(lengths, plan)
+    return about_results(log, params) + about_speed(log, params, padding, torch.cuda.is_available())
 
 # %% ../../nbs/training/runs.ipynb #fc4ebb7b
 def write_job(folder: Path, **job: Any) -> None:
@@ -140,11 +144,13 @@ def work(folder: Path) -> None:
     "Do the job that is written in a folder: adapter/ (or model/), then done.json with the log and the number of weights, last."
     from filelock import FileLock
 
-    with FileLock(str(folder / ".training.lock")):  # a killed training's process may still be dying
+    with FileLock(str(folder / ".training.lock")) if is_first() else nullcontext():  # a killed training's process may still be dying
         job = read_json(folder / "job.json")
         given = {"rows": job["rows"], "validation": job["validation"], "params": FinetuneParams(**job["params"]), "seed": job["seed"], "name": job["name"]}
         examples = [Example(**example) for example in job["examples"]]
         model, log = train(Path(job["base"]), folder=folder, examples=examples, show=False, **given)
+        if not is_first():
+            return
         save_model(model, folder, job["name"], Path(job["base"]))
         weights = list(model.named_parameters())
         counts = {"trainable_parameters": sum(weight.numel() for _, weight in weights if weight.requires_grad), "total_parameters": total_parameters(model)}
@@ -179,6 +185,40 @@ def raise_error(folder: Path, code: int, child: Child, params: FinetuneParams) -
         raise MedlabError(f"the training process was killed, most likely by the system for want of memory; {less_memory(params)}, and run the same command again")
     raise MedlabError(f"the training process ended with code {code}; {child.tail()}")
 
+# %% ../../nbs/training/runs.ipynb #3d74359a
+#: What each worker runs.
+WORKER = "import sys\n\nfrom medlab.training.runs import work_apart\n\nsys.exit(work_apart(sys.argv[1]))\n"
+
+
+def command_of(params: FinetuneParams, folder: Path) -> list[str]:
+    "The command that starts a training's processes, for the job that is written in a folder."
+    (folder / "worker.py").write_text(WORKER)
+    if params.engine == "accelerate":
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(params.workers), str(folder / "worker.py"), str(folder)]
+    call = f"work_on_ray(sys.argv[1], {params.workers})" if params.engine == "ray" else "work_apart(sys.argv[1])"
+    return [sys.executable, "-c", f"import sys; from medlab.training import runs; sys.exit(runs.{call})", str(folder)]
+
+# %% ../../nbs/training/runs.ipynb #edcd3de2
+def work_on_ray(folder: str, workers: int) -> int:  # the exit code
+    "Do the job on a Ray cluster: the one that RAY_ADDRESS names, else one on this computer."
+    if find_spec("ray") is None:
+        write_json(Path(folder) / "error.json", {"kind": "MissingError", "message": "finetune.engine=ray needs Ray: pip install 'ray[train]', or set engine to accelerate"})
+        return 1
+    import torch
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    def on_worker(config: dict[str, str]) -> None:
+        from medlab.training.runs import work_apart
+
+        if work_apart(config["folder"]):
+            raise RuntimeError("this worker failed; error.json says why")
+
+    scaling = ScalingConfig(num_workers=workers, use_gpu=torch.cuda.is_available())
+    storage = RunConfig(storage_path=str(Path(folder) / "ray"))
+    TorchTrainer(on_worker, train_loop_config={"folder": folder}, scaling_config=scaling, run_config=storage).fit()
+    return 0
+
 # %% ../../nbs/training/runs.ipynb #8ad0ce33
 def train_apart(
     base: Path,  # the base model's folder
@@ -198,9 +238,8 @@ def train_apart(
         remove(folder / "progress.jsonl")
     check_rows(rows, base)
     write_job(folder, base=base.absolute(), rows=rows, validation=validation, params=params, seed=seed, name=name, examples=examples or [])
-    code = "import sys; from medlab.training.runs import work_apart; sys.exit(work_apart(sys.argv[1]))"
     environment = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"), "PYTHONUNBUFFERED": "1"}
-    with Display(total_steps(params, len(rows))) as display, Child([sys.executable, "-c", code, folder.absolute()], folder / "process.log", environment) as child:
+    with Display(total_steps(params, len(rows))) as display, Child(command_of(params, folder.absolute()), folder / "process.log", environment) as child:
         while child.process.poll() is None:
             time.sleep(0.1)
             display.show(read_progress(folder / "progress.jsonl"))

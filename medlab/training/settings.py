@@ -22,7 +22,7 @@ class FinetuneParams(Params):
     method: Literal["lora", "qlora", "int8", "full"] = "qlora"  # LoRA on a base in 16 bit, 4 bit (NF4) or 8 bit; full: all weights learn
     steps: int = Field(8, ge=1)  # optimiser steps
     epochs: float | None = Field(None, gt=0)  # passes over the examples; decides instead of `steps`
-    batch: int = Field(4, ge=1)  # examples that are computed at once
+    batch: int = Field(4, ge=1)  # examples that are computed at once, on each worker
     accumulation: int = Field(1, ge=1)  # batches a step
     learning_rate: float = Field(3e-3, gt=0)  # at its highest
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the learning rate falls after the warm-up
@@ -39,6 +39,9 @@ class FinetuneParams(Params):
     gradient_checkpointing: bool = False  # compute each block twice and keep less of it: half the memory, a third slower
     compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: what this computer trains faster in
     unpack: Literal["auto", "never"] = "auto"  # auto: NF4 weights are decoded once, not in every step, where memory allows
+    engine: Literal["local", "accelerate", "ray"] = "local"  # one process; several on this computer; workers of a Ray cluster
+    workers: int = Field(1, ge=1)  # processes that train together, one GPU each where there are GPUs
+    packing: bool = True  # on a CPU, the rows of a batch are one sequence, and equal beginnings are computed once; the loss is the same
     from_adapter: str = ""  # an earlier adapter's folder, or its run folder, to go on from
     checkpoint_every: int = Field(4, ge=1)  # steps; the validation scores are measured then too
     validation: int = Field(8, ge=0)  # number of validation examples for the loss; 0 for none
@@ -55,6 +58,10 @@ class FinetuneParams(Params):
         "Refuse settings that exclude one another."
         if self.method == "full" and (self.dora or self.from_adapter or self.targets):
             raise ValueError("method full trains all weights; expected no dora, targets or from_adapter with it, leave them out")
+        if (self.workers > 1) != (self.engine != "local"):
+            raise ValueError(f"engine {self.engine} with workers {self.workers}; expected accelerate or ray with two workers or more, local with one")
+        if self.workers > 1 and self.backend == "unsloth":
+            raise ValueError("backend unsloth trains on one GPU; set backend to peft, or workers to 1")
         return self
 
 # %% ../../nbs/training/settings.ipynb #ef4d67ef
@@ -65,7 +72,7 @@ def total_steps(
     "The optimiser steps of a training."
     if params.epochs is None:
         return params.steps
-    return max(1, math.ceil(params.epochs * examples / (params.batch * params.accumulation)))
+    return max(1, math.ceil(params.epochs * examples / (params.batch * params.accumulation * params.workers)))
 
 # %% ../../nbs/training/settings.ipynb #796abcc6
 def warmup_steps(
