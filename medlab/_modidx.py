@@ -79,6 +79,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                   'medlab.api.guard.guard_table': ('api/guard.html#guard_table', 'medlab/api/guard.py'),
                                   'medlab.api.guard.guard_verdict': ('api/guard.html#guard_verdict', 'medlab/api/guard.py'),
                                   'medlab.api.guard.measure_guard': ('api/guard.html#measure_guard', 'medlab/api/guard.py'),
+                                  'medlab.api.guard.model_reader': ('api/guard.html#model_reader', 'medlab/api/guard.py'),
                                   'medlab.api.guard.model_verdict': ('api/guard.html#model_verdict', 'medlab/api/guard.py'),
                                   'medlab.api.guard.rate': ('api/guard.html#rate', 'medlab/api/guard.py'),
                                   'medlab.api.guard.read_guard_reply': ('api/guard.html#read_guard_reply', 'medlab/api/guard.py'),

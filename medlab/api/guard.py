@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GuardVerdict', 'guard_verdict', 'measure_guard', 'guard_sets', 'guard_readers', 'guard_table', 'table_lines',
-           'read_guard_reply', 'model_verdict']
+           'read_guard_reply', 'model_verdict', 'model_reader']
 
 # %% ../../nbs/api/guard.ipynb #60308702
 import functools
@@ -179,4 +179,14 @@ def model_verdict(
     says = load_rules("harm").rules[0].says if "S11" in categories else UNSAFE
     return GuardVerdict(kind="harm", rule=f"{style} {categories}".strip(), text=says, basis=f"the guard model's judgement ({style})", because=[]).model_dump()
 
+# %% ../../nbs/api/guard.ipynb #e51c77d2
+def model_reader(
+    url: str,  # of an OpenAI-compatible server
+    model: str,  # the server's name for it
+    style: Literal["llama_guard", "granite_guardian"] = "llama_guard",
+    api_key: str | None = None,
+) -> Callable[[str], dict | None]:  # a reader for `guard_table`
+    "A guard model behind an address, as a reader of questions."
+    from medlab.engines.openai_compatible import OpenAiEngine
 
+    return functools.partial(model_verdict, OpenAiEngine(url, model, api_key, timeout=60), style=style)
