@@ -178,7 +178,8 @@ VARIANT_WORDS = {
     "adapter": "the base with the trained LoRA adapter, as in training",
     "merged": "the adapter merged into the 16-bit weights",
     "q4_k_m": "the merged weights quantized, in the embedded llama.cpp",
-    "served": "the deployed model, through its HTTP API",
+    "served": "the deployed model, through its HTTP API, without the guard's words",
+    "served_guarded": "the same with the guard's words first, as a client gets it",
 }
 
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .guard import folded, guard_verdict, phrase_pattern
+from .guard import guard_verdict
+from .rules import folded, phrase_pattern
 from ..basics.errors import InputError
 from ..basics.files import read_yaml, shipped
 from ..contracts.chat import ChatFormat

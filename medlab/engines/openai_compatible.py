@@ -38,13 +38,14 @@ class OpenAiEngine(EngineBase):
         api_key: str | None = None,
         timeout: float = 600,  # seconds for one answer, at most
         chat: ChatFormat | None = None,  # the model's, if known: prompts are then counted, and an answer can be begun (`lead`)
+        extra: dict | None = None,  # further fields of each request, such as {"guard": False} for medlab's own server
     ):
         import httpx
 
         if not base_url.startswith(("http://", "https://")):
             raise InputError(f"base URL {base_url!r}: expected http://… or https://…, such as http://127.0.0.1:8000/v1")
         self.base_url = base_url.rstrip("/") if base_url.rstrip("/").endswith("/v1") else base_url.rstrip("/") + "/v1"
-        self.model, self.chat = model, chat
+        self.model, self.chat, self.extra = model, chat, extra or {}
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.client = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout, connect=10))
 
@@ -123,7 +124,7 @@ def post_to_openai(engine: OpenAiEngine, path: str, body: dict) -> dict:
     "POST to the engine's server; every way of failing has its own message."
     url = engine.base_url
     with openai_error(engine):
-        reply = engine.client.post(url + path, json=body)
+        reply = engine.client.post(url + path, json=body | engine.extra)
     if reply.status_code != 200:
         raise server_refusal(reply.status_code, reply.text, url)
     try:
@@ -194,7 +195,7 @@ def complete_answer(reply: Any, seconds: float, base_url: str) -> Completion:
 # %% ../../nbs/engines/openai_compatible.ipynb #fcbe3fbf
 def openai_events(engine: OpenAiEngine, body: dict) -> Iterator[dict]:
     "The events of a streamed reply; raises what an error event says."
-    with openai_error(engine), engine.client.stream("POST", engine.base_url + "/chat/completions", json=body) as reply:
+    with openai_error(engine), engine.client.stream("POST", engine.base_url + "/chat/completions", json=body | engine.extra) as reply:
         if reply.status_code != 200:
             raise server_refusal(reply.status_code, reply.read().decode(errors="replace"), engine.base_url)
         for line in reply.iter_lines():
