@@ -126,6 +126,14 @@ def test_sentences_that_need_nothing(sentence):
     ("Herbs are sold as a remedy. However, " + "very " * 45 + "few help.", None),
     ("Gas has many signs that pass. Burping. " + "Burping " + "very " * 45 + "often is normal.", "Gas has many signs that pass."),
     ("More information is available on the page about gout. See the page on aspirin.", None),
+    ("Gout hurts. In the past, doctors knew ten kinds. Today they know six, of which " + "very " * 45 + "few are rare.", "Gout hurts."),
+    ("Gout hurts. A doctor may do the following tests: Blood work. Blood is drawn. " + "Very " * 45 + "few hurt.", "Gout hurts."),
+    ("Gout hurts. There are two types of gout: The cold type is rare. The " + "very " * 45 + "warm type is not.", "Gout hurts."),
+    ("Gout hurts. The tube is 1 inches long.", "Gout hurts."),
+    ("Gout hurts. It harms the toes and toes and toes of men.", "Gout hurts."),
+    ("Gout hurts. It grows worse with time If the toe is cold it swells.", "Gout hurts."),
+    ("Gout hurts. A foundation offers an information page with recipes. A journal has a review of gout. You may have to register first.", "Gout hurts."),
+    ("See the Trials section that follows for links. Gout hurts.", "Gout hurts."),
 ])
 def test_what_is_cut_says_what_its_source_said(text, cut):
     assert excerpt(text, 45) == cut
@@ -337,15 +345,12 @@ def test_a_question_that_nobody_would_ask_is_left_out(question, subject, aspect)
 @pytest.mark.parametrize("text,answer", [
     ("However, it is rare. Gout is a disease of joints.", "Gout is a disease of joints."),
     ("Yes. Although there is no cure, it can be treated.", "Yes. Although there is no cure, it can be treated."),
-    ("Also: Autosomal recessive inheritance; Lactic acidosis.", "Signs and symptoms: Lactic acidosis."),
-    ("About 90% of patients: Seizures; X-linked dominant inheritance. Also: Sporadic.", "About 90% of patients: Seizures."),
     ("Gout is painful. Gout is painful. It passes.", "Gout is painful. It passes."),
     ("Below are some examples. Rest helps.", "Rest helps."),
     ("Preventing Gout Attacks There is one way to do so.", "There is one way to do so."),
     ("Preventing Gout Attacks There are several ways to do so.", None),
     ("This content is provided as a service of an institute. Rest helps.", "Rest helps."),
     ("References National Library of Medicine, 2009. Aniridia is rare.", "Aniridia is rare."),
-    ("Also: Autosomal dominant inheritance.", None),
 ])
 def test_an_answer_stands_without_its_neighbours(text, answer):
     assert qa.qa_answer(text, 45) == answer
@@ -378,6 +383,62 @@ def test_symptoms_are_three_fields_only_where_all_three_are_said():
         less = one.model_copy(update={"answer": one.answer.replace(missing, "")})
         assert [made.task for made, _ in built(qa.build, less)] == ["medical_qa"]
 
+
+def asked_of(aspect, answer, subject="Glass Wrist", question=""):
+    "The answers that are built of a pair, else the reason."
+    one = record("qa", question=question or f"What of {subject}?", subject=subject, aspect=aspect, answer=answer)
+    return [made if isinstance(made, str) else made[0].gold["answer"] for made in qa.build(one, 90)]
+
+
+@pytest.mark.parametrize("aspect,answer,reason", [
+    ("causes", "Not a Normal Part of Life Nearly one in three cases of glass wrist is caused by thin bones.", "heading is glued"),
+    ("causes", "Glass wrist is caused by falls. Why Milk Is Important Milk holds calcium for the bones of the wrist.", "heading is glued"),
+    ("stages", "After glass wrist has been diagnosed, tests are done to find out its stage. It is important to know the stage of the disease in order to plan.", "does not speak"),
+    ("symptoms", "The signs of glass wrist vary from person to person. Their severity depends on age. See a doctor soon.", "does not speak"),
+    ("information", "The Eastwood Wrist Foundation Laboratory offers services for people with glass wrist and their doctors.", "does not speak"),
+    ("treatment", "There are different types of treatment for glass wrist. Because cancer in children is rare, taking part in a trial should be considered. "
+     "Surgery " + "very " * 95 + "often helps.", "tells nothing"),
+    ("causes", "Glass wrist is caused by falls. In people with BQRD it is caused by thin bones.", "abbreviation"),
+    ("treatment", "There is no cure for BQRD. Rest and plaster help the wrist.", "abbreviation"),
+    ("prevention", "Glass wrist is preventable. You can take steps to prevent glass wrist and other diseases of the bones and of the joints.", "does not speak"),
+])
+def test_an_answer_that_lacks_what_was_asked_is_not_built(aspect, answer, reason):
+    (said,) = asked_of(aspect, answer)
+    assert reason in said, said
+
+
+@pytest.mark.parametrize("aspect,answer", [
+    ("stages", "Glass wrist has three stages. In stage I the bone is thin, and in stage II it breaks."),
+    ("symptoms", "The signs of glass wrist vary, but most people have pain and a swollen hand."),
+    ("symptoms", "Glass wrist often has no symptoms."),
+    ("information", "Glass wrist is a disease of the bones. The National Institute of Bones studies it."),
+    ("causes", "Glass wrist is caused by falls. In the United States of America, ice is a common cause."),
+    ("genetic changes", "Glass wrist is caused by mutations in a gene. The protein binds to BQRD."),
+    ("treatment", "There is no cure for GW. Rest and plaster help the wrist."),
+    ("prevention", "You can take steps to prevent glass wrist: wear gloves."), ("prevention", "There is no known way to prevent glass wrist."),
+])
+def test_an_answer_that_has_it_is_built(aspect, answer):
+    assert asked_of(aspect, answer) == [answer]
+
+
+@pytest.mark.parametrize("subject,answer,asked", [
+    ("Pure Glass Wrist", "PGW is rare.", "(PGW)"), ("pure glass wrist type 1", "PGW1 is caused by mutations in a gene.", "(PGW1)"),
+    ("Pain of Glass and Wrist", "Pain of glass and wrist is rare. PG/W is not.", ""),
+    ("Pain of Glass and Cold Wrist", "It is a pain. PG/CW is caused by ice.", "(PG/CW)"), ("Pure Glass Wrist", "Pure glass wrist (PGW) is rare. PGW is cold.", ""),
+])
+def test_an_abbreviation_of_the_subject_stands_in_the_question(subject, answer, asked):
+    one = record("qa", question=f"What causes {subject}?", subject=subject, aspect="causes", answer=f"{answer} It is caused by falls.")
+    (made, phrasings), = built(qa.build, one, 90)
+    assert all((asked in phrasing) if asked else ("(" not in phrasing) for phrasing in phrasings), phrasings
+
+
+def test_a_question_of_a_source_without_its_mark_gets_it_and_a_title_is_short():
+    one = record("qa", question="Do you have information about Glass Wrist", subject="Glass Wrist", aspect="information", answer="Glass wrist is a disease.")
+    assert qa.qa_questions(one)[0] == "Do you have information about Glass Wrist?"
+    lice = one.model_copy(update={"question": "What is Parasites - Lice - Sand Lice?", "subject": "Parasites - Lice - Sand Lice"})
+    assert not any(" - " in phrasing for phrasing in qa.qa_questions(lice))
+    twice = one.model_copy(update={"question": "What causes Glassitis: Wrist Infection?", "subject": "Glassitis: The Wrist Infection", "aspect": "causes"})
+    assert "Why do people get Glassitis?" in qa.qa_questions(twice)
 
 # labels
 

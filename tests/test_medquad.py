@@ -13,6 +13,7 @@ from medlab.contracts.records import Record, Unread
 from medlab.sources import medquad
 from medlab.sources.medquad import MedQuad, read_medquad_document
 from medlab.sources.medquad_tables import readable_answer, signs_by_share
+from medlab.sources.medquad_text import mended_answer, page_words
 
 
 def page(number, answer="An answer."):
@@ -296,3 +297,30 @@ def test_the_real_archive_has_no_measured_rates_and_its_collapsed_headings_are_f
     senior = [pair for pair in pairs if pair.labels["part"] == "7_SeniorHealth_QA" and pair.aspect == "information"]
     kept = [pair for pair in senior if not pair.flags]
     assert len(senior) == 267 and 40 < len(kept) < 80
+
+
+@pytest.mark.parametrize("lost,mended", [
+    ("A swelling calledmushroomitis hurts.", "A swelling called mushroomitis hurts."), ("Treat acornitis, forrobinitis rest.", "Treat acornitis, for robinitis rest."),
+    ("It harms the pelvisthe ring of bones.", "It harms the pelvis—the ring of bones."), ("It is acornitisswelling of a nut.", "It is acornitis—swelling of a nut."),
+    ("A change in habitsswelling or mushroomitis.", "A change in habits—swelling or mushroomitis."), ("The medicinessuch as salt are mild.", "The medicines such as salt are mild."),
+    ("The acornitis (ACN)is mild.", "The acornitis (ACN) is mild."),
+    ("It is in the DNAwithin the cells.", "It is in the DNA within the cells."), ("A rehearsal(second try) helps.", "A rehearsal (second try) helps."),
+    ("The patients age counts; the patients rest.", "The patient's age counts; the patients rest."), ("It harms the hearts structure.", "It harms the heart's structure."),
+    ("Made of gamma ()-acornin. The -acornin protein binds.", "Made of gamma-acornin. The gamma-acornin protein binds."), ("It rains..When it rains, wait.", "It rains. When it rains, wait."),
+])
+def test_characters_that_were_lost_are_put_back_where_the_page_shows_them(lost, mended):
+    known = page_words(f"{lost} mushroomitis robinitis pelvis acornitis swelling medicines habits")
+    assert mended_answer(lost, known) == mended and mended_answer(mended, known) == mended
+
+
+@pytest.mark.parametrize("whole", [
+    "Forgetting and withholding, whereas the tibialis and the suppressor stay.", "The inhibitor, the herpesvirus and the heartbeat of a byproduct.", "The sarco(endo)plasmic gene(s) and (MU)scle.",
+    "The patients took it, and the doctors said so.", "American and Korean children.", "A 2 (two) - no more."])
+def test_words_that_only_look_like_two_stay(whole):
+    known = page_words("getting holding where tibial suppress inhibit heart beat product america korea heartb herpes virus")
+    assert mended_answer(whole, known) == whole
+
+
+def test_a_page_is_read_with_its_lost_characters():
+    found = read_medquad_document(page(1, "The liver. A disease calledhepatosis harms the livers. Hepatosis is rare: hepatosis").encode(), "9_X_QA/1.xml")
+    assert "called hepatosis" in found[0].answer

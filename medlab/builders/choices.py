@@ -159,7 +159,7 @@ UNGRAMMATICAL = re.compile(
     rf"\b(?:of|are) (?:the )?(?:following|these) (?:(?!(?:is|are|was|were|has|have|do|does|can|may|will|would|should|in|of|the|a|an|not|on|to)\b)[\w-]+ ){{0,2}}(?:{'|'.join(_NOUNS)})\b"
     rf"(?! (?:{'|'.join(_NOUNS)}|channel|antigen|group|level)s\b)|\ball (?:of )?(?:the )?(?:following|these) (?:is|was|has)\b|\b[hc]/o\b|\b(?:boy|girl|man|"
         rf"woman|male|female|child|patient) complaints\b|[a-z]{3}[.?](?-i:[A-Z])[a-z]|"
-    r"\b(?:is|are) (?:most )?likely (?:give|cause|lead|result|show)\b|\bpatient is of\b|(?-i:\bA/E\b)|\ba (?:8|11|18)\b|\ba patients\b|^what to be\b|"
+    r"\b(?:is|are) (?:most )?likely (?:give|cause|lead|result|show)\b|\bpatient is of\b|\bpatient complaint of\b|(?-i:\bA/E\b)|\ba (?:8|11|18)\b|\ba patients\b|^what to be\b|"
         r"\b(?:do|does|did) no\b|\bis [\w-]+ is\b|\b(?:are|is) effected\b|\beffected (?:are|is)\b|[.?] (?-i:what|which|who)\b|"
     r"^(?!.*\b(?:is|are|was|were|may|can|has|have|had|do|does|will|would|should|be|must)\b).*\b(?:caused|seen|associated|produced|used|found) (?:by|in|with|for)\b|"
     r"\w{3}\. (?-i:what|which|who|how|the|his|her|he|she|on|all)\b|"
@@ -200,7 +200,7 @@ def item_fault(record: SplitRecord) -> str | None:
         return "the question needs a picture"
     if contradicts(record.answer or "", letter, options):
         return "the explanation argues for another option"
-    if is_damaged(shown) or re.search(r"[a-z]{3}[A-Z][a-z]{3}", shown):
+    if is_damaged(shown) or re.search(r"[a-z]{3}[A-Z][a-z]{3}|[a-z]{5}[A-Z]{2}", shown):
         return "letters are missing from its words, or were misread"
     if not record.text and is_misspelt(shown, around=record.answer or ""):
         return "a word of the question or its options seems to be misspelt"
@@ -388,6 +388,8 @@ NO_SUBJECT = re.compile(
 POINTS_ASIDE = re.compile(r"\b(?:also(?! (?:called|known))|latter|former|another|remaining|respectively|hence it|main ones|opposite)\b", re.I)
 #: What a passage must not be cut off from.
 TAKES_BACK = re.compile(r"(?:However|But|Except|Exceptions?|Do not|Don't|Never|Only|Unless|Although|Though|Yet|On the other hand|Nevertheless|Whereas|Rarely|Not)\b", re.I)
+#: A sentence that concludes something from what was said.
+CONCLUDES = re.compile(r"(?:Thus|Hence|Therefore|So|Consequently)\b")
 
 # %% ../../nbs/builders/choices.ipynb #c7249e84
 def is_sound(sentence: str) -> bool:
@@ -433,6 +435,8 @@ def passages(
             while taken and len(stems(taken[-1]) & asked) < 2 and not any(stems(text) & stems(taken[-1]) for text in options.values()):
                 after = taken.pop()  # it is about something else
             passage = " ".join(taken)
+            if not begins and any(map(CONCLUDES.match, taken)):
+                continue  # what it concludes from may be missing
             if len(passage.split()) >= 5 and not TAKES_BACK.match(after) and stems(heading) <= subject | stems(passage):
                 yield passage, begins
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 
 from ..contracts.records import SplitRecord
 from ..cleaning.excerpts import excerpt, names, standing_sentences, why_no_excerpt
+from ..cleaning.sentences import split_line
 
 # %% ../../nbs/builders/qa.ipynb #d4666114
 #: Words around the subject of a title, and other names of the subject in brackets.
 TITLE_WORDS = re.compile(
-    r"^(?:what i need to know about (?:my )?|understanding |overview of |facts about |parasites - |your guide to |living with |"
-    r"(?:causes|treatment|diagnosis|prevention|symptoms) of |treatment methods for |prevent diabetes problems: )+|"
-    r" \((?:also|formerly|sometimes) (?:known as|called) [^()]*\)|,? and (?:other|related) [\w -]+$", re.I)
+    r"^(?:what i need to know about (?:my )?|understanding |overview of |facts about |parasites - |lice - (?=[\w ]*lice)|your guide to |living with |"
+    r"(?:causes|treatment|diagnosis|prevention|symptoms) of |treatment methods for (?:kidney failure: )?|prevent diabetes problems: )+|"
+    r"(?<=\w): (?:the|kidney|benign|collagenous|skin|type 1)\b[^:]*$| \((?:also|formerly|sometimes) (?:known as|called) [^()]*\)|,? and (?:other|related) [\w -]+$", re.I)
 #: Words that only the title of a brochure contains.
 BROCHURE = re.compile(
     r"\b(?:your|you|how|what|if I|I can|it'?s treated|manage|eat right)\b|^(?:keep|surviving|coping|choosing|creating|preparing|talking|monitor|after|healthy|"
@@ -124,6 +125,7 @@ def qa_questions(
     focus = " ".join((record.subject or record.title or "").split())
     subject, title = usable_subject(record), TITLE_WORDS.sub("", mended(focus, record))
     own = " ".join(" ".join((record.question or "").split()).replace(focus, title).split())
+    own = f"{own}?" if re.match(r"(?:Do|Does|Is|Are|Can|What|How|Why|Who|Which|When)\b[^.?!]*\w$", own) else own
     if BROCHURE.search(title) and title in own or not set(re.findall(r"[^\W\d_]{3,}", own.casefold())) - TEMPLATE_WORDS:
         return []
     if subject is None:
@@ -183,30 +185,8 @@ JOINED_HEADING = re.compile(
         r"The|Some|In|If|People|There) )|(?:[A-Z][\w'-]*,? (?:(?:of|and|or|the|for|to|in|with|a) )*){2,}?(?=(?:The|There|If|You|Your|In|An|It|For|Each|When|"
         r"Most|People|Doctors|This|"
     r"These|At|As|Some|A few|Several|Certain|Both|Any|To|Because|Although|By|Once|After|Before|Many|Researchers|Scientists|Experts|Women|Men),? [a-z]))")
-#: A line from a table of signs, and entries of such a line that are not signs.
-SIGN_LINE = re.compile(r"(About [\d.]+% of patients|\d+ of \d+ patients|Also|Signs and symptoms): (.*)\.")
-NOT_A_SIGN = re.compile(r"inheritance|^(?:sporadic|heterogeneous|somatic mutation|genetic anticipation.*|abnormality of metabolism/homeostasis)$", re.I)
-
-
-def only_signs(sentence: str) -> str:
-    "A line of signs without entries that are not signs, empty if none is left; any other sentence is returned unchanged."
-    found = SIGN_LINE.fullmatch(sentence)
-    if not found:
-        return sentence
-    signs = [sign for sign in found[2].split("; ") if not NOT_A_SIGN.search(sign)]
-    return f"{found[1]}: {'; '.join(signs)}." if signs else ""
 
 # %% ../../nbs/builders/qa.ipynb #a4ac32e5
-def prepared(text: str) -> str:
-    "An answer without entries of its table that are no signs, and without 'Also' where nothing is before it."
-    if "; " not in text and "Also: " not in text:
-        return text
-    lines = [line for row in text.splitlines() if (line := only_signs(row))]
-    if lines and lines[0].startswith("Also: ") and SIGN_LINE.fullmatch(lines[0]):
-        lines[0] = lines[0].replace("Also", "Signs and symptoms", 1)
-    return "\n".join(lines)
-
-
 #: How the parts of a page ask for an aspect; a part of a page may have the question of its record as its heading.
 ASKED_INSIDE = {
     "treatment": r"(?:what|how)\b[^.?!:]{3,80}\btreat(?:ed|ment|ments)?\b[^.?!:]{0,60}", "exams and tests": r"how\b[^.?!:]{3,80}\bdiagnosed",
@@ -242,12 +222,35 @@ def qa_answer(
     asked: bool = False,  # the question is a person's own, and the answer may refer to it
 ) -> str | None:  # None when no sentence that stands alone fits
     "The first whole sentences of an answer that need nothing that is left out, as many as fit, each once."
-    found = excerpt(prepared(text), words, subject, asked, OUT_OF_PLACE, JOINED_HEADING)
+    found = excerpt(text, words, subject, asked, OUT_OF_PLACE, JOINED_HEADING)
     return found and without_glued_heading(found, subject)
 
 # %% ../../nbs/builders/qa.ipynb #0fd7d4bd
 #: Subjects whose page holds the text of another, found by reading: MedQuAD has the treatment of Lyme disease under Machado-Joseph disease.
 MIXED_UP = {"Machado-Joseph Disease": "Lyme disease"}
+
+# %% ../../nbs/builders/qa.ipynb #a13e682e
+#: The words in capitals at the beginning of a sentence, with the small words and dashes between them.
+TITLE_RUN = re.compile(r"(?:[A-Z][\w'’-]*[,:]? |(?:of|and|or|the|for|to|in|with|a|an|is|are|be|your|you|not|on|by|from|at|--?|1)[,:]? )+")
+#: Words in capitals that belong to a name, and beginnings after which a place or a people is named.
+NAMED = re.compile(
+    r"\b(?:Institutes?|Centers?|Associations?|Administration|Act|Foundation|Agency|Department|Network|National|American|United|States|University|Society|Programs?|Registry|Consortium|"
+    r"Medicine|College|Commission|Study|Initiative|Clinic|Hispanic|Asian|African|Jewish|Health|Council|World|Scale|Project|Task Force)\b|"
+    r"^(?:In|At|From|Within|Among|Between|Since|During|For|By|On|Like|Unlike|Also)\b")
+
+
+def is_headed(
+    sentence: str,
+    subject: str,  # its words may be in capitals anywhere
+) -> bool:
+    "Whether a heading in capitals is glued to a sentence: \"Risk Increases With Age Most people are …\"."
+    run = TITLE_RUN.match(sentence)
+    if not run or NAMED.search(run[0]):
+        return False
+    stems = {word[:5] for word in re.findall(r"[^\W\d_]{3,}", subject.casefold())}
+    words = re.findall(r"\b[A-Z][\w'’-]*", run[0])
+    long = [word for word in (words[:-1] if run[0].split()[-1] == words[-1] else words) if re.match(r"[A-Z][a-z'’]{2}", word)] if words else []
+    return len(words) >= 3 and sum(word.casefold()[:5] not in stems for word in long) >= 2
 
 # %% ../../nbs/builders/qa.ipynb #eab12880
 def mentions(answer: str, subject: str) -> bool:
@@ -273,7 +276,7 @@ LEAST_TOLD = 3  # words that are neither the subject's nor everyday
 
 #: Sentences that say of any disease that it is treated, and of any advice that there is some.
 SAYS_LITTLE = re.compile(r"(?:There are different types of treatment|Different types of treatments? are|Some clinical trials are|You (?:get|hear|have) (?:plenty|many|a lot)|"
-    r"If you're a parent, you get)[^.]*\.")
+    r"If you're a parent, you get|Because cancer in children is rare|(?:Children|Patients|Adults) with [^.]* should have their treatment planned|For some patients, taking part)[^.]*\.")
 
 def told(answer: str, subject: str) -> int:
     "How many different words of an answer, and how many numbers, are neither those of its subject nor everyday."
@@ -285,7 +288,7 @@ def told(answer: str, subject: str) -> int:
 # %% ../../nbs/builders/qa.ipynb #6f70bce8
 #: What an answer about an aspect speaks of.
 SPEAKS_OF = {
-    "stages": re.compile(r"\bstages? (?:0|I|V|\d|A|of|are|include)|following stages|localized|locali[sz]ed|metasta|\blimited\b|extensive|recurrent|\bT[0-4]\b|grade|group|no standard|phase", re.I),
+    "stages": re.compile(r"\bstages? (?:0|I|V|\d|[A-C]\b)|localized|locali[sz]ed|metasta|\blimited\b|extensive|recurrent|\bT[0-4]\b|grade|group|no standard|phase", re.I),
     "outlook": re.compile(
         r"prognos|outlook|surviv|recover|\blife|\blive|\bdie|death|fatal|progress|improv|\bcure|wors|remission|expect|mortality|resol|normal|var(?:y|ies|iable)|poor|\bgood|excellent|"
         r"chance|danger|recur|relapse|disab|treat|depend|eventually|over time|disappear|go(?:es)? away|threaten|permanent|residual|develop|long.term|respond|serious|mild|severe", re.I),
@@ -308,6 +311,15 @@ SPEAKS_OF = {
 }
 #: An answer that says that there is nothing, or that nobody knows: short, and complete.
 NONE_KNOWN = re.compile(r"\bno (?:known )?(?:way|cause)|\bunknown\b|\bnot (?:currently )?(?:known|inherited|hereditary)\b|can't be prevented|cannot be prevented|found a way to prevent", re.I)
+#: Sentences that say only that the signs differ, and what an answer about signs names.
+SIGNS_DIFFER = re.compile(r"[^.]*\b(?:signs?|symptoms?|features?|severity|forms|types)\b[^.,;:]*\b(?:var(?:y|ies)|depends?|differ|differs|different|related to)\b[^.,;:]*\.")
+NAMED_SIGN = re.compile(
+    r"includ|such as|characteri[sz]|\bno\b|n't (?:have|cause|notice)|not (?:have|cause)|silent|pain|ache|fever|weak|swell|swoll|bleed|cough|breath|skin|rash|itch|vomit|nause|"
+    r"diarrh|fatigue|tired|seizure|loss|"
+    r"lose|losing|vision|hear|tumou?r|difficult|trouble|delay|short|small|large|abnormal|defect|malform|growth|muscle|nerve|bone|liver|brain|eye|stiff|numb|tingl|dizz|faint|sleep|memory|anemi|"
+    r"jaundice|cyst|lump|spots?\b|\bred|hair|teeth|mood|behavi|disab|speech|walk|balance|urin|thirst|hunger|weight|sweat|unable|inabilit|lesion|feel|infect|inflam|cramp|sore|patch|blind|deaf|"
+    r"head|face|hand|foot|feet|limb|heart|lung|chest|abdom|belly|stool|bowel|blister|"
+    r"ulcer|scar|fractur|paraly|tremor|movement|puberty|cataract|fetus|sac\b|discharge|insomnia|walls|trachea|clot|snor|chok|gasp|mucus|fluid|edema|proteinuria", re.I)
 #: An examination that every diagnosis has, and no other is named.
 ANY_EXAM = re.compile(r"physical exam\w*|medical histor\w*|family histor\w*|\bexam\w*|routine blood tests?|(?:your )?blood tests? (?:aren't|done)|signs and symptoms|"
     r"test results|based on|\bhistor\w+|suspect\w*", re.I)
@@ -317,17 +329,18 @@ FEW_WORDS = 12  # an answer of so few words may name any examination
 #: Abbreviations that everybody knows, or that are names.
 KNOWN = frozenset("DNA RNA HIV AIDS MRI CT PET ECG EKG EEG EMG FDA NIH CDC USA AM PM UV UVA UVB II III IV VI VII VIII IX XI XII XX XY ACE NINDS NIDDK NHLBI NCI NIA NIAMS NICHD NIDCD NEI WHO ER "
                   "IQ LDL HDL BMI NSAID NSAIDs TV OK DTaP MMR HPV IgA IgE IgG IgM ATP IU CPR TB STD STDs SIDS ALS COPD CPAP CDC's OTC SCID PCR CSF IVF GI GH CK DVT ICU "
-                      "OB GYN MD LLC PSA EU UK BRCA LA NY HLA HCV HBV SPF AV SSRI SSRIs".split())
+                      "DEET ACTH ELISA GTP FISH AMP ADP TSH OB GYN MD LLC PSA EU UK BRCA LA NY HLA HCV HBV SPF AV SSRI SSRIs".split())
 ACRONYM = re.compile(r"(?<![\w/+-])[A-Z]{2,}(?:s)?(?![\w+-]| type\b)")
+OWN_SHORT = re.compile(r"(?<![\w/+-])[A-Z]{3,}\d?\b(?![\w+/-])|(?<![\w/+-])[A-Z]{2,}/[A-Z]{2,}\b")  # of the subject, if the letters stand for it
 #: An abbreviation that is explained where it stands, or names a gene.
 EXPLAINED = re.compile(
-    r"\b([A-Z]{2,}s?)\b (?:genes?|proteins?|mutations?|\((?=[a-z])|syndrome\b|deficiency\b|disease\b|gene's)|[(/]([A-Z]{2,}s?)(?:\b|\d)|(?:called|known as|"
+    r"\b([A-Z]{2,}s?)\b (?:genes?|proteins?|mutations?|\((?=[a-z])|syndrome\b|deficiency\b|disease\b|gene's)|[(/]([A-Z]{2,}s?)(?:\b|\d)|\b(?:called|known as|"
         r"or|abbreviated|acronym) ([A-Z]{2,}s?)\b|\b([A-Z]{2,})[ ,]+which stands for")
 
 
 def stands_for(short: str, subject: str) -> bool:
     "Whether the letters of an abbreviation occur in a subject in this order, the first of them at the beginning of a word."
-    between = "[^|]*".join(map(re.escape, short.rstrip("s").casefold()))
+    between = "[^|]*".join(map(re.escape, re.sub(r"[\d/]", "", short).rstrip("s").casefold()))
     first = subject.casefold().split(" and ")[0]  # "AF" stands for the first half of "atrial fibrillation and stroke"
     return bool(re.search(rf"\b{between}", subject.casefold())) and (first == subject.casefold() or not re.search(rf"\b{between}", first))
 
@@ -336,9 +349,11 @@ def unexplained(answer: str, asked: str) -> list[str]:
     "The abbreviations of an answer, most of all of its first sentence, that neither it nor its question explains."
     first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]
     explained = KNOWN | {one for pair in EXPLAINED.findall(answer) for one in pair if one}
-    rest = [one for one in ACRONYM.findall(answer[len(first):]) if len(one) > 2 and stands_for(one, asked)]
-    found = dict.fromkeys([*ACRONYM.findall(first), *rest])
-    return [one for one in found if one not in explained and not re.search(rf"\b{one}\b", asked) and not (one in rest and "gene" in answer)]
+    own = [one for one in OWN_SHORT.findall(answer) if stands_for(one, asked) and f"({one.rstrip('s')}" not in answer and f"{one} gene" not in answer]
+    rest = [one for one in ACRONYM.findall(answer[len(first):]) if len(one) > 2]
+    rest = [] if re.search(r"\b(?:genes?|proteins?|enzymes?|mutations?)\b", answer) else rest  # they have such names
+    found = dict.fromkeys([*ACRONYM.findall(first), *rest, *own])
+    return [one for one in found if (one not in explained or one in own) and not re.search(rf"\b{one}\b", asked) and not re.fullmatch("[XY]+", one) and one not in KNOWN]
 
 # %% ../../nbs/builders/qa.ipynb #1630aee1
 MALADY = re.compile(r"diseas|disorder|problem|condition|syndrome|infection|cancer|illness|hurt|pain|injur|damage|wrong|inflam", re.I)
@@ -346,6 +361,11 @@ GOALS = re.compile(r"\bgoals? (?:of|in|for) [^.]*[.!]$", re.I)  # at the end of 
 #: Names that have lost an accented letter, as sources have them.
 LOST_NAMES = re.compile(r"\b(?:Sjgren|Strussler|Behet|Mnire|Mller|Waldenstrm|Barr syndrome|Calv-Perthes|Alstrm|Schnlein|Lfgren|Mbius|Dub syndrome|Bjrnstad|Lken|"
                         r"Kster|Stve|Grsbeck|Crohns|Alzheimers|Parkinsons|Raynauds|caf-au)")
+
+# %% ../../nbs/builders/qa.ipynb #f4c98a20
+#: The name of an agency at the beginning of an answer: it says what the agency does, not what the subject is.
+AGENCY = re.compile(r"(?:The |An? )?(?:[A-Z][\w&'-]*|of|for|and|on|\([A-Z]+\))(?: (?:[A-Z][\w&'-]*|of|for|and|on|\([A-Z]+\)))*? "
+                    r"(?:Division|Branch|Institutes?|Centers?|Foundation|Network|Program|Registry|Association|Society|Administration|Office|Initiative|Consortium|Laboratory)\b")
 
 # %% ../../nbs/builders/qa.ipynb #5a9b4c11
 def lost_letters(answer: str, record: SplitRecord) -> bool:
@@ -355,12 +375,30 @@ def lost_letters(answer: str, record: SplitRecord) -> bool:
     names = [word for word in re.findall(r"\b[A-Z][^\W\d_]{3,}", whole) if any(len(one) + 1 == len(word) and one[0] == word[0] for one in said)]
     return any(name[:place] + name[place + 1 :] in said for name in names for place in range(1, len(name) - (name[-1] == "s")))
 
+# %% ../../nbs/builders/qa.ipynb #e1e4d157
+#: What a person can do, or that nothing can be done: an answer about prevention names one or the other.
+NAMED_ACTION = re.compile(
+    r"vaccin|immuni|wash|clean|hygien|cook|boil|wear|cloth|repellent|insect|mosquito|tick|net\b|cover|glove|mask|condom|\bsex|smok|tobacco|alcohol|drink|water|\beat|diet|food|salt|sugar|fat\b|fiber|"
+    r"exercis|activ|weight|sleep|\brest|stretch|posture|medicin|medicat|drug|antibiotic|aspirin|supplement|folic|vitamin|iron|calcium|pill|screen|test|check|exam|counsel|surger|remov|treat|contact|"
+    r"shar|needle|avoid|stay|keep|quit|stop|limit|pregnan|sun\b|protect|brush|floss|helmet|seat ?belt|safe|travel|animal|pets?\b|milk|blood pressure|cholesterol|monitor|allerg|trigger|dust|"
+    r"\bno (?:known |proven |sure )?(?:way|vaccine|method|measure|means|strategy)|unknown|not (?:known|possible|prevent)|n't (?:be )?prevent|cannot|can't", re.I)
+ONLY_POSSIBLE = re.compile(r"[^.]*\b(?:take steps to prevent|is preventable|control your risk factors|risk factors you have|lifestyle changes)\b[^.:;]*\.(?=\s|$)", re.I)
+
+# %% ../../nbs/builders/qa.ipynb #d9028653
+def names_no_sign(answer: str, subject: str) -> bool:
+    "Whether an answer about signs names none of them: it says only that they differ, or when to see a doctor."
+    stems = {word[:5] for word in re.findall(r"[^\W\d_]{4,}", subject.casefold())}
+    rest = SIGNS_DIFFER.sub("", answer)
+    return not NAMED_SIGN.search(" ".join(word for word in rest.split() if word.casefold()[:5] not in stems))
+
 # %% ../../nbs/builders/qa.ipynb #c945ee13
 def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
     "What an answer lacks that its question asks for."
     speaks, whole = SPEAKS_OF.get(record.aspect or ""), len(answer.split()) >= 0.9 * len((record.answer or "").split())
     few = record.aspect != "exams and tests" or len(answer.split()) <= FEW_WORDS
     if speaks and not speaks.search(answer if few or whole else ANY_EXAM.sub("", answer)):
+        return "it does not speak of what the question asks for"
+    if record.aspect == "symptoms" and names_no_sign(answer, subject) or record.aspect == "prevention" and not NAMED_ACTION.search(ONLY_POSSIBLE.sub("", answer)):
         return "it does not speak of what the question asks for"
     short = told(answer, subject) < LEAST_TOLD and not whole and not (record.aspect != "treatment" and NONE_KNOWN.search(answer))
     if record.aspect and record.aspect != "frequency" and short:
@@ -369,6 +407,10 @@ def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
         return "it tells the goals of the treatment and not the treatment"
     if record.aspect == "information" and re.search(r"\b(?:diseases|disorders)$", subject, re.I) and not MALADY.search(answer):
         return "it does not speak of what the question asks for"
+    if record.aspect == "information" and AGENCY.match(answer) and not AGENCY.match(subject):
+        return "it does not speak of what the question asks for"
+    if any(is_headed(one, f"{subject} {record.question}") for one in split_line(answer)):
+        return "a heading is glued to one of its sentences"
     if lost_letters(answer, record) or LOST_NAMES.search(answer):
         return "a letter is missing from the name of its subject"
     if any(not stands_for(one, subject) for one in unexplained(answer, f"{subject} {record.question}")):

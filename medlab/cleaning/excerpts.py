@@ -75,9 +75,12 @@ def promises(sentence: str) -> bool:
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
 RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b(?:you|who|they)(?:have|are|can|may)\b|: (?:[A-Z][\w-]+(?: [a-z][\w-]*){0,3} ){4,}[A-Z][a-z]|[a-zA-Z]\.\d{1,2} [A-Z]|"
-    r"(?:\) [A-Z][a-z][^()]*\([^()]*){3}|^[^\"]*\"[^\"]*$|\b(?!had|that)([a-z]{2,}) \1\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")
+    r"(?:\) [A-Z][a-z][^()]*\([^()]*){3}|^[^\"]*\"[^\"]*$|\b(?!had|that)([a-z]{2,}) \1\b|\b([a-z]+ [a-z]+) \2\b|"
+    r"(?<!to )(?<!or )(?<!than )(?<![\d.,/-])\b1 (?:inches|feet|years|hours|days|weeks|months|cups|ounces|pounds|teaspoons|tablespoons|grams)\b|"
+    r"[a-z]{4,} (?:If|When|However|They|These) (?:the|you|your|a|an|this|it|is|are)\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")
 #: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
-SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons)\s*:\s+[A-Z][^;]*$")
+SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following(?: [\w-]+){0,4}|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons|tests|"
+                                r"(?:two|three|four|five|several|\d) (?:[\w-]+ ){0,2}(?:types|forms|kinds|groups|stages)\b[^:;.]{0,60})\s*:\s+[A-Z][^;]*$")
 
 # %% ../../nbs/cleaning/excerpts.ipynb #c4b930e9
 class Part(NamedTuple):
@@ -187,6 +190,8 @@ FIRST_POINT = re.compile(r"(?:First(?:ly)?|First of all|To begin with|One (?:typ
 PARALLEL = re.compile(r"(?:If|For|When|Don't|Do not|Type|Stage|Avoid|People (?:with|who))\b")
 #: What gives the sentence before it its content: examples, or a list that takes up what was said.
 EXAMPLES = re.compile(r"(?:Some )?[Ee]xamples?\b|For example\b|(?:Such|These|Those|They|(?:Possible|Common|Other|Additional|Further) (?:\w+ )?(?:signs|symptoms|causes|factors|features))\b[^.]*:")
+#: What was so once, which the sentence after it corrects.
+ONCE = re.compile(r"(?:Previously|Formerly|Historically|Traditionally|Originally|In the past|Until recently|At one time|At first|Once thought)\b")
 LABEL_WORDS = 4  # a sentence of so few words at the end introduces what comes next
 KEPT_SHARE = 0.6  # of the words, when an excerpt is taken back to the end of a paragraph
 
@@ -203,7 +208,7 @@ def cut_back(
     if kept == divided < len(taken) and divided > 1 and not re.search(r"[:,;(]", taken[divided - 1].text):
         kept -= 1  # it announces the kinds and names none of them
     taken, following = taken[:kept], taken[kept] if kept < len(taken) else following
-    while taken and (QUALIFIES.match(following.text) or following.kind == "item" or EXAMPLES.match(following.text)
+    while taken and (QUALIFIES.match(following.text) or following.kind == "item" or EXAMPLES.match(following.text) or ONCE.match(taken[-1].text)
                      or not taken[-1].ends and len(taken) > 1 and len(taken[-1].text.split()) <= LABEL_WORDS):
         *taken, following = taken
     ends = [place + 1 for place, part in enumerate(taken) if part.ends]

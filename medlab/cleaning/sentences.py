@@ -35,18 +35,24 @@ POINTER = re.compile(
     r"\b(?:(?:web ?site|page|fact ?sheet|database|organization|GeneReviews|Registry)\b(?:[^.]{0,60}\)|'s?)? (?:offers?|provides?|has|have|contains?|lists?|"
         r"gives?)|click|(?:see|in) (?:the )?(?:figure|table|chart|box|picture|image|section)s?|shown (?:here|below)|this (?:page|website|video)|"
     r"(?:listed|described|mentioned|see|discussed|shown|list|chart|table|figure|diagram|picture) (?:above|below|elsewhere)|read more|for more information|"
-    r"(?:see|visit|refer to|consult|check|go to|read|browse|view|look at) (?:also )?(?:[\w'-]+ ){0,6}(?:web ?)?(?:pages?|websites?|sites?|fact ?sheets?|brochures?|"
+    r"(?:see|visit|refer to|consult|check|go to|read|browse|view|look at) (?:also )?(?:[\w'-]+ ){0,6}(?:web ?)?(?:pages?|websites?|sites?|fact ?sheets?|"
+        r"brochures?|sections?(?= (?:for|that|of this|on|below|above))|"
     r"booklets?|leaflets?|links?|resources?|publications?)|"
     r"(?<!little )(?<!no )(?<!limited )(?:information|details?)\b.{0,90}\b(?:is|are|can be|may be) (?:\w+ )?(?:available|found|provided|obtained|accessed|located)"
     r"(?: \w+)? (?:at|from|on|in|through|by|via|online)|^you (?:can|may) (?:read|find|learn|get|view|access|search|download|obtain) |"
     r"(?:is|are) (?:discussed|described|covered|explained|provided|available) (?:in|on|at|from) (?:the|our|another) (?:[\w'-]+ ){0,6}"
     r"(?:pages?|websites?|sections?|topics?|fact ?sheets?))\b|\bfollowing:?[.!]$|"
-    r"\bis (?:the|a) (?:primary|leading|main) (?:\w+ ){0,3}(?:organization|institute|agency|source (?:of|for) information)\b|"
+    r"\b(?:has|have|offers?|provides?|publishes|maintains) (?:an? |some |the |more )?(?:[\w-]+ ){0,2}(?:web ?)?(?:pages?|brochure|booklet|fact ?sheets?|web ?site) "
+    r"(?:called|of|on|about|with|that|for)\b|"
+    r"\b(?:has|have|offers?|provides?) an? (?:[\w-]+ ){0,2}(?:review|article|overview|chapter|summary) (?:of|on|about)\b|"
+    r"^you may (?:have|need) to (?:register|log in)\b|\bis (?:the|a) (?:primary|leading|main) (?:\w+ ){0,3}(?:organization|institute|agency|source (?:of|for) information)\b|"
     r"^(?:to (?:learn|find out|read|know) more|for (?:\w+ )?(?:information|details)|(?:more|further|additional) (?:\w+ )?(?:information|details))\b", re.I)
 #: Every pointer contains one of these; searching for them first takes a tenth of the time.
 POINTER_CUES = ("click", "database", "web site", "genereviews", "registry", "see ", "below", "above", "elsewhere", "shown", "following", "this page", "this web", "this vid", "read more", "more",
          "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure",
-         "booklet", "leaflet", "link", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
+         "booklet", "leaflet", "link",
+         "review of", "review on", "article", "overview", "chapter",
+         "summary of", "register", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
 #: Sentences of letters and forums that say nothing.
 POLITE = re.compile(
     r"(?:(?:hello|hi|dear|welcome|good (?:morning|day|evening|afternoon)|greetings)(?:,? [\w']+){0,2}|(?:many )?(?:thanks|thank you)(?! to\b)[^.!]{0,90}|"

@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..basics.errors import InputError, MissingError, first_problem, nearest
 from ..basics.files import atomic_path, cache_folder, explained_disk_errors, sha256_file, sha256_json, sha256_text
 from ..basics.rows import READERS, BadRow, inside, members_of, paths_in, scan_rows, turns_of, value_at
-from ..basics.secrets import masked, secret
+from ..basics.secrets import secret
 from ..contracts.records import SPLITS, TASKS, Patient, Record, Unread, record_id
 from ..contracts.tasks import FORMATS, LETTERS, build_messages
+from ..fetching.retry import without_caller
 
 # %% ../../nbs/sources/hub.ipynb #8b78c03a
 class Safety(BaseModel):
@@ -432,7 +433,7 @@ def hub_record(name: str, data: DataSet, row: Any, place: int, digest: str, when
         fields = row_fields(medical_reasoning(row) if data.prepare else row, data.columns)
     except (ValueError, KeyError, SyntaxError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         reason = first_problem(error, Patient) if isinstance(error, ValidationError) else str(error) or type(error).__name__
-        return Unread(source=name, key=key, reason=masked(" ".join(reason.split()))[:300], raw_sha256=digest)
+        return Unread(source=name, key=key, reason=without_caller(" ".join(reason.split()))[:300], raw_sha256=digest)
     page = f"https://huggingface.co/datasets/{data.dataset}" if data.dataset else None
     own = fields["split"] if data.columns.split and data.columns.split not in SPLIT_OF else None
     return Record(
@@ -507,8 +508,8 @@ def check_mapping(name: str, columns: Columns) -> None:
 
 # %% ../../nbs/sources/hub.ipynb #e4f56f9a
 def line_of_error(error: BaseException) -> str:
-    "An error and its cause, in one line and without keys."
-    return masked(" ".join(f"{type(error).__name__}: {error} {error.__cause__ or ''}".split()))[:300]
+    "An error and its cause, in one line and without what it says of the caller: keys, addresses."
+    return without_caller(" ".join(f"{type(error).__name__}: {error} {error.__cause__ or ''}".split()))[:300]
 
 # %% ../../nbs/sources/hub.ipynb #fc3ee42b
 def load_from_hub(data: DataSet) -> Any:  # a datasets.Dataset

@@ -17,7 +17,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from datetime import date
 from itertools import chain, islice
@@ -31,6 +31,7 @@ from ..fetching.download import download
 from ..fetching.markup import parse_xml
 from .medquad_aspects import with_aspects_checked
 from .medquad_tables import readable_answer
+from .medquad_text import mended_answer, page_words
 
 # %% ../../nbs/sources/medquad.ipynb #c82bc5f8
 ROOTS = ("Document", "doc", "DiseaseFile")
@@ -48,12 +49,12 @@ def read_medquad_document(
         return [Unread(key=name, reason=f"broken XML: {error}", **unread)]
     if root.tag not in ROOTS:
         return [Unread(key=name, reason=f"no MedQuAD document: got <{root.tag}>, expected <Document>", **unread)]
-    title = " ".join(text_of(root.find("Focus")).split()) or None
+    title, known = " ".join(text_of(root.find("Focus")).split()) or None, page_words(text_of(root))
     found, seen = [], set()
     for pair in root.iter("QAPair"):
         wrong = medquad_problem(pair, seen)
         key = f"{name}, line {pair.sourceline}" if wrong else f"{name}:{pair.find('Question').get('qid')}"
-        found.append(Unread(key=key, reason=wrong, **unread) if wrong else medquad_record(pair, key, title, root, digest))
+        found.append(Unread(key=key, reason=wrong, **unread) if wrong else medquad_record(pair, key, title, root, digest, known))
     checked = iter(with_aspects_checked([item for item in found if isinstance(item, Record)]))
     return [next(checked) if isinstance(item, Record) else item for item in found]
 
@@ -89,10 +90,11 @@ def medquad_record(
     title: str | None,
     root: Any,  # its <Document>
     digest: str,  # SHA-256 of the file
+    known: Set[str] = frozenset(),  # the words of the file
 ) -> Record:
     "One pair as a `Record`."
     question = pair.find("Question")
-    answer, flags = readable_answer(text_of(pair.find("Answer")))
+    answer, flags = readable_answer(mended_answer(text_of(pair.find("Answer")), known))
     return Record(
         id=record_id("medquad", key), source="medquad", kind="qa", title=title, subject=title, aspect=question.get("qtype") or None,
         question=text_of(question), answer=answer, flags=flags, url=root.get("url") or None, license=LICENSE, may_train=True,
