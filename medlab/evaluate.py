@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .basics.errors import InputError, MedlabError, MissingError, nearest
-from .basics.files import append_jsonl, read_json, read_jsonl, sha256_json, write_json, write_parquet
+from .basics.files import append_jsonl, read_json, read_jsonl, sha256_file, sha256_json, shipped, write_json, write_parquet
 from .basics.processes import memory_watched
 from .contracts.chat import ChatFormat
 from .contracts.engine import Engine, Sampling, check_room
@@ -40,8 +40,9 @@ from .engines.deployment import DeployParams, adapter_files, deployed
 from .engines.openai_compatible import served_model
 
 # %% ../nbs/10_evaluate.ipynb #37ecdf02
-#: Variants that are not one GGUF file: the published weights, the adapter on its base, the merged weights, the deployed model, the adapter's GGUF beside its base's.
-NAMED_VARIANTS = ("base", "adapter", "merged", "served", "adapter_gguf")
+#: Variants that are not one GGUF file: the published weights, the adapter on its base, the merged weights, the deployed model without and with the
+#: words of the guard, and the adapter's GGUF beside its base's.
+NAMED_VARIANTS = ("base", "adapter", "merged", "served", "served_guarded", "adapter_gguf")
 
 #: Types of a GGUF, as llama.cpp's quantize tool calls them: the variant q8_0 is the file quantize/model-q8_0.gguf.
 GGUF_TYPES = (
@@ -242,19 +243,20 @@ def adapter_gguf_variant(run: Run, profile: Profile) -> Variant:
     return Variant("adapter_gguf", fingerprint, LlamaCppEngine.name, opener)
 
 # %% ../nbs/10_evaluate.ipynb #a3c8dd7e
-def served_variant(run: Run, profile: Profile) -> Variant:
-    "The deployed model behind medlab's own HTTP server, asked as any client would ask it."
+def served_variant(run: Run, profile: Profile, guarded: bool = False) -> Variant:
+    "The deployed model behind medlab's own HTTP server: its own words, or with the guard's before them, as any client gets them."
     from medlab.engines.openai_compatible import OpenAiEngine
 
     @contextmanager
     def opener() -> Iterator[Engine]:
         from medlab.serve import serving
 
-        with serving(run, profile) as base_url, OpenAiEngine(f"{base_url}/v1", served_model(base_url)) as engine:
+        with serving(run, profile) as base_url, OpenAiEngine(f"{base_url}/v1", served_model(base_url), extra={"guard": guarded}) as engine:
             yield engine
 
     this = deployed(run)
-    return Variant("served", sha256_json([this.fingerprint, this.server]), OpenAiEngine.name, opener)
+    guard = [sha256_file(path) for path in sorted(shipped("data", "guard").glob("*.*")) if path.suffix != ".jsonl"] if guarded else []
+    return Variant("served_guarded" if guarded else "served", sha256_json([this.fingerprint, this.server, "guard", *guard]), OpenAiEngine.name, opener)
 
 # %% ../nbs/10_evaluate.ipynb #c3f4710d
 def find_variant(
@@ -263,8 +265,10 @@ def find_variant(
     profile: Profile,
 ) -> Variant:
     "A variant of a run; raises `MissingError` when the step that makes it has not made it. Nothing is loaded yet."
-    if name in ("served", "adapter_gguf"):
-        return (served_variant if name == "served" else adapter_gguf_variant)(run, profile)
+    if name == "adapter_gguf":
+        return adapter_gguf_variant(run, profile)
+    if name in ("served", "served_guarded"):
+        return served_variant(run, profile, guarded=name == "served_guarded")
     return weights_variant(name, run, profile) if name in NAMED_VARIANTS else gguf_variant(name, run, profile)
 
 # %% ../nbs/10_evaluate.ipynb #0fc33c7d
@@ -590,7 +594,7 @@ def evaluate(run: Run, profile: Profile) -> Outcome:
     check_items_fit([*all_asked.written, *all_asked.few_shot], sampling)
     ask_variants(run, profile, all_asked, sampling)
     folder, measured = run.folder("evaluate"), all_metrics(all_asked, train, profile)
-    check_neighbours(measured["neighbours"], params.largest_drop, [name for name in params.variants if name not in ("base", "adapter")])
+    check_neighbours(measured["neighbours"], params.largest_drop, [name for name in params.variants if name not in ("base", "adapter", "served_guarded")])
     write_parquet(folder / "predictions.parquet", all_asked.predictions, Prediction)
     write_json(folder / "metrics.json", measured)
     write_json(folder / "calibration.json", calibrations(all_asked, profile))

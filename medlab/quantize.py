@@ -257,7 +257,7 @@ def write_adapter_files(run: Run, params: QuantizeParams, base: Path, name: str,
             remove(whole)
 
 # %% ../nbs/07_quantize.ipynb #3f1f7b5f
-def check_trained(trained: Path) -> None:
+def check_adapter_alone(trained: Path) -> None:
     "Raise `InputError` when a training left no adapter that llama.cpp can load beside a base; `trained` is the folder of finetune."
     where = "quantize.adapter is true, but"
     if not (trained / "adapter" / "adapter_config.json").is_file():
@@ -313,7 +313,7 @@ def quantize(run: Run, profile: Profile) -> Outcome:
         remove(remains)
     find_quantizer(), check_convertible(base)  # what is missing must be reported before minutes of work
     if params.adapter:
-        check_trained(run.path / "finetune")
+        check_adapter_alone(run.path / "finetune")
     if merged.exists() and not (folder / "merge.json").exists():
         remove(merged)  # killed between the two: nobody knows what it was merged into
     if not full.exists():

@@ -57,7 +57,8 @@ def load_base(
 
         dtype = torch.float32 if learns else getattr(torch, compute)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, quantization_config=held_in(quantization, compute), device_map={"": 0} if torch.cuda.is_available() else None,
+            folder, dtype=dtype, quantization_config=held_in(quantization, compute),
+            device_map={"": torch.cuda.current_device()} if torch.cuda.is_available() else None,
             use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation=attention_for(folder),
         )
     model.config.use_cache = False
