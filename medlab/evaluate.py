@@ -60,6 +60,7 @@ class EvaluateParams(Params):
 
     step = "evaluate"
     items_per_task: int = Field(1, ge=1)  # held-out items of each task
+    tasks: list[Literal[TASKS]] = []  # only items of these tasks; empty: of all
     max_new_tokens: int = Field(80, ge=1)  # where an answer is cut off
     longer: dict[Literal[TASKS], int] = {"treatment_recommendation": 160}  # the limit of a task whose answers need more tokens
     batch: int = Field(32, ge=1)  # items that are answered, and written down, together
@@ -564,6 +565,7 @@ def prepare(run: Run, profile: Profile, train: list[Example]) -> Asked:
     "What is asked: held-out items for written answers and for forced choices, validation items, and the examples of the few-shot arms."
     params, chat = profile.params(EvaluateParams), ChatFormat.from_folder(obtain(load_spec(profile.model)))
     test, validation = (read_examples(run.file("instruct", f"{split}.jsonl")) for split in ("test", "validation"))
+    test, validation = ([one for one in found if one.task in (params.tasks or TASKS)] for found in (test, validation))
     items = choose_items(test, params.items_per_task)
     if not items:
         raise InputError(f"the test split of {run.path} is empty; expected held-out items; preprocess/quality.json shows why records were left out")

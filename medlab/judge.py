@@ -619,8 +619,8 @@ def judge(run: Run, profile: Profile) -> Outcome:
         return write_not_run(run, params.variant, str(error))
     write_json(folder / "judge.json", result)
     write_jsonl(folder / "judgements.jsonl", [one.model_dump() for one in [*of_controls, *judgements]])
-    problem = track_judgements(profile.params(TrackingParams), run.name, [one.model_dump() for one in judgements])
-    return outcome_of(run, result, of_controls, judgements, [problem] if problem else [])
+    problems = track_judgements(profile.params(TrackingParams), run.name, [one.model_dump() for one in judgements])
+    return outcome_of(run, result, of_controls, judgements, problems)
 
 # %% ../nbs/11_judge.ipynb #c13934eb
 def outcome_of(run: Run, result: dict, of_controls: list[Judgement], judgements: list[Judgement], more: list[str]) -> Outcome:

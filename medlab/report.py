@@ -23,28 +23,28 @@ from .basics.machine import hardware
 from .contracts.predictions import read_predictions
 from .contracts.records import PLACES, REASONS, SPLITS, TASKS, Record, Rejected, SplitRecord, read_sources
 from .contracts.tasks import Example, read_examples
+from .metrics.intervals import wilson
+from .metrics.scores import CHOICES
+from .figures import evidence as behind
+from .figures.answers import confusion_tables, items_side_by_side, speed_of
 from .figures.cards import example_card, find_records, record_card, record_parts, stratified_sample
+from .figures.claims import arm_of, arm_table, best_arm_claims, choice_claims, claim_words, compare_results
 from .figures.data import MISSING, describe_balance, describe_records, draw_balance, draw_lengths, draw_records, length_panels
 from .figures.drawing import THEMES, draw_in_both_themes, short_line
 from .figures.marks import changed_runs
 from .figures.pages import page_environment, page_parts
-from .figures import evidence as behind
-from .figures.answers import confusion_tables, items_side_by_side, speed_of
-from .figures.claims import arm_of, arm_table, best_arm_claims, choice_claims, claim_words, compare_results
 from medlab.figures.results import (
     BASE, MAIN_METRICS, SHORT_TITLES, describe_rows, draw_tasks, draw_variants, find_row, formatted_value, last_tuned, variants_of,
 )
 from medlab.figures.tables import (
-    check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables, page_table,
-    source_tables,
+    check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables,
+    page_table, source_tables,
 )
 from medlab.core import (
     Manifest, Outcome, Params, Profile, Run, find_step, git_commit, load_profile, package_versions, profile_names, recover, step,
 )
 from .cleaning.evidence import RUNS, evidence_of, shared_evidence
 from .cleaning.records import PreprocessParams, without_personal
-from .metrics.intervals import wilson
-from .metrics.scores import CHOICES
 from .models import load_spec
 
 # %% ../nbs/12_report.ipynb #051736e2
@@ -78,12 +78,15 @@ def hashes(run: Run) -> dict[str, str]:
 
 # %% ../nbs/12_report.ipynb #11eebb7f
 def answering_speed(run: Run) -> dict[str, dict[str, float]]:
-    "For each variant: how many answers it gave, in how many seconds, at how many tokens per second."
+    "For each variant: how many answers it gave, in how many seconds, at how many tokens per second, and with how much memory, where that was measured."
     predictions, found = read_predictions(run.file("evaluate", "predictions.parquet")), {}
+    held = run.path / "evaluate" / "resources.json"
+    memory = read_json(held) if held.is_file() else {}
     for variant in dict.fromkeys(one.variant for one in predictions):
         answers = [one for one in predictions if one.variant == variant]
         seconds, tokens = sum(one.seconds for one in answers), sum(one.completion_tokens for one in answers)
-        found[variant] = {"answers": len(answers), "seconds": round(seconds, 1), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1)}
+        found[variant] = {"answers": len(answers), "seconds": round(seconds, 1), "seconds_per_answer": round(seconds / len(answers), 2),
+                          "tokens_per_second": round(tokens / max(seconds, 1e-9), 1), **memory.get(variant, {})}
     return found
 
 # %% ../nbs/12_report.ipynb #d136a253
@@ -110,7 +113,8 @@ def build_evidence(run: Run, measured: dict, judged: dict) -> dict[str, Any]:
         "confusion": {task: {"labels": labels, "tables": found} for task, (labels, found) in tables.items() if found},
         "side_by_side": items_side_by_side(examples, predictions), "lost": info.get("lost"), "people": judged.get("people"), "controls": judged.get("controls"),
         "rivals": measured.get("rivals") or [], "calibration": found_calibrations(run), "claims": measured.get("claims") or [],
-        "neighbours": measured.get("neighbours") or [],
+        "neighbours": measured.get("neighbours") or [], "consistency": measured.get("consistency") or [], "seeds": measured.get("seeds") or [],
+        "changes": judged.get("changes"), "pairs": judged.get("pairs"),
     }
 
 # %% ../nbs/12_report.ipynb #e841a33e
@@ -452,6 +456,20 @@ def neighbour_table(neighbours: list[dict]) -> dict[str, Any] | None:  # None wh
             for one in known]
     return page_table("From one link of the chain to the next", ["", "asked by", "n", "same choice", "accuracy lost", "items that differ"], rows) if rows else None
 
+# %% ../nbs/12_report.ipynb #98aa3952
+def again_tables(evidence: dict) -> list[dict]:  # none where nothing was asked again
+    "What asking again showed: the same choice in other words, and scores from seed to seed."
+    said = [[one["variant"], one["task"].replace("_", " "), one["n"], f"{100 * one['value']:.0f} % ({100 * one['low']:.0f}–{100 * one['high']:.0f})",
+             f"{100 * one['lowest_accuracy']:.0f}–{100 * one['highest_accuracy']:.0f} %"] for one in evidence.get("consistency") or []]
+    seeds = [[one["variant"], one["task"].replace("_", " "), METRIC_WORDS[one["metric"]][0], one["n"], one["seeds"], f"{one['mean']:.2f} ± {one['sd']:.2f}",
+              f"{one['lowest']:.2f}–{one['highest']:.2f}"] for one in evidence.get("seeds") or [] if one["task"] == "all" or one["metric"].endswith("_accuracy")]
+    tables = [
+        page_table("The same question in five phrasings", ["", "task", "n", "same choice in all", "accuracy, from phrasing to phrasing"], said,
+                   words="Asked by forced choice of letters. A model that changes its choice with the wording was right by luck."),
+        page_table("From seed to seed", ["", "task", "", "n", "seeds", "mean ± sd", "from–to"], seeds, words="Written answers, sampled. A smaller difference between variants may be luck."),
+    ]
+    return [one for one, rows in zip(tables, (said, seeds)) if rows]
+
 # %% ../nbs/12_report.ipynb #cf286733
 def people_table(evidence: dict) -> dict[str, Any]:
     "The judge beside people and beside its controls, as a table."
@@ -464,6 +482,19 @@ def people_table(evidence: dict) -> dict[str, Any]:
     corrected = people.get("corrected_mean_grade")
     rows.append(["mean grade, corrected by people", f"{corrected['value']:.2f} ({corrected['low']:.2f} to {corrected['high']:.2f})" if corrected else MISSING])
     return page_table("The judge, judged", ["", "result"], rows)
+
+# %% ../nbs/12_report.ipynb #4bf78d6f
+def changes_table(evidence: dict) -> dict[str, Any] | None:  # None where only one side was judged, or the judge did not pass
+    "Which items got better and which got worse in the judge's eyes, and which side it preferred in pairs."
+    changed, pairs = evidence.get("changes"), evidence.get("pairs")
+    rows = []
+    if changed:
+        rows += [["mean difference of the marks", f"{changed['difference']:+.2f} ({changed['low']:+.2f} to {changed['high']:+.2f}), n = {changed['n']}"],
+                 *([f"{len(changed[kind])} {words}", ", ".join(changed[kind]) or "none"] for kind, words in (("better", "got better"), ("worse", "got worse")))]
+    if pairs:
+        rows.append(["in pairs, both orders", f"{pairs['wins']} won, {pairs['ties']} tied, {pairs['losses']} lost; the two orders agree in {100 * pairs['consistency']:.0f} %"])
+    title = f"Against {changed['against']}, item by item" if changed else "In pairs"
+    return page_table(title, ["", "result"], rows, words="An item got better or worse when its mark changed by one point at least. Read these items: a mean does not say what changed.") if rows else None
 
 # %% ../nbs/12_report.ipynb #125edc6d
 def training_facts(run: Run) -> list[tuple[str, str]]:
@@ -486,7 +517,14 @@ def time_facts(results: dict) -> list[tuple[str, str]]:
     facts = [("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, {graphics}")]
     facts += [(name, f"{one['seconds']:.0f} s, at most {one['peak_memory_mb'] / 1000:.1f} GB") for name, one in times["steps"].items()]
     facts.append(("all steps", f"{sum(one['seconds'] for one in times['steps'].values()):.0f} s"))
-    return facts + [(f"answering, {name}", f"{one['tokens_per_second']} tokens/s ({one['answers']} answers)") for name, one in times["variants"].items()]
+    return facts + [(f"answering, {name}", answering_words(one)) for name, one in times["variants"].items()]
+
+
+def answering_words(one: dict) -> str:
+    "How fast a variant answered, and what it and its server held in memory."
+    each = f", {one['seconds_per_answer']:g} s an answer" if "seconds_per_answer" in one else ""
+    held = f", at most {one['peak_memory_mb'] / 1000:.1f} GB" if "peak_memory_mb" in one else ""
+    return f"{one['tokens_per_second']} tokens/s{each}{held} ({one['answers']} answers)"
 
 # %% ../nbs/12_report.ipynb #de79df6e
 #: What the page shows as bars, in this order.
@@ -534,7 +572,8 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
         run_name=run.name, model=results["model"], profile=results["profile"]["name"], seed=results["seed"],
         command=results["command"], headline=headline_of(results), claims=results["evidence"]["claims"], truncated=results["truncated"], incomplete=results["incomplete"], rows=rows,
         all_rows=results["rows"], arm_tables=[one for one in tables if one], side_by_side=evidence["side_by_side"], below_floor=below_floor(results["rows"]),
-        neighbours=neighbour_table(evidence["neighbours"]), sure=calibration_table(evidence["calibration"]), lost=lost_table(evidence["lost"]),
+        neighbours=neighbour_table(evidence["neighbours"]), again=again_tables(evidence), changed=changes_table(evidence),
+        sure=calibration_table(evidence["calibration"]), lost=lost_table(evidence["lost"]),
         judged=people_table(evidence), limits=limits_of(results, judged),
         majority_baselines=results["majority_baselines"], names=METRIC_WORDS, short=SHORT_TITLES, variants=variants_of(rows),
         variant_words=describe_variants(rows), tasks=TASKS, shown_bars=SHOWN_BARS, compared=shown_comparisons(results["comparisons"]),

@@ -3,15 +3,16 @@
 import csv
 import json
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import medlab.cli.evaluate as room
-from medlab.basics.errors import InputError
-from medlab.basics.files import read_json, write_jsonl
+from medlab.basics.errors import InputError, MissingError
+from medlab.basics.files import read_json, read_jsonl, shipped, write_jsonl
 from medlab.contracts.engine import OptionScores
-from medlab.contracts.tasks import LETTERS, options_in
+from medlab.contracts.tasks import LETTERS, options_in, to_row
 from medlab.core import Run, load_profile
 from medlab.evaluate import Variant
 from medlab.metrics.intervals import smallest_difference
@@ -71,6 +72,39 @@ def test_leaks_are_found_whatever_the_case_and_the_punctuation(tmp_path):
     longer, _ = room.benchmark_items(as_file(tmp_path, "z.jsonl", [{"Q": "In the morning a gardener asks: " + ROWS[5]["Q"], "a": "x", "b": "y", "c": "z", "key": "A"}]), "mcq", COLUMNS)
     found = room.leaked_items(items, [*loud, items[3], *longer])
     assert [found.get(one.id) for one in items[:7]] == ["normalised", "normalised", None, "exact", None, "contained", None]
+
+
+LONG = ("In spring a gardener pours chalky water over the acid bed behind the shed, and within three weeks the leaves of every camellia there turn yellow between "
+        "green veins. Which measure helps first?")
+
+
+def test_questions_that_are_nearly_those_of_the_training_data_are_left_out(tmp_path):
+    def item(text):
+        return room.benchmark_items(as_file(tmp_path, "one.jsonl", [{"Q": text, "a": "x", "b": "y", "c": "z", "key": "A"}]), "mcq", COLUMNS)[0][0]
+
+    mine, other = item(LONG), item("Which tool cuts a hedge?").model_copy(update={"id": "other"})
+    near = [item(text).model_copy(update={"id": f"train-{n}"}) for n, text in enumerate((LONG.replace("three weeks", "two weeks"), "Which tool digs a hole?"))]
+    assert room.leaked_items([mine, other], near) == {mine.id: "near_duplicate"}
+
+
+def test_paraphrases_are_listed_and_stay_in(tmp_path, likes, monkeypatch):
+    import numpy as np
+
+    path = as_file(tmp_path, "mine.csv", ROWS[:2])
+    run = Run(tmp_path / "run")
+    train = room.benchmark_items(as_file(tmp_path, "t.jsonl", [{"Q": "What can I grow for a citrus scent?", "a": "x", "b": "y", "c": "z", "key": "A"}]), "mcq", COLUMNS)[0]
+    write_jsonl(run.folder("instruct") / "train.jsonl", [to_row(one) for one in train])
+    monkeypatch.setattr(room, "load_encoder", lambda: lambda texts: np.array([[1.0, 0.0] if "lemon" in one or "citrus" in one else [0.0, 1.0] for one in texts]))
+    result = room.run_benchmark(str(path), "mcq", run, load_profile("smoke"), ["base"], COLUMNS)
+    assert result["n"] == 2 and {one["train"] for one in result["suspects"]} == {train[0].id} and result["suspects"][0]["cosine"] == 1.0
+    assert any("may ask the same in other words" in line for line in room.result_lines(result))
+
+    def absent():
+        raise MissingError("no encoder here")
+
+    monkeypatch.setattr(room, "load_encoder", absent)
+    result = room.run_benchmark(str(path), "mcq", run, load_profile("smoke"), ["base"], COLUMNS)
+    assert result["suspects"] == [] and any("not looked for: no encoder here" in line for line in room.result_lines(result))
 
 
 class Likes:
@@ -200,3 +234,112 @@ def test_real_exam_files_are_read(tmp_path, shared_data):
     assert len(pubmed) == 100 and {one.gold["option"] for one in pubmed} == {"yes", "no", "maybe"}
     assert sum(len(one.question.split()) for one in pubmed) / 100 > 150  # whole contexts
     assert all(list(options_in(one.question)) == list(LETTERS[:3]) for one in pubmed)
+
+
+def test_a_run_opens_in_inspects_viewer(smoke_run, tmp_path):
+    "Every variant, arm and task is a log that Inspect reads, with the numbers of metrics.json and the same floor."
+    from inspect_ai.log import read_eval_log
+
+    from medlab.cli.inspect_tasks import write_inspect_logs
+    from medlab.contracts.predictions import read_predictions
+
+    run, profile = smoke_run
+    paths = write_inspect_logs(run, profile, tmp_path / "logs")
+    predictions = read_predictions(run.file("evaluate", "predictions.parquet"), arm=None)
+    logs = [read_eval_log(path) for path in paths]
+    assert sum(len(log.samples) for log in logs) == len(predictions) and {log.status for log in logs} == {"success"}
+    texts = {(one.variant, one.arm, one.item_id): one.text for one in predictions}
+    rows = {(row["variant"], row["task"], row["metric"]): row for row in read_json(run.file("evaluate", "metrics.json"))["rows"]}
+    for log in logs:
+        variant, arm, task = log.eval.model.partition("/")[2], log.eval.task_args["arm"], log.eval.task.partition("/")[2]
+        assert all(one.output.completion == texts[variant, arm, one.id] for one in log.samples)
+        means = {name: metric.value for name, metric in log.results.scores[0].metrics.items()}
+        if arm == "zero_shot":
+            assert means["format_valid"] == pytest.approx(rows[variant, task, "format_valid"]["value"], abs=1e-6)
+            held = [name for name in rows if name[:2] == (variant, task) and name[2].endswith("_accuracy") and rows[name]["status"] == "below floor"]
+            assert not [name for *_, name in held if name in means]
+
+
+@pytest.mark.long
+def test_inspect_asks_the_served_model_by_the_tasks_name(smoke_run, tmp_path):
+    "The real package finds the task by the entry point, asks the deployed model over HTTP, and gives what medlab's own reader says."
+    import os
+    import subprocess
+    import sys
+
+    from inspect_ai.log import list_eval_logs, read_eval_log
+
+    from medlab.engines.openai_compatible import served_model
+    from medlab.metrics.scores import choice_of
+    from medlab.contracts.tasks import from_row
+    from medlab.serve import serving
+
+    named = tmp_path / "site" / "medlab_inspect-0.dist-info"  # stands for the entry point of the installed package
+    named.mkdir(parents=True)
+    (named / "METADATA").write_text("Metadata-Version: 2.1\nName: medlab-inspect\nVersion: 0\n")
+    (named / "entry_points.txt").write_text("[inspect_ai]\nmedlab = medlab.cli.inspect_tasks:inspect_tasks\n")
+    with serving(*smoke_run) as url:
+        env = {**os.environ, "MEDLAB_BASE_URL": f"{url}/v1", "MEDLAB_API_KEY": "none", "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])}
+        model = f"openai-api/medlab/{served_model(url)}"
+        command = [sys.executable, "-m", "inspect_ai", "eval", "medlab/triage", "--model", model, "-T", "limit=2", "--log-dir", tmp_path / "logs", "--display", "none", "--max-connections", "1"]
+        done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = read_eval_log(list_eval_logs(str(tmp_path / "logs"))[0])
+    assert log.status == "success" and len(log.samples) == 2
+    for one in log.samples:
+        assert one.scores["medlab_scores"].answer == (choice_of(from_row(one.metadata["example"]), one.output.completion) or "")
+
+
+def test_a_file_becomes_tasks_of_the_harness(tmp_path):
+    "Both tasks read the same rows; the prompt is that of the protocol lm-eval, and the command names what it wrote."
+    import yaml
+
+    from medlab.cli.commands import app
+
+    path = as_file(tmp_path, "mine.csv", ROWS[:3])
+    told = CliRunner().invoke(app, ["export", "lm-eval", str(path), "--as", "mcq", "--columns", COLUMNS, "--out", str(tmp_path / "tasks")])
+    assert told.exit_code == 0, told.output
+    rows = read_jsonl(tmp_path / "tasks" / "mine.jsonl")
+    assert [(one["gold"], one["letters"], one["texts"][0]) for one in rows] == [(1, ["A", "B", "C"], "Moss")] * 3
+    assert rows[0]["prompt"] == f"Question: {ROWS[0]['Q']}\nA. Moss\nB. {ROWS[0]['b']}\nC. Reed\nAnswer:"
+    by_letter, by_text = (yaml.safe_load((tmp_path / "tasks" / f"{name}.yaml").read_text()) for name in ("mine", "mine_text"))
+    assert (by_letter["doc_to_choice"], by_text["doc_to_choice"], by_text["dataset_kwargs"]) == ("letters", "texts", by_letter["dataset_kwargs"])
+    assert "--tasks mine,mine_text" in told.output
+
+
+@pytest.mark.long
+def test_the_real_harness_finds_the_same_options_likeliest(tmp_path):
+    "lm-eval, in an environment of its own, on the tiny model: log-probabilities differ from medlab's by one constant for each question, so choices are the same."
+    import subprocess
+    import sys
+    import sysconfig
+
+    from medlab.cli.harness import write_harness_task
+    from medlab.cli.inspect_tasks import items_for
+    from medlab.engines.hf import HfEngine
+    from medlab.metrics.forced_choice import forced_question
+    from medlab.models import load_spec, obtain
+
+    home = tmp_path / "env"
+    constraints = shipped("data", "constraints.txt")
+    made = subprocess.run(["uv", "venv", home, "--python", sys.executable], capture_output=True, text=True)
+    python = home / "bin" / "python"
+    got = made.returncode == 0 and subprocess.run(["uv", "pip", "install", "--python", python, "-c", constraints, "lm-eval"], capture_output=True, text=True)
+    if not got or got.returncode:
+        pytest.skip(f"lm-eval cannot be installed here: {(got or made).stderr[-200:]}")
+    pure = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True).stdout.strip()
+    (Path(pure) / "zz_medlab.pth").write_text(sysconfig.get_path("purelib") + "\n")  # torch and transformers as they are here
+    items, folder = items_for("clinical_reasoning", limit=4), obtain(load_spec("tiny-random"))
+    write_harness_task(items, tmp_path / "tasks", "cases")
+    command = [home / "bin" / "lm_eval", "--model", "hf", "--model_args", f"pretrained={folder},dtype=float32", "--include_path", tmp_path / "tasks", "--tasks", "cases,cases_text",
+               "--apply_chat_template", "--device", "cpu", "--batch_size", "1", "--output_path", tmp_path / "out", "--log_samples"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    engine = HfEngine(folder)
+    for name, by in (("cases", "letter"), ("cases_text", "text")):
+        said = {row["doc"]["id"]: [float(one[0][0]) for one in row["resps"]] for row in read_jsonl(next((tmp_path / "out").rglob(f"samples_{name}_2*.jsonl")))}
+        asked = [room.as_protocol(forced_question(one, by), "lm-eval") for one in items]
+        scores = engine.option_logprobs([one.messages for one in asked], [list(one.options.values()) for one in asked], [one.lead for one in asked])
+        for one, found in zip(asked, scores):
+            gaps = [theirs - found.logprobs[text] for theirs, text in zip(said[one.example.id], one.options.values(), strict=True)]
+            assert max(gaps) - min(gaps) < 0.01, (name, one.example.id, gaps)  # the harness counts the line break before the answer, too

@@ -136,6 +136,37 @@ def test_a_variant_that_is_not_here_is_missing_in_all_arms(asks, starter):
     assert measured["claims"] == []
 
 
+class Wavering(Scripted):
+    "It knows the answer only to a question as it stands."
+
+    def option_logprobs(self, conversations, options, lead=""):
+        plain = [turns[-1]["content"].splitlines()[0] in self.golds for turns in conversations]
+        known = iter(super().option_logprobs([one for one, same in zip(conversations, plain) if same], [one for one, same in zip(options, plain) if same], lead))
+        return [next(known) if same else OptionScores({one: -1.0 if one == some[-1] else -4.0 for one in some}, dict.fromkeys(some, 1)) for some, same in zip(options, plain)]
+
+    def generate(self, conversations, sampling):
+        return [Completion("Triage: urgent" if sampling.seed % 2 else "Triage: soon", 5, 1, 0.0, "stop") for _ in conversations]
+
+
+def test_a_choice_that_does_not_survive_another_wording_and_a_score_that_does_not_survive_a_seed(asks, starter):
+    found, measured = asks({"base": Wavering(starter["test"] + starter["validation"])}, "evaluate.phrasing_items=6", "evaluate.temperature=0.8", "evaluate.seeds=3")
+    rows = {(row["variant"], row["task"]): row for row in measured["consistency"]}
+    assert {(row["n"], row["phrasings"]) for row in measured["consistency"]} == {(6, 5)} and len(rows) == 4
+    assert all(row["value"] < 1 and row["highest_accuracy"] == 1.0 and row["lowest_accuracy"] < 1 for row in rows.values())
+    assert len(found.by_seed["base"]) == 2 and {row["seeds"] for row in measured["seeds"]} == {3}
+    assert {row["metric"] for row in measured["seeds"]} >= {"format_valid", "finished"}
+    assert all(row["lowest"] <= row["mean"] <= row["highest"] for row in measured["seeds"])
+    texts = [{one.text for one in given} for given in found.by_seed["base"]]
+    assert texts == [{"Triage: urgent"}, {"Triage: soon"}]  # the seeds 43 and 44 of a profile with 42
+
+
+def test_memory_is_kept_beside_the_answers(asks, starter):
+    found, _ = asks({"base": Scripted(starter["test"] + starter["validation"])})
+    assert 10 < found.memory["base"] < 1e6
+    again, _ = asks({"base": Scripted(starter["test"] + starter["validation"])})  # nothing is asked: the measured value stays
+    assert again.memory == found.memory
+
+
 def test_only_the_named_variants_are_asked_with_examples(asks, starter):
     everything = starter["test"] + starter["validation"]
     found, _ = asks({"base": Scripted(everything), "merged": Scripted(everything)})

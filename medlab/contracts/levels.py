@@ -119,6 +119,7 @@ NO_NEED = re.compile(r"(?:\b(?:not|never|no|nothing|none|neither|nor|hardly|with
 NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than)\b|n't\b", re.I)
 NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un\w+)\b", re.I)
 NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))|\bno emergency\b"
+                          r"|\bno (?:need for (?:an )?)?(?:ambulance|emergency (?:care|visit|services))\b"
                           r"|(?:\b(?:not|never|hardly)\b|n't\b)[^.;!?,]{0,20}\blife[- ]threatening\b|\bnon-?emergen(?:cy|t)\b", re.I)
 MAY = re.compile(r"\b(?:may|might|could|can|possibl[ey]|perhaps|maybe)\b", re.I)
 

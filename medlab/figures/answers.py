@@ -11,9 +11,9 @@ from typing import Any
 
 from ..contracts.predictions import Prediction
 from ..contracts.records import TASKS
-from ..contracts.tasks import FORMATS, LETTERS, Example, options_in
+from ..contracts.tasks import FORMATS, Example
+from ..metrics.scores import CHOICES, choice_of
 from .evidence import confusion
-from ..metrics.scores import CHOICES, choice_in
 
 # %% ../../nbs/figures/answers.ipynb #722c69d6
 def written(predictions: Iterable[Prediction]) -> dict[str, dict[str, Prediction]]:  # variant, then item
@@ -29,8 +29,7 @@ def choice_verdict(example: Example, text: str) -> str:  # "right", "wrong", "no
     "What a rule says about the choice in an answer."
     if example.task not in CHOICES:
         return ""
-    options = options_in(example.question) if example.task == "clinical_reasoning" else None
-    choice = choice_in(example.task, text, options or LETTERS)
+    choice = choice_of(example, text)
     return "no choice could be read" if choice is None else "right" if choice == example.gold[CHOICES[example.task][0]] else "wrong"
 
 # %% ../../nbs/figures/answers.ipynb #dcca0af2
@@ -62,8 +61,7 @@ def confusion_tables(
         pairs = []
         for one in items:
             if one.id in given.get(variant, {}):
-                options = options_in(one.question) if task == "clinical_reasoning" else None
-                pairs.append((str(one.gold[field]), choice_in(task, given[variant][one.id].text, options or LETTERS)))
+                pairs.append((str(one.gold[field]), choice_of(one, given[variant][one.id].text)))
         named |= {choice for _, choice in pairs if choice}
         tables[variant] = pairs
     labels = sorted(named, key=lambda one: (order.index(one) if one in order else len(order), one))
