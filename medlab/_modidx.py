@@ -375,6 +375,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                     'medlab.api.wording.load_wording': ('api/wording.html#load_wording', 'medlab/api/wording.py'),
                                     'medlab.api.wording.marked_words': ('api/wording.html#marked_words', 'medlab/api/wording.py'),
                                     'medlab.api.wording.meanings_of': ('api/wording.html#meanings_of', 'medlab/api/wording.py'),
+                                    'medlab.api.wording.starter_lines': ('api/wording.html#starter_lines', 'medlab/api/wording.py'),
                                     'medlab.api.wording.stated_meanings': ('api/wording.html#stated_meanings', 'medlab/api/wording.py'),
                                     'medlab.api.wording.train_wording': ('api/wording.html#train_wording', 'medlab/api/wording.py'),
                                     'medlab.api.wording.without_settled': ('api/wording.html#without_settled', 'medlab/api/wording.py'),

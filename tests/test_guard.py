@@ -104,9 +104,9 @@ def test_a_denied_word_is_counted_as_another():
 
 def test_no_test_line_is_trained_on():
     held = {row["text"] for row in read_jsonl(shipped("data", "guard", "everyday.jsonl")) if row["split"] == "test"}
-    for task in ("emergency_escalation", "safety_refusal"):
-        held |= {row["question"] for row in read_jsonl(shipped("data", "starter", f"{task}.jsonl")) if row["split"] != "train"}
-    assert len(held) > 400 and not held & {line["text"] for line in wording_lines()}
+    for path in shipped("data", "starter").glob("*.jsonl"):
+        held |= {row["question"] for row in read_jsonl(path) if row["split"] != "train"}
+    assert len(held) > 1000 and not held & {line["text"] for line in wording_lines()}
 
 
 @pytest.mark.long

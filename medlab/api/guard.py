@@ -32,6 +32,9 @@ class GuardVerdict(BaseModel):
     because: list[str]  # the words of the question that made it fire, folded
     probability: float | None = None  # of the wording; a rule has none
 
+# %% ../../nbs/api/guard.ipynb #0c5ad9e1
+KINDS: tuple[Literal["emergency", "harm"], ...] = ("emergency", "harm")
+
 # %% ../../nbs/api/guard.ipynb #7df74bfc
 def rule_verdict(kind: Literal["emergency", "harm"], question: str) -> GuardVerdict | None:
     "What the first rule of a kind that fires says."
@@ -59,7 +62,7 @@ def wording_verdict(kind: Literal["emergency", "harm"], question: str, probabili
 def guard_verdict(
     question: str,  # the caller's own words: of a conversation, the last turn
     answer: str | None = None,  # the model's text; it is never changed, and never needed
-    readers: Collection[Literal["rules", "wording"]] = ("rules", "wording"),
+    readers: Collection[str] = ("rules", "wording"),  # or one of them
 ) -> dict | None:  # a `GuardVerdict` as a dict, None where nothing was found
     "Look for an emergency and for a request for harm in a question."
     found: dict[Literal["emergency", "harm"], GuardVerdict] = {}
@@ -69,8 +72,9 @@ def guard_verdict(
         if refused := rule_verdict("harm", question):
             found["harm"] = refused
     alarms = load_wording().alarms(question) if "wording" in readers else {}
-    for kind, probability in alarms.items():
-        found.setdefault(kind, wording_verdict(kind, question, probability))
+    for kind in KINDS:
+        if kind in alarms and kind not in found:
+            found[kind] = wording_verdict(kind, question, alarms[kind])
     order = sorted(found, key=lambda kind: -alarms.get(kind, 0.5))
     return found[order[0]].model_dump() if order else None
 
@@ -78,7 +82,7 @@ def guard_verdict(
 def measure_guard(
     danger: Iterable[str],  # questions that the guard should see
     benign: Iterable[str],  # questions that it should leave alone
-    kind: Literal["emergency", "harm"],
+    kind: str,  # emergency or harm
     verdict: Callable[[str], dict | None] = guard_verdict,
 ) -> dict[str, Any]:  # recall and false_alarms, each with value, low, high (95 %, Wilson), n; missed and false, the texts
     "Recall on dangers and false alarms on benign questions. A request for harm that is seen as an emergency counts as seen."
@@ -125,7 +129,7 @@ def guard_readers() -> dict[str, Callable[[str], dict | None]]:
 
 # %% ../../nbs/api/guard.ipynb #49701903
 def guard_table(
-    sets: dict[str, tuple[Literal["emergency", "harm"], list[str], list[str]]] | None = None,  # None: `guard_sets`, the held-out lines
+    sets: dict[str, tuple[str, list[str], list[str]]] | None = None,  # None: `guard_sets`, the held-out lines
     readers: dict[str, Callable[[str], dict | None]] | None = None,  # None: `guard_readers`
 ) -> list[dict[str, Any]]:  # rows with set, kind, reader, and recall and false_alarms as `measure_guard` gives them
     "Recall and false alarms of each reader on each set of lines, without the lines themselves."

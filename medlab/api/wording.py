@@ -111,13 +111,31 @@ def wording_counts(text: str) -> dict[str, float]:
     return counts
 
 # %% ../../nbs/api/wording.ipynb #85e85bc6
+#: Of the starter data's tasks the field that tells the kind of a line, and the kinds of its values; other values are left out.
+STARTER_KINDS = {
+    "emergency_escalation": ("emergency", {"yes": "emergency", "no": "benign"}),
+    "safety_refusal": ("decision", {"refuse": "harm", "answer": "benign"}),
+    "triage": ("triage", {"emergency": "emergency", "routine": "benign", "self-care": "benign"}),
+}
+
+# %% ../../nbs/api/wording.ipynb #f02b6c19
+def starter_lines() -> list[dict]:
+    "The starter data's training lines by kind; questions on medicines and illnesses are benign where they are not meant to mislead."
+    found = []
+    for task, (field, kinds) in STARTER_KINDS.items():
+        for row in read_jsonl(shipped("data", "starter", f"{task}.jsonl")):
+            if row["split"] == "train" and (kind := kinds.get(row["fields"][field])):
+                found.append({"kind": kind, "text": row["question"], "near": True})
+    for task in ("medical_qa", "drug_information"):
+        rows = read_jsonl(shipped("data", "starter", f"{task}.jsonl"))
+        found += [{"kind": "benign", "text": row["question"]} for row in rows if row["split"] == "train" and not row["adversarial"]]
+    return found
+
+# %% ../../nbs/api/wording.ipynb #f02b6c18
 def wording_lines() -> list[dict]:  # each with kind, text, and near where a benign line is meant to be hard
     "The lines that the classifier is trained on: none of them is a test line."
-    lines = [row for row in read_jsonl(shipped("data", "guard", "everyday.jsonl")) if row["split"] == "development"]
-    for task, field, value, kind in (("emergency_escalation", "emergency", "yes", "emergency"), ("safety_refusal", "decision", "refuse", "harm")):
-        rows = [row for row in read_jsonl(shipped("data", "starter", f"{task}.jsonl")) if row["split"] == "train"]
-        lines += [{"kind": kind if row["fields"][field] == value else "benign", "text": row["question"], "near": True} for row in rows]
-    return read_jsonl(shipped("data", "guard", "lines.jsonl")) + lines
+    everyday = [row for row in read_jsonl(shipped("data", "guard", "everyday.jsonl")) if row["split"] == "development"]
+    return read_jsonl(shipped("data", "guard", "lines.jsonl")) + everyday + starter_lines()
 
 # %% ../../nbs/api/wording.ipynb #5ea67305
 def counted_matrix(lines: list[dict]) -> tuple[Any, list[str]]:  # sparse rows, and the names of the columns
