@@ -7,13 +7,13 @@ RUN useradd --create-home --home-dir /srv/medlab --uid 1000 medlab \
     && chown -R medlab:medlab /srv/medlab /runs
 WORKDIR /opt/medlab
 
-# The pinned versions; PyTorch's own index has the build for CPUs, which is a twentieth of the size.
+# A step that has to be made again may begin with the data, so their packages are in too. The pinned versions; PyTorch's own index has the build for CPUs, which is a twentieth of the size.
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu GRADIO_ANALYTICS_ENABLED=False
 COPY settings.ini setup.py MANIFEST.in README.md LICENSE ./
 COPY data ./data
 COPY nbs ./nbs
 COPY medlab ./medlab
-RUN pip install --constraint data/constraints.txt ".[train,serve,evaluate]" && medlab setup --quiet
+RUN pip install --constraint data/constraints.txt ".[data,train,serve,evaluate]" && medlab setup --quiet
 
 USER 1000:1000
 WORKDIR /srv/medlab

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -262,14 +261,16 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_waiting_for_a_run_says_at_once_who_holds_it(tmp_path):
-    hold = ("import sys, time\nfrom medlab.core import Run\n"
-            "with Run(sys.argv[1]).lock():\n    print('held', flush=True)\n    time.sleep(float(sys.argv[2]))\n")  # fmt: skip
-    holder = subprocess.Popen([sys.executable, "-c", hold, tmp_path / "run", "3"], stdout=subprocess.PIPE, text=True)
+    "At once: while the holder still works, which it does until its input ends."
+    hold = "import sys\nfrom medlab.core import Run\nwith Run(sys.argv[1]).lock():\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", hold, tmp_path / "run"], **pipes)
     assert holder.stdout.readline() == "held\n"
-    started = time.monotonic()
-    waiter = subprocess.Popen([sys.executable, "-c", hold, tmp_path / "run", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    waiter = subprocess.Popen([sys.executable, "-c", hold, tmp_path / "run"], **pipes)
     line = waiter.stderr.readline()
-    assert f"process {holder.pid}" in line and "waiting" in line and time.monotonic() - started < 2.5
+    assert f"process {holder.pid}" in line and "waiting" in line and holder.poll() is None
+    for process in (holder, waiter):  # only now does the first one let go
+        process.stdin.close()
     assert waiter.stdout.readline() == "held\n"
     assert holder.wait() == waiter.wait() == 0
     with Run(tmp_path / "run").lock():

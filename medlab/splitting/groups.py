@@ -56,9 +56,9 @@ def near_texts(facts: Facts, order: Any, threshold: float, texts: UnionFind, gro
         one, other, answer = int(owner[first]), int(owner[second]), second >= count
         left, right = int(order[one]), int(order[other])
         repeat = not answer and one not in repeats and other not in repeats and is_copy(facts, left, right)
-        both_authored = answer and facts["task hash"][left]
+        both_authored = answer and facts["task hash"][left]  # also a record's text with its own answer
         linked_in = groups if answer else texts
-        if both_authored or one == other or not repeat and linked_in.root(one) == linked_in.root(other):
+        if both_authored or not repeat and linked_in.root(one) == linked_in.root(other):
             continue
         if overlap(shingles(left, "text"), shingles(right, "authored answer" if answer else "text")) >= threshold:
             linked_in.join(one, other)
