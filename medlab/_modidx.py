@@ -1193,7 +1193,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                      'medlab.cli.commands.status_command': ('cli/commands.html#status_command', 'medlab/cli/commands.py'),
                                      'medlab.cli.commands.up_command': ('cli/commands.html#up_command', 'medlab/cli/commands.py')},
             'medlab.cli.deploy': { 'medlab.cli.deploy.answers': ('cli/deploy.html#answers', 'medlab/cli/deploy.py'),
-                                   'medlab.cli.deploy.beside_base': ('cli/deploy.html#beside_base', 'medlab/cli/deploy.py'),
+                                   'medlab.cli.deploy.base_and_adapter': ('cli/deploy.html#base_and_adapter', 'medlab/cli/deploy.py'),
                                    'medlab.cli.deploy.compose_environment': ('cli/deploy.html#compose_environment', 'medlab/cli/deploy.py'),
                                    'medlab.cli.deploy.deploy_published': ('cli/deploy.html#deploy_published', 'medlab/cli/deploy.py'),
                                    'medlab.cli.deploy.deploy_scripts': ('cli/deploy.html#deploy_scripts', 'medlab/cli/deploy.py'),

@@ -62,7 +62,7 @@ def deploy_published(
     return lines
 
 # %% ../../nbs/cli/deploy.ipynb #13731a19
-def beside_base(run: Run, merged: Served) -> tuple[Served | None, str]:  # and why there is none
+def base_and_adapter(run: Run, merged: Served) -> tuple[Served | None, str]:  # and why there is none
     "The base of a run's adapter with the adapter beside it."
     folder, trained = run.path / "finetune" / "adapter", run.manifest("finetune")
     if trained is None or not (folder / "adapter_config.json").is_file():
@@ -87,7 +87,7 @@ def deploy_scripts(
     config = read_json(folder / "config.json")
     longest = config.get("text_config", config).get("max_position_embeddings") or params.context
     merged = Served(name, folder, min(params.context, longest))  # vLLM refuses more than the model knows
-    tuned, why = beside_base(run, merged)
+    tuned, why = base_and_adapter(run, merged)
     paths = write_scripts(engine, run.path / "deploy" / "gpu", merged, tuned)
     left_out = [f"no script for the base with its adapter: {why}"] if why else []
     return [f"written: {path}" for path in paths] + left_out + [f"start it on a machine with a GPU: sh {paths[0]}"]
