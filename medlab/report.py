@@ -494,7 +494,8 @@ def changes_table(evidence: dict) -> dict[str, Any] | None:  # None where only o
     if pairs:
         rows.append(["in pairs, both orders", f"{pairs['wins']} won, {pairs['ties']} tied, {pairs['losses']} lost; the two orders agree in {100 * pairs['consistency']:.0f} %"])
     title = f"Against {changed['against']}, item by item" if changed else "In pairs"
-    return page_table(title, ["", "result"], rows, words="An item got better or worse when its mark changed by one point at least. Read these items: a mean does not say what changed.") if rows else None
+    words = "An item got better or worse when its mark changed by one point at least. Read these items: a mean does not say what changed."
+    return page_table(title, ["", "result"], rows, words=words) if rows else None
 
 # %% ../nbs/12_report.ipynb #125edc6d
 def training_facts(run: Run) -> list[tuple[str, str]]:

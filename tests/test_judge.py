@@ -868,3 +868,44 @@ def test_weave_is_never_needed(copied, hosted, monkeypatch):
     monkeypatch.setitem(sys.modules, "weave", None)
     done = judge(run, load_profile("smoke", ["judge.model=toy", "judge.controls=0", "tracking.weave={team: ours, project: medlab}"]))
     assert "pip install weave" in done.notes[-1] and read_json(run.file("judge", "judge.json"))["counts"]["scored"] == 2
+
+
+def test_weave_that_is_switched_off_is_not_even_loaded(copied, hosted, monkeypatch):
+    monkeypatch.setitem(sys.modules, "weave", None)
+    monkeypatch.setenv("WEAVE_DISABLED", "1")
+    done = judge(copied[0], load_profile("smoke", ["judge.model=toy", "judge.controls=0", "tracking.weave={team: ours, project: medlab}"]))
+    assert "WEAVE_DISABLED is set" in done.notes[-1]
+
+
+@pytest.mark.long
+def test_trackio_itself_keeps_the_numbers(copied, hosted, monkeypatch, tmp_path):
+    "The real package, in a process of its own because it reads its folder when it is imported."
+    run, _ = copied
+    script = ("import sys; from medlab.core import Run, load_profile; from medlab.judge import judge; "
+              "print(judge(Run(sys.argv[1]), load_profile('smoke', ['judge.model=toy', 'judge.controls=0', 'tracking.trackio=medlab'])).notes); "
+              "import trackio; print('runs', [one.name for one in trackio.Api().runs('medlab')])")
+    done = subprocess.run([sys.executable, "-c", script, str(run.path)], env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"{run.name}-judge" in done.stdout.partition("runs")[2] and "not sent" not in done.stdout
+    assert any((tmp_path / "trackio").iterdir())
+
+
+@pytest.mark.long
+def test_the_profile_of_90_cases_from_one_end_to_the_other(hosted, tmp_path):
+    "With a tiny model and a scripted judge: base and tuned, by rubric and in pairs, with what changed, times and memory in the report."
+    from medlab.core import open_run
+    from medlab.course import import_lessons
+    from medlab.report import report
+
+    import_lessons()
+    hosted.rule = by_words
+    run, profile = open_run("judge-90", tmp_path / "run", ["model=tiny-random", "finetune.steps=2", "finetune.checkpoint_every=1", "finetune.validation=2", "finetune.warmup=0",
+                                                             "judge.model=toy", "judge.usd_per_million=[0.1, 0.2]"])
+    report(run, profile)
+    found = read_json(run.file("judge", "judge.json"))
+    assert found["calibrated"] and found["asked"] == 360 and found["counts"]["scored"] == 360  # 90 marks for each side, 90 pairs in both orders
+    assert found["pairs"]["pairs"] == 90 and found["changes"]["n"] == 90 and found["cost_usd"] > 0
+    results = read_json(run.file("report", "results.json"))
+    assert {name for name, one in results["timings"]["variants"].items() if one["peak_memory_mb"] > 10 and one["seconds_per_answer"] > 0} == {"base", "merged"}
+    page = run.file("report", "report.html").read_text(encoding="utf-8")
+    assert "Against base, item by item" in page and "in pairs, both orders" in page and "s an answer, at most" in page

@@ -248,7 +248,8 @@ RIGHT = re.compile(
     rf"|was)\s+(?:therefore\s+|clearly\s+|definitely\s+|thus\s+|probably\s+|obviously\s+|most likely\s+|indeed\s+|by far\s+)*"
     rf"(?:(?:the|my)\s+)?(?:single\s+|only\s+|most\s+|more\s+|much\s+|far\s+)*(?:correct|right|best|likely|appropriate|probable|consistent|fitting|accurate|answer|choice|pick|proper"
     rf"|one to choose|preferred|preferable|indicated|recommended|warranted|ideal|suitable|enough|sufficient|adequate|way to go)\b"
-    rf"|^{CLOSERS}\s*(?:fits? (?:best|better)|makes more sense|it (?:is|must be|has to be|should be)\b|wins\b|best (?:explains|fits|matches|describes|accounts for|suits|addresses"
+    rf"|^{CLOSERS}\s*(?:fits? (?:best|better)|makes more sense|(?:remains|is left)\W*$|it (?:is|must be|has to be|should be)\b|wins\b|best (?:explains|fits|matches|describes"
+    rf"|accounts for|suits|addresses"
     rf"|captures|reflects|represents|answers)"
     rf"|(?:accounts for|describes|fits|suits|answers) (?:\w+ ){{1,4}}best|makes (?:the )?most sense|matches best|explains (?:it|everything|all) best)",
     re.I,
@@ -320,7 +321,7 @@ def declared(lines, offered, options):
 
 # %% ../../nbs/contracts/letters.ipynb #71a9141a
 #: What denies an option's words.
-DENIED_BEFORE = re.compile(r"\b(?:not|no|never|without|rul\w+ out|unlike|rather than|exclud\w+|less likely|unlikely|against|instead of|neither|nor|over|more than|than"
+DENIED_BEFORE = re.compile(r"\b(?:not|no|never|without|rul\w+ out|unlike|compared (?:to|with)|rather than|exclud\w+|less likely|unlikely|against|instead of|neither|nor|over|more than|than"
                            r"|versus|vs|distinguish\w*|differs?|wrong|avoid\w*|contraindicat\w+)\b|n't\b"
                            r"|\b(?:switch\w*|chang\w+|convert\w*|mov\w+) from\b(?!.*\bto\b)", re.I)
 DENIED_AFTER = re.compile(r"[)\]\"']*\s*(?:is|was|are|were|can be|has been|seems|would|would be|looks|could be|might be)?\s*(?:\w+ly )?(?:wrong|incorrect|not|unlikely"
@@ -412,7 +413,7 @@ CONCLUDES = re.compile(
     r"|dose|interval|value|age|risk|duration|frequency)"
     r"(?: [\w']+){0,5}? (?:is|was|would be)"
     r"|thus|suggestive of|in (?:keeping|line) with|compatible with|diagnostic of|characteristic of|typical of|classic|i think|i believe|must be|fits|explained by|due to|caused by"
-    r"|conclusion|diagnose\w*|patient has)\b",
+    r"|conclusion|diagnose\w*|(?:patient|he|she|they) (?:has|have)|favou?rs?)\b",
     re.I,
 )
 
@@ -518,7 +519,8 @@ def bare_letters(kept, offered, options):
 #: The beginning of a sentence that concludes; what stands before an option that is only part of the story.
 TURN = re.compile(r"[,;]\s*(?:so|therefore|thus|hence|but|which (?:means|leaves|makes it))\s+", re.I)
 SO = re.compile(r"\W*(?:so|therefore|thus|hence|overall|in conclusion|in summary|consequently|altogether)\b", re.I)
-STORY = re.compile(r"\b(?:with|of|in|on|about|from|by|like|has|had|takes?|taking|took|was given|history of|known|already|previous\w*|recent\w*|both|and|or|stop\w*|start\w*)\s+(?:an?\s+"
+STORY = re.compile(r"\b(?:causes?|caused|leads? to|treats?|mimics?|with|of|in|on|about|from|by|like|has|had|takes?|taking|took|was given|history of|known|already|previous\w*|recent\w*"
+                   r"|both|and|or|stop\w*|start\w*)\s+(?:an?\s+"
                    r"|the\s+)?$", re.I)
 
 

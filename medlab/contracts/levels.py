@@ -262,7 +262,8 @@ LEVEL_ACT = re.compile(
     r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled) (?:with|by|through)|needs?|requires?|warrants?|arrange|book|make)\b[^.;?!,]{0,30}$",
     re.I,
 )
-LEVEL_ENOUGH = re.compile(r"\s*(?:care|appointment|visit|review|assessment|attention|referral|help|treatment)?\s*(?:is|would be|will be)\s+(?:\w+ly )?(?:enough"
+LEVEL_ENOUGH = re.compile(r"\s*(?:care|appointment|visit|review|assessment|attention|referral|help|treatment)?\s*(?:will do|would do|suffices|should suffice)\b"
+                          r"|\s*(?:care|appointment|visit|review|assessment|attention|referral|help|treatment)?\s*(?:is|would be|will be)\s+(?:\w+ly )?(?:enough"
                           r"|appropriate|sufficient|needed|required|necessary|best|right|fine|warranted|indicated|adequate)\b", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #b5f10cd5
