@@ -29,7 +29,7 @@ NOT_A_CONDITION = re.compile(
     r"\b(?:test(?:s|ing)?|surgery|transplant(?:ation)?|therapy|vaccin\w*|replacement|rehabilitation|caregiving|checkup|care|diet|exercise|smoking|"
     r"history|steps|screening|transfusion(?! syndrome)|catheterization|monitor|medicines?|\w+(?:gram|graphy|scopy|(?<!dys)plasty))\b", re.I)
 
-
+# %% ../../nbs/builders/qa.ipynb #085081f6
 def mended(title: str, record: SplitRecord) -> str:
     "A title whose words have lost a letter or a hyphen that its answer or its address has; anything less certain is left as it is."
     return mended_title(title, record.answer or "", record.url or "")
@@ -50,7 +50,7 @@ def mended_title(title: str, answer: str, url: str) -> str:
             title = re.sub(rf"\b{re.escape(word)}\b", hyphened or (found.capitalize() if word[0].isupper() else found), title)
     return title
 
-
+# %% ../../nbs/builders/qa.ipynb #4cc8f941
 def usable_subject(record: SplitRecord) -> str | None:
     "The subject of a pair in a form that fits into a sentence; None when there is no such form."
     title = mended(" ".join((record.subject or record.title or "").split()), record)
