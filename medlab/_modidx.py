@@ -682,6 +682,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                     'medlab.builders.qa.is_headed': ('builders/qa.html#is_headed', 'medlab/builders/qa.py'),
                                     'medlab.builders.qa.lost_letters': ('builders/qa.html#lost_letters', 'medlab/builders/qa.py'),
                                     'medlab.builders.qa.mended': ('builders/qa.html#mended', 'medlab/builders/qa.py'),
+                                    'medlab.builders.qa.mended_title': ('builders/qa.html#mended_title', 'medlab/builders/qa.py'),
                                     'medlab.builders.qa.mentions': ('builders/qa.html#mentions', 'medlab/builders/qa.py'),
                                     'medlab.builders.qa.names_no_sign': ('builders/qa.html#names_no_sign', 'medlab/builders/qa.py'),
                                     'medlab.builders.qa.part_about': ('builders/qa.html#part_about', 'medlab/builders/qa.py'),

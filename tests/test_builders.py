@@ -128,6 +128,7 @@ def test_sentences_that_need_nothing(sentence):
     ("More information is available on the page about gout. See the page on aspirin.", None),
     ("Gout hurts. In the past, doctors knew ten kinds. Today they know six, of which " + "very " * 45 + "few are rare.", "Gout hurts."),
     ("Gout hurts. A doctor may do the following tests: Blood work. Blood is drawn. " + "Very " * 45 + "few hurt.", "Gout hurts."),
+    ("Gout hurts. The signs may present as: Cold gout - when the toe is cold. Hot gout " + "very " * 45 + "often hurts.", "Gout hurts."),
     ("Gout hurts. There are two types of gout: The cold type is rare. The " + "very " * 45 + "warm type is not.", "Gout hurts."),
     ("Gout hurts. The tube is 1 inches long.", "Gout hurts."),
     ("Gout hurts. It harms the toes and toes and toes of men.", "Gout hurts."),
@@ -399,6 +400,7 @@ def asked_of(aspect, answer, subject="Glass Wrist", question=""):
     ("treatment", "There are different types of treatment for glass wrist. Because cancer in children is rare, taking part in a trial should be considered. "
      "Surgery " + "very " * 95 + "often helps.", "tells nothing"),
     ("causes", "Glass wrist is caused by falls. In people with BQRD it is caused by thin bones.", "abbreviation"),
+    ("causes", "Glass wrist runs in families by a gene. A fall and BQRD may cause it too.", "abbreviation"),
     ("treatment", "There is no cure for BQRD. Rest and plaster help the wrist.", "abbreviation"),
     ("prevention", "Glass wrist is preventable. You can take steps to prevent glass wrist and other diseases of the bones and of the joints.", "does not speak"),
 ])
@@ -421,8 +423,20 @@ def test_an_answer_that_has_it_is_built(aspect, answer):
     assert asked_of(aspect, answer) == [answer]
 
 
+def test_a_part_of_a_page_about_something_else_is_no_answer():
+    answer = "There is no cure for glass wrist. Rest and plaster help the bone. How might a tumour of the hand be treated? Surgery removes it, and then drugs are given."
+    assert asked_of("treatment", answer)[0].startswith("There is no cure for glass wrist.")
+
+
+def test_a_doctor_does_not_mention_storms():
+    one = record("qa", question="Do you have information about Hailstones", subject="Hailstones", aspect="information", answer="Hailstones are balls of ice that fall in a storm.")
+    (_, phrasings), = built(qa.build, one, 90)
+    assert phrasings and not any("doctor" in phrasing for phrasing in phrasings)
+
+
 @pytest.mark.parametrize("subject,answer,asked", [
-    ("Pure Glass Wrist", "PGW is rare.", "(PGW)"), ("pure glass wrist type 1", "PGW1 is caused by mutations in a gene.", "(PGW1)"),
+    ("Pure Glass Wrist", "PGW is rare.", "(PGW)"), ("Pure Glass Wrist", "It is a pain. PGW generally passes.", "(PGW)"),
+    ("pure glass wrist type 1", "PGW1 is caused by mutations in a gene.", "(PGW1)"),
     ("Pain of Glass and Wrist", "Pain of glass and wrist is rare. PG/W is not.", ""),
     ("Pain of Glass and Cold Wrist", "It is a pain. PG/CW is caused by ice.", "(PG/CW)"), ("Pure Glass Wrist", "Pure glass wrist (PGW) is rare. PGW is cold.", ""),
 ])

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from servers.collecting import spoiled
 from own_data import FOLDER, own_json, own_lines
 from servers.hub import COMMIT, HubServer
 
-from medlab.basics.errors import InputError
+from medlab.basics.errors import InputError, MissingError
 from medlab.cleaning.records import PreprocessParams
 from medlab.contracts.records import Record, Unread, record_id
 from medlab.contracts.tasks import FORMATS, render_answer
@@ -676,3 +677,14 @@ def test_an_instruction_that_comes_again_with_another_input_gives_two_examples(t
     made = make_examples({"train": kept, "validation": [], "test": []}).splits["train"]
     assert len(made) == 3 and all(any(row["input"] in one.question for one in made) for row in rows if row["input"] != "<noinput>")
     assert not any("noinput" in one.question for one in made)
+
+
+def test_an_error_of_the_hub_says_nothing_of_who_asked(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise ConnectionError("429 for 203.0.113.9, reader@example.org: token=abc123xyz")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=refused))
+    monkeypatch.setenv("MEDLAB_CACHE_DIR", str(tmp_path))
+    with pytest.raises(MissingError) as said:
+        list(Hub("medmcqa").fetch())
+    assert "429 for" in str(said.value) and not re.search(r"203\.0|reader@|abc123", str(said.value))

@@ -8,6 +8,7 @@ __all__ = ['build']
 # %% ../../nbs/builders/qa.ipynb #6158031a
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from ..contracts.records import SplitRecord
 from ..cleaning.excerpts import excerpt, names, standing_sentences, why_no_excerpt
@@ -28,11 +29,17 @@ NOT_A_CONDITION = re.compile(
     r"\b(?:test(?:s|ing)?|surgery|transplant(?:ation)?|therapy|vaccin\w*|replacement|rehabilitation|caregiving|checkup|care|diet|exercise|smoking|"
     r"history|steps|screening|transfusion(?! syndrome)|catheterization|monitor|medicines?|\w+(?:gram|graphy|scopy|(?<!dys)plasty))\b", re.I)
 
-
+# %% ../../nbs/builders/qa.ipynb #085081f6
 def mended(title: str, record: SplitRecord) -> str:
     "A title whose words have lost a letter or a hyphen that its answer or its address has; anything less certain is left as it is."
-    address = re.sub(r"\.\w+$", "", (record.url or "").rstrip("/")).rsplit("/", 1)[-1].split("-")
-    whole = [one for one in re.findall(r"\b[A-Z][^\W\d_]+(?:-[A-Z][^\W\d_]+)+", record.answer or "")]
+    return mended_title(title, record.answer or "", record.url or "")
+
+
+@lru_cache(maxsize=64)  # a record is asked for its title many times
+def mended_title(title: str, answer: str, url: str) -> str:
+    "A title with the letters and hyphens that its words have lost, as its answer or its address shows them."
+    address = re.sub(r"\.\w+$", "", url.rstrip("/")).rsplit("/", 1)[-1].split("-")
+    whole = [one for one in re.findall(r"\b[A-Z][^\W\d_]+(?:-[A-Z][^\W\d_]+)+", answer)]
     for word in re.findall(r"[^\W\d_]{3,}", title):
         hyphened = next((one for one in whole if one.replace("-", "") == word), None)
         longer = [one for one in address if len(one) == len(word) + 1 and word.casefold() not in address and one.startswith(word.casefold())]
@@ -43,7 +50,7 @@ def mended(title: str, record: SplitRecord) -> str:
             title = re.sub(rf"\b{re.escape(word)}\b", hyphened or (found.capitalize() if word[0].isupper() else found), title)
     return title
 
-
+# %% ../../nbs/builders/qa.ipynb #4cc8f941
 def usable_subject(record: SplitRecord) -> str | None:
     "The subject of a pair in a form that fits into a sentence; None when there is no such form."
     title = mended(" ".join((record.subject or record.title or "").split()), record)
@@ -195,14 +202,15 @@ ASKED_INSIDE = {
     "inheritance": r"(?:is|how is)\b[^.?!:]{3,80}\binherited", "outlook": r"what is the (?:prognosis|outlook)\b[^.?!:]{3,60}"}
 PART_BEGINS = re.compile(r"\s*\bTop of page\s*", re.I)
 
-def part_about(text: str, aspect: str | None, question: str = "") -> str:
-    "The part of a page below the heading that asks for an aspect; the whole text when there is no such heading."
+def part_about(text: str, aspect: str | None, question: str = "", subject: str = "") -> str:
+    "The part of a page below the heading that asks for an aspect of its subject; the whole text when there is no such heading."
     asked = next((pattern for name, pattern in ASKED_INSIDE.items() if name == aspect), None)
     if not asked:
         asked = next((pattern for pattern in ASKED_INSIDE.values() if re.match(pattern, question, re.I)), None)
     found = asked and "?" in text and re.search(
         rf"(?:^|(?<=[.!?\n])|(?<=[.!?] )|(?<=page ))(?![^?]*\b(?:severe|if|after|related|complications?|in (?:a person|people))\b[^?]*\?){asked}\?\s+(?=[A-Z])",
         text, re.I)
+    found = None if found and subject and not names(found[0], subject) else found  # "How is its tumour treated?"
     return PART_BEGINS.sub("\n", text[found.end():] if found else text)
 
 # %% ../../nbs/builders/qa.ipynb #bf16853d
@@ -349,9 +357,10 @@ def unexplained(answer: str, asked: str) -> list[str]:
     "The abbreviations of an answer, most of all of its first sentence, that neither it nor its question explains."
     first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]
     explained = KNOWN | {one for pair in EXPLAINED.findall(answer) for one in pair if one}
-    own = [one for one in OWN_SHORT.findall(answer) if stands_for(one, asked) and f"({one.rstrip('s')}" not in answer and f"{one} gene" not in answer]
-    rest = [one for one in ACRONYM.findall(answer[len(first):]) if len(one) > 2]
-    rest = [] if re.search(r"\b(?:genes?|proteins?|enzymes?|mutations?)\b", answer) else rest  # they have such names
+    gene = set(re.findall(r"\b([A-Z]+\d*) genes?\b", answer))
+    own = [one for one in OWN_SHORT.findall(answer) if stands_for(one, asked) and f"({one.rstrip('s')}" not in answer and one not in gene]
+    plain = " ".join(one for one in split_line(answer[len(first):].strip()) if not re.search(r"\b(?:gene|protein|enzyme|mutation)s?\b", one))  # these have such names
+    rest = [one for one in ACRONYM.findall(plain) if len(one) > 2 and one not in gene]
     found = dict.fromkeys([*ACRONYM.findall(first), *rest, *own])
     return [one for one in found if (one not in explained or one in own) and not re.search(rf"\b{one}\b", asked) and not re.fullmatch("[XY]+", one) and one not in KNOWN]
 
@@ -442,6 +451,8 @@ def phrasing_fits(phrasing: str, answer: str, record: SplitRecord) -> bool:
     "Whether an answer fits a phrasing, which may ask for more than its aspect."
     if not record.aspect or record.aspect not in PHRASINGS:
         return True
+    if phrasing.startswith("My doctor mentioned") and (record.question or "").startswith("Do you have information"):
+        return False
     if PERSONAL.search(phrasing) and not phrasing.startswith("I keep") and NOT_MINE.search(record.subject or record.title or ""):
         return False
     if record.aspect == "genetic changes" and ABOUT_GENES.search(phrasing):
@@ -479,7 +490,7 @@ def build(
                      f"What can cause {subject}, and when should I worry?"]
         yield record.model_copy(update={"task": "symptom_analysis", "question": phrasings[0], "gold": fields}), phrasings
         return
-    text = part_about(record.answer or "", record.aspect, record.question or "")
+    text = part_about(record.answer or "", record.aspect, record.question or "", subject or "")
     answer = qa_answer(text, words, subject or "", asked=not record.aspect)
     short = next(iter(unexplained(answer or "", f"{subject} {record.question}")), "") if subject and record.aspect else ""
     phrasings = qa_questions(record, short)

@@ -79,7 +79,7 @@ RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b(?:you|who|they)(?:have|are|can|may)\
     r"(?<!to )(?<!or )(?<!than )(?<![\d.,/-])\b1 (?:inches|feet|years|hours|days|weeks|months|cups|ounces|pounds|teaspoons|tablespoons|grams)\b|"
     r"[a-z]{4,} (?:If|When|However|They|These) (?:the|you|your|a|an|this|it|is|are)\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")
 #: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
-SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following(?: [\w-]+){0,4}|if|when|such as|by|factors|causes|symptoms|signs|ways|reasons|tests|"
+SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following(?: [\w-]+){0,4}|if|when|as|by|factors|causes|symptoms|signs|ways|reasons|tests|"
                                 r"(?:two|three|four|five|several|\d) (?:[\w-]+ ){0,2}(?:types|forms|kinds|groups|stages)\b[^:;.]{0,60})\s*:\s+[A-Z][^;]*$")
 
 # %% ../../nbs/cleaning/excerpts.ipynb #c4b930e9

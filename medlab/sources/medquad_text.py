@@ -11,7 +11,8 @@ from collections.abc import Set
 
 # %% ../../nbs/sources/medquad_text.ipynb #5a9d822b
 #: Small words that stick to the beginning and to the end of other words.
-BEFORE = ("and", "for", "the", "with", "of", "or", "to", "are", "is", "called", "can", "that", "such", "as", "may", "by", "from", "your", "also", "when", "if", "has", "have", "you")
+BEFORE = ("and", "for", "the", "with", "of", "or", "to", "are", "is", "called", "can", "that", "such", "as", "may", "by", "from", "your", "also", "when", "if", "has", "have", "you",
+          "include", "includes", "including", "delay", "recommend")
 AFTER = ("and", "the", "are", "is", "such", "may", "can", "that", "this", "for", "with", "or", "as", "in", "of", "to", "which", "called", "when", "also", "has", "have", "your", "if", "by",
          "from", "a", "an")
 #: Words of their own that look like two.
@@ -32,6 +33,8 @@ def two_words(
     "What a word is made of when it is two: a lost space beside a small word, or a lost dash before an explanation."
     if REAL.fullmatch(word):
         return None
+    if word.startswith("called") and len(word) > 10:  # no word begins so
+        return f"called {word[6:]}"
     for small in BEFORE:
         if word.startswith(small) and len(word) >= len(small) + 5 and word[len(small):] in known:
             return f"{small} {word[len(small):]}"
