@@ -217,7 +217,6 @@ def work_on_ray(folder: str, workers: int) -> int:  # the exit code
         return 1
     import torch
 
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy computer needs longer than Ray waits
     alone = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers + 1, "include_dashboard": False}
     ray.init(logging_level="ERROR", **alone)
     scaling = ScalingConfig(num_workers=workers, use_gpu=torch.cuda.is_available())
