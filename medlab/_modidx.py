@@ -3956,6 +3956,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                       'medlab.training.runs.work': ('training/runs.html#work', 'medlab/training/runs.py'),
                                       'medlab.training.runs.work_apart': ('training/runs.html#work_apart', 'medlab/training/runs.py'),
                                       'medlab.training.runs.work_on_ray': ('training/runs.html#work_on_ray', 'medlab/training/runs.py'),
+                                      'medlab.training.runs.work_or_raise': ('training/runs.html#work_or_raise', 'medlab/training/runs.py'),
                                       'medlab.training.runs.write_job': ('training/runs.html#write_job', 'medlab/training/runs.py')},
             'medlab.training.settings': { 'medlab.training.settings.FinetuneParams': ( 'training/settings.html#finetuneparams',
                                                                                        'medlab/training/settings.py'),

@@ -1,9 +1,11 @@
 """Training's own room: both backends, every method, what is kept, what is refused, and the libraries' symbols that it calls."""
 
 import inspect
+import json
 import os
 import re
 import signal
+import sqlite3
 import threading
 import time
 from importlib import import_module
@@ -401,3 +403,25 @@ def test_the_recipe_on_data_without_a_licence_stops_before_it_collects(tmp_path)
     assert not (tmp_path / "collect" / "records.parquet").exists()
     held = CliRunner().invoke(app, [*words, "-p", "preprocess.licences_held=[medical-reasoning]"])
     assert "licences_held" not in str(held.exception)
+
+
+# trackers
+
+
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+@pytest.mark.long
+def test_one_line_sends_the_curves_to_a_tracker(base, rows, tmp_path, monkeypatch, name):
+    "Offline, into a folder of this test: every step's loss and the validation losses arrive."
+    if not find_spec(name):
+        pytest.skip(f"{name} is not installed: pip install {name}")
+    for variable, value in {"TRACKIO_DIR": str(tmp_path / "trackio"), "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    log = train_apart(base, rows[:6], rows[6:], FinetuneParams(**SHORT, track=[name]), 7, tmp_path / "run" / "finetune")["log"]
+    if name == "wandb":
+        assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+        return
+    database, = (tmp_path / "trackio").glob("medlab*.db")
+    with sqlite3.connect(database) as connection:
+        metrics = [json.loads(row[0]) for row in connection.execute("SELECT metrics FROM metrics WHERE run_name = 'run' ORDER BY step")]
+    assert [entry["loss"] for entry in metrics if "loss" in entry] == pytest.approx(losses(log))
+    assert [entry["eval_loss"] for entry in metrics if "eval_loss" in entry] == pytest.approx([entry["loss"] for entry in log["validation"]])

@@ -198,25 +198,30 @@ def command_of(params: FinetuneParams, folder: Path) -> list[str]:
     call = f"work_on_ray(sys.argv[1], {params.workers})" if params.engine == "ray" else "work_apart(sys.argv[1])"
     return [sys.executable, "-c", f"import sys; from medlab.training import runs; sys.exit(runs.{call})", str(folder)]
 
+# %% ../../nbs/training/runs.ipynb #52d8355e
+def work_or_raise(config: dict[str, str]) -> None:
+    "What a Ray worker runs; a failure ends all of them."
+    if work_apart(config["folder"]):
+        raise RuntimeError("this worker failed; error.json in the run's finetune/ says why")
+
 # %% ../../nbs/training/runs.ipynb #edcd3de2
 def work_on_ray(folder: str, workers: int) -> int:  # the exit code
     "Do the job on a Ray cluster: the one that RAY_ADDRESS names, else one on this computer."
-    if find_spec("ray") is None:
-        write_json(Path(folder) / "error.json", {"kind": "MissingError", "message": "finetune.engine=ray needs Ray: pip install 'ray[train]', or set engine to accelerate"})
+    try:
+        import ray
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+    except ImportError as error:
+        why = f"finetune.engine=ray needs Ray Train ({error}): pip install 'ray[train]', or set finetune.engine=accelerate"
+        write_json(Path(folder) / "error.json", {"kind": "MissingError", "message": why})
         return 1
     import torch
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    def on_worker(config: dict[str, str]) -> None:
-        from medlab.training.runs import work_apart
-
-        if work_apart(config["folder"]):
-            raise RuntimeError("this worker failed; error.json says why")
-
+    alone = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers + 1, "include_dashboard": False}
+    ray.init(logging_level="ERROR", **alone)
     scaling = ScalingConfig(num_workers=workers, use_gpu=torch.cuda.is_available())
     storage = RunConfig(storage_path=str(Path(folder) / "ray"))
-    TorchTrainer(on_worker, train_loop_config={"folder": folder}, scaling_config=scaling, run_config=storage).fit()
+    TorchTrainer(work_or_raise, train_loop_config={"folder": folder}, scaling_config=scaling, run_config=storage).fit()
     return 0
 
 # %% ../../nbs/training/runs.ipynb #8ad0ce33
