@@ -28,7 +28,7 @@ from .bodies import WithoutNulls, checked_prompt, note, note_answer
 from .errors import DeadlineError, FieldError, documented
 from .events import event, event_response
 from .models import Models, ServedModel
-from .queueing import gathered, stream, use
+from .queueing import alongside, gathered, stream, use
 from .safety import DISCLAIMER, verdict_on
 
 # %% ../../nbs/api/ask.ipynb #1bc9f3ba
@@ -200,7 +200,7 @@ async def checked_ask(models: Models, body: AskRequest, seconds: float) -> Check
     return CheckedAsk(body, model, messages, options, sampling, threshold, began, began + seconds)
 
 # %% ../../nbs/api/ask.ipynb #c236cb36
-def ask_reply(asked: CheckedAsk, completion: Completion, confidence: Confidence | None, why_not: str | None) -> AskReply:
+def ask_reply(asked: CheckedAsk, completion: Completion, confidence: Confidence | None, why_not: str | None, verdict: dict | None) -> AskReply:
     "Everything that is said about one answer."
     analysis, letter, valid = read_answer(completion.text, asked.options)
     label = asked.labels.get(letter or "")
@@ -214,7 +214,7 @@ def ask_reply(asked: CheckedAsk, completion: Completion, confidence: Confidence 
     return AskReply(
         analysis=analysis, answer=Choice(label=label, text=asked.body.options[label]) if label else None, format_valid=valid, text=completion.text,
         finish_reason=completion.finish_reason, confidence=confidence, set=found, notes=notes, model=asked.model.name,
-        latency_ms=round(1000 * (time.monotonic() - asked.began)), guard=verdict_on(asked.messages, completion.text), disclaimer=DISCLAIMER,
+        latency_ms=round(1000 * (time.monotonic() - asked.began)), guard=verdict, disclaimer=DISCLAIMER,
     )
 
 # %% ../../nbs/api/ask.ipynb #b13818f2
@@ -224,11 +224,11 @@ async def ask(asked: CheckedAsk) -> tuple[AskReply, Completion]:
         completion = gathered(asked.messages, asked.sampling)(engine, gone)
         return (completion, *confidence_of(engine, asked.messages, completion.text, asked.labels)) if completion else None
 
-    found = await use(asked.model.queue, work, asked.deadline)
+    found, verdict = await alongside(use(asked.model.queue, work, asked.deadline), lambda: verdict_on(asked.messages))
     if found is None:
         raise DeadlineError("the request was given up before its answer was complete")
     completion, confidence, why_not = found
-    return ask_reply(asked, completion, confidence, why_not), completion
+    return ask_reply(asked, completion, confidence, why_not, verdict), completion
 
 # %% ../../nbs/api/ask.ipynb #661eacb8
 async def ask_events(asked: CheckedAsk, written: Any) -> AsyncGenerator[str, None]:
@@ -239,7 +239,7 @@ async def ask_events(asked: CheckedAsk, written: Any) -> AsyncGenerator[str, Non
             yield event({"text": piece.text}, "token")
         whole = piece.done or whole
     found = await use(asked.model.queue, lambda engine, _: confidence_of(engine, asked.messages, whole.text, asked.labels), asked.deadline)
-    reply = ask_reply(asked, whole, *found)
+    reply = ask_reply(asked, whole, *found, verdict_on(asked.messages))
     written(whole, reply.guard)
     yield event(reply.model_dump(), "done")
 

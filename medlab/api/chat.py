@@ -24,7 +24,7 @@ from .bodies import TextPart, WithoutNulls, beside, checked_prompt, has_room, no
 from .errors import ConflictError, FieldError, documented
 from .events import event, event_response
 from .models import MEDGEMMA, Models, ServedModel
-from .queueing import answer, stream
+from .queueing import alongside, answer, stream
 from .safety import DISCLAIMER, verdict_on
 
 # %% ../../nbs/api/chat.ipynb #fd2f4d89
@@ -141,12 +141,12 @@ class Turn:
     began: float
     deadline: float
 
-    def reply(self, completion: Completion) -> dict:
+    def reply(self, completion: Completion, verdict: dict | None) -> dict:
         "Everything that is said about an answer."
         return {
             "conversation_id": self.conversation, "model": self.model.name, "text": completion.text, "finish_reason": completion.finish_reason,
             "usage": {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.completion_tokens}, "history_dropped": self.dropped,
-            "latency_ms": round(1000 * (time.monotonic() - self.began)), "guard": verdict_on(self.messages, completion.text), "disclaimer": DISCLAIMER,
+            "latency_ms": round(1000 * (time.monotonic() - self.began)), "guard": verdict, "disclaimer": DISCLAIMER,
         }
 
 # %% ../../nbs/api/chat.ipynb #c71b91f5
@@ -170,11 +170,11 @@ async def checked_turn(
     return Turn(model, conversation or uuid.uuid4().hex, owner, question, history, messages, dropped, sampling, began, began + seconds)
 
 
-async def keep_turn(store: Any, turn: Turn, completion: Completion, request: Any) -> dict:
+async def keep_turn(store: Any, turn: Turn, completion: Completion, verdict: dict | None, request: Any) -> dict:
     "Store a question and its answer, note them for the log, and return the reply."
     await asyncio.to_thread(store.add, turn.conversation, turn.owner, turn.model.name, len(turn.history), turn.question, completion.text)
-    reply = turn.reply(completion)
-    note_answer(request, turn.model.name, completion, reply["guard"])
+    reply = turn.reply(completion, verdict)
+    note_answer(request, turn.model.name, completion, verdict)
     note(request, question=turn.question)
     return reply
 
@@ -182,15 +182,15 @@ async def keep_turn(store: Any, turn: Turn, completion: Completion, request: Any
 async def turn_events(store: Any, turns: OpenTurns, turn: Turn, request: Any) -> AsyncGenerator[str, None]:
     "An answer as events: `start`, `token` for each piece, `done`."
     with turns.turn(turn.conversation):
-        whole, started = None, False
+        whole, started, verdict = None, False, None
         async for piece in stream(turn.model.queue, turn.messages, turn.sampling, turn.deadline):
             if not started:
-                started = True
-                yield event({"conversation_id": turn.conversation, "model": turn.model.name, "guard": verdict_on(turn.messages)}, "start")
+                started, verdict = True, verdict_on(turn.messages)
+                yield event({"conversation_id": turn.conversation, "model": turn.model.name, "guard": verdict}, "start")
             if piece.text:
                 yield event({"text": piece.text}, "token")
             whole = piece.done or whole
-        yield event(await keep_turn(store, turn, whole, request), "done")
+        yield event(await keep_turn(store, turn, whole, verdict, request), "done")
 
 # %% ../../nbs/api/chat.ipynb #0c2502ba
 def router(
@@ -210,7 +210,8 @@ def router(
         if body.stream:
             return await event_response(turn_events(store, turns, turn, request), request.scope, "error")
         with turns.turn(turn.conversation):
-            return await keep_turn(store, turn, await answer(turn.model.queue, turn.messages, turn.sampling, turn.deadline), request)
+            work = answer(turn.model.queue, turn.messages, turn.sampling, turn.deadline)
+            return await keep_turn(store, turn, *await alongside(work, lambda: verdict_on(turn.messages)), request)
 
     @routes.post("/medgemma", summary="Ask MedGemma", responses=statuses, response_model=None)
     async def medgemma(body: ConversationRequest, request: Request):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Off', 'ChatMessage', 'JsonSchema', 'ResponseFormat', 'StreamOptions', 'means_off', 'ChatRequest', 'plain_messages',
            'requested_stops', 'requested_sampling', 'held_to_schema', 'with_logprobs', 'logprobs_of', 'reply_head',
-           'usage_of', 'completion_reply', 'chunk', 'chunks', 'checked_chat', 'wanted_verdict', 'add_models', 'router']
+           'usage_of', 'completion_reply', 'chunk', 'chunks', 'checked_chat', 'check_guard', 'wanted_verdict',
+           'answers', 'add_models', 'router']
 
 # %% ../../nbs/api/openai_compatible.ipynb #f9cff99a
 import time
@@ -21,7 +22,7 @@ from .bodies import TextPart, WithoutNulls, checked_prompt, note, note_answer, p
 from .errors import FieldError, documented
 from .events import event, event_response
 from .models import Models, ServedModel
-from .queueing import answer, stream
+from .queueing import alongside, answer, stream
 from .safety import prefixed, verdict_on
 
 # %% ../../nbs/api/openai_compatible.ipynb #01813162
@@ -261,12 +262,25 @@ async def checked_chat(
     return messages, [settings.model_copy(update={"seed": (settings.seed + number) % 2**31}) for number in range(body.n)]
 
 
-def wanted_verdict(body: ChatRequest, messages: list[dict], scope: dict) -> dict | None:
-    "The guard's verdict on the question where its words belong before the answer."
+def check_guard(body: ChatRequest, scope: dict) -> None:
+    "Raise `FieldError` for a guard that is switched off from another machine."
     if not body.guard and not scope.get("medlab.local", True):
         raise FieldError("guard", "cannot be switched off from another machine", 400)
+
+
+def wanted_verdict(body: ChatRequest, messages: list[dict]) -> dict | None:
+    "The guard's verdict on the question where its words belong before the answer."
     in_prose = body.response_format is None or body.response_format.type == "text"
     return verdict_on(messages) if body.guard and in_prose else None
+
+
+async def answers(model: ServedModel, messages: list[dict], settings: list[Sampling], deadline: float) -> list[Completion]:
+    "One answer for each sampling, one after the other."
+    found = []
+    for sampling in settings:
+        found.append(await answer(model.queue, messages, sampling, deadline))
+        check_listed(found[-1], sampling)
+    return found
 
 # %% ../../nbs/api/openai_compatible.ipynb #1996f261
 def add_models(routes: Any, models: Models) -> None:
@@ -298,15 +312,14 @@ def router(
         deadline, model = time.monotonic() + seconds, models.named(body.model)
         messages, settings = await checked_chat(model, body)
         note(request, question=messages[-1]["content"])
-        verdict = wanted_verdict(body, messages, request.scope)
-        written = partial(note_answer, request, model.name, verdict=verdict)
+        check_guard(body, request.scope)
         if body.stream:
-            usage = bool(body.stream_options and body.stream_options.include_usage)
+            verdict, usage = wanted_verdict(body, messages), bool(body.stream_options and body.stream_options.include_usage)
+            written = partial(note_answer, request, model.name, verdict=verdict)
             return await event_response(chunks(model, messages, settings, verdict, usage, deadline, written), request.scope)
-        completions = [await answer(model.queue, messages, sampling, deadline) for sampling in settings]
+        completions, verdict = await alongside(answers(model, messages, settings, deadline), lambda: wanted_verdict(body, messages))
         for completion in completions:
-            check_listed(completion, settings[0])
-            written(completion)
+            note_answer(request, model.name, completion, verdict)
         return completion_reply(completions, model, verdict, settings[0].logprobs)
 
     chat_completions.__annotations__["request"] = Request

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROBE_MESSAGES', 'pieces', 'WaitingRequest', 'give_turn', 'taken_at_once', 'enter', 'EngineQueue', 'close_engine',
            'open_engine', 'mend', 'worked', 'engine_for_request', 'in_thread', 'finish', 'until', 'use', 'gathered',
-           'answer', 'sent_to', 'tell', 'stream', 'well']
+           'answer', 'alongside', 'sent_to', 'tell', 'stream', 'well']
 
 # %% ../../nbs/api/queueing.ipynb #202d7e94
 import asyncio
@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -279,6 +279,17 @@ def gathered(messages: list[dict], sampling: Sampling) -> Callable[[Engine, thre
 async def answer(queue: EngineQueue, messages: list[dict], sampling: Sampling, deadline: float | None = None) -> Completion:
     "One whole answer when it is our turn; see `use` for what it raises."
     return await use(queue, gathered(messages, sampling), deadline)
+
+# %% ../../nbs/api/queueing.ipynb #b6b337ef
+async def alongside(work: Coroutine[Any, Any, Any], beside: Callable[[], Any]) -> tuple[Any, Any]:
+    "The result of some work at the engine, and of a function that is computed here while the engine works."
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.sleep(0)  # the work begins
+        found = beside()
+        return await task, found
+    finally:
+        task.cancel()
 
 # %% ../../nbs/api/queueing.ipynb #d2bec2dd
 def sent_to(loop: asyncio.AbstractEventLoop, items: asyncio.Queue, messages: list[dict], sampling: Sampling) -> Callable[[Engine, threading.Event], None]:
