@@ -53,6 +53,7 @@ setup(
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
         "nbdev": [f"{settings['lib_name']}={settings['lib_name']}._modidx:d"],
+        "inspect_ai": ["medlab=medlab.cli.inspect_tasks:inspect_tasks"],
     },
     zip_safe=False,
 )
