@@ -230,6 +230,13 @@ def step_numbers(loss: float, tokens: int, seconds: float) -> dict[str, float]:
     return {"perplexity": round(math.exp(min(loss, 50.0)), 3), "tokens": tokens, "seconds": round(seconds, 3),
             "tokens_per_second": round(tokens / seconds, 1), "memory_mb": round(memory_mb())}
 
+# %% ../../nbs/training/loop.ipynb #8b332b04
+def measured_at(trainer: Any) -> dict[str, float]:
+    "The validation loss and the task scores of a Trainer's model, under the names that its log has for them."
+    scores = trainer.scorer(trainer.model) if trainer.scorer else {}
+    loss = answer_loss(trainer.model, trainer.eval_dataset, trainer.pad_id, trainer.side)
+    return {"eval_loss": loss, **{f"eval_{name}": value for name, value in scores.items()}}
+
 # %% ../../nbs/training/loop.ipynb #bdf32ecf
 def trainer_class() -> type:
     "transformers' Trainer with measured steps; defined in a function, because importing it takes seconds."
@@ -260,12 +267,8 @@ def trainer_class() -> type:
                 logs |= step_numbers(logs["loss"], tokens, time.perf_counter() - self.step_began)
             super().log(logs, start_time)
 
-        def measured(self):
-            logs = {"eval_loss": answer_loss(self.model, self.eval_dataset, self.pad_id, self.side)}
-            return logs | {f"eval_{name}": value for name, value in (self.scorer(self.model) if self.scorer else {}).items()}
-
         def evaluate(self, *args, **kwargs):
-            logs = from_first(self.measured)
+            logs = from_first(lambda: measured_at(self))
             self.log(logs)
             self.keeper.look(self.state.log_history, self.model)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
@@ -273,6 +276,14 @@ def trainer_class() -> type:
             return logs
 
     return MeasuredTrainer
+
+# %% ../../nbs/training/loop.ipynb #64f18ffa
+def finish_checkpoint(folder: Path, keeper: Keeper, history: list[dict[str, Any]]) -> None:
+    "When all processes have written their part of a checkpoint, the first one completes it."
+    from_first(bool)
+    if is_first():
+        complete_checkpoint(folder)
+        keeper.tidy(history)
 
 # %% ../../nbs/training/loop.ipynb #06922c6d
 def watcher(
@@ -308,10 +319,7 @@ def watcher(
                 self.truncated = control.should_training_stop = True
 
         def on_save(self, args, state, control, **_):
-            from_first(bool)  # all have written their part
-            if is_first():
-                complete_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-                keeper.tidy(state.log_history)
+            finish_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", keeper, state.log_history)
 
         def on_train_end(self, args, state, control, **_):
             self.bar.close()
