@@ -238,8 +238,8 @@ async def ask_events(asked: CheckedAsk, written: Any) -> AsyncGenerator[str, Non
         if piece.text:
             yield event({"text": piece.text}, "token")
         whole = piece.done or whole
-    found = await use(asked.model.queue, lambda engine, _: confidence_of(engine, asked.messages, whole.text, asked.labels), asked.deadline)
-    reply = ask_reply(asked, whole, *found, verdict_on(asked.messages))
+    confidence, why_not = await use(asked.model.queue, lambda engine, _: confidence_of(engine, asked.messages, whole.text, asked.labels), asked.deadline)
+    reply = ask_reply(asked, whole, confidence, why_not, verdict_on(asked.messages))
     written(whole, reply.guard)
     yield event(reply.model_dump(), "done")
 

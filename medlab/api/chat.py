@@ -178,6 +178,11 @@ async def keep_turn(store: Any, turn: Turn, completion: Completion, verdict: dic
     note(request, question=turn.question)
     return reply
 
+# %% ../../nbs/api/chat.ipynb #e3680d5c
+async def answer_and_verdict(turn: Turn) -> tuple[Completion, dict | None]:
+    "A turn's answer, and what the guard says to its question, read while the engine writes."
+    return await alongside(answer(turn.model.queue, turn.messages, turn.sampling, turn.deadline), lambda: verdict_on(turn.messages))
+
 # %% ../../nbs/api/chat.ipynb #a89c0973
 async def turn_events(store: Any, turns: OpenTurns, turn: Turn, request: Any) -> AsyncGenerator[str, None]:
     "An answer as events: `start`, `token` for each piece, `done`."
@@ -202,16 +207,14 @@ def router(
     from fastapi import APIRouter, Query, Request
     from fastapi.responses import Response
 
-    routes, turns = APIRouter(tags=["chat"]), OpenTurns()
-    statuses = documented(404, 409, 422, 502, 503, 504)
+    routes, turns, statuses = APIRouter(tags=["chat"]), OpenTurns(), documented(404, 409, 422, 502, 503, 504)
 
     async def said(name: str | None, body: ConversationRequest, request: Any) -> Any:
         turn = await checked_turn(models, store, name, body, request.scope.get("medlab.owner", "local"), seconds)
         if body.stream:
             return await event_response(turn_events(store, turns, turn, request), request.scope, "error")
         with turns.turn(turn.conversation):
-            work = answer(turn.model.queue, turn.messages, turn.sampling, turn.deadline)
-            return await keep_turn(store, turn, *await alongside(work, lambda: verdict_on(turn.messages)), request)
+            return await keep_turn(store, turn, *await answer_and_verdict(turn), request)
 
     @routes.post("/medgemma", summary="Ask MedGemma", responses=statuses, response_model=None)
     async def medgemma(body: ConversationRequest, request: Request):

@@ -6,7 +6,7 @@
 __all__ = ['Off', 'ChatMessage', 'JsonSchema', 'ResponseFormat', 'StreamOptions', 'means_off', 'ChatRequest', 'plain_messages',
            'requested_stops', 'requested_sampling', 'held_to_schema', 'with_logprobs', 'logprobs_of', 'reply_head',
            'usage_of', 'completion_reply', 'chunk', 'chunks', 'checked_chat', 'check_guard', 'wanted_verdict',
-           'answers', 'add_models', 'router']
+           'all_answers', 'add_models', 'router']
 
 # %% ../../nbs/api/openai_compatible.ipynb #f9cff99a
 import time
@@ -274,7 +274,7 @@ def wanted_verdict(body: ChatRequest, messages: list[dict]) -> dict | None:
     return verdict_on(messages) if body.guard and in_prose else None
 
 
-async def answers(model: ServedModel, messages: list[dict], settings: list[Sampling], deadline: float) -> list[Completion]:
+async def all_answers(model: ServedModel, messages: list[dict], settings: list[Sampling], deadline: float) -> list[Completion]:
     "One answer for each sampling, one after the other."
     found = []
     for sampling in settings:
@@ -317,7 +317,7 @@ def router(
             verdict, usage = wanted_verdict(body, messages), bool(body.stream_options and body.stream_options.include_usage)
             written = partial(note_answer, request, model.name, verdict=verdict)
             return await event_response(chunks(model, messages, settings, verdict, usage, deadline, written), request.scope)
-        completions, verdict = await alongside(answers(model, messages, settings, deadline), lambda: wanted_verdict(body, messages))
+        completions, verdict = await alongside(all_answers(model, messages, settings, deadline), lambda: wanted_verdict(body, messages))
         for completion in completions:
             note_answer(request, model.name, completion, verdict)
         return completion_reply(completions, model, verdict, settings[0].logprobs)
