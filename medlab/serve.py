@@ -232,6 +232,10 @@ def include_endpoints(app: Any, models: Models, params: ServeParams, store: Stor
     app.include_router(health.router(models, metrics))
     return metrics
 
+# %% ../nbs/09_serve.ipynb #83c60582
+ABOUT = "A small medical language model, for learning. It is not medical advice."
+SILENT = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+
 # %% ../nbs/09_serve.ipynb #548a8c7b
 def create_app(
     models: Models,
@@ -258,6 +262,7 @@ def create_app(
 
     silent = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
     app = FastAPI(title="medlab", description="A small medical language model, for learning. It is not medical advice.", telemetry=silent, docs_url=None, redoc_url=None, lifespan=life)
+    app = FastAPI(title="medlab", description=ABOUT, telemetry=SILENT, docs_url=None, redoc_url=None, lifespan=life)
     encoders = Encoders(longest=params.queue_length, seconds=params.queue_seconds)
     metrics, site = include_endpoints(app, models, params, kept, encoders), add_site(app, models, params.answer_seconds, page)
     app.state.medlab = {"models": models, "store": kept, "folder": folder}
