@@ -260,8 +260,6 @@ def create_app(
         for part in (models, encoders, kept):
             await asyncio.to_thread(part.close)
 
-    silent = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
-    app = FastAPI(title="medlab", description="A small medical language model, for learning. It is not medical advice.", telemetry=silent, docs_url=None, redoc_url=None, lifespan=life)
     app = FastAPI(title="medlab", description=ABOUT, telemetry=SILENT, docs_url=None, redoc_url=None, lifespan=life)
     encoders = Encoders(longest=params.queue_length, seconds=params.queue_seconds)
     metrics, site = include_endpoints(app, models, params, kept, encoders), add_site(app, models, params.answer_seconds, page)

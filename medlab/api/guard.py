@@ -58,6 +58,16 @@ def wording_verdict(kind: Literal["emergency", "harm"], question: str, probabili
     basis = f"a classifier of wording, trained on {wording.lines} lines; probability {probability:.2f} where dangers and other lines are equally frequent"
     return GuardVerdict(kind=kind, rule="wording", text=RESEMBLES[kind], basis=basis, because=wording.telling(question, kind), probability=probability)
 
+# %% ../../nbs/api/guard.ipynb #9bf07010
+def enough(
+    question: str,
+    probability: float,  # by its wording
+    words: int = 5,
+    few: float = 0.88,  # what fewer words have to reach
+) -> bool:
+    "Whether an alarm by wording counts: a few words tell little, and the rules know the short calls for help."
+    return probability >= few or len(question.split()) >= words
+
 # %% ../../nbs/api/guard.ipynb #20e2fae3
 def guard_verdict(
     question: str,  # the caller's own words: of a conversation, the last turn
@@ -71,7 +81,7 @@ def guard_verdict(
             return urgent.model_dump()
         if refused := rule_verdict("harm", question):
             found["harm"] = refused
-    alarms = load_wording().alarms(question) if "wording" in readers else {}
+    alarms = {kind: value for kind, value in load_wording().alarms(question).items() if enough(question, value)} if "wording" in readers else {}
     for kind in KINDS:
         if kind in alarms and kind not in found:
             found[kind] = wording_verdict(kind, question, alarms[kind])

@@ -59,9 +59,8 @@ class OpenAiEngine(EngineBase):
 
     def answer(self, messages: list[dict], sampling: Sampling) -> Completion:
         "Answer one conversation."
-        body = {"model": self.model, "messages": checked_conversation(messages), "stream": False, **sampling.for_openai()}
         check_fits(self, messages, sampling)
-        started = time.perf_counter()
+        body, started = {"model": self.model, "messages": checked_conversation(messages), "stream": False, **sampling.for_openai()}, time.perf_counter()
         reply = post_to_openai(self, "/chat/completions", body)
         done = complete_answer(reply, round(time.perf_counter() - started, 4), self.base_url)
         return as_many_read(self, messages, replace(done, text=as_decoded(self.chat, done.text)))

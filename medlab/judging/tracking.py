@@ -9,7 +9,7 @@ __all__ = ['WeaveProject', 'TrackingParams', 'track_judgements']
 import importlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -65,8 +65,10 @@ def track_judgements(
     judgements: Iterable[dict],  # as in judgements.jsonl
 ) -> list[str]:  # why they could not be sent; empty when they were, or nothing was asked for
     "Send the judgements to every tracker that the profile names; never raises."
-    rows, problems = list(judgements), []
-    for name, wanted, send in (("weave", params.weave, send_to_weave), ("trackio", params.trackio, send_to_trackio)):
+    rows: list[dict] = list(judgements)
+    problems: list[str] = []
+    trackers: list[tuple[str, Any, Callable]] = [("weave", params.weave, send_to_weave), ("trackio", params.trackio, send_to_trackio)]
+    for name, wanted, send in trackers:
         if not wanted:
             continue
         if name == "weave" and os.environ.get("WEAVE_DISABLED", "").strip().lower() not in ("", "0", "false", "no"):

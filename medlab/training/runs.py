@@ -190,7 +190,7 @@ def raise_error(folder: Path, code: int, child: Child, params: FinetuneParams) -
 WORKER = "import sys\n\nfrom medlab.training.runs import work_apart\n\nsys.exit(work_apart(sys.argv[1]))\n"
 
 
-def command_of(params: FinetuneParams, folder: Path) -> list[str]:
+def worker_command(params: FinetuneParams, folder: Path) -> list[str]:
     "The command that starts a training's processes, for the job that is written in a folder."
     (folder / "worker.py").write_text(WORKER)
     if params.engine == "accelerate":
@@ -244,7 +244,7 @@ def train_apart(
     check_rows(rows, base)
     write_job(folder, base=base.absolute(), rows=rows, validation=validation, params=params, seed=seed, name=name, examples=examples or [])
     environment = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"), "PYTHONUNBUFFERED": "1"}
-    with Display(total_steps(params, len(rows))) as display, Child(command_of(params, folder.absolute()), folder / "process.log", environment) as child:
+    with Display(total_steps(params, len(rows))) as display, Child(worker_command(params, folder.absolute()), folder / "process.log", environment) as child:
         while child.process.poll() is None:
             time.sleep(0.1)
             display.show(read_progress(folder / "progress.jsonl"))
