@@ -160,7 +160,7 @@ def right_shares(run: Any) -> list[float]:
     if path is None or not path.is_file():
         raise FieldError("sets", "this model has no evaluate/calibration.json, so no set can be promised; evaluate the run first, or leave it out")
     found = read_json(path)
-    deployed_forms = [arms for variant, arms in found.items() if variant not in ("base", "adapter", "merged")] if isinstance(found, dict) else []
+    deployed_forms = [arms for variant, arms in found.items() if variant not in ("base", "adapter", "merged", "adapter_gguf")] if isinstance(found, dict) else []
     shares = next((arms["forced_choice_letter"]["shares_of_right"] for arms in deployed_forms if "forced_choice_letter" in arms), None)
     if not shares:
         raise FieldError("sets", "evaluate/calibration.json holds no forced choices of a deployed form of the model; evaluate the run again, or leave it out")
