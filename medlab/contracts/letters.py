@@ -104,7 +104,7 @@ def denial(words):
         rf"|rather\s+)*(?:{words})\b"
         rf"|\s*[,;:(-]?\s*(?:but |which |that |it )?(?:isn't|doesn't|can't|cannot|couldn't|won't|wouldn't|wasn't|does not|do not|can not|could not|would not|was not"
         rf"|did not|didn't|has no|lacks|contradicts|ruled|excluded|eliminated)\b"
-        rf"|\s*[,;:(-]\s*(?:wrong|incorrect|false|no\b|nope|not (?:correct|right|true|it|the answer)|ruled out|unlikely|rejected)"
+        rf"|\s*[,;:(-]\s*(?:wrong|incorrect|false|no\b(?=\W*$|\s*[,.;!)]|\s+(?:it|that|this|wait|longer|I|we)\b)|nope|not (?:correct|right|true|it|the answer)|ruled out|unlikely|rejected)"
         rf"|[^.;]{{0,40}}\bbut [(]?[A-Z][)]? (?:cannot|can't|can not) be (?:excluded|ruled out|dismissed)|\s*[,;:(-]?\s*was (?:my|the) (?:first|initial)|\s*\?|\s+(?:would|could|might"
         rf"|may|is|becomes)\b[^.;]{{0,40}}\b(?:if|unless)\b)",
         re.I,
@@ -112,7 +112,6 @@ def denial(words):
 
 # %% ../../nbs/contracts/letters.ipynb #83223507
 #: What denies a letter; what denies it or leaves it open.
-DENIED, UNSETTLED = denial(NO_WORDS), denial(f"{NO_WORDS}|{OPEN_WORDS}")
 DENIED, UNSETTLED = denial(NO_WORDS), denial(f"{NO_WORDS}|{OPEN_WORDS}")
 
 # %% ../../nbs/contracts/letters.ipynb #27aaa0c0
