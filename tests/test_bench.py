@@ -29,7 +29,8 @@ def small(tmp_path_factory):
     words = [f"wordy{letter}{other}" for letter in "abcdefghijklmnop" for other in "qrstuvwxyz"]
     with zipfile.ZipFile(path, "w") as made:
         for number in range(60):
-            text = " ".join(" ".join(chance.choices(words, k=9)).capitalize() + "." for _ in range(6)) if number % 3 else ""
+            signs = f"The signs of topic {number} are fever and a {chance.choice(words)} rash. "
+            text = signs + " ".join(" ".join(chance.choices(words, k=9)).capitalize() + "." for _ in range(6)) if number % 3 else ""
             pair = f'<QAPair><Question qid="{number}-1" qtype="symptoms">What is (are) topic {number} ?</Question><Answer>{text}</Answer></QAPair>'
             whole = f'<Document id="{number}" source="Lesson"><Focus>topic {number}</Focus>{pair}</Document>'
             made.writestr(f"M/{number % 3 + 1}_Lesson_QA/{number:07d}.xml", whole)

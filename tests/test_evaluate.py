@@ -301,7 +301,7 @@ def test_an_engine_that_loses_an_answer_is_refused(batch):
 
 
 @pytest.mark.parametrize(("names", "said"), [
-    (["bse"], "no variant is called 'bse'; did you mean 'base'"), (["q4_k_n"], "did you mean 'q4_k_"), (["gpt"], "expected one of: adapter, base"),
+    (["bse"], "no variant is called 'bse'; did you mean 'base'"), (["q4_k_n"], "did you mean 'q4_k_"), (["gpt"], "expected one of: adapter, adapter_gguf, base"),
     (["base", "q8_0", "base"], "'base' is named twice"), ([], "at least 1"),
 ])  # fmt: skip
 def test_a_variant_that_cannot_be_is_refused_with_the_profile(names, said):
@@ -434,7 +434,7 @@ def test_a_variants_fingerprint_is_that_of_its_own_weights(smoke_run):
     run, profile = smoke_run
     found = {name: find_variant(name, run, profile).fingerprint for name in ("base", "adapter", "merged", "f16", "q4_k_m", "served")}
     assert len(set(found.values())) == 6
-    with pytest.raises(MissingError, match="quantize has made no model-q8_0.gguf.*quantize.type=q8_0"):
+    with pytest.raises(MissingError, match="quantize has made no model-q8_0.gguf.*quantize.types=q8_0"):
         find_variant("q8_0", run, profile)
     with pytest.raises(MissingError, match="medlab quantize"):
         find_variant("merged", Run(run.path / "nothing here"), profile)

@@ -16,8 +16,12 @@ from medlab.contracts.records import read_sources, read_unread
 from medlab.basics.errors import InputError, MissingError
 from medlab.basics.files import read_json, read_parquet, sha256_file, shipped
 from medlab.contracts.records import Record, Unread, record_id
+from medlab.contracts.tasks import read_examples
 from medlab.core import Profile, Run, load_profile
+from medlab.evaluate import EvaluateParams
 from medlab.instruct import instruct
+from medlab.metrics.forced_choice import choose_items
+from medlab.metrics.scores import CHOICES
 from medlab.cleaning.records import PreprocessParams
 from medlab.contracts.records import PLACES, REASONS, Rejected
 from medlab.preprocess import divide, preprocess
@@ -219,12 +223,15 @@ def test_collecting_counts_what_could_not_be_read(run):
 
 
 def test_the_examples_of_profile_cpu_are_the_starter_ones(tmp_path):
-    "They come first, and the profile takes no more of a task than there are of them."
+    "They come first, so that the rough records only fill up what no scored item is taken from."
     written = []
     for name, changes in (("with", []), ("without", ["collect.sources=[starter]"])):
         run = Run(tmp_path / name)
-        instruct(run, load_profile("cpu", changes))
-        written.append([run.file("instruct", f"{split}.jsonl").read_bytes() for split in ("train", "validation", "test")])
+        instruct(run, profile := load_profile("cpu", changes))
+        splits = {split: read_examples(run.file("instruct", f"{split}.jsonl")) for split in ("train", "validation", "test")}
+        params = profile.params(EvaluateParams)
+        asked = [choose_items(splits["test"], params.items_per_task), choose_items([one for one in splits["test"] if one.task in CHOICES], params.choice_items)]
+        written.append([splits["train"], splits["validation"], *asked])
     assert written[0] == written[1] and all(written[0])
 
 
