@@ -200,17 +200,15 @@ def weights_variant(name: str, run: Run, profile: Profile) -> Variant:
         return Variant(name, fingerprint, HfEngine.name, lambda: HfEngine(run.file("quantize", "merged"), batch=batch, device="auto"))
     info = read_json(run.file("finetune", "model_info.json"))
     weights = output_hash(run, "finetune", "adapter/adapter_model.safetensors")
-    fingerprint = sha256_json([spec.fingerprint, weights, info["quantization"], info["scaling"]])
-    four_bit = info["quantization"] == "nf4"
+    four_bit, decoded = info["quantization"] == "nf4", info.get("unpacked", False)
+    fingerprint = sha256_json([spec.fingerprint, weights, info["quantization"], info["scaling"], decoded])
 
     def opener() -> HfEngine:
         from medlab.training.adapters import unpack
-        from medlab.training.precision import may_unpack
-        from medlab.training.settings import FinetuneParams
 
         engine = HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch, device="auto")
-        if four_bit and engine.model.device.type == "cpu" and may_unpack(obtain(spec), profile.params(FinetuneParams)):
-            unpack(engine.model, "float32")  # the same numbers, decoded once instead of in every pass
+        if decoded and engine.model.device.type == "cpu":
+            unpack(engine.model, "float32")  # as it was trained: bitsandbytes' packed layers round to 16 bits on some CPUs
         return engine
 
     return Variant(name, fingerprint, HfEngine.name, opener)
