@@ -1060,6 +1060,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                      'medlab/cleaning/stock.py'),
                                        'medlab.cleaning.stock.covered': ('cleaning/stock.html#covered', 'medlab/cleaning/stock.py'),
                                        'medlab.cleaning.stock.longest_run': ('cleaning/stock.html#longest_run', 'medlab/cleaning/stock.py'),
+                                       'medlab.cleaning.stock.number_hash': ('cleaning/stock.html#number_hash', 'medlab/cleaning/stock.py'),
                                        'medlab.cleaning.stock.repeats': ('cleaning/stock.html#repeats', 'medlab/cleaning/stock.py'),
                                        'medlab.cleaning.stock.verdict': ('cleaning/stock.html#verdict', 'medlab/cleaning/stock.py'),
                                        'medlab.cleaning.stock.without_numbers': ( 'cleaning/stock.html#without_numbers',

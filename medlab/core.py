@@ -60,7 +60,7 @@ class Profile(BaseModel):
 
     name: str = Field(pattern=r"^\w[\w.-]{0,99}$")  # letters, digits, '_', '-', '.'; it names the run folder
     description: str = ""
-    seed: int = Field(42, ge=0, lt=2**32)  # what NumPy and PyTorch both take
+    seed: int = Field(42, ge=0, lt=2**32, strict=True)  # what NumPy and PyTorch both take
     model: str = "smollm2-135m-instruct"  # a spec in data/models, or the path of a YAML file
     steps: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -74,7 +74,7 @@ class Profile(BaseModel):
 # %% ../nbs/00_core.ipynb #3b8c262e
 def load_profile(
     source: str | Path,  # a shipped profile's name or the path of a YAML file
-    overrides: Iterable[str] = (),  # such as "evaluate.items=16" or "seed=7"
+    overrides: Iterable[str] = (),  # such as "evaluate.items_per_task=16" or "seed=7"
 ) -> Profile:
     """Read a profile and apply overrides `step.key=value` (values are read as YAML).
 
@@ -111,9 +111,14 @@ def profile_names() -> list[str]:
 def apply_override(data: dict, override: str) -> None:
     "Put `step.key=value` (or `key=value` for the profile's own fields) into a profile's data."
     place, equals, value = override.partition("=")
-    if not equals or not place:
-        raise InputError(f"override {override!r}: expected step.key=value, for example evaluate.items=16")
     *section, key = place.strip().split(".", 1)
+    if not equals or not key or (not section and key in Params.known):
+        raise InputError(f"override {override!r}: expected step.key=value, for example evaluate.items_per_task=16")
+    if "." in key:
+        whole, *inside = key.split(".")
+        for name in reversed(inside):
+            value = f"{{{name}: {value}}}"
+        raise InputError(f"override {override!r}: what is inside a parameter is given as a whole, for example '{section[0]}.{whole}={value}'")
     target = data
     for name in ["steps", *section] if section else []:
         target = target.setdefault(name, {})
@@ -257,7 +262,7 @@ def locked(
 def find_run(
     profile: str | Path = "",  # a shipped profile's name or the path of a YAML file; empty: the run folder's own, else smoke
     run_dir: str | Path = "",  # empty: $MEDLAB_RUN, else runs/<profile> in the project or the current folder
-    overrides: Iterable[str] = (),  # such as "evaluate.items=16"
+    overrides: Iterable[str] = (),  # such as "evaluate.items_per_task=16"
 ) -> tuple[Run, Profile]:
     "A run folder and its profile. Everything is checked, and nothing is written."
     folder = run_dir or os.environ.get("MEDLAB_RUN")

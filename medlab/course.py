@@ -25,6 +25,7 @@ from .basics.errors import InputError, MedlabError, nearest
 from .basics.files import atomic_path, read_json, sha256_file, sha256_json, shipped, write_json
 from .basics.secrets import masked, secrets_set
 from .core import LESSONS, Profile, Run, Step, find_run, keep_profile, module_hash
+from .models import load_spec
 
 # %% ../nbs/13_course.ipynb #da15328f
 def check_parameters(
@@ -230,6 +231,7 @@ def run_course(
     wanted = select_lessons(lessons(), only, first, last)
     import_lessons()
     run, loaded = find_run(profile, run_dir, overrides)
+    load_spec(loaded.model)  # a wrong name is an error now, not after the data steps
     with only_one_runner(run):
         keep_profile(run, loaded)  # not before: another runner may be working with the folder's profile
         console.print(f"medlab run: profile {loaded.name}, {len(wanted)} lesson{'s' * (len(wanted) != 1)}, in {short_path(run.path)}", soft_wrap=True)

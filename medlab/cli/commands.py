@@ -29,7 +29,8 @@ from ..basics.files import read_jsonl, shipped
 from ..basics.secrets import masked
 from ..contracts.records import read_sources
 from ..figures.audit import audit_lines, summarise_audit
-from ..core import Manifest, Params, Profile, Run, Step, find_step, load_profile, open_run, profile_names, project_folder
+from ..core import Manifest, Params, Profile, Run, Step, find_run, find_step, keep_profile, load_profile, profile_names, project_folder
+from ..models import load_spec
 from ..evaluate import find_variant, take_ledgers
 from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
@@ -138,9 +139,13 @@ def run_command(
 
 # %% ../../nbs/cli/commands.ipynb #e56e5b40
 def run_and_profile(profile: str, run_dir: str, overrides: Iterable[str]) -> tuple[Run, Profile]:
-    "Open a run: with the profile that is given, else the run folder's own, else smoke. Every parameter is checked first."
+    "Open a run: with the profile that is given, else the run folder's own, else smoke. Every parameter and the model's name are checked first."
     import_lessons()
-    return open_run(profile, run_dir, overrides)
+    run, loaded = find_run(profile, run_dir, overrides)
+    if profile or overrides:
+        load_spec(loaded.model)
+    keep_profile(run, loaded)
+    return run, loaded
 
 # %% ../../nbs/cli/commands.ipynb #7cbe4035
 def run_step(step: Step, profile: str, run_dir: str, overrides: Iterable[str]) -> Manifest:
