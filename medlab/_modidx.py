@@ -1171,6 +1171,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                      'medlab.cli.commands.escaped': ('cli/commands.html#escaped', 'medlab/cli/commands.py'),
                                      'medlab.cli.commands.evaluate_command': ( 'cli/commands.html#evaluate_command',
                                                                                'medlab/cli/commands.py'),
+                                     'medlab.cli.commands.existing_run': ('cli/commands.html#existing_run', 'medlab/cli/commands.py'),
                                      'medlab.cli.commands.export_inspect_command': ( 'cli/commands.html#export_inspect_command',
                                                                                      'medlab/cli/commands.py'),
                                      'medlab.cli.commands.export_lm_eval_command': ( 'cli/commands.html#export_lm_eval_command',
