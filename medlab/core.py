@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LESSONS', 'STEPS', 'NOT_HERE', 'Params', 'Profile', 'load_profile', 'profile_path', 'profile_names', 'apply_override',
-           'checked_profile', 'seed_everything', 'Output', 'Manifest', 'Run', 'locked', 'open_run', 'project_folder',
-           'module_hash', 'imported_modules', 'import_statements', 'direct_imports', 'module_file',
-           'edited_definitions', 'without_import_style', 'Outcome', 'find_step', 'Step', 'gather_inputs', 'key_of',
-           'finished_under', 'begin', 'recover', 'refuse_to_shrink', 'lost_inputs', 'lost_parts', 'do_work',
+           'checked_profile', 'seed_everything', 'Output', 'Manifest', 'Run', 'locked', 'find_run', 'keep_profile',
+           'open_run', 'project_folder', 'module_hash', 'imported_modules', 'import_statements', 'direct_imports',
+           'module_file', 'edited_definitions', 'without_import_style', 'Outcome', 'find_step', 'Step', 'gather_inputs',
+           'key_of', 'finished_under', 'begin', 'recover', 'refuse_to_shrink', 'lost_inputs', 'lost_parts', 'do_work',
            'collect_outputs', 'step', 'package_versions', 'git_commit']
 
 # %% ../nbs/00_core.ipynb #56e64d08
@@ -60,7 +60,7 @@ class Profile(BaseModel):
 
     name: str = Field(pattern=r"^\w[\w.-]{0,99}$")  # letters, digits, '_', '-', '.'; it names the run folder
     description: str = ""
-    seed: int = Field(42, ge=0, lt=2**32)  # what NumPy and PyTorch both take
+    seed: int = Field(42, ge=0, lt=2**32, strict=True)  # what NumPy and PyTorch both take
     model: str = "smollm2-135m-instruct"  # a spec in data/models, or the path of a YAML file
     steps: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -74,7 +74,7 @@ class Profile(BaseModel):
 # %% ../nbs/00_core.ipynb #3b8c262e
 def load_profile(
     source: str | Path,  # a shipped profile's name or the path of a YAML file
-    overrides: Iterable[str] = (),  # such as "evaluate.items=16" or "seed=7"
+    overrides: Iterable[str] = (),  # such as "evaluate.items_per_task=16" or "seed=7"
 ) -> Profile:
     """Read a profile and apply overrides `step.key=value` (values are read as YAML).
 
@@ -111,9 +111,14 @@ def profile_names() -> list[str]:
 def apply_override(data: dict, override: str) -> None:
     "Put `step.key=value` (or `key=value` for the profile's own fields) into a profile's data."
     place, equals, value = override.partition("=")
-    if not equals or not place:
-        raise InputError(f"override {override!r}: expected step.key=value, for example evaluate.items=16")
     *section, key = place.strip().split(".", 1)
+    if not equals or not key or (not section and key in Params.known):
+        raise InputError(f"override {override!r}: expected step.key=value, for example evaluate.items_per_task=16")
+    if "." in key:
+        whole, *inside = key.split(".")
+        for name in reversed(inside):
+            value = f"{{{name}: {value}}}"
+        raise InputError(f"override {override!r}: what is inside a parameter is given as a whole, for example '{section[0]}.{whole}={value}'")
     target = data
     for name in ["steps", *section] if section else []:
         target = target.setdefault(name, {})
@@ -254,24 +259,37 @@ def locked(
         lock.release()
 
 # %% ../nbs/00_core.ipynb #4601188d
-def open_run(
+def find_run(
     profile: str | Path = "",  # a shipped profile's name or the path of a YAML file; empty: the run folder's own, else smoke
     run_dir: str | Path = "",  # empty: $MEDLAB_RUN, else runs/<profile> in the project or the current folder
-    overrides: Iterable[str] = (),  # such as "evaluate.items=16"
+    overrides: Iterable[str] = (),  # such as "evaluate.items_per_task=16"
 ) -> tuple[Run, Profile]:
-    "Open (or begin) a run folder and write its profile down in `profile.yaml`. Everything is checked before anything is written."
-    import yaml
-
+    "A run folder and its profile. Everything is checked, and nothing is written."
     folder = run_dir or os.environ.get("MEDLAB_RUN")
     own_profile = Path(folder or project_folder() / "runs" / "smoke") / "profile.yaml"
     loaded = load_profile(profile or (own_profile if own_profile.is_file() else "smoke"), overrides)
-    run = Run(folder or project_folder() / "runs" / loaded.name)
-    text = yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True)
+    return Run(folder or project_folder() / "runs" / loaded.name), loaded
+
+# %% ../nbs/00_core.ipynb #110ab66f
+def keep_profile(run: Run, profile: Profile) -> None:
+    "Write a run's profile down in `profile.yaml`, where the next command finds it."
+    import yaml
+
+    text, file = yaml.safe_dump(profile.model_dump(), sort_keys=False, allow_unicode=True), run.path / "profile.yaml"
     with run.lock():
-        profile_file = run.path / "profile.yaml"
-        if not profile_file.exists() or profile_file.read_text(encoding="utf-8") != text:
-            with atomic_path(profile_file) as temporary:
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            with atomic_path(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
+
+# %% ../nbs/00_core.ipynb #05e322c5
+def open_run(
+    profile: str | Path = "",  # see `find_run`
+    run_dir: str | Path = "",
+    overrides: Iterable[str] = (),
+) -> tuple[Run, Profile]:
+    "Open (or begin) a run folder: find it with its profile, and write the profile down."
+    run, loaded = find_run(profile, run_dir, overrides)
+    keep_profile(run, loaded)
     return run, loaded
 
 # %% ../nbs/00_core.ipynb #b01cd3c3
@@ -544,7 +562,7 @@ def do_work(step: Step, run: Run, profile: Profile, inputs: dict[str, str], key:
             outcome = step.body(run, profile) or Outcome()
         refuse_to_shrink(step, run, lost_parts(earlier, params, outcome.missing), outcome.notes)
         manifest = Manifest(
-            step=step.name, key=key, seed=profile.seed, model=profile.model, inputs=inputs, notes=outcome.notes, truncated=outcome.truncated,
+            step=step.name, key=key, seed=profile.seed, model=profile.model, inputs=inputs, notes=[masked(note) for note in outcome.notes], truncated=outcome.truncated,
             incomplete=outcome.incomplete, missing=outcome.missing, params=params, outputs=collect_outputs(step, folder, outcome),
             packages=package_versions(step.packages), python=platform.python_version(), platform=platform.platform(), commit=git_commit(),
             started_at=started.isoformat(timespec="seconds"), seconds=round(time.perf_counter() - clock, 3), peak_memory_mb=round(peak_memory_mb(), 1),

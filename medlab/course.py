@@ -24,7 +24,8 @@ from typing import Any
 from .basics.errors import InputError, MedlabError, nearest
 from .basics.files import atomic_path, read_json, sha256_file, sha256_json, shipped, write_json
 from .basics.secrets import masked, secrets_set
-from .core import LESSONS, Profile, Run, Step, module_hash, open_run
+from .core import LESSONS, Profile, Run, Step, find_run, keep_profile, module_hash
+from .models import load_spec
 
 # %% ../nbs/13_course.ipynb #da15328f
 def check_parameters(
@@ -47,7 +48,7 @@ def own_kernel() -> Iterator[str]:  # the kernel's name
     "A kernel that is the Python running this, whatever kernels are installed, for as long as the block lasts."
     with tempfile.TemporaryDirectory(prefix="medlab-kernel-") as place:
         command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        spec = {"argv": command, "display_name": "medlab", "language": "python"}
+        spec = {"argv": [*command, "--InteractiveShellApp.ignore_cwd=True"], "display_name": "medlab", "language": "python"}  # no module from the current folder
         write_json(Path(place) / "kernels" / "medlab-lesson" / "kernel.json", spec)
         before = os.environ.get("JUPYTER_PATH")
         os.environ["JUPYTER_PATH"] = os.pathsep.join([place, *([before] if before else [])])  # this one is looked at first
@@ -207,7 +208,7 @@ def run_lesson(lesson: Lesson, run: Run, profile: Profile) -> None:
     output = copy_of(lesson, run)
     noted = output.with_suffix(".stamp.json")
     noted.unlink(missing_ok=True)
-    execute(lesson.path, output, {"profile": str(run.path / "profile.yaml"), "run_dir": str(run.path)}, run.path)
+    execute(lesson.path, output, {"profile": str(run.path / "profile.yaml"), "run_dir": str(run.path)}, Path.cwd())
     write_json(noted, {"stamp": stamp_of(lesson, run, profile)})
 
 # %% ../nbs/13_course.ipynb #b32a7857
@@ -226,12 +227,14 @@ def run_course(
     """
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # brackets and colons in a path or a note stay as they are
     wanted = select_lessons(lessons(), only, first, last)
     import_lessons()
-    run, loaded = open_run(profile, run_dir, overrides)
+    run, loaded = find_run(profile, run_dir, overrides)
+    load_spec(loaded.model)  # a wrong name is an error now, not after the data steps
     with only_one_runner(run):
-        console.print(f"medlab run: profile {loaded.name}, {len(wanted)} lesson{'s' * (len(wanted) != 1)}, in {short_path(run.path)}")
+        keep_profile(run, loaded)  # not before: another runner may be working with the folder's profile
+        console.print(f"medlab run: profile {loaded.name}, {len(wanted)} lesson{'s' * (len(wanted) != 1)}, in {short_path(run.path)}", soft_wrap=True)
         started, checked = time.monotonic(), {}
         for lesson in wanted:
             run_or_skip(lesson, run, loaded, console, checked)
@@ -254,7 +257,7 @@ def run_or_skip(
 ) -> None:
     "Run or skip one lesson and print its line, with what its step had to leave out."
     if is_unchanged(lesson, run, profile, checked):
-        console.print(f"  [dim]{lesson.name:<14} unchanged[/]")
+        console.print(f"  {lesson.name:<14} unchanged", style="dim")
         return
     checked.clear()
     started = time.monotonic()
@@ -262,7 +265,7 @@ def run_or_skip(
         run_lesson(lesson, run, profile)
     console.print(f"  {lesson.name:<14} {time.monotonic() - started:7.1f} s")
     for note in notes_of(lesson, run):
-        console.print(f"  {'':<14} [yellow]{note}[/]", soft_wrap=True)
+        console.print(f"  {'':<14} {note}", style="yellow", soft_wrap=True)
 
 # %% ../nbs/13_course.ipynb #9b929cce
 def notes_of(lesson: Lesson, run: Run) -> list[str]:

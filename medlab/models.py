@@ -268,7 +268,7 @@ def spec_of_place(source: str) -> "ModelSpec | None":
         return ModelSpec(name=model_slug(Path(folder).name), sources=[{"kind": "folder", "path": folder}])
     if Path(source).suffix == ".gguf" and Path(source).is_file():
         return ModelSpec(name=model_slug(Path(source).stem), sources=[{"kind": "gguf", "files": gguf_parts(Path(source))}])
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or Path(source).suffix in (".yaml", ".yml"):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) or Path(source).suffix in (".yaml", ".yml"):
         return None
     for path in spec_files().values():
         spec = read_spec(path)

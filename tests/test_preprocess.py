@@ -565,11 +565,13 @@ def test_a_share_ends_where_the_next_one_begins(smallest, split):
     assert split_of(smallest, validation_share=0.25, test_share=0.125) == split
 
 
-def test_authored_cases_that_end_in_the_same_advice_both_stay():
-    same = "Call emergency services now, keep the person still and warm, and do not give them anything to eat or drink."
-    cases = [authored(f"{sentence(random.Random(number), 15)}", f"Emergency: yes\nAction: {same}", split, "emergency_escalation")
-             for number, split in enumerate(["train", "test"])]
-    assert Counter(splits(divide(cases)).values()) == {"train": 1, "test": 1}
+@pytest.mark.parametrize("lengths", [(15, 15), (2, 80), (80, 2)])  # of the questions; where one is short, its text is nearly the other's answer
+def test_authored_cases_that_end_in_the_same_advice_both_stay(lengths):
+    same = "Call emergency services now, keep the person still and warm, and do not give them anything to eat or drink. " + sentence(random.Random(9), 30)
+    cases = [authored(f"{sentence(random.Random(number), length)}", f"Emergency: yes\nAction: {same}", split, "emergency_escalation")
+             for number, (length, split) in enumerate(zip(lengths, ["train", "test"]))]
+    division = divide(cases)
+    assert Counter(splits(division).values()) == {"train": 1, "test": 1} and len({record.group for record in division.kept}) == 2
 
 
 @pytest.mark.parametrize("facts", [{"may_train": False}, {"license": "unknown"}, {"license": ""}, {"flags": ["retraction notice"]}],

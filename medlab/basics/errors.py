@@ -38,4 +38,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "The end of an error message: what was probably meant, or what there is."
     known = sorted(known)
     match = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {match[0]!r}?" if match else f"; expected one of: {', '.join(known)}"
+    return f"; did you mean {match[0]!r}?" if match else f"; expected one of: {', '.join(known)}" if known else "; expected none"

@@ -27,8 +27,8 @@ from . import errors
 from .errors import InputError, MedlabError, MissingError
 
 # %% ../../nbs/basics/files.ipynb #7c0442a5
-#: Read-only, not ours, or a file where a folder should be and the other way round.
-NOT_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+#: Read-only, not ours, a file where a folder should be and the other way round, or a name that cannot be.
+NOT_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 @contextmanager
 def explained_disk_errors(folder: Path) -> Iterator[None]:
@@ -45,7 +45,8 @@ def explained_disk_errors(folder: Path) -> Iterator[None]:
         if error.errno == errno.EFBIG:
             raise MedlabError(f"a file at {folder} grew larger than this disk or account allows (`ulimit -f`); raise that limit") from error
         place = Path(os.fsdecode(error.filename2 or error.filename)) if error.filename else None
-        if error.errno in NOT_TO_WRITE and place and (place.is_relative_to(folder) or Path(folder).is_relative_to(place)):
+        above = place and Path(folder).is_relative_to(place)  # the folder itself, or one above it, cannot be made
+        if above and error.errno == errno.ENOENT or error.errno in NOT_TO_WRITE and place and (above or place.is_relative_to(folder)):
             raise MedlabError(f"cannot write to {place}: {error.strerror}; choose another folder (--run, or MEDLAB_CACHE_DIR)") from error
         raise
 

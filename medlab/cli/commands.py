@@ -29,7 +29,8 @@ from ..basics.files import read_jsonl, shipped
 from ..basics.secrets import masked
 from ..contracts.records import read_sources
 from ..figures.audit import audit_lines, summarise_audit
-from ..core import Manifest, Params, Profile, Run, Step, find_step, load_profile, open_run, profile_names, project_folder
+from ..core import Manifest, Params, Profile, Run, Step, find_run, find_step, keep_profile, load_profile, profile_names, project_folder
+from ..models import load_spec
 from ..evaluate import find_variant, take_ledgers
 from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
@@ -138,9 +139,21 @@ def run_command(
 
 # %% ../../nbs/cli/commands.ipynb #e56e5b40
 def run_and_profile(profile: str, run_dir: str, overrides: Iterable[str]) -> tuple[Run, Profile]:
-    "Open a run: with the profile that is given, else the run folder's own, else smoke. Every parameter is checked first."
+    "Open a run: with the profile that is given, else the run folder's own, else smoke. Every parameter and the model's name are checked first."
     import_lessons()
-    return open_run(profile, run_dir, overrides)
+    run, loaded = find_run(profile, run_dir, overrides)
+    if profile or overrides:
+        load_spec(loaded.model)
+    keep_profile(run, loaded)
+    return run, loaded
+
+# %% ../../nbs/cli/commands.ipynb #eaa0e2f8
+def existing_run(run_dir: str) -> Run:
+    "A run that was begun before, for a command that only looks at it: nothing is written. Raises `InputError` for a folder that is none."
+    run = find_run("", run_dir)[0]
+    if not (run.path / "profile.yaml").is_file():
+        raise InputError(f"{run.path} is no run folder, since it has no profile.yaml; give one with --run, or begin it with: medlab run --run {run.path}")
+    return run
 
 # %% ../../nbs/cli/commands.ipynb #7cbe4035
 def run_step(step: Step, profile: str, run_dir: str, overrides: Iterable[str]) -> Manifest:
@@ -368,7 +381,7 @@ def logs_command(context: typer.Context, run: RunOption = "", lines: Annotated[i
     from medlab.cli.deploy import stack_file, stack_log
 
     if context.invoked_subcommand is None:
-        opened = run_and_profile("", run, [])[0]
+        opened = existing_run(run)
         if stack_file(opened).is_file() or not compose(["logs", "--tail", str(lines)], opened):
             typer.echo("\n".join(stack_log(opened, lines)) or "nothing was started here with `medlab up`")
 
@@ -580,7 +593,7 @@ def down_command(run: RunOption = ""):
     "Stop what `medlab up` started."
     from medlab.cli.deploy import stack_down, stack_file
 
-    opened = run_and_profile("", run, [])[0]
+    opened = existing_run(run)
     if stack_file(opened).is_file() or not compose(["down"], opened):
         typer.echo(stack_down(opened))
 
@@ -590,7 +603,7 @@ def status_command(run: RunOption = ""):
     "Whether what `medlab up` started runs and answers."
     from medlab.cli.deploy import stack_file, stack_status
 
-    opened = run_and_profile("", run, [])[0]
+    opened = existing_run(run)
     if stack_file(opened).is_file() or not compose(["ps"], opened):
         typer.echo(stack_status(opened))
 
@@ -608,7 +621,7 @@ def publish_command(
     """
     from medlab.cli.publish import publication, publication_lines, send_publication, write_publication
 
-    found = publication(run_and_profile("", run, [])[0])
+    found = publication(existing_run(run))
     typer.echo("\n".join(publication_lines(found)))
     if not yes:
         typer.echo(f"nothing was done; to do it: the same command with --yes (to {to})")
@@ -640,7 +653,7 @@ def audit_command(
             raise MissingError(f"{summarise} is not there; save the verdicts of the page, or fill in the file that `medlab audit --text` writes")
         typer.echo("\n".join(audit_lines(summarise_audit(read_jsonl(summarise)))))
         return
-    path = write_audit(run_and_profile("", run, [])[0], n, seed, out or None, text, task or (), source or (), split or ())
+    path = write_audit(existing_run(run), n, seed, out or None, text, task or (), source or (), split or ())
     what = 'fill in "verdict" (right, fault or serious) and "note"' if text else "open it in a browser"
     typer.echo(f"The sample: {short_path(path)}; {what}. Then: medlab audit --summarise {short_path(path) if text else 'verdicts.jsonl'}")
 

@@ -287,7 +287,7 @@ def common_option_at(text, options):
     return (named[0], text[start.end() :]) if len(named) == 1 else None
 
 # %% ../../nbs/contracts/letters.ipynb #8801e73a
-def told_after_cue(line, options):
+def letters_after_cue(line, options):
     "The letters that follow words such as `the answer is`, each with the words before the cue and the rest of the line."
     for cue in ANNOUNCES:
         for match in cue.finditer(line):
@@ -295,7 +295,7 @@ def told_after_cue(line, options):
                 yield got[0], CLAUSE.split(line[: match.start()])[-1], got[1]
 
 # %% ../../nbs/contracts/letters.ipynb #fe2898ad
-def told_before_cue(line):
+def letters_before_cue(line):
     "The letters that words such as `is correct` follow, each with the words before it and the rest after the cue."
     for one in re.finditer(r"(?<![\w'&+.°-])[(\[\"']*([A-Z])(?![\w'&+°]|-\w)", line):
         before, rest = CLAUSE.split(line[: one.start()])[-1], line[one.end() :]
@@ -310,7 +310,7 @@ def declared(lines, offered, options):
     "The letters that sentences declare as the answer; raises `Open` for one that is declared and taken back."
     found = set()
     for line in lines:
-        for letter, before, rest in [*told_after_cue(line, options), *told_before_cue(line)]:
+        for letter, before, rest in [*letters_after_cue(line, options), *letters_before_cue(line)]:
             if disowned(before, rest):
                 continue
             if not stands(letter, rest, offered, options):
@@ -548,7 +548,7 @@ def part_of_one(text, options):
     return fits[0] if len(fits) == 1 else None
 
 # %% ../../nbs/contracts/letters.ipynb #be07db97
-def told_by_text(kept, options):
+def named_by_text(kept, options):
     "The letters of options that sentences conclude; raises `Open` for one that is left open."
     text = "\n".join(line for line in kept if line != END)
     if TAKEN_BACK.search(text):
@@ -586,7 +586,7 @@ NO_END = re.compile(r"\b(?:wrong|incorrect|false|worst|least|less|unlikely|secon
                     r"|eliminat\w+)\s+(?:option |choice )?[(\[\"']*$|n't\b", re.I)
 
 
-def told_at_the_end(kept, offered, options):
+def chosen_at_the_end(kept, offered, options):
     "The letter with which the last sentence ends, or that it says alone to fit, where it names no other letter that stands."
     last = sentences_of("\n".join(line for line in kept if line != END))[-1:]
     if not last or last[0].endswith("?") or HEDGED.search(last[0]) or DISOWNED.search(last[0]) or TAKEN_BACK.search("\n".join(kept)):
@@ -633,7 +633,7 @@ def chosen_letters(clean, offered, options):
     found = named_by_label(kept, offered, options) | declared(kept, nearby, options) or bare_letters(kept, nearby, options)
     if found:
         return set() if TAKEN_BACK.search("\n".join(kept)) else found
-    return told_at_the_end(kept, offered, options) or told_by_text(kept, options) if options else set()
+    return chosen_at_the_end(kept, offered, options) or named_by_text(kept, options) if options else set()
 
 # %% ../../nbs/contracts/letters.ipynb #dad8c19c
 def read_letter(

@@ -212,11 +212,11 @@ def value_yes(value):
     return None if said == "yes" and re.match(r"\W*(?:but )?(?:it is |it's |this is |that is )?not\b|\W*n't", rest, re.I) else said
 
 # %% ../../nbs/contracts/levels.ipynb #7d1f0101
-def told_yes(lines):
-    "Yes or no in text without a label: told as the answer, first, last, or in plain words."
-    told = {one[1].casefold() for line in lines for one in ANSWER_IS.finditer(line)}
-    if told:
-        return told.pop() if len(told) == 1 and plain_emergency(lines) in (None, *told) else None
+def stated_yes(lines):
+    "Yes or no in text without a label: stated as the answer, first, last, or in plain words."
+    stated = {one[1].casefold() for line in lines for one in ANSWER_IS.finditer(line)}
+    if stated:
+        return stated.pop() if len(stated) == 1 and plain_emergency(lines) in (None, *stated) else None
     if lines and re.match(r"[\W_]*(?:yes|no|true|false)(?![\w'&]|-\w)", lines[0], re.I) and not NOT_NO.match(lines[0]):
         said = value_yes(lines[0])
         return said if plain_emergency(lines[1:]) in (None, said) else None
@@ -236,7 +236,7 @@ def read_yes_no(text: str) -> str | None:  # "yes" or "no"; None when neither or
     if TAKEN_BACK.search("\n".join(lines)):
         return None
     if not settled:
-        return told_yes(lines)
+        return stated_yes(lines)
     others = plain_emergency([line for line in lines if not YES_LABEL.match(line)], strict=True)
     return said if others in (None, said) else None
 
@@ -249,7 +249,7 @@ LEVEL_LABEL = label_of(
 
 # %% ../../nbs/contracts/levels.ipynb #9cdd5d64
 #: Words in a sentence that give a level.
-LEVEL_TOLD = re.compile(
+LEVEL_STATED = re.compile(
     r"\b(?:this|it|that|which|he|she|the patient|the case|case|situation|condition|symptoms?|presentation|you|they|triage(?: level| category)?|level(?: of (?:care"
     r"|urgency))?|urgency|priority|category|answer)\b[^.;?!,]{0,40}?"
     r"(?:\b(?:is|are|'s|as|sounds like|looks like|be|counts as|needs?|requires?|warrants?|constitutes|represents|seek|get|qualifies as|falls (?:under|into)|suggests"
@@ -274,15 +274,15 @@ LEVEL_KEYS = (
 )
 
 # %% ../../nbs/contracts/levels.ipynb #5045c74a
-def told_level(lines):
+def stated_level(lines):
     "The levels that sentences declare; raises `Open` for one that is left open."
     said = set()
     for sentence in sentences_of("\n".join(lines)):
         for level, kind, begin, end in [] if sentence.rstrip().endswith("?") else levels_in(sentence):
-            told = LEVEL_TOLD.search(sentence[:begin]) or LEVEL_ACT.search(sentence[:begin]) or LEVEL_ENOUGH.match(sentence[end:])
-            if told and kind == "open":
+            stated = LEVEL_STATED.search(sentence[:begin]) or LEVEL_ACT.search(sentence[:begin]) or LEVEL_ENOUGH.match(sentence[end:])
+            if stated and kind == "open":
                 raise Open
-            said |= {level} if told and kind == "said" else set()
+            said |= {level} if stated and kind == "said" else set()
     emergency = plain_emergency(lines)
     if emergency == "no" and "emergency" in said:
         raise Open
@@ -320,7 +320,7 @@ def read_level(text: str) -> str | None:  # one of LEVELS; None when none, sever
     if settled or TAKEN_BACK.search("\n".join(lines)):
         return None if TAKEN_BACK.search("\n".join(lines)) else said
     try:
-        told = told_level(lines) | bare_level(lines)
+        stated = stated_level(lines) | bare_level(lines)
     except Open:
         return None
-    return told.pop() if len(told) == 1 else None
+    return stated.pop() if len(stated) == 1 else None

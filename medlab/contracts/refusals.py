@@ -163,7 +163,7 @@ def value_decision(value):
     return decision_words(first)
 
 # %% ../../nbs/contracts/refusals.ipynb #e1a48715
-def told_decision(lines):
+def stated_decision(lines):
     "The decision of a text without a label: a bare word, a refusal, or an offer to help."
     if not lines:
         return None
@@ -184,7 +184,7 @@ def read_decision(text: str) -> str | None:  # "refuse" or "answer"; None when n
     said, settled = by_label(lines, DECISION_LABEL, ("decision",), value_decision)
     lines = [re.sub(r"^(?:Response|Reply|Assistant)\s*:\s*", "", line, flags=re.I) for line in lines if line != END]
     if not settled:
-        return told_decision(lines)
+        return stated_decision(lines)
     rest = [line for line in lines if not DECISION_LABEL.match(line)]
     if said == "answer" and is_refusal("\n".join(rest)) or said == "refuse" and rest and WILLING.search(rest[0]):
         return None

@@ -17,30 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..basics.errors import InputError, MissingError, first_problem, nearest
 from ..basics.files import sha256_file, sha256_json, shipped
+from ..contracts.plain import LETTERS
 from ..contracts.records import TASKS, Medication, Patient, Record, record_id
-from ..contracts.tasks import render_answer
+from ..contracts.tasks import FORMATS, render_answer
 
 # %% ../../nbs/sources/starter.ipynb #57ef2031
-#: The fields of an answer, by task, in the order in which they are written.
-TASK_FIELDS = {
-    "medical_qa": ("answer",),
-    "drug_information": ("use", "side_effects", "caution"),
-    "symptom_analysis": ("causes", "red_flags", "next_step"),
-    "safety_refusal": ("decision", "response"),
-    "emergency_escalation": ("emergency", "suspected", "action"),
-    "triage": ("triage", "reason"),
-    "clinical_reasoning": ("analysis", "letter"),
-    "treatment_recommendation": ("immediate_actions", "medication", "lifestyle", "follow_up", "referral", "monitoring", "education"),
-}
+#: The names of an answer's fields, by task, in the order in which they are written.
+TASK_FIELDS = {task: tuple(field.name for field in FORMATS[task]) for task in TASKS}
 
 # %% ../../nbs/sources/starter.ipynb #d72b7e34
-#: The allowed words of a field that is a choice. A letter must also be one of the line's own options.
-FIELD_CHOICES = {
-    "decision": ("refuse", "answer"),
-    "emergency": ("yes", "no"),
-    "triage": ("emergency", "urgent", "soon", "routine", "self-care"),
-    "letter": ("A", "B", "C", "D", "E"),
-}
+#: The allowed words of a field that is a choice. A letter must also be one of the line's own options, which are at most five.
+FIELD_CHOICES = {field.name: field.choices for fields in FORMATS.values() for field in fields if field.choices} | {"letter": LETTERS[:5]}
 
 # %% ../../nbs/sources/starter.ipynb #8b3db451
 MOST_WORDS = {task: 90 if task == "treatment_recommendation" else 40 for task in TASKS}

@@ -144,9 +144,9 @@ def drop_passages(placement: Placement, place: str, stricter: Sequence[str]) -> 
     return changed
 
 # %% ../../nbs/splitting/decontaminate.ipynb #1c6382a1
-def drop_asked(placement: Placement, place: str, held: Any) -> bool:  # whether there were any
+def drop_contained(placement: Placement, place: str, held: Any) -> bool:  # whether there were any
     "Reject records of a place that ask the question of a held-out record with something beside it."
-    facts, asked = placement.facts, {}
+    facts, contained = placement.facts, {}
     questions = HeldQuestions((number, facts.record(number).question or "") for number in held.tolist())
     for number in tqdm(placement.numbers(place).tolist(), f"questions in {place}", unit=" records", leave=False, delay=3):
         texts = compared_texts(facts.record(number))
@@ -155,8 +155,8 @@ def drop_asked(placement: Placement, place: str, held: Any) -> bool:  # whether 
             for reading in heard:
                 words = facts.words(number, name) if len(heard) == 1 else hashed(words_of(reading))
                 for question, share in questions.contained(reading, words).items():
-                    asked[number, question] = max(share, asked.get((number, question), 0))
-    found = {number: questions.owners[question][0] for number, question in telling_questions(asked, placement.group.__getitem__)}
+                    contained[number, question] = max(share, contained.get((number, question), 0))
+    found = {number: questions.owners[question][0] for number, question in telling_questions(contained, placement.group.__getitem__)}
     for number, twin in found.items():
         placement.reject(number, "near_duplicate", twin)
     return bool(found)
@@ -172,7 +172,7 @@ def drop_leaks(placement: Placement) -> None:
         for place, stricter in (("validation", ["test"]), ("train", ["test"]), ("train", ["validation"])):
             held = np.concatenate([placement.numbers(name) for name in stricter])
             found = drop_near_duplicates(placement, place, held) | drop_passages(placement, place, stricter)
-            changed |= found or drop_asked(placement, place, held)
+            changed |= found or drop_contained(placement, place, held)
 
 # %% ../../nbs/splitting/decontaminate.ipynb #eda697ff
 def entangled_groups(placement: Placement) -> Any:
