@@ -606,8 +606,9 @@ def publish_command(
 
     Shows every file first. Nothing is written or sent without --yes. Sending needs HF_TOKEN.
     """
-    from medlab.cli.publish import publication, publication_lines, send_publication, write_publication
+    from medlab.cli.publish import check_target, publication, publication_lines, send_publication, write_publication
 
+    check_target(to)
     found = publication(run_and_profile("", run, [])[0])
     typer.echo("\n".join(publication_lines(found)))
     if not yes:
