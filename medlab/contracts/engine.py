@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['engine_threads', 'Sampling', 'ModelNotFound', 'EngineBusy', 'ContextOverflow', 'OutOfMemory', 'EngineTimeout',
            'EngineDied', 'speaks_of_memory', 'check_room', 'cut_at_stop', 'settled', 'as_decoded', 'OptionTokens',
-           'option_tokens', 'OptionScores', 'scores_from_list', 'TokenLogprob', 'listed_tokens', 'Completion', 'Piece',
-           'Engine', 'option_questions', 'EngineBase']
+           'option_tokens', 'OptionScores', 'likeliest_by_text', 'scores_from_list', 'TokenLogprob', 'listed_tokens',
+           'Completion', 'Piece', 'Engine', 'option_questions', 'EngineBase']
 
 # %% ../../nbs/contracts/engine.ipynb #ac57cfeb
 import os
@@ -220,6 +220,16 @@ class OptionScores:
     def best(self) -> str:
         "The option with the highest log-probability; of equal ones the first."
         return max(self.logprobs, key=lambda option: self.logprobs[option])
+
+# %% ../../nbs/contracts/engine.ipynb #38518877
+def likeliest_by_text(
+    listed: list[dict],  # {"token": text, "logprob": nats}, as servers list the likeliest tokens
+) -> dict[str, float]:  # text to log-probability
+    "The log-probability of each text in a server's list; of several tokens with the same text that of the likeliest."
+    found: dict[str, float] = {}
+    for one in listed:
+        found[one["token"]] = max(one["logprob"], found.get(one["token"], one["logprob"]))
+    return found
 
 # %% ../../nbs/contracts/engine.ipynb #e71e77a0
 def scores_from_list(

@@ -296,11 +296,30 @@ def llama_events(engine: LlamaCppEngine, body: dict) -> Iterator[dict]:
 def event_tokens(chat: ChatFormat, event: dict) -> list[int]:
     "The tokens of an event; those of its text where the server has left out the first tokens of a letter."
     ids, content = event["tokens"], event.get("content", "")
-    if not content or "\ufffd" in content or "\ufffd" not in chat.decode(ids):
+    if content.isascii() or "\ufffd" in content or "\ufffd" not in chat.decode(ids):
         return ids
     if chat.tokenizer.token_to_id("<0x00>") is not None:  # a tokenizer with a token for each byte, which would put a space before a text
         return [chat.tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in content.encode()]
     return chat.encode(content)
+
+# %% ../../nbs/engines/llama_cpp.ipynb #b35acb7a
+class GrowingText:
+    "The text of tokens that come one after the other."
+
+    def __init__(self, chat: ChatFormat, window: int = 16):
+        self.chat, self.window, self.kept = chat, window, ""
+        self.last: list[int] = []  # the tokens that are decoded again
+        self.told = 0  # how many letters of their text stand in `kept`
+
+    def add(self, ids: list[int]) -> str:
+        "The text of all tokens so far, as `ChatFormat.decode` gives it; half a letter at its end is the sign U+FFFD."
+        self.last = self.last + ids
+        whole = self.kept + self.chat.decode(self.last)[self.told:]
+        if len(self.last) >= 2 * self.window:
+            end = self.chat.decode(self.last[-self.window:])
+            if end and "\ufffd" not in end and whole.endswith(end):
+                self.kept, self.last, self.told = whole, self.last[-self.window:], len(end)
+        return whole
 
 # %% ../../nbs/engines/llama_cpp.ipynb #ae0e0841
 def llama_stream(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> Iterator[Piece]:
@@ -310,12 +329,14 @@ def llama_stream(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) 
     """
     check_both_rooms(engine, prompt, sampling)
     body = {**request_body(engine, prompt, sampling), "stop": []}
-    started, row, shown, before = time.perf_counter(), [], 0, 0
+    started, row, shown, before, growing = time.perf_counter(), [], 0, 0, GrowingText(engine.chat)
     listed: list[tuple[int, int, TokenLogprob]] = []  # where each token begins and ends in the text
     told = 0
     for event in llama_events(engine, body):
-        row += event_tokens(engine.chat, event)
-        text, stopped = cut_at_stop(engine.chat, row, sampling)
+        row += (new_ids := event_tokens(engine.chat, event))
+        text, stopped = growing.add(new_ids), False
+        if event["stop"] or any(one in engine.chat.stop_ids for one in new_ids) or any(stop in text for stop in sampling.stop):
+            text, stopped = cut_at_stop(engine.chat, row, sampling)
         listed += [(before, len(text), one) for one in listed_tokens(event.get("completion_probabilities"), sampling.logprobs or 0)]
         before = len(text)
         if event["stop"] or stopped:

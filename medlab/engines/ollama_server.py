@@ -23,7 +23,7 @@ from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
-    Sampling, TokenLogprob, as_decoded, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
+    Sampling, TokenLogprob, as_decoded, check_room, likeliest_by_text, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf
 
@@ -452,8 +452,10 @@ def ollama_scores(engine: OllamaEngine, messages: list[dict], options: list[str]
         "model": engine.model, "prompt": without_bos(engine.chat, before.before_text), "raw": True, "stream": False, "truncate": False,
         "logprobs": True, "top_logprobs": 20, "options": sampling.for_ollama(),
     })
+    if reply.get("prompt_eval_count") != len(before.before) and before.before_text != engine.chat.prompt_text(messages):
+        raise MissingError(f"Ollama takes a text and reads {before.before_text[-20:]!r} as other tokens than training did; use transformers or llama.cpp")
     check_count(engine, len(before.before), reply)
-    listed = {one["token"]: one["logprob"] for place in (reply.get("logprobs") or [])[:1] for one in place["top_logprobs"]}
+    listed = likeliest_by_text([one for place in (reply.get("logprobs") or [])[:1] for one in place["top_logprobs"]])
     return scores_from_list(found, listed, f"Ollama at {engine.host}")
 
 # %% ../../nbs/engines/ollama_server.ipynb #31df19c9

@@ -19,7 +19,7 @@ from ..basics.secrets import masked
 from ..contracts.chat import ChatFormat, checked_conversation
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OptionTokens,
-    OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
+    OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, likeliest_by_text, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
 )
 
 # %% ../../nbs/engines/openai_compatible.ipynb #4d29c4e1
@@ -257,7 +257,7 @@ def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str]
 def first_listed(reply: dict) -> dict[str, float]:
     "The tokens that a reply lists for the first place of its answer, with their log-probabilities; empty when it lists none."
     try:
-        return {one["token"]: one["logprob"] for one in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+        return likeliest_by_text(reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"])
     except (KeyError, IndexError, TypeError):
         return {}
 
