@@ -619,9 +619,11 @@ def publish_command(
 
     Shows every file first. Nothing is written or sent without --yes. Sending needs HF_TOKEN.
     """
-    from medlab.cli.publish import publication, publication_lines, send_publication, write_publication
+    from medlab.cli.publish import check_target, publication, publication_lines, send_publication, write_publication
 
     found = publication(existing_run(run))
+    check_target(to)
+    found = publication(run_and_profile("", run, [])[0])
     typer.echo("\n".join(publication_lines(found)))
     if not yes:
         typer.echo(f"nothing was done; to do it: the same command with --yes (to {to})")
