@@ -10,6 +10,7 @@ import re
 
 from .letters import Open
 from .plain import END, TAKEN_BACK, agreed, by_label, json_values, label_of, one_spelling, plain_lines, sentences_of, spoken
+from .stances import stances, weighed
 
 # %% ../../nbs/contracts/levels.ipynb #e393742b
 #: How soon a person must be seen: now, today, within about three days, within weeks, not at all.
@@ -109,7 +110,8 @@ CALL = re.compile(
 IS_EMERGENCY = re.compile(
     r"\b(?:this|it|that|which|situation|condition|symptoms|these|here|have|having|as|be|is|are|'s)\b[^.;?!]{0,40}?\b(?:an?"
     r"|the) (?:\w+[ -]){0,2}?emergency\b(?! (?:contact|contracep|plan|number|exit|kit))|\b(?:is|are|'s) (?:potentially )?life[- ]threatening\b|\bmedical emergency\b"
-    r"|^\W*emergency\s*[!.]",
+    r"|^\W*emergency\s*[!.]|\b(?:suggests?|indicates?|points? to|constitutes?|amounts? to) (?:an?|any) (?:\w+ ){0,2}?emergency\b"
+    r"|^\W*(?:no doubt|without (?:a )?doubt|clearly|definitely|certainly|absolutely|surely|undoubtedly)[,:]?\s+an? (?:\w+ ){0,2}?emergency\b",
     re.I,
 )
 
@@ -143,6 +145,7 @@ def depends(before, near, inside, after):
 # %% ../../nbs/contracts/levels.ipynb #6a593734
 def says_emergency(sentence, strict):
     "What one sentence says of an emergency: some of `yes`, `no` and `open`. With `strict`, a call must be an order for now."
+    sentence = re.sub(r"\b(?:no|without(?: a)?|beyond(?: any)?) (?:doubt|question)\b", "clearly", sentence, flags=re.I)
     found = {"no"} if NO_EMERGENCY.search(sentence) and not re.search(r"\b(?:do not|don't)\b[^.]{0,20}\b(?:wait|delay)", sentence, re.I) else set()
     for pattern in (CALL, IS_EMERGENCY):
         for one in pattern.finditer(sentence):
@@ -171,8 +174,8 @@ YES_LABEL = label_of(r"emergency|(?:is (?:this|it) )?an? (?:medical )?emergency|
 
 # %% ../../nbs/contracts/levels.ipynb #f980f80b
 #: Words for yes and no, and names in JSON.
-YES_WORDS = ("yes", "true", "y", "yeah", "yep", "positive", "correct")
-YES_WORD = re.compile(r"(yes|no|true|false|y|n|yeah|yep|nope|positive|negative|correct)(?![\w'&]|-\w)", re.I)
+YES_WORDS = ("yes", "true", "y", "yeah", "yep", "positive", "correct", "absolutely", "definitely", "certainly", "indeed", "affirmative", "of course")
+YES_WORD = re.compile(r"(yes|no|true|false|y|n|yeah|yep|nope|positive|negative|correct|absolutely|definitely|certainly|indeed|affirmative|of course)(?![\w'&]|-\w)", re.I)
 YES_KEYS = (
     "emergency", "is emergency", "answer", "is this an emergency", "escalate", "final answer",
     "escalation", "medical emergency", "isemergency", "decision", "prediction",
@@ -190,7 +193,8 @@ ANSWER_IS = re.compile(r"\b(?:answer|verdict|conclusion) is:?\s*['\"]?(yes|no)\b
 # %% ../../nbs/contracts/levels.ipynb #7a626305
 #: `Not at the moment`, `not really`: no; `not sure` and `not stated` are no answer.
 NOT_NOW = re.compile(r"none\W*$|not (?:at (?:this|the|present)(?: (?:time|moment|point|stage))?|now|currently|presently|really|necessarily|immediately|likely|an? emergency"
-                     r"|one)\b(?!\s*(?:but|unless|if|only))", re.I)
+                     r"|one)\b(?!\s*(?:but|unless|if|only))|(?:absolutely|definitely|certainly|clearly|of course) not\b|i (?:don't|do not) (?:think|believe) so\b|not at all\b|by no means\b"
+                     r"|hardly\b(?= *[.!,]|$)|no way\b(?= *[.!,]|$)", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #3b85343e
 def value_yes(value):
@@ -323,4 +327,7 @@ def read_level(text: str) -> str | None:  # one of LEVELS; None when none, sever
         told = told_level(lines) | bare_level(lines)
     except Open:
         return None
-    return told.pop() if len(told) == 1 else None
+    affirmed, against = weighed(stances(lines, (), {level: level for level in LEVELS}))
+    if len(told) == 1 and not (affirmed and affirmed not in told):
+        return told.pop()
+    return affirmed if affirmed and affirmed not in against and (not told or affirmed in told) else None
