@@ -146,9 +146,11 @@ LISTED = re.compile("\x02(\\d+)\x03(\\s*(?:,(?=[^\x02.;:]{0,12}\x02\\d+\x03\\s*,
 def joined(text, found):
     "The same with a letter and its words as one mention, and with lists as one mention."
     found = list(found)
+
     def add(options, join, letter):
         found.append(Mention(options, join if len(options) > 1 else "", letter))
         return TOKEN.format(len(found) - 1)
+
     def beside(one):
         first, second, gap = found[int(one[1])], found[int(one[3])], one[2].strip()
         if first.letter == second.letter or (first.join or second.join):
@@ -157,15 +159,18 @@ def joined(text, found):
             return add(first.options, "", True)
         conflict = (first.letter and not gap.startswith(",")) or (second.letter and gap.startswith("("))
         return add(first.options | second.options, "conflict", True) if conflict else one[0]
+
     def listed(one):
         first, second = found[int(one[1])], found[int(one[3])]
         joins = (first.join, second.join)
         join = "conflict" if "conflict" in joins else "or" if re.search(r"\bor\b|/", one[2]) or "or" in joins else "and"
         return add(first.options | second.options, join, first.letter and second.letter)
-    for pattern, change in ((NEXT, beside), (LISTED, listed)):
-        last = None
-        while last != text:
-            last, text = text, pattern.sub(change, text, count=1) if pattern is LISTED else pattern.sub(change, text)
+    start = 0
+    while one := NEXT.search(text, start):
+        new = beside(one)
+        text, start = text[: one.start()] + new + text[one.end() :], one.start() + (len(one[0]) - len(one[4]) - len(TOKEN.format(one[3])) if new == one[0] else 0)
+    while (new := LISTED.sub(listed, text, count=1)) != text:
+        text = new
     return text, found
 
 # %% ../../nbs/contracts/stances.ipynb #6ba283df
@@ -179,7 +184,7 @@ CLAUSES = re.compile(
 NO_BEFORE = re.compile(
     r"\b(?:not|no|never|neither|nor|none|without|hardly|cannot|unlikely|improbable|less|rul\w+ out|r/o|exclud\w*|eliminat\w*|dismiss\w*|discard\w*|reject\w*|discount\w*|cross\w* out|against"
     r"|wrong|incorrect|false|distractors?|except|unlike|versus|vs|than|instead of|opposed|over|avoid\w*|contraindicat\w*|anything but|everything but|all but|nobody|no one|lacks?|besides|other than"
-    r"|worst|least|prevents?|from|incompatible|inconsistent|doubt\w*|(?:second|third)[ -]best|next[ -]best (?:answer|option|choice)|runner-up|so (?:is|are|was|does)|contrast|disagree\w*|mimic\w*|mistak\w+|den(?:y|ies|ied)|nothing|speaks? against|spoke against|argues? against)\b|n't\b", re.I)
+    r"|worst|least|prevents?|from|incompatible|inconsistent|doubt\w*|(?:second|third)[ -]best|next[ -]best (?:answer|option|choice)|runner-up|so (?:is|are|was|does)|contrast|disagree\w*|mimic\w*|mistak\w+|den(?:y|ies|ied)|nothing|speaks? against|spoke against|argues? against|hesitat\w*|reluctant\w*)\b|n't\b", re.I)
 NO_NO = re.compile(
     r"\b(?:(?:no|without(?: a| any)?|beyond(?: any)?) (?:doubt|question)|not only|nothing (?:else )?(?:but|other than)|none other than"
     r"|(?:can't|cannot|can not|couldn't) be anything (?:other than|but|else than)|not surprising\w*|over (?:the|all)|from (?:the|these|this|that|her|his|what|all)|if not for|more than likely|no longer in doubt)\b", re.I)
@@ -203,7 +208,7 @@ NOT_OPEN = re.compile(
     r"|\b(?:answer|diagnosis|choice|option|step|this|it)(?: \w+){0,3} would(?: \w+)?(?: have to)? be\b", re.I)
 OPEN_AFTER = re.compile(
     r"^\W*(?:(?:is|are|remains?|could be|might be|may be|can be|seems?|looks?|would be|also|both|all)\s+)*(?:an?\s+|the\s+)?(?:\w+ly\s+)?(?:possible|plausible|tempting|possibilit\w+|conceivable|defensible"
-    r"|reasonable|on the table|considered|considerations?|alternatives?|contenders?|candidates?|worth|mimic\w*|exceptions?)\b|^\W*(?:could|may|might|can)\b|^[)\]\"']*\s*\?|^\W*(?:if|unless|only if|only when|until|in case)\b(?! proven)"
+    r"|reasonable|on the table|considered|considerations?|alternatives?|contenders?|candidates?|worth|mimic\w*|exceptions?)\b|^\W*(?:could|may|might|can)\b|^[)\]\"']*\s*\?|^\W*(?:if|unless|only if|only when|in case)\b(?! proven)"
     r"|^\W*would be\b.*\b(?:if|unless|had|were)\b", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #0acb2589
@@ -311,7 +316,9 @@ def weighed(found):
         if not named:
             continue
         option = min(named)
-        left = of["open"] - of["denied"] - ({option} if kind == "chosen" else set())
+        last_place = max(place for place, (mention, _) in enumerate(found) if option in mention.options)
+        later = set().union(*(mention.options for place, (mention, one) in enumerate(found) if one == "open" and (place > last_place or mention.join or option in mention.options)), set())
+        left = later - of["denied"] - ({option} if kind == "chosen" else set())
         if len(named) > 1 or option in of["denied"] | of["conflict"] or (kind == "supported" and left):
             return None, against | of["conflict"]
         if kind == "chosen" and of["supported"] - {option} - of["denied"]:
