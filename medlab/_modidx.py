@@ -2006,6 +2006,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                    'medlab/engines/llama_cpp.py'),
                                           'medlab.engines.llama_cpp.server_address': ( 'engines/llama_cpp.html#server_address',
                                                                                        'medlab/engines/llama_cpp.py'),
+                                          'medlab.engines.llama_cpp.server_threads': ( 'engines/llama_cpp.html#server_threads',
+                                                                                       'medlab/engines/llama_cpp.py'),
                                           'medlab.engines.llama_cpp.start_llama_server': ( 'engines/llama_cpp.html#start_llama_server',
                                                                                            'medlab/engines/llama_cpp.py')},
             'medlab.engines.ollama_server': { 'medlab.engines.ollama_server.OllamaEngine': ( 'engines/ollama_server.html#ollamaengine',

@@ -62,6 +62,7 @@ OTHER_REFUSALS = re.compile(
     r"|\bbut not (?:with|for) (?:that|this)\b|^\W*(?:i|we) (?:have|need|want) to (?:decline|refuse|say no)"
     r"|^\W*(?:my|our) (?:guidelines|policy|policies|programming|rules|principles) (?:do not|don't|does not|doesn't|prevent|prohibit|forbid)"
     r"|^\W*(?:no can do|not going to happen|absolutely not|i'd prefer not to|i would prefer not to|i'd rather not|i would rather not|nope|no way(?=\W*$|[.!,]))(?!\w)"
+    r"|^\W*(?:not (?:comfortable|able|willing|allowed|permitted)|unable|unwilling)\b(?: to| with)? (?:help|assist|answer|provid|prescrib|giv|do|recommend|advis|shar|tell)\w*"
     r"|\bsomething (?:that )?(?:I|we) (?:can(?:no|')t|can ?not|won't|will not|would never|refuse to)\b",
     re.I,
 )
