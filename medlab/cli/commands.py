@@ -401,11 +401,12 @@ def logs_export_command(
 # %% ../../nbs/cli/commands.ipynb #b0759e80
 @app.command("evaluate", help=help_of(find_step("evaluate")))
 def evaluate_command(
-    predictions: Annotated[str, typer.Option("--predictions", help="Score the saved answers in this file instead of running the step.", metavar="FILE")] = "",
-    systems: Annotated[str, typer.Option("--systems", help="Its columns of answers, joined by commas; the first is what the others are compared with.")] = "",
+    predictions: Annotated[list[str] | None, typer.Option("--predictions", help="Score the saved answers in this file instead of running the step (repeatable; NAME=FILE names the "
+                                                          "system that answered).", metavar="FILE", show_default=False)] = None,
+    systems: Annotated[str, typer.Option("--systems", help="Its columns of answers, or its systems, joined by commas; the first is what the others are compared with.")] = "",
     gold: Annotated[str, typer.Option("--gold", help="The file of questions and right answers, if it is another one.", metavar="FILE")] = "",
     kind: Annotated[str, typer.Option("--as", help=f"What the questions are: {', '.join(BENCHMARK_KINDS)}.")] = "mcq",
-    columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
+    columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter; of answers: id=KEY,answers=TEXT,system=WHO")] = "",
     strip_role: Annotated[bool, typer.Option("--strip-role", help="A role word at the beginning of an answer is no part of it.")] = False,
     floor: Annotated[float, typer.Option("--floor", help="Give no accuracy and no difference where fewer choices can be read.")] = 0.5,
     ledger: Annotated[str, typer.Option("--ledger", help="Take over the answers in another run's folder `ledgers`.", metavar="DIR")] = "",
@@ -420,9 +421,8 @@ def evaluate_command(
             typer.echo(f"taken over: {take_ledgers(ledger, run_and_profile(profile, run, override or [])[0])} answers")
         run_step(find_step("evaluate"), profile, run, override or [])
         return
-    if not systems:
-        raise InputError("--predictions needs --systems: the names of the file's columns of answers, joined by commas")
-    found = evaluate_saved(predictions, [name.strip() for name in systems.split(",")], kind, gold or None, columns, strip_role, floor)
+    files: list[str | Path] = list(predictions)
+    found = evaluate_saved(files, [name.strip() for name in systems.split(",") if name.strip()], kind, gold or None, columns, strip_role, floor)
     typer.echo("\n".join(result_lines(found)))
 
 # %% ../../nbs/cli/commands.ipynb #6d063501

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import json
 import math
+import os
 import re
 import sys
 import tempfile
@@ -62,6 +63,15 @@ def serve_gguf(
     print("medlab: serving at", server.listening_address, flush=True)
     threading.Event().wait()
 
+# %% ../../nbs/engines/llama_cpp.ipynb #a24fdf26
+#: Threads that wait give their core away.
+SLEEPING = {"OMP_WAIT_POLICY": "passive"}
+
+
+def server_threads() -> int:
+    "How many threads a server of our own computes with: all cores where threads that wait can sleep, else one fewer."
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else engine_threads()
+
 # %% ../../nbs/engines/llama_cpp.ipynb #d109a535
 def server_address(log: Path) -> str | None:
     "The base URL in a server's output, None until it is printed."
@@ -100,7 +110,7 @@ def start_llama_server(
         check_gguf(path)
     log = Path(log or Path(tempfile.mkdtemp(prefix="medlab-llama-")) / "server.log")
     words = [str(gguf), str(context), str(threads), str(slots), *([str(adapter)] if adapter else [])]
-    server = Child([sys.executable, "-c", SERVER, *words], log)
+    server = Child([sys.executable, "-c", SERVER, *words], log, SLEEPING)
     try:
         server.wait_until(lambda: server_address(log) is not None, 120)
         return server, server_address(log)
@@ -125,7 +135,7 @@ class LlamaCppEngine(EngineBase):
         chat: ChatFormat,
         context: int = 2048,  # tokens of prompt and answer, at most
         log: Path | str | None = None,  # the server's output; None: a temporary file
-        threads: int = 0,  # 0: `engine_threads()`, one fewer than cores
+        threads: int = 0,  # 0: `server_threads()`
         timeout: float = 600,  # seconds for one answer, at most
         slots: int = 1,  # conversations at a time; more are faster together, and greedy answers may then differ in near ties
         cache: bool = False,  # keep the beginnings of prompts, for a chat; the same caution
@@ -133,7 +143,7 @@ class LlamaCppEngine(EngineBase):
     ):
         self.adapter, self.strength, self.owner = Path(adapter) if adapter else None, 1.0, self
         self.gguf, self.chat, self.context, self.slots, self.cache, self.timeout = Path(gguf), chat, context, slots, cache, timeout
-        self.threads, self.log, self.closed = threads or engine_threads(), log, False
+        self.threads, self.log, self.closed = threads or server_threads(), log, False
         self.starting = threading.Lock()
         self.server, self.client = connect(self)
         check_tokenizer(self)
