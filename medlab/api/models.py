@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['CAPABILITIES', 'CONTROLS', 'MEDGEMMA', 'ServedModel', 'Models', 'close_idle', 'make_room', 'opened_with_room',
-           'router', 'spec_facts', 'run_model', 'weights_size', 'spec_engine', 'spec_model', 'spec_called',
-           'medgemma_model']
+           'router', 'spec_facts', 'run_model', 'beside_models', 'weights_size', 'spec_engine', 'spec_model',
+           'published_base', 'spec_called', 'medgemma_model']
 
 # %% ../../nbs/api/models.ipynb #b5e0711a
 import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
@@ -22,7 +23,7 @@ from ..contracts.engine import Engine, Sampling
 from ..core import Profile, Run
 from ..loaders.memory import count_parameters
 from ..models import ModelSpec, how_to_get, is_here, load_spec, obtain, spec_names
-from ..engines.deployment import DeployParams, choose_place, deployed, open_deployment
+from ..engines.deployment import DeployParams, adapter_files, choose_place, deployed, open_base_and_tuned, open_deployment
 from ..engines.published import open_published, published_gguf
 from .errors import BusyError, NotThereError, documented
 from .queueing import EngineQueue, close_engine
@@ -184,6 +185,51 @@ def run_model(
         f"{profile.model}, tuned in the run {run.name}" + (f": {description}" if description else ""), found.gguf.stat().st_size, facts, longest, seconds, run=run,
     )
 
+# %% ../../nbs/api/models.ipynb #e37746c4
+class Shared:
+    "Two engines that are opened and closed together: by the first who needs one, and after the last."
+
+    def __init__(self, opener: Callable[[], AbstractContextManager[tuple[Engine, Engine]]]):
+        self.opener, self.lock, self.stack, self.users = opener, threading.Lock(), ExitStack(), 0
+        self.engines: tuple[Engine, Engine] | None = None
+
+    @contextmanager
+    def one(self, place: int) -> Iterator[Engine]:
+        "One of the two, for as long as the block lasts."
+        with self.lock:
+            if not self.users:
+                self.engines = self.stack.enter_context(self.opener())
+            self.users += 1
+        try:
+            yield self.engines[place]  # type: ignore[index]
+        finally:
+            with self.lock:
+                self.users -= 1
+                if not self.users:
+                    self.stack.close()
+
+# %% ../../nbs/api/models.ipynb #205e6eca
+def beside_models(
+    run: Run,
+    profile: Profile,
+    longest: int = 64,  # requests that may wait
+    seconds: float = 120,  # how long one may wait
+) -> list[ServedModel]:  # the base and the tuned model; empty where `quantize` made no adapter.gguf
+    "A run's base and tuned model on one loaded file, to be compared; in the embedded llama.cpp."
+    try:
+        files = adapter_files(run)
+    except MissingError:
+        return []
+    if find_spec("xllamacpp") is None:
+        return []
+    found, both, size = deployed(run), Shared(lambda: open_base_and_tuned(run, profile, slots=2)), sum(file.stat().st_size for file in files)
+    says = (f"{profile.model} without the adapter of the run {run.name}", f"{profile.model} with the adapter of the run {run.name}")
+    return [
+        ServedModel(f"{found.model}-{name}", partial(both.one, place), found.chat, found.sampling, "llama_cpp", f"{found.fingerprint}-{name}",
+                    description=f"{says[place]}, beside each other on {files[0].name}", size=size // 2, longest=longest, seconds=seconds, run=run if place else None)
+        for place, name in enumerate(("base", "tuned"))
+    ]
+
 # %% ../../nbs/api/models.ipynb #42076e21
 def weights_size(spec: ModelSpec) -> int:  # bytes; 0 when it is not known
     "About how much memory a model's weights take: the size of its GGUF, else two bytes for each parameter, else the size of its files."
@@ -214,6 +260,17 @@ def spec_model(name: str, longest: int = 64, seconds: float = 120) -> ServedMode
         spec.name, lambda: open_published(spec, kind), None, sampling, kind, spec.fingerprint[:16], tuple(spec.serving.aliases), spec.description,
         weights_size(spec), spec.serving.model_dump(), longest, seconds, lambda: ChatFormat.from_folder(obtain(spec)),
     )
+
+# %% ../../nbs/api/models.ipynb #43f35617
+def published_base(
+    profile: Profile,
+    longest: int = 64,  # requests that may wait
+    seconds: float = 120,  # how long one may wait
+    most: int = 2_000_000_000,  # bytes of weights; a larger base is served when it is named
+) -> list[ServedModel]:  # one, or none where it is not on this disk, or large
+    "The published weights that a run was tuned from, to be compared with it."
+    spec = load_spec(profile.model)
+    return [spec_model(spec.name, longest, seconds)] if is_here(spec) and weights_size(spec) <= most else []
 
 # %% ../../nbs/api/models.ipynb #ba2e3ea1
 MEDGEMMA = "medgemma-4b"

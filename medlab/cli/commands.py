@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'ModelOption', 'QloraOption', 'HERE', 'ELSEWHERE', 'show_version', 'options', 'finetune_command',
-           'deploy_command', 'compose', 'evaluate_command', 'judge_command', 'benchmark_command', 'audit_mcq_command',
-           'up_command', 'down_command', 'status_command', 'publish_command', 'bench_infer_command',
-           'bench_train_command', 'main']
+           'deploy_command', 'recommend_command', 'compose', 'evaluate_command', 'judge_command', 'benchmark_command',
+           'audit_mcq_command', 'up_command', 'down_command', 'status_command', 'publish_command',
+           'bench_infer_command', 'bench_train_command', 'main']
 
 # %% ../../nbs/cli/commands.ipynb #93cfa229
 import importlib.util
@@ -40,7 +40,7 @@ from medlab.cli.evaluate import (
 )
 from .finetune import dry_run_lines, finetune_plan, finetune_settings
 from .models import models_app
-from .serve import ask_lines, chat_lines, export_log, given_options, post_json, server_client
+from .serve import ask_lines, chat_lines, export_log, given_options, plan_lines, plan_request, post_json, server_client
 from ..quantizing.converter import install_converter
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
@@ -356,6 +356,30 @@ def chat_command(
         questions = (line.strip() for line in iter(sys.stdin.readline, "") if line.strip())
         for line in chat_lines(client, model, questions, verbosity):
             typer.echo(line)
+
+# %% ../../nbs/cli/commands.ipynb #5d1eb405
+@app.command("recommend")
+def recommend_command(
+    patient: Annotated[str, typer.Argument(help="A JSON file with the patient's facts; - reads it from standard input.", metavar="FILE")],
+    model: Annotated[str, typer.Option("--model", help="One of the server's models.")] = "medlab",
+    samples: Annotated[int, typer.Option(help="Answers to compare; 1 says nothing of how sure the plan is.", min=1, max=10)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON.")] = False,
+    url: UrlOption = "",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    """Ask a deployed model for a treatment plan, checked against the patient's own allergies, conditions and medicines.
+
+    The file holds an object such as {"age": 62, "sex": "female", "allergies": ["penicillin"], "complaint": "A sore throat."}
+    """
+    try:
+        found = json.loads(sys.stdin.read() if patient == "-" else Path(patient).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{patient} cannot be read as JSON ({error}); expected a file with the patient's facts, see medlab recommend --help") from None
+    body = plan_request(found, model, samples)
+    with opened_server(url, profile, run) as client:
+        reply = post_json(client, "/api/treatment-recommendations", body)
+    typer.echo(json.dumps(reply, indent=1, ensure_ascii=False) if as_json else "\n".join(plan_lines(reply)))
 
 # %% ../../nbs/cli/commands.ipynb #2c7cd836
 def compose(words: list[str], run: Run, port: int = 8000) -> bool:

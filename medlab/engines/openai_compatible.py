@@ -244,7 +244,7 @@ def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str]
             return scores_from_list(found, {}, engine.base_url)  # raises: no need to ask
         check_room(len(next(iter(found.values())).before), Sampling(length=1))
     if lead:
-        begun = {"role": "assistant", "content": next(iter(found.values())).before_text.removeprefix(engine.chat.prompt_text(messages))}
+        begun = {"role": "assistant", "content": next(iter(found.values())).before_text.removeprefix(engine.chat.prompt_text(messages) + engine.chat.pieces.answer_lead)}
         body |= {"messages": [*messages, begun], "add_generation_prompt": False, "continue_final_message": True}
     reply = post_to_openai(engine, "/chat/completions", body)
     read = (reply.get("usage") or {}).get("prompt_tokens")
