@@ -27,7 +27,7 @@ from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, OptionScores, OutOfMemory, Piece, Sampling,
-    TokenLogprob, check_room, cut_at_stop, engine_threads, listed_tokens, option_tokens, settled, speaks_of_memory,
+    TokenLogprob, begun_text, check_room, cut_at_stop, engine_threads, listed_tokens, option_tokens, settled, speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf, gguf_field, read_gguf
 
@@ -160,9 +160,9 @@ class LlamaCppEngine(EngineBase):
         "Answer conversations, as many at a time as there are slots; raises `MedlabError` instead of returning an incomplete answer."
         return llama_answers(self, [self.chat.prompt_ids(messages) for messages in conversations], sampling)
 
-    def stream(self, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
-        "Answer one conversation piece by piece; closing the iterator stops the server's work on it."
-        return llama_stream(self, self.chat.prompt_ids(messages), sampling)
+    def stream(self, messages: list[dict], sampling: Sampling, begun: str = "") -> Iterator[Piece]:
+        "Answer one conversation piece by piece, after the words in `begun`; closing the iterator stops the server's work on it."
+        return llama_stream(self, self.chat.encode(begun_text(self.chat, messages, begun)) if begun else self.chat.prompt_ids(messages), sampling, bool(begun))
 
     def scores(self, questions: list[tuple[list[dict], list[str], str]]) -> list[OptionScores]:
         "How likely each option is after the prompt and the lead, exactly, for options of any length: see `llama_scores`."
@@ -332,7 +332,12 @@ class GrowingText:
         return whole
 
 # %% ../../nbs/engines/llama_cpp.ipynb #ae0e0841
-def llama_stream(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> Iterator[Piece]:
+def llama_stream(
+    engine: LlamaCppEngine,
+    prompt: list[int],
+    sampling: Sampling,
+    begun: bool = False,  # the prompt holds the beginning of the answer
+) -> Iterator[Piece]:
     """The pieces of one answer.
 
     The sampling's own stops are found here and not by the server, so that the text is cut at the same letter as in `generate`.
@@ -347,13 +352,15 @@ def llama_stream(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) 
         text, stopped = growing.add(new_ids), False
         if event["stop"] or any(one in engine.chat.stop_ids for one in new_ids) or any(stop in text for stop in sampling.stop):
             text, stopped = cut_at_stop(engine.chat, row, sampling)
+        row += event_tokens(engine.chat, event)
+        text, stopped = cut_at_stop(engine.chat, row, sampling, prompt[-1:] if begun else None)
         listed += [(before, len(text), one) for one in listed_tokens(event.get("completion_probabilities"), sampling.logprobs or 0)]
         before = len(text)
         if event["stop"] or stopped:
             if event["stop"]:
                 check_read(prompt, event)
             reason: Literal["stop", "length"] = "stop" if stopped or event["stop_type"] == "eos" else "length"
-            tokens = tuple(one for start, _, one in listed if start < len(text))
+            tokens = tuple(one for start, _, one in listed if start < len(text) or (begun and not text))
             done = Completion(text, len(prompt), event.get("tokens_predicted", len(row)), round(time.perf_counter() - started, 4), reason, tokens=tokens)
             yield Piece(text[shown:], done, tokens[told:])
             return
