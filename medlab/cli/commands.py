@@ -645,9 +645,8 @@ def publish_command(
     """
     from medlab.cli.publish import check_target, publication, publication_lines, send_publication, write_publication
 
-    found = publication(existing_run(run))
     check_target(to)
-    found = publication(run_and_profile("", run, [])[0])
+    found = publication(existing_run(run))
     typer.echo("\n".join(publication_lines(found)))
     if not yes:
         typer.echo(f"nothing was done; to do it: the same command with --yes (to {to})")

@@ -329,8 +329,7 @@ def read_level(text: str) -> str | None:  # one of LEVELS; None when none, sever
         stated = stated_level(lines) | bare_level(lines)
     except Open:
         return None
-    return stated.pop() if len(stated) == 1 else None
     affirmed, against = weighed(stances(lines, (), {level: level for level in LEVELS}))
-    if len(told) == 1 and not (affirmed and affirmed not in told):
-        return told.pop()
-    return affirmed if affirmed and affirmed not in against and (not told or affirmed in told) else None
+    if len(stated) == 1 and not (affirmed and affirmed not in stated):
+        return stated.pop()
+    return affirmed if affirmed and affirmed not in against and (not stated or affirmed in stated) else None

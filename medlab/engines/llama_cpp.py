@@ -316,10 +316,10 @@ def event_tokens(chat: ChatFormat, event: dict) -> list[int]:
 class GrowingText:
     "The text of tokens that come one after the other."
 
-    def __init__(self, chat: ChatFormat, window: int = 16):
+    def __init__(self, chat: ChatFormat, before: list[int], window: int = 16):  # before: tokens whose text these go on with
         self.chat, self.window, self.kept = chat, window, ""
-        self.last: list[int] = []  # the tokens that are decoded again
-        self.told = 0  # how many letters of their text stand in `kept`
+        self.last = list(before)  # the tokens that are decoded again
+        self.told = len(chat.decode(before))  # how many letters of their text stand in `kept`, or come before it
 
     def add(self, ids: list[int]) -> str:
         "The text of all tokens so far, as `ChatFormat.decode` gives it; half a letter at its end is the sign U+FFFD."
@@ -344,16 +344,15 @@ def llama_stream(
     """
     check_both_rooms(engine, prompt, sampling)
     body = {**request_body(engine, prompt, sampling), "stop": []}
-    started, row, shown, before, growing = time.perf_counter(), [], 0, 0, GrowingText(engine.chat)
+    last = prompt[-1:] if begun else []
+    started, row, shown, before, growing = time.perf_counter(), [], 0, 0, GrowingText(engine.chat, last)
     listed: list[tuple[int, int, TokenLogprob]] = []  # where each token begins and ends in the text
     told = 0
     for event in llama_events(engine, body):
         row += (new_ids := event_tokens(engine.chat, event))
         text, stopped = growing.add(new_ids), False
         if event["stop"] or any(one in engine.chat.stop_ids for one in new_ids) or any(stop in text for stop in sampling.stop):
-            text, stopped = cut_at_stop(engine.chat, row, sampling)
-        row += event_tokens(engine.chat, event)
-        text, stopped = cut_at_stop(engine.chat, row, sampling, prompt[-1:] if begun else None)
+            text, stopped = cut_at_stop(engine.chat, row, sampling, last)
         listed += [(before, len(text), one) for one in listed_tokens(event.get("completion_probabilities"), sampling.logprobs or 0)]
         before = len(text)
         if event["stop"] or stopped:

@@ -23,8 +23,8 @@ from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
-    Sampling, TokenLogprob, as_decoded, check_room, likeliest_by_text, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
-    Sampling, TokenLogprob, as_decoded, begun_text, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
+    Sampling, TokenLogprob, as_decoded, begun_text, check_room, likeliest_by_text, listed_tokens, option_tokens, scores_from_list,
+    speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf
 
