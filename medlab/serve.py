@@ -35,6 +35,7 @@ from .api.connections import impatient_protocol
 from .api.docs import add_docs
 from .api.encoders import Encoders
 from .api.errors import error_body, error_name, explain_errors
+from .api.guard import ModelGuard, standing_beside
 from .api.models import MEDGEMMA, Models, ServedModel, medgemma_model, run_model, spec_model
 from .api.queueing import open_engine
 from .api.safety import verdict_on
@@ -205,6 +206,7 @@ class ServeParams(Params):
     database: str = ""  # of conversations and the log: a file, or postgresql+psycopg://user@host/name; empty: serving/medlab.sqlite in the run folder
     keep_days: float = Field(30, gt=0)  # after which conversations and lines of the log are deleted
     log_text: bool = False  # also keep questions and answers in the log, masked
+    model_guard: ModelGuard | None = None  # a guard model beside the rules: url, model, style and seconds
 
 # %% ../nbs/09_serve.ipynb #e6813a41
 def model_alone(
@@ -256,7 +258,8 @@ def create_app(
         if site:
             site.loop = asyncio.get_running_loop()
         await asyncio.to_thread(verdict_on, [{"role": "user", "content": "Hello"}])  # its rules take a second to read
-        yield
+        with standing_beside(params.model_guard):
+            yield
         for part in (models, encoders, kept):
             await asyncio.to_thread(part.close)
 
