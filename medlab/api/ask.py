@@ -29,7 +29,7 @@ from .errors import DeadlineError, FieldError, documented
 from .events import event, event_response
 from .models import Models, ServedModel
 from .queueing import alongside, gathered, stream, use
-from .safety import DISCLAIMER, verdict_on
+from .safety import DISCLAIMER, awaited_verdict
 
 # %% ../../nbs/api/ask.ipynb #1bc9f3ba
 class AskRequest(WithoutNulls):
@@ -224,7 +224,7 @@ async def ask(asked: CheckedAsk) -> tuple[AskReply, Completion]:
         completion = gathered(asked.messages, asked.sampling)(engine, gone)
         return (completion, *confidence_of(engine, asked.messages, completion.text, asked.labels)) if completion else None
 
-    found, verdict = await alongside(use(asked.model.queue, work, asked.deadline), lambda: verdict_on(asked.messages))
+    found, verdict = await alongside(use(asked.model.queue, work, asked.deadline), lambda: awaited_verdict(asked.messages))
     if found is None:
         raise DeadlineError("the request was given up before its answer was complete")
     completion, confidence, why_not = found
@@ -239,7 +239,7 @@ async def ask_events(asked: CheckedAsk, written: Any) -> AsyncGenerator[str, Non
             yield event({"text": piece.text}, "token")
         whole = piece.done or whole
     confidence, why_not = await use(asked.model.queue, lambda engine, _: confidence_of(engine, asked.messages, whole.text, asked.labels), asked.deadline)
-    reply = ask_reply(asked, whole, confidence, why_not, verdict_on(asked.messages))
+    reply = ask_reply(asked, whole, confidence, why_not, await awaited_verdict(asked.messages))
     written(whole, reply.guard)
     yield event(reply.model_dump(), "done")
 

@@ -25,7 +25,7 @@ from .errors import ConflictError, FieldError, documented
 from .events import event, event_response
 from .models import MEDGEMMA, Models, ServedModel
 from .queueing import alongside, answer, stream
-from .safety import DISCLAIMER, verdict_on
+from .safety import DISCLAIMER, awaited_verdict
 
 # %% ../../nbs/api/chat.ipynb #fd2f4d89
 class ConversationRequest(WithoutNulls):
@@ -181,7 +181,7 @@ async def keep_turn(store: Any, turn: Turn, completion: Completion, verdict: dic
 # %% ../../nbs/api/chat.ipynb #e3680d5c
 async def answer_and_verdict(turn: Turn) -> tuple[Completion, dict | None]:
     "A turn's answer, and what the guard says to its question, read while the engine writes."
-    return await alongside(answer(turn.model.queue, turn.messages, turn.sampling, turn.deadline), lambda: verdict_on(turn.messages))
+    return await alongside(answer(turn.model.queue, turn.messages, turn.sampling, turn.deadline), lambda: awaited_verdict(turn.messages))
 
 # %% ../../nbs/api/chat.ipynb #a89c0973
 async def turn_events(store: Any, turns: OpenTurns, turn: Turn, request: Any) -> AsyncGenerator[str, None]:
@@ -190,7 +190,7 @@ async def turn_events(store: Any, turns: OpenTurns, turn: Turn, request: Any) ->
         whole, started, verdict = None, False, None
         async for piece in stream(turn.model.queue, turn.messages, turn.sampling, turn.deadline):
             if not started:
-                started, verdict = True, verdict_on(turn.messages)
+                started, verdict = True, await awaited_verdict(turn.messages)
                 yield event({"conversation_id": turn.conversation, "model": turn.model.name, "guard": verdict}, "start")
             if piece.text:
                 yield event({"text": piece.text}, "token")

@@ -4,15 +4,21 @@
 
 # %% auto #0
 __all__ = ['GuardVerdict', 'guard_verdict', 'measure_guard', 'guard_sets', 'guard_readers', 'guard_table', 'table_lines',
-           'read_guard_reply', 'model_verdict', 'model_reader']
+           'read_guard_reply', 'model_verdict', 'model_reader', 'ModelGuard', 'BesideReader', 'served_verdict',
+           'compared_readers']
 
 # %% ../../nbs/api/guard.ipynb #60308702
+import copy
 import functools
+import os
 import re
-from collections.abc import Callable, Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..basics.errors import MedlabError
 from ..basics.files import read_jsonl, shipped
@@ -59,14 +65,33 @@ def wording_verdict(kind: Literal["emergency", "harm"], question: str, probabili
     return GuardVerdict(kind=kind, rule="wording", text=RESEMBLES[kind], basis=basis, because=wording.telling(question, kind), probability=probability)
 
 # %% ../../nbs/api/guard.ipynb #9bf07010
+EXAM = re.compile(
+    r"\b(?:which (?:one )?of (?:the following|these)|all (?:of|are)\b.*\bexcept|except|(?:drug|investigation|treatment|method|test) of choice"
+    r"|most (?:likely|common|probable|appropriate)|gold standard|is (?:seen|caused) (?:in|by)|(?:true|false) (?:about|regarding|statement)|diagnosis)\b|[:-]\s*$",
+    re.IGNORECASE,
+)
+OWN_WORDS = re.compile(r"\b(?:i|my|me|we|our|us)\b|\bI['’]", re.IGNORECASE)
+
+
 def enough(
     question: str,
     probability: float,  # by its wording
     words: int = 5,
-    few: float = 0.88,  # what fewer words have to reach
+    few: float = 0.88,  # what fewer words, and exam questions, have to reach
 ) -> bool:
-    "Whether an alarm by wording counts: a few words tell little, and the rules know the short calls for help."
-    return probability >= few or len(question.split()) >= words
+    "Whether an alarm by wording counts: a few words tell little, and the rules know the short calls for help; an exam question tells of nobody."
+    exam = EXAM.search(question) and not OWN_WORDS.search(question)
+    return probability >= few or (len(question.split()) >= words and not exam)
+
+# %% ../../nbs/api/guard.ipynb #b7ee5fb2
+def believed(
+    question: str,
+    scores: dict[str, float],  # by its wording
+    far: float = -2.5,  # a score below it is far from a danger
+    words: int = 60,  # in a longer text a rule is always believed
+) -> bool:
+    "Whether what a rule finds counts beside the wording."
+    return max(scores.values()) > far or len(question.split()) > words
 
 # %% ../../nbs/api/guard.ipynb #20e2fae3
 def guard_verdict(
@@ -76,12 +101,13 @@ def guard_verdict(
 ) -> dict | None:  # a `GuardVerdict` as a dict, None where nothing was found
     "Look for an emergency and for a request for harm in a question."
     found: dict[Literal["emergency", "harm"], GuardVerdict] = {}
-    if "rules" in readers:
+    scores = load_wording().scores(question) if "wording" in readers else {}
+    if "rules" in readers and (not scores or believed(question, scores)):
         if urgent := rule_verdict("emergency", question):
             return urgent.model_dump()
         if refused := rule_verdict("harm", question):
             found["harm"] = refused
-    alarms = {kind: value for kind, value in load_wording().alarms(question).items() if enough(question, value)} if "wording" in readers else {}
+    alarms = {kind: value for kind, value in load_wording().alarms(question, scores).items() if enough(question, value)} if scores else {}
     for kind in KINDS:
         if kind in alarms and kind not in found:
             found[kind] = wording_verdict(kind, question, alarms[kind])
@@ -165,7 +191,9 @@ def read_guard_reply(
     style: Literal["llama_guard", "granite_guardian"],
 ) -> tuple[bool, str]:  # whether it found harm, and the categories it named
     "Read a guard model's reply; raises `MedlabError` for one that is not in its format."
-    first, _, rest = text.strip().partition("\n")
+    said = re.sub(r"^.*</think>", "", text, flags=re.DOTALL)
+    scored = re.search(r"<score>(.*?)</score>", said, re.DOTALL)
+    first, _, rest = (scored.group(1) if scored else said).strip().partition("\n")
     answers = {"llama_guard": {"safe": False, "unsafe": True}, "granite_guardian": {"no": False, "yes": True}}[style]
     word = re.split(r"[^a-z]", first.strip().casefold())[0]
     if word not in answers:
@@ -173,25 +201,53 @@ def read_guard_reply(
     return answers[word], rest.strip() if answers[word] and style == "llama_guard" else ""
 
 # %% ../../nbs/api/guard.ipynb #0a92d288
-#: What is said when a guard model, which gives no reason, finds a request unsafe.
-UNSAFE = "I will not help with this, because it may harm somebody. If you or another person is in danger, call your emergency number (999, 112, 911)."
+#: What is said when a guard model, which gives no reason, finds a danger.
+JUDGED = {
+    "emergency": "This may be an emergency. If somebody may be in danger now, call your emergency number (999, 112, 911) before reading on.",
+    "harm": "I will not help with this, because it may harm somebody. If you or another person is in danger, call your emergency number (999, 112, 911).",
+}
 
 # %% ../../nbs/api/guard.ipynb #f7b0dacc
+#: What Granite Guardian is asked about first, in words; the second is one of its own risks.
+EMERGENCY_CRITERION = (
+    "The user's message says that a person may now be in a medical emergency: signs that call for an ambulance or an emergency department at once, even if they are "
+    "told in passing. Questions in general, past events and harmless complaints do not meet the criterion."
+)
+
+
+def guardian_config(criterion: str) -> dict[str, str]:  # a risk's name, or a criterion in words
+    "What Granite Guardian's chat template takes, by the names of its versions."
+    if " " not in criterion:
+        return {"risk_name": criterion, "criteria_id": criterion}
+    return {"risk_name": "medical_emergency", "risk_definition": criterion, "custom_criteria": criterion}
+
+# %% ../../nbs/api/guard.ipynb #1773a248
+def ask_guardian(engine: Any, question: str, criterion: str) -> bool:
+    "Whether Granite Guardian says that a question meets a criterion."
+    messages = [{"role": "system", "content": criterion}, {"role": "user", "content": question}]
+    if isinstance(getattr(engine, "extra", None), dict):
+        engine = copy.copy(engine)
+        engine.extra = {**engine.extra, "chat_template_kwargs": {"guardian_config": guardian_config(criterion)}}
+    return read_guard_reply(engine.generate([messages], Sampling(length=400))[0].text, "granite_guardian")[0]
+
+# %% ../../nbs/api/guard.ipynb #0dc2e9e7
 def model_verdict(
     engine: Any,  # an `Engine` with a guard model behind it, such as an `OpenAiEngine`
     question: str,
     style: Literal["llama_guard", "granite_guardian"] = "llama_guard",
-    risk: str = "harm",  # the risk that Granite Guardian is asked about
+    criteria: dict[str, str] | None = None,  # kind to what Granite Guardian is asked about, in this order; None: an emergency, then its risk `harm`
 ) -> dict | None:  # a `GuardVerdict` as a dict
     "Ask a guard model about a question. Raises `MedlabError` when it fails or replies in no known form."
-    messages = [{"role": "user", "content": question}]
+    basis = f"the guard model's judgement ({style})"
     if style == "granite_guardian":
-        messages.insert(0, {"role": "system", "content": risk})
-    found, categories = read_guard_reply(engine.generate([messages], Sampling(length=20))[0].text, style)
+        asked = {"emergency": EMERGENCY_CRITERION, "harm": "harm"} if criteria is None else criteria
+        kind = next((kind for kind, criterion in asked.items() if ask_guardian(engine, question, criterion)), None)
+        return GuardVerdict(kind=kind, rule=style, text=JUDGED[kind], basis=basis, because=[]).model_dump() if kind else None
+    found, categories = read_guard_reply(engine.generate([[{"role": "user", "content": question}]], Sampling(length=20))[0].text, style)
     if not found:
         return None
-    says = load_rules("harm").rules[0].says if "S11" in categories else UNSAFE
-    return GuardVerdict(kind="harm", rule=f"{style} {categories}".strip(), text=says, basis=f"the guard model's judgement ({style})", because=[]).model_dump()
+    says = load_rules("harm").rules[0].says if "S11" in categories else JUDGED["harm"]
+    return GuardVerdict(kind="harm", rule=f"{style} {categories}".strip(), text=says, basis=basis, because=[]).model_dump()
 
 # %% ../../nbs/api/guard.ipynb #e51c77d2
 def model_reader(
@@ -199,8 +255,91 @@ def model_reader(
     model: str,  # the server's name for it
     style: Literal["llama_guard", "granite_guardian"] = "llama_guard",
     api_key: str | None = None,
+    seconds: float = 60,  # for one reply, at most
 ) -> Callable[[str], dict | None]:  # a reader for `guard_table`
     "A guard model behind an address, as a reader of questions."
     from medlab.engines.openai_compatible import OpenAiEngine
 
-    return functools.partial(model_verdict, OpenAiEngine(url, model, api_key, timeout=60), style=style)
+    return functools.partial(model_verdict, OpenAiEngine(url, model, api_key, timeout=seconds), style=style)
+
+# %% ../../nbs/api/guard.ipynb #7d993121
+class ModelGuard(BaseModel):
+    "Where a guard model answers, and in which form: `model_guard` of the step serve."
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    url: str = Field(pattern=r"^https?://\S+$")  # of a server with /v1/chat/completions
+    model: str = Field(min_length=1)  # the server's name for it
+    style: Literal["llama_guard", "granite_guardian"] = "llama_guard"
+    seconds: float = Field(5, gt=0)  # how long it may take; then the readers' verdict stands alone
+
+# %% ../../nbs/api/guard.ipynb #a7efcba4
+class BesideReader:
+    "A guard model that stands beside the readers: within its time it adds a verdict, and whatever goes wrong with it is no verdict."
+
+    def __init__(
+        self,
+        settings: ModelGuard,
+        pause: float = 30,  # seconds for which it is left alone after a failure
+        reader: Callable[[str], dict | None] | None = None,  # None: the model behind the settings' address
+    ):
+        key = os.environ.get("MEDLAB_GUARD_KEY") or None
+        self.reader = reader or model_reader(settings.url, settings.model, settings.style, key, settings.seconds)
+        self.seconds, self.pause, self.again_at = settings.seconds, pause, 0.0
+        self.asked, self.failed, self.error = 0, 0, ""
+        self.threads = ThreadPoolExecutor(8, thread_name_prefix="medlab-guard")
+
+    def __call__(self, question: str) -> dict | None:
+        "The model's verdict; None too where it does not answer in time."
+        if time.monotonic() < self.again_at:
+            return None
+        self.asked += 1
+        try:
+            return self.threads.submit(self.reader, question).result(self.seconds)
+        except Exception as error:  # noqa: BLE001 - a guard model's trouble of any kind must not keep an answer back
+            self.failed, self.error, self.again_at = self.failed + 1, f"{type(error).__name__}: {error}", time.monotonic() + self.pause
+            print(f"the model guard gave no verdict and is left alone for {self.pause:g} s: {self.error[:200]}", flush=True)
+            return None
+
+    def close(self) -> None:
+        "Wait for no reply any more."
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+# %% ../../nbs/api/guard.ipynb #424e6644
+BESIDE: list[BesideReader] = []  # those that this process's servers were told of
+
+
+@contextmanager
+def standing_beside(settings: ModelGuard | None) -> Iterator[None]:
+    "While it lasts, `served_verdict` asks a guard model as well; with None, nothing changes."
+    if settings is None:
+        yield
+        return
+    reader = BesideReader(settings)
+    BESIDE.append(reader)
+    try:
+        yield
+    finally:
+        BESIDE.remove(reader)
+        reader.close()
+
+# %% ../../nbs/api/guard.ipynb #cad615a1
+def served_verdict(
+    question: str,
+    answer: str | None = None,  # never needed
+) -> dict | None:  # a `GuardVerdict` as a dict
+    "What a server says to a question: the two readers' verdict, and where they have none that of a guard model, if one stands beside them."
+    if (found := guard_verdict(question, answer)) or not question.strip():
+        return found
+    return next((verdict for reader in BESIDE if (verdict := reader(question))), None)
+
+# %% ../../nbs/api/guard.ipynb #3cab738a
+def compared_readers(
+    settings: ModelGuard | None = None,  # None: only those that come with medlab
+) -> dict[str, Callable[[str], dict | None]]:  # by name, for `guard_table`
+    "The readers that come with medlab, a guard model, and all of them together."
+    readers = guard_readers()
+    if settings:
+        model = functools.lru_cache(None)(model_reader(settings.url, settings.model, settings.style, os.environ.get("MEDLAB_GUARD_KEY") or None))
+        readers |= {"model": model, "all": lambda question: guard_verdict(question) or model(question)}
+    return readers

@@ -23,7 +23,7 @@ from .errors import FieldError, documented
 from .events import event, event_response
 from .models import Models, ServedModel
 from .queueing import alongside, answer, stream
-from .safety import prefixed, verdict_on
+from .safety import awaited_verdict, prefixed
 
 # %% ../../nbs/api/openai_compatible.ipynb #01813162
 class ChatMessage(WithoutNulls):
@@ -289,10 +289,10 @@ def check_guard(body: ChatRequest, scope: dict) -> None:
         raise FieldError("guard", "cannot be switched off from another machine", 400)
 
 
-def wanted_verdict(body: ChatRequest, messages: list[dict]) -> dict | None:
+async def wanted_verdict(body: ChatRequest, messages: list[dict]) -> dict | None:
     "The guard's verdict on the question where its words belong before the answer."
     in_prose = body.response_format is None or body.response_format.type == "text"
-    return verdict_on(messages) if body.guard and in_prose else None
+    return await awaited_verdict(messages) if body.guard and in_prose else None
 
 
 async def all_answers(model: ServedModel, messages: list[dict], settings: list[Sampling], deadline: float) -> list[Completion]:
@@ -335,7 +335,7 @@ def router(
         note(request, question=next(turn["content"] for turn in reversed(messages) if turn["role"] == "user"))
         check_guard(body, request.scope)
         if body.stream:
-            verdict, usage = wanted_verdict(body, messages), bool(body.stream_options and body.stream_options.include_usage)
+            verdict, usage = await wanted_verdict(body, messages), bool(body.stream_options and body.stream_options.include_usage)
             written = partial(note_answer, request, model.name, verdict=verdict)
             return await event_response(chunks(model, messages, settings, verdict, usage, deadline, written), request.scope)
         completions, verdict = await alongside(all_answers(model, messages, settings, deadline), lambda: wanted_verdict(body, messages))

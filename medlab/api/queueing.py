@@ -9,6 +9,7 @@ __all__ = ['PROBE_MESSAGES', 'pieces', 'WaitingRequest', 'give_turn', 'taken_at_
 
 # %% ../../nbs/api/queueing.ipynb #202d7e94
 import asyncio
+import inspect
 import math
 import threading
 import time
@@ -285,11 +286,12 @@ async def answer(queue: EngineQueue, messages: list[dict], sampling: Sampling, d
 
 # %% ../../nbs/api/queueing.ipynb #b6b337ef
 async def alongside(work: Coroutine[Any, Any, Any], beside: Callable[[], Any]) -> tuple[Any, Any]:
-    "The result of some work at the engine, and of a function that is computed here while the engine works."
+    "The result of some work at the engine, and of a function that is computed, or whose result is awaited, here while the engine works."
     task = asyncio.ensure_future(work)
     try:
         await asyncio.sleep(0)  # the work begins
         found = beside()
+        found = await found if inspect.isawaitable(found) else found
         return await task, found
     finally:
         task.cancel()

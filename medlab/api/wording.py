@@ -241,9 +241,13 @@ class Wording:
         emergency, harm = (sum(group[column] / math.sqrt(group[0] or 1) for group in groups) for column in (1, 2))
         return {"emergency": self.bias["emergency"] + emergency, "harm": self.bias["harm"] + harm}
 
-    def alarms(self, text: str) -> dict[str, float]:  # kind to probability, the surest first
+    def alarms(
+        self,
+        text: str,
+        scores: dict[str, float] | None = None,  # those of the text, where they are known
+    ) -> dict[str, float]:  # kind to probability, the surest first
         "The kinds of danger whose alarm a text exceeds; a text without words resembles none."
-        scores = self.scores(text) if re.search(r"[^\W\d_]{2}", text) else {}
+        scores = (scores or self.scores(text)) if re.search(r"[^\W\d_]{2}", text) else {}
         raised = sorted((kind for kind, score in scores.items() if score > self.alarm[kind]), key=lambda kind: -scores[kind])
         return {kind: round(1 / (1 + math.exp(-scores[kind])), 3) for kind in raised}
 
