@@ -36,6 +36,8 @@ from .api.docs import add_docs
 from .api.encoders import Encoders
 from .api.errors import error_body, error_name, explain_errors
 from .api.models import MEDGEMMA, Models, ServedModel, beside_models, medgemma_model, published_base, run_model, spec_model
+from .api.guard import ModelGuard, standing_beside
+from .api.models import MEDGEMMA, Models, ServedModel, medgemma_model, run_model, spec_model
 from .api.queueing import open_engine
 from .api.safety import verdict_on
 from .api.security import Door, api_keys, need_a_key, with_safe_headers
@@ -209,6 +211,7 @@ class ServeParams(Params):
     database: str = ""  # of conversations and the log: a file, or postgresql+psycopg://user@host/name; empty: serving/medlab.sqlite in the run folder
     keep_days: float = Field(30, gt=0)  # after which conversations and lines of the log are deleted
     log_text: bool = False  # also keep questions and answers in the log, masked
+    model_guard: ModelGuard | None = None  # a guard model beside the rules: url, model, style and seconds
 
 # %% ../nbs/09_serve.ipynb #e6813a41
 def model_alone(
@@ -260,7 +263,8 @@ def create_app(
         if site:
             site.loop = asyncio.get_running_loop()
         await asyncio.to_thread(verdict_on, [{"role": "user", "content": "Hello"}])  # its rules take a second to read
-        yield
+        with standing_beside(params.model_guard):
+            yield
         for part in (models, encoders, kept):
             await asyncio.to_thread(part.close)
 

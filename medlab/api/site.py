@@ -18,6 +18,8 @@ from .ask import AskRequest, ask, checked_ask
 from .errors import DeadlineError, documented
 from .guard import guard_verdict
 from .models import Models, ServedModel
+from .guard import served_verdict
+from .models import Models
 from .page import mount_page
 from .queueing import gathered, stream, use
 from .treatment import TreatmentReply, TreatmentRequest, check_patient, recommend
@@ -128,6 +130,7 @@ class SiteBackend:
 
     def pair(self) -> tuple[str, str]:
         return base_and_tuned(self.served.models)
+        return served_verdict(question)
 
 # %% ../../nbs/api/site.ipynb #20702f83
 def checked_request(model: str, patient: dict) -> TreatmentRequest:
