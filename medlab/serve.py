@@ -35,9 +35,8 @@ from .api.connections import impatient_protocol
 from .api.docs import add_docs
 from .api.encoders import Encoders
 from .api.errors import error_body, error_name, explain_errors
-from .api.models import MEDGEMMA, Models, ServedModel, beside_models, medgemma_model, published_base, run_model, spec_model
 from .api.guard import ModelGuard, standing_beside
-from .api.models import MEDGEMMA, Models, ServedModel, medgemma_model, run_model, spec_model
+from .api.models import MEDGEMMA, Models, ServedModel, beside_models, medgemma_model, published_base, run_model, spec_model
 from .api.queueing import open_engine
 from .api.safety import verdict_on
 from .api.security import Door, api_keys, need_a_key, with_safe_headers

@@ -16,10 +16,8 @@ from ..basics.errors import InputError
 from ..contracts.engine import Completion, Engine, Sampling
 from .ask import AskRequest, ask, checked_ask
 from .errors import DeadlineError, documented
-from .guard import guard_verdict
-from .models import Models, ServedModel
 from .guard import served_verdict
-from .models import Models
+from .models import Models, ServedModel
 from .page import mount_page
 from .queueing import gathered, stream, use
 from .treatment import TreatmentReply, TreatmentRequest, check_patient, recommend
@@ -126,11 +124,10 @@ class SiteBackend:
         return waited(self.loop, plan_in_turn(self.served, checked_request(model, patient), self.seconds)).model_dump()
 
     def verdict(self, question: str) -> dict | None:
-        return guard_verdict(question)
+        return served_verdict(question)
 
     def pair(self) -> tuple[str, str]:
         return base_and_tuned(self.served.models)
-        return served_verdict(question)
 
 # %% ../../nbs/api/site.ipynb #20702f83
 def checked_request(model: str, patient: dict) -> TreatmentRequest:
