@@ -30,6 +30,8 @@ from medlab.training.loop import answer_tokens, how_to_pack, step_loss, tensors_
 from medlab.training.runs import call_others, check_rows, follow, train, train_apart, write_job
 from medlab.training.settings import RECIPE, FinetuneParams
 
+from small_models import write_seeing_model
+
 SHORT = {"backend": "peft", "method": "lora", "compute": "float32", "steps": 2, "checkpoint_every": 1, "warmup": 0, "dropout": 0.0, "forgetting": 0, "scored": 0}
 
 
@@ -279,6 +281,29 @@ def test_a_multimodal_model_learns_from_text():
     step_loss(model, collate([([5, 6, 7, 8], [-100, -100, 7, 8])], 0), 2).backward()
     learnt = [name for name, weight in model.named_parameters() if weight.grad is not None]
     assert learnt and all("lora_" in name and "vision" not in name for name in learnt)
+
+
+def test_a_seeing_model_is_trained_and_merged_and_its_tower_stays(rows, tmp_path):
+    "As MedGemma: names in its files are not those in memory. The merged weights give the logits of base and adapter, and nothing of the tower changes."
+    import torch
+    from safetensors.torch import load_file
+
+    from medlab.engines.hf import load_model
+    from medlab.quantizing.merging import merge
+
+    seeing = tmp_path / "seeing"
+    seeing.mkdir()
+    write_seeing_model(seeing)
+    model, _ = train(seeing, rows, [], FinetuneParams(**{**SHORT, "learning_rate": 3e-2}), 7, tmp_path / "trained", show=False)
+    save_adapter(model, tmp_path / "adapter", "seeing")
+    merge(seeing, tmp_path / "adapter", tmp_path / "merged")
+    before, after = load_file(seeing / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == 14 and not [name for name in changed if "vision" in name or "projector" in name]
+    ids = torch.tensor([rows[0][0]])
+    with torch.inference_mode():
+        base, tuned, merged = (load_model(*given)(ids).logits for given in ((seeing,), (seeing, tmp_path / "adapter"), (tmp_path / "merged",)))
+    assert (merged - tuned).norm() < 0.1 * (tuned - base).norm(), "bfloat16 rounds the merged weights"
 
 
 @pytest.mark.parametrize("words, says", [
