@@ -204,12 +204,7 @@ def weights_variant(name: str, run: Run, profile: Profile) -> Variant:
     fingerprint = sha256_json([spec.fingerprint, weights, info["quantization"], info["scaling"], decoded])
 
     def opener() -> HfEngine:
-        from medlab.training.adapters import unpack
-
-        engine = HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch, device="auto")
-        if decoded and engine.model.device.type == "cpu":
-            unpack(engine.model, "float32")  # as it was trained: bitsandbytes' packed layers round to 16 bits on some CPUs
-        return engine
+        return HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch, device="auto", unpacked=decoded)  # as it was trained
 
     return Variant(name, fingerprint, HfEngine.name, opener)
 

@@ -71,7 +71,7 @@ def outside_inputs(profile: Profile) -> dict[str, str]:
 
 # %% ../nbs/06_finetune.ipynb #661bbae1
 #: What a training needs while it runs, and nobody afterwards.
-SCAFFOLD = ("checkpoints", "best-*.safetensors", "job.json", "done.json", "before.json", "progress.jsonl", "process.log", ".training.lock")
+SCAFFOLD = ("checkpoints", "best-*.safetensors", "job.json", "done.json", "before.json", "progress.jsonl", "process.log", "worker.py", ".training.lock")
 
 # %% ../nbs/06_finetune.ipynb #1d336a57
 @step(

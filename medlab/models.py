@@ -560,6 +560,8 @@ def embed_texts(
     device: str | None = None,
 ) -> Any:  # a NumPy array of unit vectors, one row for each text
     "Sentence embeddings in batches, by an encoder of the registry: the mean of the last layer, of length one. Raises `InputError` for a model that is no encoder."
+    if isinstance(texts, str):
+        raise InputError(f"got one text, {texts[:40]!r}; expected a list of texts: put it into [ ]")
     model, tokenizer = get_registry().load_model(name, device=device)
     if getattr(model.config, "is_encoder_decoder", False) or "CausalLM" in type(model).__name__ or "Conditional" in type(model).__name__:
         raise InputError(f"model {name!r} writes text; expected an encoder, such as 'all-minilm-l6-v2' or 'clinical-bert-base'")

@@ -244,7 +244,9 @@ def importance_file(run: Run, params: QuantizeParams, merged: Path, full: Path) 
     target = full.parent / "importance.dat"
     if params.importance_tokens and not target.exists():
         rows = training_rows(run, ChatFormat.from_folder(merged), params.importance_tokens)
-        write_importance(load_model(merged), rows, read_gguf(full), target)
+        if not write_importance(load_model(merged), rows, read_gguf(full), target):
+            remove(target)
+            return None  # a family whose names in the GGUF are not known: llama-quantize refuses an empty matrix
     return target if params.importance_tokens else None
 
 
@@ -303,7 +305,8 @@ def merge_once(run: Run, params: QuantizeParams, base: Path, texts: list[Measure
     if not (folder / "merged").exists():
         with atomic_path(folder / "merge.json") as temporary:
             done = merged_whole(run.path / "finetune", base, folder / "merged")
-            done = done or merge_nearest(base, run.file("finetune", "adapter"), folder / "merged", trained["quantization"], params.merge_base, texts)
+            held, decoded = trained["quantization"], trained.get("unpacked", False)
+            done = done or merge_nearest(base, run.file("finetune", "adapter"), folder / "merged", held, params.merge_base, texts, decoded)
             write_json(temporary, done)
     return read_json(folder / "merge.json")
 

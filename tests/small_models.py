@@ -151,3 +151,27 @@ def write_model_with_tokenizer(folder, name, files):
     AutoModelForCausalLM.from_config(config).to(torch.float16).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     return folder
+
+
+def write_seeing_model(folder):
+    "Write a tiny random Gemma 3 that also sees images (as MedGemma does), with the names that its weights have in published files."
+    import json
+
+    import torch
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text, tokenizer, template, bos, eos, more = configurations()["gemma3"]
+    image = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (bos, eos, *more, *image)])
+    eyes = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14, "image_size": 56}
+    whole = Gemma3Config(
+        text_config={**text.to_dict(), "vocab_size": tokenizer.get_vocab_size() + 3, "max_position_embeddings": 2048}, vision_config=eyes, mm_tokens_per_image=4,
+        boi_token_index=tokenizer.token_to_id(image[0]), eoi_token_index=tokenizer.token_to_id(image[1]), image_token_index=tokenizer.token_to_id(image[2]),
+        bos_token_id=tokenizer.token_to_id(bos), eos_token_id=tokenizer.token_to_id(eos), tie_word_embeddings=True)
+    torch.manual_seed(0)
+    Gemma3ForConditionalGeneration(whole).to(torch.bfloat16).save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"bos_token": bos, "eos_token": eos, "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    return folder

@@ -364,7 +364,7 @@ def test_gemma_from_four_packages(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "parameters"), [
     ("gemma-2-2b-it", 2_614_341_888), ("tinyllama-1.1b-chat", 1_100_048_384), ("mistral-7b-instruct", 7_248_023_552), ("llama3-8b-instruct", 8_030_261_248),
-    ("qwen-7b", 7_615_616_512), ("smollm2-135m-instruct", 134_515_008), ("gemma-3-270m", 268_098_176),
+    ("qwen-7b", 7_615_616_512), ("smollm2-135m-instruct", 134_515_008), ("gemma-3-270m", 268_098_176), ("llama3-70b-instruct", 70_553_706_496),
 ])
 def test_parameters_are_those_that_are_published(name, parameters):
     assert count_parameters(load_spec(name).shape)["total"] == pytest.approx(parameters, rel=1e-3)

@@ -119,7 +119,8 @@ def test_registered_parameters_reach_the_loader_and_overrides_change_them():
 
 @pytest.mark.parametrize(("changes", "says"), [
     ({"loader": "no class"}, "subclass of MedicalModelLoader"), ({"loader": dict}, "subclass of MedicalModelLoader"), ({"tags": "clinical"}, "list of texts"),
-    ({"model_type": 3}, "biomedical"), ({"name": "taken"}, "registered already"),
+    ({"model_type": 3}, "biomedical"), ({"name": "taken"}, "registered already"), ({"loader": dict, "model_type": "custom"}, "subclass of MedicalModelLoader"),
+    ({"name": ""}, "not empty"), ({"name": None, "model_type": "custom"}, "not empty"),
 ])
 def test_what_cannot_be_registered(changes, says):
     registry = ModelRegistry()
@@ -232,6 +233,22 @@ def test_what_is_loaded_goes_into_pipelines_and_takes_overrides():
     assert out.logits.shape == (2, 4) and len(out.attentions) == 2 and len(out.hidden_states) == 3
     assert registry.memory()["tiny-random"] > 2 * 4 * 10e6
     registry.clear()
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ({"num_labls": 3}, "did you mean 'num_labels'"), ({"num_labels": 0}, "number of classes"), ({"num_labels": "3"}, "number of classes"), ({"device": "gpu"}, "expected 'cpu'"),
+    ({"dtype": "float7"}, "expected float32"),
+])
+def test_a_wrong_option_is_named(options, says):
+    with pytest.raises(InputError, match=says):
+        get_registry().load_model("tiny-random", **{"device": "cpu", **options})
+
+
+def test_one_text_is_no_list_of_texts():
+    from medlab.models import embed_texts
+
+    with pytest.raises(InputError, match="put it into"):
+        embed_texts("What causes gout?")
 
 
 @pytest.mark.slow

@@ -4,12 +4,16 @@ import inspect
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import psutil
 import pytest
@@ -23,8 +27,10 @@ from medlab.training.advice import less_memory
 from medlab.training.batches import collate
 from medlab.training.estimate import dry_run, empty_model
 from medlab.training.loop import answer_tokens, how_to_pack, step_loss, tensors_of
-from medlab.training.runs import check_rows, train, train_apart
+from medlab.training.runs import call_others, check_rows, follow, train, train_apart, write_job
 from medlab.training.settings import RECIPE, FinetuneParams
+
+from small_models import write_seeing_model
 
 SHORT = {"backend": "peft", "method": "lora", "compute": "float32", "steps": 2, "checkpoint_every": 1, "warmup": 0, "dropout": 0.0, "forgetting": 0, "scored": 0}
 
@@ -246,6 +252,18 @@ def test_a_dry_run_of_each_profile(name, targets, trained, total):
     assert shorter["memory"]["total"] < found["memory"]["total"]
 
 
+def test_a_dry_run_of_what_two_cards_share():
+    "QLoRA of 70 billion weights with FSDP2: each card holds half of the base, and all of it once, while loading."
+    found, alone = dry_run(load_profile("llama3-70b")), dry_run(load_profile("llama3-70b", ["finetune.sharding=none"]))
+    assert (found["trainable_parameters"], len(found["targets"])) == (65_536_000, 4) and found["total_parameters"] == pytest.approx(70_553_706_496, rel=0.01)
+    assert found["memory"]["weights"] == alone["memory"]["weights"] // 2 and found["memory"]["total"] < 44e9 < alone["memory"]["total"]
+
+
+def test_a_dry_run_of_a_model_on_this_disk_needs_no_numbers_in_a_spec(base):
+    found = dry_run(load_profile("smoke", [f"model={base}", "finetune.targets=[q_proj]"]))
+    assert found["targets"] == ["q_proj"] and found["total_parameters"] == pytest.approx(14e6, rel=0.1) and found["memory"]["total"] > 14e6 / 2
+
+
 def test_a_vision_tower_gets_no_lora():
     model = add_lora(empty_model(load_spec("medgemma-4b-it")), FinetuneParams())
     assert len(model.targeted_module_names) == 34 * 7 and not any("vision" in name for name in model.targeted_module_names)
@@ -263,6 +281,29 @@ def test_a_multimodal_model_learns_from_text():
     step_loss(model, collate([([5, 6, 7, 8], [-100, -100, 7, 8])], 0), 2).backward()
     learnt = [name for name, weight in model.named_parameters() if weight.grad is not None]
     assert learnt and all("lora_" in name and "vision" not in name for name in learnt)
+
+
+def test_a_seeing_model_is_trained_and_merged_and_its_tower_stays(rows, tmp_path):
+    "As MedGemma: names in its files are not those in memory. The merged weights give the logits of base and adapter, and nothing of the tower changes."
+    import torch
+    from safetensors.torch import load_file
+
+    from medlab.engines.hf import load_model
+    from medlab.quantizing.merging import merge
+
+    seeing = tmp_path / "seeing"
+    seeing.mkdir()
+    write_seeing_model(seeing)
+    model, _ = train(seeing, rows, [], FinetuneParams(**{**SHORT, "learning_rate": 3e-2}), 7, tmp_path / "trained", show=False)
+    save_adapter(model, tmp_path / "adapter", "seeing")
+    merge(seeing, tmp_path / "adapter", tmp_path / "merged")
+    before, after = load_file(seeing / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == 14 and not [name for name in changed if "vision" in name or "projector" in name]
+    ids = torch.tensor([rows[0][0]])
+    with torch.inference_mode():
+        base, tuned, merged = (load_model(*given)(ids).logits for given in ((seeing,), (seeing, tmp_path / "adapter"), (tmp_path / "merged",)))
+    assert (merged - tuned).norm() < 0.1 * (tuned - base).norm(), "bfloat16 rounds the merged weights"
 
 
 @pytest.mark.parametrize("words, says", [
@@ -379,7 +420,73 @@ def test_two_workers_learn_what_one_learns_from_twice_the_batch(base, rows, tmp_
     assert losses(one)[3] != pytest.approx(losses(one)[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("settings", [{"workers": 2}, {"engine": "ray"}, {"engine": "accelerate", "workers": 2, "backend": "unsloth"}])
+@pytest.mark.long
+def test_accelerate_launch_trains_as_the_command_does(copied, tmp_path):
+    "Two processes, each a whole `medlab finetune`, on a CPU: the losses of one process with the same batches. Given again, nothing is done and both end."
+    run, _ = copied
+    again = shutil.copytree(run.path, tmp_path / "launched")
+    words, environment = ["-m", "medlab.course", "finetune", "-p", "finetune.dropout=0", "-p", "finetune.forgetting=0"], {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    subprocess.run([sys.executable, *words, "--run", run.path], check=True, capture_output=True)
+    for said in ("done in", "unchanged"):
+        done = subprocess.run([*launch, *words, "-p", "finetune.batch=2", "--run", again], env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert done.stdout.count("finetune: ") == 1 and said in done.stdout
+    one, two = (read_json(place / "finetune" / "training_log.json") for place in (run.path, again))
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4) and [entry["tokens"] for entry in two["steps"]] == [entry["tokens"] for entry in one["steps"]]
+
+
+def test_the_other_processes_of_a_launch_take_part_in_what_the_first_says(tmp_path, monkeypatch):
+    "Nothing to do, and a launcher that offers no place to meet."
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for variable, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(variable, value)
+    for word, code in (("nothing", 0), ("training", 1)):
+        store.delete_key("medlab")
+        call_others(word)
+        call_others("nothing")  # the first word holds
+        (tmp_path / "job.json").write_text("{}")
+        monkeypatch.setattr("medlab.training.runs.work_apart", lambda folder: 1)
+        assert follow(tmp_path) == code
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    with pytest.raises(InputError, match="accelerate launch"):
+        follow(tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_sharded_model_learns_what_a_whole_one_learns(base, rows, tmp_path, method):
+    "FSDP2 with two gloo processes on a CPU, each holding half of every weight: the losses, the kept checkpoint and the adapter of one process."
+    from safetensors.torch import load_file
+
+    settings = {**SHORT, "steps": 4, "checkpoint_every": 2, "method": method, "unpack": "never"}
+    one = train_apart(base, rows[:5], rows[5:], FinetuneParams(**settings, batch=4), 7, tmp_path / "one", "tiny-random")
+    params, folder = FinetuneParams(**settings, batch=2, engine="accelerate", workers=2, sharding="fsdp2"), tmp_path / "two"
+    folder.mkdir()
+    write_job(folder, base=base, rows=rows[:5], validation=rows[5:], params=params, seed=7, name="tiny-random", examples=[])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(Path(__file__).parent / "sharded_worker.py")]
+    done = subprocess.run([*launch, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((folder / "checkpoints").glob("checkpoint-4/pytorch_model_fsdp_0/*.distcp"))) == 2, "each process wrote its part"
+    two = read_json(folder / "done.json")
+    assert losses(two["log"]) == pytest.approx(losses(one["log"]), rel=1e-5) and two["log"]["kept"] == one["log"]["kept"]
+    assert [entry["loss"] for entry in two["log"]["validation"]] == pytest.approx([entry["loss"] for entry in one["log"]["validation"]], rel=1e-5)
+    assert two["total_parameters"] == one["total_parameters"] and two["trainable_parameters"] == one["trainable_parameters"]
+    whole, gathered = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    assert whole.keys() == gathered.keys() and max(float((whole[key] - gathered[key]).norm() / whole[key].norm()) for key in whole) < 1e-3
+
+
+@pytest.mark.long
+def test_sharding_without_gpus_is_refused(base, rows, tmp_path):
+    params = FinetuneParams(**SHORT, engine="accelerate", workers=2, sharding="fsdp2")
+    with pytest.raises(InputError, match="needs a GPU for each worker"):
+        train_apart(base, rows, [], params, 7, tmp_path, "tiny-random")
+
+
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"engine": "ray"}, {"engine": "accelerate", "workers": 2, "backend": "unsloth"},
+    {"sharding": "fsdp2"}, {"sharding": "fsdp2", "engine": "accelerate", "workers": 2, "method": "full"}])
 def test_settings_of_several_workers_must_fit_together(settings):
     with pytest.raises(ValueError, match="expected|set backend to peft"):
         FinetuneParams(**settings)
@@ -425,3 +532,62 @@ def test_one_line_sends_the_curves_to_a_tracker(base, rows, tmp_path, monkeypatc
         metrics = [json.loads(row[0]) for row in connection.execute("SELECT metrics FROM metrics WHERE run_name = 'run' ORDER BY step")]
     assert [entry["loss"] for entry in metrics if "loss" in entry] == pytest.approx(losses(log))
     assert [entry["eval_loss"] for entry in metrics if "eval_loss" in entry] == pytest.approx([entry["loss"] for entry in log["validation"]])
+
+#: A stand-in for W&B, which is not installed here: it writes down how it is called, and fails at the call that a variable names.
+SCRIPTED_WANDB = """
+import json, os
+
+def note(call, **given):
+    if os.environ.get("SCRIPTED_FAILS") == call:
+        raise ConnectionError(f"no route to the server for {os.environ['WANDB_API_KEY']}")
+    with open(os.environ["SCRIPTED_NOTES"], "a") as stream:
+        stream.write(json.dumps({"call": call, **given}) + "\\n")
+
+def init(**given): note("init", mode=os.environ.get("WANDB_MODE"), key=os.environ.get("WANDB_API_KEY"), **given)
+def log(numbers, step): note("log", step=step, **numbers)
+def finish(): note("finish")
+"""
+
+
+@pytest.fixture
+def scripted_wandb(tmp_path, monkeypatch):
+    "The stand-in in place of wandb, and no key or login of W&B; gives the calls so far."
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "wandb.py").write_text(SCRIPTED_WANDB)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.delitem(sys.modules, "wandb")
+    monkeypatch.chdir(tmp_path)
+    for variable in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.setenv(variable, "")  # so that what the training sets is taken away afterwards
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SCRIPTED_NOTES", str(tmp_path / "notes.jsonl"))
+    return lambda: [json.loads(line) for line in (tmp_path / "notes.jsonl").read_text().splitlines()]
+
+
+def test_wandb_without_a_key_writes_to_the_disk(base, rows, tmp_path, scripted_wandb):
+    "Against the stand-in. Nobody is asked for a key, and every loss arrives."
+    _, log = train(base, rows[:6], rows[6:], FinetuneParams(**SHORT, track=["wandb"]), 7, tmp_path / "run" / "finetune", show=False)
+    first, *rest, last = scripted_wandb()
+    assert (first["call"], first["mode"], first["key"], first["name"], last["call"]) == ("init", "offline", None, "run", "finish")
+    assert [entry["loss"] for entry in rest if "loss" in entry] == pytest.approx(losses(log))
+
+
+@pytest.mark.parametrize("call", ["init", "log", "finish"])
+def test_a_tracker_that_fails_costs_a_note_and_no_training(base, rows, tmp_path, monkeypatch, scripted_wandb, call):
+    "Against the stand-in. The key is found in .env, handed to W&B, and masked in the note."
+    key = "not-a-key-" + "0" * 30
+    (tmp_path / ".env").write_text(f"WANDB_API_KEY={key}\n")
+    monkeypatch.setenv("SCRIPTED_FAILS", call)
+    model, log = train(base, rows[:6], [], FinetuneParams(**{**SHORT, "steps": 2}, track=["wandb"]), 7, tmp_path / "run" / "finetune", show=False)
+    assert len(log["steps"]) == 2 and os.environ["WANDB_API_KEY"] == key
+    note, = [note for note in log["notes"] if "wandb gave up" in note]
+    assert "ConnectionError" in note and "***" in note and key not in note
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_the_model_is_loaded(base, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("medlab.training.runs.kept_method", lambda *given: pytest.fail("the method was chosen before"))
+    monkeypatch.setattr("medlab.training.tracking.find_spec", lambda name: None)
+    with pytest.raises(MissingError, match="pip install wandb"):
+        train(base, rows, [], FinetuneParams(**SHORT, track=["wandb"]), 7, tmp_path, show=False)

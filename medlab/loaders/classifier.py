@@ -41,7 +41,7 @@ def train_classifier(
     "Fine-tune a sequence classifier with AdamW; raises `InputError` for texts without classes or a class that the model does not have."
     import torch
 
-    if len(texts) != len(classes) or not texts:
+    if isinstance(texts, str) or len(texts) != len(classes) or not texts:
         raise InputError(f"got {len(texts)} texts and {len(classes)} classes; expected as many of each, and at least one")
     if wrong := next((one for one in classes if not 0 <= one < model.config.num_labels), None):
         raise InputError(f"got class {wrong}; expected 0 to {model.config.num_labels - 1}: load the model with num_labels={max(classes) + 1}")

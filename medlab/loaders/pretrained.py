@@ -7,10 +7,11 @@ __all__ = ['open_tokenizer', 'open_pretrained']
 
 # %% ../../nbs/loaders/pretrained.ipynb #a36d3b60
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
-from ..basics.errors import InputError, MissingError
+from ..basics.errors import InputError, MissingError, nearest
 from ..basics.files import read_json
 
 # %% ../../nbs/loaders/pretrained.ipynb #c517ce8f
@@ -65,12 +66,20 @@ def torch_dtype(
     return found
 
 # %% ../../nbs/loaders/pretrained.ipynb #feb8fd55
-def device_here(device: str | None) -> str:
-    "The device that was asked for, else the first GPU, else the CPU; raises `MissingError` for one that is not here."
+def device_here(
+    device: Any,  # "cpu", "cuda:1", "auto", a torch.device, or a number as pipelines take it: -1 for the CPU, 0 for the first GPU
+) -> str:
+    "The device that was asked for, else the first GPU, else the CPU; raises `MissingError` for one that is not here, `InputError` for what is no device."
     import torch
 
+    if isinstance(device, int) or str(device).lstrip("-").isdigit():
+        device = f"cuda:{device}" if int(device) >= 0 else "cpu"
     wanted = str(device) if device not in (None, "auto") else ("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        kind = torch.device(wanted).type
+    except RuntimeError:
+        raise InputError(f"device: got {device!r}; expected 'cpu', 'cuda', 'cuda:1' or 'auto'") from None
+    if kind == "cuda" and not torch.cuda.is_available():
         raise MissingError(f"device {wanted!r}: PyTorch sees no NVIDIA GPU here; use device='cpu', or install a CUDA build of PyTorch and its driver")
     return wanted
 
@@ -84,6 +93,10 @@ def open_tokenizer(folder: Path | str) -> Any:
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token  # batches need one; the attention mask hides it
     return tokenizer
+
+# %% ../../nbs/loaders/pretrained.ipynb #5c0f7e21
+#: What callers ask for most, for the error about an option that a model does not have.
+KNOWN_OPTIONS = ("num_labels", "dtype", "torch_dtype", "load_in_4bit", "load_in_8bit", "output_attentions", "output_hidden_states", "attn_implementation", "device")
 
 # %% ../../nbs/loaders/pretrained.ipynb #94ce637c
 def open_pretrained(
@@ -100,6 +113,8 @@ def open_pretrained(
         needed_package(package, 'pip install "medlab[train]"', "loading a model")
     import transformers
 
+    if num_labels is not None and (not isinstance(num_labels, int) or num_labels < 1):
+        raise InputError(f"num_labels: got {num_labels!r}; expected the number of classes, 1 or more")
     place, name = device_here(device), automatic_class(read_json(Path(folder) / "config.json"), num_labels)
     wanted, bits = torch_dtype(dtype, place), None
     if load_in_4bit or load_in_8bit:
@@ -116,6 +131,8 @@ def open_pretrained(
         )
     except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
         first = (str(error).strip().splitlines() or [""])[0][:300]
+        if isinstance(error, TypeError) and (option := re.search(r"unexpected keyword argument '(\w+)'", first)):
+            raise InputError(f"{option[1]!r} is no option of this model{nearest(option[1], KNOWN_OPTIONS)}") from None
         raise InputError(f"{folder} cannot be opened as {name}: {type(error).__name__}: {first}; mend the option, or obtain the model again") from error
     if num_labels is not None and model.config.pad_token_id is None:
         model.config.pad_token_id = model.config.eos_token_id if isinstance(model.config.eos_token_id, int) else 0

@@ -93,7 +93,9 @@ class Entry(NamedTuple):
 
 
 def checked_loader(name: str, loader: Any) -> type[MedicalModelLoader]:
-    "The loader when it is one; else raise `InputError`."
+    "The loader when it is one, and the name is a name; else raise `InputError`."
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"got the name {name!r} of a model; expected a text that is not empty, such as 'ward-notes'")
     if not isinstance(loader, type) or not issubclass(loader, MedicalModelLoader):
         raise InputError(f"model {name!r}: got the loader {loader!r}; expected a subclass of MedicalModelLoader (the class, not an object of it)")
     return loader
@@ -201,7 +203,7 @@ class ModelRegistry:
         with self.lock:
             if name in self.entries():
                 raise InputError(f"model {name!r} is registered already; choose another name, or remove it first: get_registry().unregister({name!r})")
-            self.own[name] = Entry(about, loader)
+            self.own[name] = Entry(about, checked_loader(name, loader))
             return about
 
     def unregister(self, name: str) -> None:

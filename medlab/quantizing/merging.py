@@ -90,6 +90,12 @@ def written_out(
     rounded = dequantize_4bit(packed, state).to(weight.dtype)
     return rounded.T.contiguous() if transposed else rounded
 
+# %% ../../nbs/quantizing/merging.ipynb #71be40d2
+def place_in_stack(name: str) -> tuple[bool, str]:
+    "Whether a layer belongs to a tower for images or sound, and its name from the number of its block on: what stands before is not the same in files and in models."
+    found = re.search(r"\w+\.\d+\..*", name)
+    return bool(re.search("vision|visual|audio|image|projector", name)), found[0] if found else name
+
 # %% ../../nbs/quantizing/merging.ipynb #cc3c811a
 def layer_of(tensor: str, layers: dict[str, Any]) -> str | None:
     "The layer that a weight in a file belongs to."
@@ -99,6 +105,7 @@ def layer_of(tensor: str, layers: dict[str, Any]) -> str | None:
     if name in layers:
         return name
     found = [layer for layer in layers if layer.endswith(f".{name}") or name.endswith(f".{layer}")]
+    found = found or [layer for layer in layers if place_in_stack(layer) == place_in_stack(name)]
     return found[0] if len(found) == 1 else None
 
 # %% ../../nbs/quantizing/merging.ipynb #0f8ef142
@@ -203,6 +210,7 @@ def merge_nearest(
     trained_in: str,  # "nf4" or "none": what the base was in when the adapter was trained
     into: Literal["auto", "published", "dequantized"],
     texts: list[Measured],  # validation text
+    unpacked: bool = False,  # whether the NF4 weights were decoded once for the training: see `load_model`
 ) -> dict:  # base: what was merged into; kl: name to mean divergence, and figures: name to all of `divergence_summary`
     "Merge into the weights asked for; with auto, into those whose distributions are nearer to the adapter's. Raises what `merge` raises."
     chosen: str
@@ -215,7 +223,7 @@ def merge_nearest(
         candidates = {"published": Path(place) / "published", "dequantized": Path(place) / "dequantized"}
         merge(base, adapter, candidates["published"])
         merge(base, adapter, candidates["dequantized"], into="dequantized")
-        figures = measure_merges(lambda: load_model(base, adapter, four_bit=True), candidates, texts, Path(place))
+        figures = measure_merges(lambda: load_model(base, adapter, four_bit=True, unpacked=unpacked), candidates, texts, Path(place))
         chosen = min(figures, key=lambda name: figures[name]["kl"]["mean"]) if into == "auto" else into
         remove(target)
         os.replace(candidates[chosen], target)

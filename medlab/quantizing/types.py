@@ -142,7 +142,8 @@ def write_importance(
 ) -> int:  # how many tensors it covers
     "Write an importance matrix that llama-quantize reads. Source: llama.cpp, tools/imatrix (the older format)."
     names = tensor_names(reader)
-    found = {names[name]: squares for name, squares in input_squares(model, rows).items() if name in names}
+    seen = {name.replace("language_model.", ""): squares for name, squares in input_squares(model, rows).items()}  # of a model that also sees images
+    found = {names[name]: squares for name, squares in seen.items() if name in names}
     with atomic_path(target) as temporary, open(temporary, "wb") as stream:
         stream.write(struct.pack("<i", len(found)))
         for name, squares in sorted(found.items()):

@@ -10,9 +10,9 @@ from typing import Any
 
 from ..basics.errors import InputError
 from ..core import Profile
+from ..loaders.memory import Shape, memory_needed, shape_of
+from ..models import ModelSpec, is_here, load_spec, obtain
 from ..engines.hf import quiet
-from ..loaders.memory import Shape, memory_needed
-from ..models import ModelSpec, load_spec
 from .adapters import add_lora, lora_targets
 from .settings import FinetuneParams
 
@@ -22,12 +22,15 @@ ARCHITECTURES = {"llama": "llama", "llama3": "llama", "mistral": "mistral", "qwe
 
 # %% ../../nbs/training/estimate.ipynb #d4a78208
 def structure_of(spec: ModelSpec) -> Any:  # a transformers config
-    "The configuration of a spec's model, from its numbers; raises `InputError` for a spec without them."
+    "The configuration of a spec's model, from its numbers, else from its folder; raises `InputError` where there is neither."
     from transformers import AutoConfig
 
     kind = next((ARCHITECTURES[tag] for tag in spec.tags if tag in ARCHITECTURES), None)
+    if (spec.shape is None or kind is None) and is_here(spec):
+        return AutoConfig.from_pretrained(obtain(spec), local_files_only=True, trust_remote_code=False)
     if spec.shape is None or kind is None:
-        raise InputError(f"model {spec.name!r}: its spec has no shape or no tag of its architecture; expected shape: and one of the tags {', '.join(ARCHITECTURES)}")
+        raise InputError(f"model {spec.name!r}: its spec has no shape or no tag of its architecture, and it is not downloaded; expected shape: and one of the tags "
+                         f"{', '.join(ARCHITECTURES)}, or `medlab models download {spec.name}` first")
     shape = spec.shape
     text = dict(hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.key_value_heads,
                 head_dim=shape.head_size, intermediate_size=shape.feed_forward, vocab_size=shape.vocabulary, tie_word_embeddings=shape.tied, pad_token_id=0)
@@ -60,9 +63,16 @@ def dry_run(
         tuned = add_lora(model, params)
         targets, trained = lora_targets(tuned), sum(weight.numel() for weight in tuned.parameters() if weight.requires_grad)
     return {"model": spec.name, "method": params.method, "targets": targets, "trainable_parameters": trained, "total_parameters": total,
-            "memory": memory_of_training(spec.shape, params)}
+            "memory": memory_of_training(spec.shape or shape_of(model.config.to_dict()), params)}
 
 # %% ../../nbs/training/estimate.ipynb #c032b633
+def memory_of_a_worker(whole: dict[str, int], shape: Shape, workers: int) -> dict[str, int]:
+    "What each card takes when FSDP2 cuts the weights: its part, one block and one table that are put together for a moment, and its own batch."
+    parts = {name: size // workers if name in ("weights", "trained parameters") else size for name, size in whole.items() if name != "total"}
+    parts["put together"] = whole["weights"] // shape.layers + 2 * shape.vocabulary * shape.hidden
+    return {**parts, "weights, whole, while loading": whole["weights"], "total": max(sum(parts.values()), whole["weights"])}
+
+# %% ../../nbs/training/estimate.ipynb #966a0d46
 def memory_of_training(shape: Shape, params: FinetuneParams) -> dict[str, int]:
     "`memory_needed` for the settings of a training; 8-bit weights are counted as half of 16-bit ones."
     short = " ".join(name.removesuffix("_proj") for name in params.targets if name.removesuffix("_proj") in ("q", "k", "v", "o"))
@@ -70,4 +80,5 @@ def memory_of_training(shape: Shape, params: FinetuneParams) -> dict[str, int]:
     needed = memory_needed(shape, method, batch=params.batch, length=params.max_length, rank=params.rank, checkpointing=params.gradient_checkpointing,
                            dropout=params.dropout > 0, targets=short)
     saved = needed["weights"] // 2 if params.method == "int8" else 0
-    return {**needed, "weights": needed["weights"] - saved, "total": needed["total"] - saved}
+    whole = {**needed, "weights": needed["weights"] - saved, "total": needed["total"] - saved}
+    return whole if params.sharding == "none" else memory_of_a_worker(whole, shape, params.workers)

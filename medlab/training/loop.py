@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['step_loss', 'answer_tokens', 'without_dropout', 'on_device', 'answer_loss', 'last_checkpoint', 'is_first',
-           'join_workers', 'from_first', 'validation_entries', 'best_entry', 'Keeper', 'memory_mb', 'fit']
+           'join_workers', 'from_first', 'gather_trained', 'validation_entries', 'best_entry', 'Keeper', 'memory_mb',
+           'fit']
 
 # %% ../../nbs/training/loop.ipynb #86bd808c
 import itertools
@@ -104,7 +105,7 @@ COMPLETE = "complete"  # the file that says that all others of a checkpoint were
 # %% ../../nbs/training/loop.ipynb #77547d57
 def complete_checkpoint(folder: Path) -> None:
     "Flush every file of a checkpoint to the disk, mark it as complete, then remove the older ones."
-    for path in folder.iterdir():
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         flush_to_disk(path)
     (folder / COMPLETE).touch()
     for older in folder.parent.glob("checkpoint-*"):
@@ -148,6 +149,34 @@ def from_first(make: Callable[[], Any]) -> Any:
     torch.distributed.broadcast_object_list(box)
     return box[0]
 
+# %% ../../nbs/training/loop.ipynb #bb51792c
+def whole(weight: Any) -> Any:  # a tensor
+    "A weight with the parts that other workers hold; all workers have to ask for it."
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+
+# %% ../../nbs/training/loop.ipynb #e66e0667
+def cut_alike(weight: Any, like: Any) -> Any:
+    "This worker's part of a whole weight that it read from a file, cut as another weight is."
+    if not hasattr(like, "full_tensor"):
+        return weight
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(weight.to(like.device), like.device_mesh, like.placements)
+
+# %% ../../nbs/training/loop.ipynb #6153a7ea
+def from_all(params: FinetuneParams, make: Callable[[], Any]) -> Any:
+    "What the first process makes of a model; where each holds a part of the model, all make it together."
+    return make() if params.sharding != "none" else from_first(make)
+
+# %% ../../nbs/training/loop.ipynb #8684a0fa
+def gather_trained(model: Any) -> None:
+    "Give every worker the whole of the weights that learnt, in place of its part."
+    import torch
+
+    for name, weight in [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad and hasattr(weight, "full_tensor")]:
+        place, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(place), leaf, torch.nn.Parameter(whole(weight).detach().cpu()))
+
 # %% ../../nbs/training/loop.ipynb #fd3a8c65
 def shared_out(rows: list[Row], workers: int) -> list[list[Row]]:  # one part for each worker
     "A batch in parts; a worker for which no row is left gets one without labels."
@@ -189,9 +218,11 @@ class Keeper:
         best = best_entry(entries, self.params.keep)
         if self.params.keep == "last" or best is None:
             return
-        if best is entries[-1] and is_first():
-            with atomic_path(self.file(best)) as temporary:
-                save_file({name: weight.detach().cpu().contiguous() for name, weight in model.named_parameters() if weight.requires_grad}, temporary)
+        if best is entries[-1] and (is_first() or self.params.sharding != "none"):
+            kept = {name: whole(weight.detach()).cpu().contiguous() for name, weight in model.named_parameters() if weight.requires_grad}
+            if is_first():
+                with atomic_path(self.file(best)) as temporary:
+                    save_file(kept, temporary)
         later = sum(entry["step"] > best["step"] for entry in entries)
         self.tired = bool(self.params.patience) and later >= self.params.patience
 
@@ -214,7 +245,7 @@ class Keeper:
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if name in kept:
-                    weight.copy_(kept[name])
+                    weight.copy_(cut_alike(kept[name], weight))
         return int(best["step"])
 
 # %% ../../nbs/training/loop.ipynb #2aaab993
@@ -268,7 +299,7 @@ def trainer_class() -> type:
             super().log(logs, start_time)
 
         def evaluate(self, *args, **kwargs):
-            logs = from_first(lambda: measured_at(self))
+            logs = from_all(self.params, lambda: measured_at(self))
             self.log(logs)
             self.keeper.look(self.state.log_history, self.model)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
@@ -338,6 +369,12 @@ def optimizer_name(params: FinetuneParams, gpu: bool) -> str:
     return OPTIMIZERS[params.optimizer]
 
 # %% ../../nbs/training/loop.ipynb #d8eca3cb
+def sharding_settings(params: FinetuneParams) -> dict[str, Any]:
+    "How FSDP2 cuts a model: block by block, the parts of a checkpoint each in a file of its own. Source: https://huggingface.co/docs/peft/accelerate/fsdp"
+    return {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True, "state_dict_type": "SHARDED_STATE_DICT",
+            "cpu_ram_efficient_loading": False, "activation_checkpointing": params.gradient_checkpointing}
+
+# %% ../../nbs/training/loop.ipynb #3d75d724
 def training_arguments(
     params: FinetuneParams,
     folder: Path,  # for checkpoints
@@ -351,16 +388,17 @@ def training_arguments(
     import torch
     from transformers import TrainingArguments
 
-    gpu = torch.cuda.is_available()
+    gpu, sharded = torch.cuda.is_available(), params.sharding != "none"
     return TrainingArguments(
         output_dir=str(folder), max_steps=total, seed=seed, use_cpu=not gpu,
         per_device_train_batch_size=1, train_sampling_strategy="sequential",  # an item of our data set is a whole batch, in the plan's order
-        gradient_accumulation_steps=params.accumulation, gradient_checkpointing=params.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if params.gradient_checkpointing else None,
+        gradient_accumulation_steps=params.accumulation, gradient_checkpointing=params.gradient_checkpointing and not sharded,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if params.gradient_checkpointing and not sharded else None,
+        fsdp=sharded, fsdp_config=sharding_settings(params) if sharded else None,
         learning_rate=params.learning_rate, warmup_steps=warmup_steps(params, total),
         lr_scheduler_type=params.schedule if params.schedule != "constant" else "constant_with_warmup",
         optim=optimizer_name(params, gpu), weight_decay=params.weight_decay, max_grad_norm=1.0,
-        bf16=gpu and compute == "bfloat16", fp16=gpu and compute == "float16",
+        bf16=gpu and compute == "bfloat16" and not sharded, fp16=gpu and compute == "float16",  # sharded weights are in `compute` already
         logging_steps=1, logging_nan_inf_filter=False, disable_tqdm=True, report_to="none",
         save_strategy="steps", save_steps=params.checkpoint_every, save_total_limit=None,
         eval_strategy="steps" if validating else "no", eval_steps=params.checkpoint_every, eval_on_start=validating and not done,
@@ -403,6 +441,17 @@ def tensors_of(rows: list[Row], pad_id: int, side: str, packing: Packing | None)
         return collate(rows, pad_id, side)
     return pack_rows(rows, packing)
 
+# %% ../../nbs/training/loop.ipynb #3f5b7d10
+def check_sharded(params: FinetuneParams, trainer: Any) -> None:
+    "Raise `InputError` where the profile wants a sharded model and the libraries do not shard it: they do so on GPUs only."
+    if params.sharding != "none" and not trainer.is_fsdp_enabled:
+        raise InputError(f"finetune.sharding={params.sharding} needs a GPU for each worker, and there is none; set it to none")
+
+# %% ../../nbs/training/loop.ipynb #3f5b7d11
+def problems_of(trackers: list[Any]) -> list[str]:
+    "Why trackers gave up, one line each."
+    return [one.problem for one in trackers if getattr(one, "problem", "")]
+
 # %% ../../nbs/training/loop.ipynb #4902d9cf
 def fit(
     model: Any,  # a peft model, or a transformers model whose weights learn
@@ -434,10 +483,11 @@ def fit(
             train_dataset=[part for indices in plan for part in shared_out([rows[index] for index in indices], params.workers)], eval_dataset=tests or None,
             data_collator=lambda batches: tensors_of(batches[0], pad_id, side, packing), callbacks=[watch, *(one for one in trackers if one)],
         )
+        check_sharded(params, trainer)
         trainer.__dict__ |= dict(params=params, pad_id=pad_id, side=side, scorer=scorer, keeper=keeper)
         trainer.model_accepts_loss_kwargs = True  # `step_loss` divides by the tokens of the whole step already
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     from_first(bool)
     kept = keeper.restore(trainer.state.log_history, model, trainer.state.global_step)
-    return model, training_log(trainer.state, {**method, "packed": packing is not None}, [], watch.truncated, done, kept)
+    return model, training_log(trainer.state, {**method, "packed": packing is not None}, problems_of(trackers), watch.truncated, done, kept)

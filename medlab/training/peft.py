@@ -9,7 +9,8 @@ __all__ = ['SIDE', 'build', 'answering']
 from pathlib import Path
 from typing import Any
 
-from .adapters import OTHER_SENSES, add_lora, continue_adapter, load_base, unpack
+from ..engines.hf import unpack
+from .adapters import OTHER_SENSES, add_lora, continue_adapter, load_base
 from .loop import without_dropout
 from .lowrank import quicken
 from .settings import FinetuneParams
@@ -38,7 +39,7 @@ def build(
     import torch
     from transformers import set_seed
 
-    model = load_base(base, method["quantization"], method["compute"], learns=params.method == "full")
+    model = load_base(base, method["quantization"], method["compute"], learns=params.method == "full", sharded=params.sharding != "none")
     if method["unpacked"]:
         model = unpack(model, method["compute"])
     set_seed(seed)

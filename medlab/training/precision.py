@@ -18,7 +18,8 @@ from typing import Any
 from ..basics.errors import InputError
 from ..basics.files import cache_folder, read_json, sha256_file, sha256_json, write_json
 from ..basics.machine import processor
-from .adapters import add_lora, load_base, unpack
+from ..engines.hf import unpack
+from .adapters import add_lora, load_base
 from .loop import how_to_pack, step_loss, tensors_of
 from .lowrank import quicken
 from .settings import FinetuneParams

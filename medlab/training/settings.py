@@ -41,6 +41,7 @@ class FinetuneParams(Params):
     unpack: Literal["auto", "never"] = "auto"  # auto: NF4 weights are decoded once, not in every step, where memory allows
     engine: Literal["local", "accelerate", "ray"] = "local"  # one process; several on this computer; workers of a Ray cluster
     workers: int = Field(1, ge=1)  # processes that train together, one GPU each where there are GPUs
+    sharding: Literal["none", "fsdp2"] = "none"  # fsdp2: each worker holds a part of the base, for a base that fits no single card
     packing: bool = True  # on a CPU, the rows of a batch are one sequence, and equal beginnings are computed once; the loss is the same
     from_adapter: str = ""  # an earlier adapter's folder, or its run folder, to go on from
     checkpoint_every: int = Field(4, ge=1)  # steps; the validation scores are measured then too
@@ -62,6 +63,8 @@ class FinetuneParams(Params):
             raise ValueError(f"engine {self.engine} with workers {self.workers}; expected accelerate or ray with two workers or more, local with one")
         if self.workers > 1 and self.backend == "unsloth":
             raise ValueError("backend unsloth trains on one GPU; set backend to peft, or workers to 1")
+        if self.sharding != "none" and (self.workers == 1 or self.method not in ("lora", "qlora")):
+            raise ValueError(f"sharding {self.sharding} with {self.workers} workers and method {self.method}; expected two workers or more, and lora or qlora")
         return self
 
 # %% ../../nbs/training/settings.ipynb #ef4d67ef
