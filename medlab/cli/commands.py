@@ -31,6 +31,9 @@ from ..contracts.records import read_sources
 from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_run, find_step, keep_profile, load_profile, profile_names, project_folder
 from ..models import load_spec
+from ..core import Manifest, Params, Profile, Run, Step, find_step, load_profile, open_run, profile_names, project_folder
+from ..training.loop import is_first
+from ..training.runs import call_others, launched
 from ..evaluate import find_variant, take_ledgers
 from ..course import import_lessons, lessons, run_course, short_path
 from .audit import write_audit
@@ -38,7 +41,7 @@ from .bundle import EXTRAS, make_bundle, parse_size, parse_target, read_have
 from medlab.cli.evaluate import (
     BENCHMARK_KINDS, PROTOCOLS, benchmark_items, evaluate_saved, model_audit, result_lines, run_benchmark, surface_audit,
 )
-from .finetune import dry_run_lines, finetune_plan, finetune_settings
+from .finetune import dry_run_lines, finetune_plan, finetune_settings, join_launch, launch_lines
 from .models import models_app
 from .serve import ask_lines, chat_lines, export_log, given_options, plan_lines, plan_request, post_json, server_client
 from ..quantizing.converter import install_converter
@@ -212,6 +215,16 @@ def collect_command(
 for _name in ("preprocess", "instruct"):
     add_step_command(find_step(_name))
 
+# %% ../../nbs/cli/commands.ipynb #b1f4a90e
+def finetune_here(profile: str, run_dir: str, overrides: list[str]) -> None:
+    "Do the step; as one of several processes of a launch, but not the first, only take part in its training."
+    if launched() and not is_first():
+        raise typer.Exit(join_launch(profile, run_dir, overrides))
+    try:
+        run_step(find_step("finetune"), profile, run_dir, overrides)
+    finally:
+        call_others("nothing")
+
 # %% ../../nbs/cli/commands.ipynb #3b5aaa8b
 ModelOption = Annotated[str, typer.Option("--model", help="A model's name, a spec, a folder, or owner/name on the hub.", metavar="ID")]
 QloraOption = Annotated[bool | None, typer.Option("--use-qlora/--no-use-qlora", help="The base in 4 bits, or in 16.", show_default=False)]
@@ -246,7 +259,7 @@ def finetune_command(
         typer.echo("\n".join(dry_run_lines(load_profile(place or (own if own.is_file() else "smoke"), [*lines, *(override or [])]))))
         return
     allow_to_replace(replace)
-    run_step(find_step("finetune"), place, folder, [*lines, *(override or [])])
+    finetune_here(place, folder, [*lines, *launch_lines(), *(override or [])])
 
 # %% ../../nbs/cli/commands.ipynb #fd3201fb
 for _name in ("quantize",):
