@@ -311,7 +311,7 @@ def test_each_name_is_defined_once():
 def test_importing_is_light():
     "No room loads a heavy library before it is used."
     heavy = ["torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "scipy", "fastapi", "groq", "xllamacpp", "fastcore", "IPython",
-             "spacy", "presidio_analyzer", "py3langid", "ray", "selectolax", "pyarrow"]
+             "spacy", "presidio_analyzer", "py3langid", "ray", "selectolax", "pyarrow", "numpy"]
     for statement in ("import medlab", "; ".join(f"import {module}" for module in modules())):
         script = f"{statement}\nimport sys\nprint([name for name in {heavy} if name in sys.modules])"
         found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT.parent)
