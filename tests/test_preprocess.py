@@ -575,6 +575,14 @@ def test_what_linking_missed_is_found_between_the_sides(places, threshold, gone)
     assert placement.place[held] == min(places)
 
 
+def test_two_training_records_that_are_alike_are_no_leak():
+    pair = [made("Who?", f"{JOINT}.", subject="one"), made("What?", f"{JOINT} y z.", subject="other")]
+    exam, params = made("What is gout?", sentence(random.Random(1)), subject="gout"), PreprocessParams()
+    placement = Placement(Facts([examine_batch([exam, *pair], params, 42)], DiskStore(io.BytesIO())), params)
+    placement.place[:] = (0, 2, 2)
+    assert drop_near_duplicates(placement, "train", np.array([0])) is False and not list(placement.rows("rejected"))
+
+
 @pytest.mark.parametrize("changed, together", [(1, True), (2, True), (3, False), (4, False)])  # of 20 words: 19/21, 18/22, 17/23 and 16/24 are shared
 def test_long_questions_are_together_from_four_fifths_of_their_words_on(changed, together):
     rng, groups = random.Random(7), []
