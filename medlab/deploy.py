@@ -13,7 +13,7 @@ from .basics.files import atomic_path, sha256_json, sha256_text, write_json
 from .contracts.chat import ChatFormat, check_same_prompt
 from .contracts.engine import Engine, Sampling
 from .core import NOT_HERE, Outcome, Profile, Run, step
-from .engines.deployment import DeployParams, choose_place, model_parameters, planned, running, server_version
+from .engines.deployment import DeployParams, choose_place, license_of, model_parameters, planned, running, server_version
 
 # %% ../nbs/08_deploy.ipynb #54095e61
 #: What stands at the top of every Modelfile: who wrote it, how to use it, and what it cannot decide.
@@ -31,6 +31,7 @@ def modelfile(
     chat: ChatFormat,
     sampling: Sampling,
     gguf: str,  # seen from the Modelfile's folder, such as "../quantize/model-q4_k_m.gguf"
+    license: str = "",  # the licence's name or text
 ) -> str:
     """The Modelfile for `ollama create NAME -f Modelfile`; raises `InputError` for a stop that cannot be written in one.
 
@@ -42,7 +43,8 @@ def modelfile(
         raise InputError(f"stops {texts!r}: expected texts without quotation marks and line breaks, which a Modelfile cannot hold")
     settings = [f"PARAMETER {name} {value}" for name, value in parameters.items()] + [f'PARAMETER stop "{text}"' for text in texts]
     more = [SPACE_COMMENT] if chat.cuts_first_space else []
-    return "\n".join([*COMMENT, *more, f"FROM {gguf}", "", f'TEMPLATE """{chat.go_template()}"""', "", *settings, ""])
+    licensed = [f'LICENSE """{license}"""', ""] if license else []
+    return "\n".join([*COMMENT, *more, f"FROM {gguf}", "", f'TEMPLATE """{chat.go_template()}"""', "", *settings, "", *licensed])
 
 # %% ../nbs/08_deploy.ipynb #c3ee14b3
 #: Conversations that templates are known to render differently.
@@ -104,7 +106,7 @@ def deploy(run: Run, profile: Profile) -> Outcome:
     place = choose_place(params)
     deployment = planned(run, params, server_version(place))
     with atomic_path(folder / "Modelfile") as temporary:
-        temporary.write_text(modelfile(deployment.chat, deployment.sampling, f"../quantize/{deployment.gguf.name}"), encoding="utf-8")
+        temporary.write_text(modelfile(deployment.chat, deployment.sampling, f"../quantize/{deployment.gguf.name}", license_of(deployment.gguf)), encoding="utf-8")
     with running(run, deployment, place, renew=True) as engine:
         rows = check_parity(engine, deployment.chat, params.context)
     write_json(folder / "parity.json", {"server": deployment.server, "conversations": rows})

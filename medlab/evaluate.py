@@ -248,7 +248,7 @@ def served_variant(run: Run, profile: Profile, guarded: bool = False) -> Variant
     def opener() -> Iterator[Engine]:
         from medlab.serve import serving
 
-        with serving(run, profile) as base_url, OpenAiEngine(f"{base_url}/v1", served_model(base_url), extra={"guard": guarded}) as engine:
+        with serving(run, profile) as base_url, OpenAiEngine(f"{base_url}/v1", served_model(base_url), chat=this.chat, extra={"guard": guarded}) as engine:
             yield engine
 
     this = deployed(run)

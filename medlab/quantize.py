@@ -103,14 +103,21 @@ def copies_needed(params: QuantizeParams, trained_in: str) -> float:
     several, apart = params.merge_base == "auto" and trained_in == "nf4", trained_in == "nf4"
     return 2.1 + several + sum(bits) / 16 + ((1 + apart + (bits[0] / 16 if bits else 0)) if params.adapter else 0)
 
+# %% ../nbs/07_quantize.ipynb #672074de
+def rows_of(folder: Path) -> int:
+    "How many tokens a model's distributions are over, as its config.json says; models that also see images say it for their text part."
+    config = read_json(folder / "config.json")
+    return int(config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size") or 0)
+
 # %% ../nbs/07_quantize.ipynb #6f3f8c17
 def check_quantize_space(
     folder: Path,  # where the files will be written
     weights: int,  # bytes of the 16-bit weights
     copies: float = 2.7,  # from `copies_needed`
+    distributions: int = 0,  # bytes of the next-token distributions that are kept while files are compared
 ) -> None:
     "Raise `MedlabError` when the disk has no room for the merged weights, the 16-bit GGUF and the quantized ones."
-    needed, free = int(copies * weights + 50e6), shutil.disk_usage(folder).free
+    needed, free = int(copies * weights + distributions + 50e6), shutil.disk_usage(folder).free
     if free < needed:
         raise MedlabError(
             f"not enough disk space at {folder}: {free / 1e6:.0f} MB free, expected {needed / 1e6:.0f} MB for the merged model and its GGUF files; "
@@ -318,7 +325,8 @@ def quantize(run: Run, profile: Profile) -> Outcome:
         remove(merged)  # killed between the two: nobody knows what it was merged into
     if not full.exists():
         trained = read_json(run.file("finetune", "model_info.json"))["quantization"]
-        check_quantize_space(folder, sum(path.stat().st_size for path in base.glob("*.safetensors")), copies_needed(params, trained))
+        weights = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+        check_quantize_space(folder, weights, copies_needed(params, trained), 4 * params.check_positions * rows_of(base))
     texts = validation_texts(run, ChatFormat.from_folder(base), params.check_positions)
     merge_notes = merge_once(run, params, base, texts)
     about = about_model(run, spec, merge_notes["base"])

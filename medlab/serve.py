@@ -8,13 +8,13 @@ __all__ = ['ServeParams', 'create_app', 'stated', 'database_of', 'store_of', 'se
 # %% ../nbs/09_serve.ipynb #670703af
 import asyncio
 import json
+import random
 import re
 import signal
 import socket
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -34,7 +34,7 @@ from .api.connections import impatient_protocol
 from .api.docs import add_docs
 from .api.encoders import Encoders
 from .api.errors import error_body, error_name, explain_errors
-from .api.models import MEDGEMMA, Models, ServedModel, medgemma_model, run_model, spec_model
+from .api.models import MEDGEMMA, Models, ServedModel, beside_models, medgemma_model, published_base, run_model, spec_model
 from .api.queueing import open_engine
 from .api.safety import verdict_on
 from .api.security import Door, api_keys, need_a_key, with_safe_headers
@@ -46,7 +46,7 @@ def request_id(
     given: str | None,  # the client's own x-request-id
 ) -> str:
     "The client's own request id when it is short and plain, else a new one."
-    return given if given and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex[:16]
+    return given if given and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else f"{random.getrandbits(64):016x}"  # no secret, so no call to the system
 
 # %% ../nbs/09_serve.ipynb #d643e256
 async def read_body(
@@ -104,17 +104,20 @@ async def answer_while_wanted(gate: "Gate", scope: dict, body: bytes, receive: C
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    answering, leaving = asyncio.ensure_future(gate.app(scope, replay, send)), asyncio.ensure_future(client_gone())
+    watched = [answering := asyncio.ensure_future(gate.app(scope, replay, send))]
     try:
-        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED, timeout=gate.total_seconds)
+        await asyncio.wait(watched, timeout=0.05)  # most answers that need no engine are there by then
+        if not answering.done():
+            watched.append(asyncio.ensure_future(client_gone()))
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED, timeout=gate.total_seconds)
         if not answering.done() and "medlab.sent" not in scope:
             answering.cancel()
             scope.setdefault("medlab.status", 499)  # nginx's code for a client that has closed its connection
         with suppress(asyncio.CancelledError):
             await answering
     finally:
-        answering.cancel()
-        leaving.cancel()
+        for one in watched:
+            one.cancel()
 
 # %% ../nbs/09_serve.ipynb #8f64ac0a
 async def admit(gate: "Gate", scope: dict, receive: Callable, send: Callable) -> None:
@@ -122,7 +125,8 @@ async def admit(gate: "Gate", scope: dict, receive: Callable, send: Callable) ->
     if refusal := gate.door.refusal(scope):
         return await respond(send, refusal.status, refusal.message, headers=refusal.headers)
     try:
-        body = await asyncio.wait_for(read_body(receive, gate.max_body), gate.body_seconds)
+        async with asyncio.timeout(gate.body_seconds):
+            body = await read_body(receive, gate.max_body)
     except TimeoutError:
         return await respond(send, 408, f"the request's body did not arrive within {gate.body_seconds:.0f} s; send it again")
     except ConnectionError:
@@ -353,14 +357,36 @@ def chosen_models(
         medgemma, what_to_do = medgemma_model(*limits)
         found, absent = ([*found, medgemma], {}) if medgemma else (found, {MEDGEMMA: what_to_do})
     return Models(found, 1_000_000 * params.memory_mb, absent)
+#| export
+def run_named(name: str) -> Run | None:
+    "The run of a folder, given by its path or its name in runs/."
+    folders = (Path(name), project_folder() / "runs" / name)
+    return next((Run(folder) for folder in folders if (folder / "profile.yaml").is_file()), None)
 
 
 def model_named(name: str, limits: tuple[int, float]) -> ServedModel:
     "The model of a run folder (its path, or its name in runs/), else of a spec."
-    for folder in (Path(name), project_folder() / "runs" / name):
-        if (folder / "profile.yaml").is_file():
-            return run_model(Run(folder), load_profile(folder / "profile.yaml"), *limits)
-    return spec_model(name, *limits)
+    run = run_named(name)
+    return run_model(run, load_profile(run.path / "profile.yaml"), *limits) if run else spec_model(name, *limits)
+
+# %% ../nbs/09_serve.ipynb #e2bb7120
+def chosen_models(
+    run: Run,
+    profile: Profile,
+    params: ServeParams,
+    names: list[str] | None = None,  # run folders and specs; none: the run's own deployed model
+    page: bool = False,  # for the page, which compares: also a small published base, where no adapter.gguf is here to compare with
+) -> Models:
+    "The models to serve, the first of them the default; raises `MissingError` for a run that has deployed none, `InputError` for an unknown name."
+    limits = params.queue_length, params.queue_seconds
+    found, absent = [model_named(name, limits) for name in names or []] or [run_model(run, profile, *limits)], {}
+    runs = [(one, load_profile(one.path / "profile.yaml")) for name in names if (one := run_named(name))] if names else [(run, profile)]
+    beside = [model for one, its in runs for model in beside_models(one, its, *limits)]
+    found += beside or (published_base(profile, *limits) if page and not names else [])
+    if not any(MEDGEMMA in (model.name, *model.aliases) for model in found):
+        medgemma, what_to_do = medgemma_model(*limits)
+        found, absent = ([*found, medgemma], {}) if medgemma else (found, {MEDGEMMA: what_to_do})
+    return Models(found, 1_000_000 * params.memory_mb, absent)
 
 # %% ../nbs/09_serve.ipynb #36b65387
 @contextmanager
@@ -412,7 +438,7 @@ def serve_forever(
     listen(params.host, params.port).close()  # before the work, not after it
     if not names:
         find_step("deploy")(run, profile)
-    models = chosen_models(run, profile, params, names)
+    models = chosen_models(run, profile, params, names, page=True)
 
     def say(url: str) -> None:
         print(f"serving {', '.join(models.names())} at {url} (the page: {url}/page, for programs: {url}/docs); Ctrl-C ends it", flush=True)
@@ -430,7 +456,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     run, profile = open_run()
     params = profile.params(ServeParams)
-    return create_app(chosen_models(run, profile, params), params, store=store_of(run, params), page=True)
+    return create_app(chosen_models(run, profile, params, page=True), params, store=store_of(run, params), page=True)
 
 # %% ../nbs/09_serve.ipynb #52e8a30b
 def promised_calls(deployment: Deployed) -> list[tuple[str, str, dict | None, int]]:

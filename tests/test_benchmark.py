@@ -192,6 +192,37 @@ def test_answers_that_do_not_fit_their_questions_are_refused(tmp_path):
         room.evaluate_saved(path, ["base"], "mcq", gold=as_file(tmp_path, "gold.jsonl", ROWS[:3]), columns=COLUMNS)
 
 
+def test_answers_of_several_systems_are_read_in_every_shape(tmp_path):
+    "A column for each system, a row for each answer with the system's name, and a file for each system hold the same, and give the same."
+    named = [{**row, "id": f"q{n}"} for n, row in enumerate(ROWS)]
+    said = {"base": ["B" if n % 2 else "A" for n in range(len(ROWS))], "tuned": [f"The answer is (B): {row['b']}" for row in ROWS]}
+    gold = as_file(tmp_path, "gold.csv", named)
+    wide = as_file(tmp_path, "wide.csv", [{"id": row["id"], **{name: texts[n] for name, texts in said.items()}} for n, row in enumerate(named)][::-1])
+    rows = [{"item": row["id"], "who": name, "wrote": texts[n]} for name, texts in said.items() for n, row in enumerate(named)]
+    long = as_file(tmp_path, "long.jsonl", rows[::-1])
+    files = [as_file(tmp_path, f"of_{name}.jsonl", [{"id": row["item"], "output": row["wrote"]} for row in rows if row["who"] == name]) for name in said]
+    found = [
+        room.evaluate_saved(wide, ["base", "tuned"], "mcq", gold, COLUMNS),
+        room.evaluate_saved(long, ["base", "tuned"], "mcq", gold, COLUMNS + ",system=who,answers=wrote"),
+        room.evaluate_saved([f"base={files[0]}", f"tuned={files[1]}"], None, "mcq", gold, COLUMNS),
+    ]
+    assert found[0] == found[1] == found[2]
+    values = {(one["variant"], row["metric"]): row["value"] for one in found[0]["results"] for row in one["rows"]}
+    assert values["tuned", "option_accuracy"] == 1.0 and values["base", "option_accuracy"] == 0.5
+    assert [one["variant"] for one in room.evaluate_saved(files, None, "mcq", gold, COLUMNS)["results"]] == ["of_base", "of_tuned"]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda rows: rows[:-1], "no answer to 1 of 12 items, such as 'q11'"), (lambda rows: [*rows, rows[0]], "several answers to 1 of 12 items, such as 'q0'"),
+    (lambda rows: [*rows, {"id": "q99", "output": "B"}], "answers to unknown items, 1 of 12 items, such as 'q99'"), (lambda rows: [], "it is empty"),
+])
+def test_answers_that_lack_an_item_are_refused(tmp_path, change, message):
+    gold = as_file(tmp_path, "gold.jsonl", [{**row, "id": f"q{n}"} for n, row in enumerate(ROWS)])
+    path = as_file(tmp_path, "mine.jsonl", change([{"id": f"q{n}", "output": "B"} for n in range(len(ROWS))]))
+    with pytest.raises(InputError, match=message):
+        room.evaluate_saved(path, None, "mcq", gold, COLUMNS)
+
+
 def test_rotations_keep_the_right_text_and_visit_every_place(tmp_path):
     items, _ = room.benchmark_items(as_file(tmp_path, "x.jsonl"), "mcq", COLUMNS)
     for item in items[:3]:

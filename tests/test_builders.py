@@ -135,6 +135,17 @@ def test_sentences_that_need_nothing(sentence):
     ("Gout hurts. It grows worse with time If the toe is cold it swells.", "Gout hurts."),
     ("Gout hurts. A foundation offers an information page with recipes. A journal has a review of gout. You may have to register first.", "Gout hurts."),
     ("See the Trials section that follows for links. Gout hurts.", "Gout hurts."),
+    ("Healthy adults\nGout needs no treatment.\nPregnant women\nGout needs a doctor.", None),
+    ("Causes\nGout needs no treatment.", "Gout needs no treatment."),
+    ("Gout hurts. It is the site of many problems. They include " + "very " * 45 + "many.", "Gout hurts."),
+    ("Gout hurts. The animation below shows a toe. Spoken explanations are provided. Rest helps.", "Gout hurts. Rest helps."),
+    ("Gout hurts. GeneTests lists the names of laboratories. In the Services tab, we provide a list of links.", "Gout hurts."),
+    ("Gout hurts. Signs include: Red toes Cold and/or wet feet Loss of sleep Other kinds are rare.", "Gout hurts."),
+    ("Take it with:\n- milk, or\n- food; and\n- water", "Take it with: milk; food; water."),
+    ("Gout hurts. Titin has several functions within cells.", "Gout hurts."),
+    ("Gout hurts. If you have cold toes, rest. If you have red toes, drink. Rest helps. If you have no toes, " + "very " * 45 + "well.", "Gout hurts."),
+    ("Gout hurts. In men it is common. It is old. In women " + "very " * 45 + "few have it.", "Gout hurts."),
+    ("Gout hurts. The doctor uses one of two formulasURR or others.", "Gout hurts."),
 ])
 def test_what_is_cut_says_what_its_source_said(text, cut):
     assert excerpt(text, 45) == cut
@@ -403,6 +414,15 @@ def asked_of(aspect, answer, subject="Glass Wrist", question=""):
     ("causes", "Glass wrist runs in families by a gene. A fall and BQRD may cause it too.", "abbreviation"),
     ("treatment", "There is no cure for BQRD. Rest and plaster help the wrist.", "abbreviation"),
     ("prevention", "Glass wrist is preventable. You can take steps to prevent glass wrist and other diseases of the bones and of the joints.", "does not speak"),
+    ("prevention", "To prevent glass wrist, you need to know what causes it.", "does not speak"),
+    ("causes", "To find the cause of glass wrist, your doctor may test your blood.", "does not speak"),
+    ("causes", "Two million people have glass wrist, a leading cause of bad handwriting.", "does not speak"),
+    ("research", "A cast is a bandage with plaster that keeps the glass wrist still.", "does not speak"),
+    ("research", "The Institute supports studies on the brain and on the nerves of all people.", "does not speak"),
+    ("susceptibility", "The wrist worm lives in snails and is passed on by rats. Glass wrist is what it makes.", "does not speak"),
+    ("stages", "Tests are done before treatment begins. It is important to know the stage in order to plan for glass wrist.", "does not speak"),
+    ("symptoms", "All chest pain should be checked by a doctor. The signs of glass wrist are similar to those of gout.", "does not speak"),
+    ("inheritance", "Glass wrist is inherited in an autosomal dominant pattern. " + "Rarely, " + "very " * 95 + "rarely, it is X-linked.", "leaves out a pattern"),
 ])
 def test_an_answer_that_lacks_what_was_asked_is_not_built(aspect, answer, reason):
     (said,) = asked_of(aspect, answer)
@@ -417,6 +437,8 @@ def test_an_answer_that_lacks_what_was_asked_is_not_built(aspect, answer, reason
     ("causes", "Glass wrist is caused by falls. In the United States of America, ice is a common cause."),
     ("genetic changes", "Glass wrist is caused by mutations in a gene. The protein binds to BQRD."),
     ("treatment", "There is no cure for GW. Rest and plaster help the wrist."),
+    ("causes", "Ice on the road is a common cause of glass wrist."), ("research", "Scientists study glass wrist in mice."), ("susceptibility", "Women get glass wrist more often than men."),
+    ("inheritance", "Glass wrist is inherited in an autosomal dominant or an X-linked pattern."),
     ("prevention", "You can take steps to prevent glass wrist: wear gloves."), ("prevention", "There is no known way to prevent glass wrist."),
 ])
 def test_an_answer_that_has_it_is_built(aspect, answer):
@@ -585,6 +607,12 @@ def test_the_analysis_begins_where_the_verdict_ends(explanation, analysis):
 def test_what_cannot_be_learnt_from_is_left_out_with_its_reason(explanation, more, word):
     found = reasons(choices.build, item(explanation, **more), 45)
     assert len(found) == 1 and word in found[0] and not built(choices.build, item(explanation, **more), 45)
+
+
+def test_an_explanation_that_never_mentions_the_marked_option_shows_that_one_of_them_is_wrong():
+    silent = "The chest is large and has two lobes on its left side, which a doctor hears best from behind when a patient breathes in and out."
+    assert reasons(choices.build, item(silent, split="test")) == ["the explanation does not mention the option that is marked as right"]
+    assert built(choices.build, item(f"{silent} A sputum smear shows the bacteria.", split="test"))
 
 
 def test_the_name_of_an_exam_is_no_part_of_the_question():

@@ -15,7 +15,7 @@ from medlab.basics.files import read_json, write_json
 from medlab.basics.processes import free_port
 from medlab.core import NOT_HERE, Run, find_step, load_profile
 from medlab.deploy import CONVERSATIONS, check_parity, deploy, record_server
-from medlab.engines.deployment import DeployParams, check_vocabulary, deployed, model_file, model_name, model_parameters, open_deployment, planned
+from medlab.engines.deployment import DeployParams, check_vocabulary, deployed, license_of, model_file, model_name, model_parameters, open_deployment, planned
 from medlab.engines.ollama_server import OllamaEngine, OllamaServer, find_ollama
 
 HELLO = [{"role": "user", "content": "What is aspirin?"}]
@@ -50,7 +50,7 @@ def no_ollama(monkeypatch, tmp_path):
 
 
 def parity(server, this, template):
-    server.create("medlab-test-parity", this.gguf, template, model_parameters(this.chat, this.sampling))
+    server.create("medlab-test-parity", this.gguf, template, model_parameters(this.chat, this.sampling), license_of(this.gguf))
     with OllamaEngine(server.host, "medlab-test-parity", this.chat) as engine:
         return check_parity(engine, this.chat)
 
@@ -92,6 +92,7 @@ def test_the_modelfile_makes_the_same_model_by_hand(ollama, smoke_run, this):
     assert by_hand.template == by_us.template == this.chat.go_template()
     assert sorted(by_hand.parameters.split("\n")) == sorted(by_us.parameters.split("\n"))
     assert this.weights in by_hand.modelfile
+    assert by_hand.license == by_us.license == license_of(this.gguf) != ""
 
 
 def test_what_is_sent_is_looked_at_first(this, tmp_path):
@@ -215,7 +216,7 @@ def test_an_answering_server_is_used_and_its_model_checked(copied, ollama, monke
     monkeypatch.setenv("OLLAMA_HOST", ollama.host.removeprefix("http://"))
     assert deploy(run, profile).notes == []
     name = model_name(run.name)
-    assert ollama.has(name) and not (run.path / "deploy" / "ollama").exists()
+    assert ollama.has(name) and not (run.path / "deploy" / "ollama").exists() and ollama.show(name).license == license_of(deployed(run).gguf)
     ollama.delete(name)
     sampling = deployed(run).sampling.model_copy(update={"length": 2})
     with open_deployment(run, profile) as engine:  # puts it back

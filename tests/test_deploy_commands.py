@@ -13,11 +13,11 @@ import httpx
 import pytest
 import yaml
 
-from medlab.basics.errors import InputError, MissingError
+from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import shipped
 from medlab.basics.processes import free_port
 from medlab.cli.commands import compose as composed
-from medlab.cli.deploy import deploy_published, deploy_scripts, deployed_lines, docker_words, stack_down, stack_status
+from medlab.cli.deploy import deploy_published, deploy_scripts, deployed_lines, docker_words, stack_down, stack_status, stack_up
 from medlab.contracts.engine import Sampling
 from medlab.core import Run
 from medlab.engines.deployment import DeployParams, model_file, planned
@@ -260,7 +260,8 @@ def test_up_status_logs_down(copied):
         assert code == 0 and f"http://127.0.0.1:{port}/health" in said, said
         assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
         assert "it answers" in medlab("status", "--run", run.path)[1]
-        assert "it is up already" in medlab("up", "--run", run.path, "--port", port, "--local")[1]
+        said = medlab("up", "--run", run.path, "--port", free_port(), "--local")[1]
+        assert "it is up already" in said and f":{port}/" in said, "where it is, not where it was wanted now"
         assert "serving" in medlab("logs", "--run", run.path)[1]
     finally:
         code, said = medlab("down", "--run", run.path)
@@ -268,6 +269,26 @@ def test_up_status_logs_down(copied):
     assert stack_status(run) == "down" and stack_down(run) == "it was not up"
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{port}/health")
+
+
+def test_a_stranger_at_the_port_is_not_taken_for_ours(tmp_path):
+    "Its answer would end the waiting, and a server that never came up would be reported as up."
+    run = Run(tmp_path / "run")
+    program = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen([sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                          env={**os.environ, "PYTHONUNBUFFERED": "1"}) as other:
+        try:
+            url = re.search(r"http://\S+/", other.stdout.readline())[0]
+            with pytest.raises(InputError, match="another program listens .*--port"):
+                stack_up(run, program, url)
+        finally:
+            other.kill()
+    assert stack_status(run) == "down"
+    with pytest.raises(MedlabError, match="within 1 s"):
+        stack_up(run, program, f"http://127.0.0.1:{free_port()}/", seconds=1)
+    assert stack_status(run) == "down", "what did not come up is ended"
+    with pytest.raises(MedlabError, match="ended with code 3"):
+        stack_up(run, [sys.executable, "-c", "raise SystemExit(3)"], f"http://127.0.0.1:{free_port()}/")
 
 
 @pytest.fixture

@@ -232,13 +232,28 @@ def test_hf_scores_are_those_of_a_plain_forward_pass(hf, options, lead):
 
 
 def test_hf_letters_cost_one_row_each(hf, monkeypatch):
-    "The options of a question differ in the last token only, which is not part of the input."
+    "The options of a question share its prompt, whatever they are: it is computed once, and of a longer option only the rest follows."
     from medlab.engines import hf as module
 
-    seen, real = [], module.last_logprobs
-    monkeypatch.setattr(module, "last_logprobs", lambda engine, rows, places: seen.extend(rows) or real(engine, rows, places))
+    seen, after, real, tails = [], [], module.read_rows, module.tail_logprobs
+    monkeypatch.setattr(module, "read_rows", lambda engine, rows, *more, **named: seen.extend(rows) or real(engine, rows, *more, **named))
+    monkeypatch.setattr(module, "tail_logprobs", lambda engine, state, mask, found: after.extend(found) or tails(engine, state, mask, found))
     hf.option_logprobs(CHOICES, LETTERS, "Answer: ")
-    assert len(seen) == len(CHOICES)
+    assert (len(seen), len(after)) == (len(CHOICES), 0)
+    hf.option_logprobs(CHOICES, TEXTS, "Answer: ")
+    assert len(seen) == 2 * len(CHOICES) and 0 < len(after) <= sum(map(len, TEXTS)) and max(len(tail) for _, tail in after) < 12
+
+
+@pytest.mark.parametrize("size", [1, 2, 32])
+def test_a_batch_of_any_size_gives_the_same_scores(hf, monkeypatch, size):
+    from medlab.engines import hf as module
+
+    by_prompt = hf.option_logprobs(CHOICES, TEXTS, "Answer: ")
+    monkeypatch.setattr(hf, "batch", size)
+    in_batches = hf.option_logprobs(CHOICES, TEXTS, "Answer: ")
+    monkeypatch.setattr(module, "sees_everything", lambda config: False)  # as a model with a sliding window is asked
+    for one, other, row in zip(by_prompt, in_batches, hf.option_logprobs(CHOICES, TEXTS, "Answer: ")):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3) and one.logprobs == pytest.approx(row.logprobs, abs=1e-3)
 
 
 def test_the_order_of_questions_does_not_matter(hf, llama):

@@ -14,12 +14,15 @@ from medlab.basics.errors import InputError, MissingError
 from medlab.core import Params, Run, find_step, load_profile
 from medlab.course import import_lessons
 from medlab.evaluate import NAMED_VARIANTS
+from medlab.quantizing.types import FILE_TYPES
 
 import_lessons()
 #: What keeps a step small; the value that is tried comes after it.
 SMALL = {"finetune": ["finetune.steps=2", "finetune.checkpoint_every=1", "finetune.scored=2", "finetune.forgetting=1"],
          "quantize": ["quantize.check_positions=32", "quantize.importance_tokens=256", "quantize.check_tokens=2"]}
 STEPS = ("preprocess", "finetune", "quantize", "deploy", "evaluate")
+#: Types of files that are tried together with other values: the 16-bit one, the nearest to it, the usual one and the smallest.
+SOME_TYPES = ("f16", "q8_0", "q4_k_m", "q2_k")
 #: Values that send something to the outside.
 OUTSIDE = {("finetune", "track", "wandb"), ("finetune", "track", "trackio")}
 
@@ -33,9 +36,9 @@ def values_of(annotation):
     return [value for part in typing.get_args(annotation) for value in values_of(part)]
 
 
-def choices(step):
+def choices(step, types=tuple(FILE_TYPES)):
     "For each parameter of a step that is a choice its values as an override writes them."
-    found = {}
+    found = {"types": [f"[{name}]" for name in types]} if step == "quantize" else {}
     for name, field in Params.known[step].model_fields.items():
         several = typing.get_origin(field.annotation) is list
         if typing.get_origin(field.annotation) is dict:
@@ -96,7 +99,7 @@ def test_one_value(smoke_run, tmp_path, step, name, value):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("step, row", [(step, row) for step in STEPS for row in (in_pairs(choices(step)) if len(choices(step)) > 1 else [])],
+@pytest.mark.parametrize("step, row", [(step, row) for step in STEPS for row in in_pairs(choices(step, SOME_TYPES))],
                          ids=lambda one: one if isinstance(one, str) else "-".join(one.values()))
 def test_pairs(smoke_run, tmp_path, step, row):
     "Values that exclude one another are refused by the profile, before any work."

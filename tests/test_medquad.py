@@ -324,3 +324,30 @@ def test_words_that_only_look_like_two_stay(whole):
 def test_a_page_is_read_with_its_lost_characters():
     found = read_medquad_document(page(1, "The liver. A disease calledhepatosis harms the livers. Hepatosis is rare: hepatosis").encode(), "9_X_QA/1.xml")
     assert "called hepatosis" in found[0].answer
+
+
+WORDS = dict.fromkeys("stroke acorn acorns tract robin robins gallstones small swelling foods into sugars carbohydrates may which motor cycle heart valves week ends risk high growth pain often friends hips".split(), 80)
+
+
+@pytest.mark.parametrize("glued,spaced,dashed", [
+    ("gallstonessmall", "gallstones small", "gallstones—small"), ("tractmay", "tract may", "tract—may"), ("painoften", "pain often", "pain—often"),
+    ("carbohydratessugars", "carbohydrates sugars", "carbohydrates—sugars"), ("foodsinto", "foods into", "foods into"), ("highrisk", "high-risk", "high-risk"),
+    ("gallstonesa", "gallstones a", "gallstones—a"), ("heartvalves", "heart valves", "heart—valves"),
+    ("motorcycle", None, None), ("weekends", None, None), ("friendships", None, None), ("heartworm", None, None),
+])
+def test_words_that_the_whole_archive_shows_to_be_two_are_separated(glued, spaced, dashed):
+    text = f"The heart valves hurt. It is {glued} here, at https://{glued}.org and in {glued.upper()}."
+    for between, right in ((" ", spaced), ("—", dashed)):
+        mended = mended_answer(text, set(), WORDS | {glued: 1}, between)
+        assert mended == text.replace(f" {glued} ", f" {right or glued} ")
+        assert mended_answer(mended, set(), WORDS | {glued: 1}, between) == mended
+    for common in (20, 80):  # a word that stands in many files is a word
+        assert mended_answer(text, set(), WORDS | {glued: common}) == text
+
+
+def test_an_archive_is_the_dictionary_of_its_pages(tmp_path):
+    files = [(f"5_NIDDK_QA/{number}.xml", page(number, "Gallstones are hard. They are small stones.")) for number in range(12)]
+    path = zipped(tmp_path / "a.zip", *files, ("5_NIDDK_QA/99.xml", page(99, "Gallstonessmall stones of the gall hurt.")), ("9_CDC_QA/99.xml", page(98, "They have gallstonessmall ones.")))
+    for limit in (None, 14, 40):
+        found = {item.url: item.answer for item in MedQuad(path).fetch(limit=limit)}
+        assert found["https://example.org/99"] == "Gallstones—small stones of the gall hurt." and found["https://example.org/98"] == "They have gallstones small ones."

@@ -44,6 +44,9 @@ class Backend:
     def verdict(self, question):
         return {"text": "Call your emergency number now.", "kind": "emergency"} if "elephant" in question else None
 
+    def pair(self):
+        return "tuned", "dead"
+
 
 @pytest.fixture(scope="module")
 def served():
@@ -136,18 +139,18 @@ def test_another_model_is_chosen_and_a_dead_one_is_an_error(page, served):
 
 
 def test_side_by_side_case_and_plan(page):
-    page.get_by_role("tab", name="Side by side").click()
+    page.get_by_role("tab", name="Compare").click()
     page.locator("#both-question textarea, #both-question input").first.fill("What helps?")
     page.locator("#both-button").click()
     page.locator("#left").get_by_text("tuned-word-3").wait_for()
     page.locator("#right").get_by_text("the engine died").wait_for()  # one failure does not end the other answer
-    page.get_by_role("tab", name="Case with options").click()
+    page.get_by_role("tab", name="Case").click()
     page.locator("#case textarea").fill("A cough for a week.")
     page.locator("#options textarea").fill("A) Flu\nB) Cold")
     page.locator("#case-button").click()
     page.get_by_text("Answer: B: Cold").wait_for()
     assert "80%" in page.locator("#bars").inner_text()
-    page.get_by_role("tab", name="Treatment plan").click()
+    page.get_by_role("tab", name="Plan").click()
     page.locator("#complaint textarea").fill("Sore throat")
     page.get_by_label("Allergies").fill("penicillin")
     page.locator("#plan-button").click()
@@ -170,9 +173,33 @@ def test_it_fits_a_phone_and_both_schemes(browser, served, tmp_path, width, sche
     say(opened, "What helps?")
     opened.get_by_text("tuned-word-3").wait_for()
     opened.screenshot(path=str(tmp_path / f"page-{width}-{scheme}.png"), full_page=True)
-    assert opened.evaluate("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways
+    for tab, part in (("Chat", "#chat"), ("Compare", "#right"), ("Case", "#bars"), ("Plan", "#plan")):
+        opened.get_by_role("tab", name=tab).click()
+        opened.locator(part).wait_for()
+        assert opened.evaluate("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways
+        assert opened.locator(part).bounding_box()["width"] > min(250, width / 2), tab  # a part that has words is no thin strip
     assert "Not a medical device" in opened.locator("#disclaimer").inner_text()
     context.close()
+
+
+def test_it_needs_no_semaphores(monkeypatch):
+    "They need /dev/shm, which some containers lack."
+    from multiprocessing import synchronize
+
+    from medlab.api.page import chat_page
+
+    def lacking(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(synchronize.SemLock, "__init__", lacking)
+    with pytest.raises(FileNotFoundError):
+        synchronize.Lock(ctx=None)
+    chat_page(Backend())
+
+
+def test_an_example_is_put_into_the_box(page):
+    page.get_by_text("How does metformin work?").click()
+    page.wait_for_function("document.querySelector('#question textarea').value === 'How does metformin work?'")
 
 
 def test_it_works_by_keyboard(page):

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,8 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.basics.files import read_json, write_json
+from medlab.basics.processes import free_port
 from medlab.cli.publish import publication, send_publication, write_publication
 from medlab.contracts.chat import ChatFormat
 from medlab.contracts.engine import Sampling
@@ -40,6 +44,39 @@ def test_what_is_published_loads_and_answers_as_the_run(smoke_run, tmp_path):
     assert not (tmp_path / "out" / "generation_config.json").exists()
     with pytest.raises(InputError, match="nothing of yours is overwritten"):
         write_publication(publication(run), tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        write_publication(publication(run), tmp_path / "file")
+
+
+def front(text):
+    "The data at the top of a card."
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+@pytest.mark.parametrize("license, named", [("Apache-2.0", {"license": "apache-2.0"}), ("Gemma Terms of Use", {"license": "gemma"}),
+                                            ("Terms of My Clinic", {"license": "other", "license_name": "terms-of-my-clinic"})])
+def test_the_hub_knows_the_licence_and_the_base(copied, tmp_path, license, named):
+    "The hub refuses a card with a licence that is not on its list, and links a base by its address there."
+    run, _ = copied
+    spec = tmp_path / "mine.yaml"
+    spec.write_text(f"name: mine\nlicense: {license}\nattribution: me\nsources:\n  - {{kind: hub, repo: me/mine, revision: {'a' * 40}}}\n")
+    noted = read_json(run.file("quantize", "manifest.json"))
+    assert "base_model" not in front(publication(run)["README.md"]), "a model that is made on the spot has no address"
+    write_json(run.file("quantize", "manifest.json"), {**noted, "model": str(spec)})
+    told = front(publication(run)["README.md"])
+    assert named.items() <= told.items() and told["base_model"] == "me/mine"
+
+
+def test_what_a_run_has_is_published_and_no_more(copied):
+    "A training of all weights leaves no adapter; the 16-bit file goes along where it was asked for."
+    run, _ = copied
+    assert not any("F16" in name for name in publication(run))
+    shutil.rmtree(run.path / "finetune" / "adapter")
+    noted = read_json(run.file("quantize", "manifest.json"))
+    write_json(run.file("quantize", "manifest.json"), {**noted, "params": {**noted["params"], "types": ["q4_k_m", "f16"]}})
+    found = publication(run)
+    assert not any(name.startswith("adapter") for name in found) and sum(name.endswith(("-F16.gguf", "-Q4_K_M.gguf")) for name in found) == 2
 
 
 def test_nothing_without_a_yes(smoke_run, tmp_path):
@@ -49,6 +86,8 @@ def test_nothing_without_a_yes(smoke_run, tmp_path):
     assert not (tmp_path / "out").exists()
     said = subprocess.run([*command, "--yes"], capture_output=True, text=True, timeout=120)
     assert said.returncode == 0 and (tmp_path / "out" / "README.md").is_file()
+    said = subprocess.run([*command[:-1], "hub"], capture_output=True, text=True, timeout=120)
+    assert said.returncode == 1 and "expected hub:OWNER/NAME" in said.stderr and "Traceback" not in said.stderr
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -119,6 +158,9 @@ def test_a_hub_that_refuses(smoke_run, hub, monkeypatch):
     assert "hf_x" not in str(caught.value)
     with pytest.raises(InputError, match="expected OWNER/NAME"):
         send_publication(found, "not a name")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(MedlabError, match="no hub answers"):
+        send_publication(found, "me/model")
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.delenv("HUGGINGFACE_TOKEN", raising=False)
     with pytest.raises(MissingError, match="HF_TOKEN"):

@@ -284,6 +284,28 @@ def what_it_prints_is_read(command, new):
     assert {"torch", "peft"} <= set(read_have(str(listed)))
 
 
+def is_answered(command, new):
+    "The request as it stands, sent to the app with an engine that answers at once in the place of a run's model."
+    from contextlib import nullcontext
+
+    from fastapi.testclient import TestClient
+
+    from medlab.api.models import Models, ServedModel
+    from medlab.bench.serve import Instant
+    from medlab.contracts.chat import ChatFormat
+    from medlab.contracts.engine import Sampling
+    from medlab.models import load_spec, obtain
+    from medlab.serve import create_app
+
+    _, url, *words = shlex.split(command)
+    given = dict(zip(words[::2], words[1::2]))
+    assert set(given) == {"-H", "-d"}, f"`{command}`: this test knows -H and -d"
+    model = ServedModel("instant", lambda: nullcontext(Instant()), ChatFormat.from_folder(obtain(load_spec("tiny-random"))), Sampling(length=8))
+    with TestClient(create_app(Models([model]), log=lambda line: None, keys=[]), client=("127.0.0.1", 1)) as client:
+        reply = client.post(url, content=given["-d"], headers=dict([given["-H"].split(": ")]))
+    assert reply.status_code == 200 and reply.json()["confidence"], reply.text
+
+
 #: How a command is dealt with: the first pattern that fits. "executed" runs it as it stands, "checked" asserts what can be known without running it.
 RULES = [
     (r"make clean", "executed", cleans),
@@ -298,6 +320,7 @@ RULES = [
     (r"medlab report --data", "executed, slow", shows_the_data),
     (r"medlab run --profile smoke", "executed, slow", runs_the_course),
     (r"pip freeze", "checked", what_it_prints_is_read),
+    (r"curl .*", "executed", is_answered),
     (r"python3 stick/install\.py .*", "checked", the_bundle_has_it),
     (r"\. medlab-here/env\.sh && medlab .*", "checked", the_bundle_has_it),
     (r"bash medlab-here/gpu_run\.sh .*", "checked", the_bundle_has_it),

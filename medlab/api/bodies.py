@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from ..basics.errors import InputError
 from ..contracts.chat import ChatFormat
-from ..contracts.engine import Completion, Sampling, check_room
+from ..contracts.engine import Completion, Sampling, begun_text, check_room
 from .errors import FieldError
 
 # %% ../../nbs/api/bodies.ipynb #6e1f9b6f
@@ -75,10 +75,8 @@ class WithoutNulls(BaseModel):
         return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
 
 # %% ../../nbs/api/bodies.ipynb #3bd46155
-class TextPart(BaseModel):
+class TextPart(WithoutNulls):
     "A part of a message: text only."
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
     text: str
@@ -106,10 +104,11 @@ async def checked_prompt(
     messages: list[dict],
     sampling: Sampling,
     field: str,  # what to shorten
+    begun: str = "",  # the words with which the answer begins already
 ) -> None:
     "Raise `FieldError` for a prompt that is no conversation or leaves no room for the answer."
     def check() -> None:
-        text = chat.prompt_text(messages)
+        text = begun_text(chat, messages, begun)
         if not has_room(chat, text, sampling):
             check_room(len(chat.encode(text)), sampling)  # raises
 

@@ -90,6 +90,8 @@ class ChatRequest(WithoutNulls):
     response_format: ResponseFormat | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    continue_final_message: bool = False  # vLLM's: the last message is the assistant's and is gone on with, not answered
+    add_generation_prompt: bool = True  # vLLM's: false where an answer is gone on with
     guard: bool = True  # ours: false leaves out the guard's words; on this machine only
     # only the value that means "off"
     frequency_penalty: Off = None
@@ -107,6 +109,9 @@ class ChatRequest(WithoutNulls):
     service_tier: str | None = None
     store: bool | None = None
     parallel_tool_calls: bool | None = None  # there are no tools to call
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
 
 # %% ../../nbs/api/openai_compatible.ipynb #5d9be8b6
 def plain_messages(request: ChatRequest) -> list[dict[str, str]]:
@@ -179,6 +184,21 @@ def logprobs_of(tokens: Sequence[TokenLogprob], asked: int | None) -> dict | Non
         return {"token": one.token, "logprob": one.logprob, "bytes": list(one.bytes)}
 
     return None if asked is None else {"content": [{**entry(one), "top_logprobs": [entry(other) for other in one.top]} for one in tokens], "refusal": None}
+
+# %% ../../nbs/api/openai_compatible.ipynb #d9ad8543
+def begun_answer(body: ChatRequest, messages: list[dict], engine: str) -> str:  # empty: none was begun
+    "The words with which the answer begins already; raises `FieldError` where it cannot be gone on with."
+    if not body.continue_final_message:
+        if not body.add_generation_prompt:
+            raise FieldError("add_generation_prompt", "got false, expected it with continue_final_message: true only")
+        return ""
+    if body.add_generation_prompt:
+        raise FieldError("add_generation_prompt", "expected false beside continue_final_message: true")
+    if messages[-1]["role"] != "assistant" or not messages[-1]["content"]:
+        raise FieldError("continue_final_message", "expected the assistant's last message with the beginning of the answer")
+    if engine not in ("llama_cpp", "ollama"):
+        raise FieldError("continue_final_message", "this model's engine cannot go on with an answer; leave it out")
+    return messages[-1]["content"]
 
 # %% ../../nbs/api/openai_compatible.ipynb #e3618d88
 def reply_head(kind: str, model: ServedModel) -> dict:
@@ -255,7 +275,8 @@ async def checked_chat(
     "Check a request against its model; raises `FieldError` with the field that is wrong."
     messages = plain_messages(body)
     settings = with_logprobs(held_to_schema(requested_sampling(body, model.sampling), body.response_format, model.engine), body, model.engine)
-    await checked_prompt(await model.format(), messages, settings, "messages")
+    begun = begun_answer(body, messages, model.engine)
+    await checked_prompt(await model.format(), messages[:-1] if begun else messages, settings, "messages", begun)
     return messages, [settings.model_copy(update={"seed": (settings.seed + number) % 2**31}) for number in range(body.n)]
 
 
@@ -308,7 +329,7 @@ def router(
     async def chat_completions(body: ChatRequest, request: Request):
         deadline, model = time.monotonic() + seconds, models.named(body.model)
         messages, settings = await checked_chat(model, body)
-        note(request, question=messages[-1]["content"])
+        note(request, question=next(turn["content"] for turn in reversed(messages) if turn["role"] == "user"))
         check_guard(body, request.scope)
         if body.stream:
             verdict, usage = wanted_verdict(body, messages), bool(body.stream_options and body.stream_options.include_usage)

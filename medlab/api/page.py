@@ -7,8 +7,10 @@ __all__ = ['PageBackend', 'side_by_side', 'mount_page']
 
 # %% ../../nbs/api/page.ipynb #1ddb812a
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
+from contextlib import closing
 from typing import Any, Protocol
 
 from ..basics.errors import InputError, MedlabError
@@ -31,6 +33,9 @@ class PageBackend(Protocol):
 
     def verdict(self, question: str) -> dict | None:
         "The guard's verdict, None where it finds nothing."
+
+    def pair(self) -> tuple[str, str]:
+        "The two models that stand side by side at first: base and tuned, where both are here."
 
 # %% ../../nbs/api/page.ipynb #463ae24f
 HEADINGS = {"emergency": "⚠ This may be an emergency", "harm": "⚠ Not answered as asked"}
@@ -129,12 +134,18 @@ def chat_tab(backend: PageBackend) -> None:
     def respond(message, history, model, temperature, verbosity):
         yield from chat_answers(backend, message, history, model, temperature, int(verbosity))
 
-    gradio.ChatInterface(
-        shown(respond), additional_inputs=settings(backend), additional_inputs_accordion="Model and settings", examples=[[text] for text in EXAMPLES], run_examples_on_click=False, save_history=True,
-        chatbot=gradio.Chatbot(label="Conversation", height="55vh", elem_id="chat", buttons=["copy"], render=False),
+    def chosen(event: gradio.SelectData) -> str:
+        return event.value["text"]
+
+    chat = gradio.ChatInterface(
+        shown(respond), additional_inputs=settings(backend), additional_inputs_accordion="Model and settings", save_history=True, concurrency_limit=None,
+        chatbot=gradio.Chatbot(label="Conversation", show_label=False, height="55vh", elem_id="chat", buttons=["copy"], render=False),
         textbox=gradio.Textbox(label="Question", placeholder="Ask a question", submit_btn=True, stop_btn=True, elem_id="question", render=False),
-        analytics_enabled=False, flagging_mode="never", cache_examples=False, api_visibility="private",
+        analytics_enabled=False, flagging_mode="never", api_visibility="private",
     )
+    # ChatInterface's own examples would make a lock between processes, which not every machine has (it needs /dev/shm)
+    chat.chatbot.examples = [{"text": text} for text in EXAMPLES]
+    chat.chatbot.example_select(chosen, None, chat.textbox, api_visibility="private")
 
 # %% ../../nbs/api/page.ipynb #37fa421c
 def until_failure(backend: PageBackend, model: str, question: str) -> Iterator[str]:
@@ -144,14 +155,43 @@ def until_failure(backend: PageBackend, model: str, question: str) -> Iterator[s
     except MedlabError as error:
         yield f"\n\n⚠ {error}"
 
+# %% ../../nbs/api/page.ipynb #b0935d97
+def as_they_come(streams: list[Iterator[str]]) -> Iterator[tuple[int, str]]:  # the number of a stream, and its next piece
+    "The pieces of several streams, each as it comes, so that a slow one holds up no other. Giving this up gives the streams up."
+    arrived: queue.SimpleQueue = queue.SimpleQueue()
+    given_up = threading.Event()
+
+    def read(place: int) -> None:
+        try:
+            with closing(streams[place]) as stream:  # type: ignore[type-var]
+                for piece in stream:
+                    if given_up.is_set():
+                        break
+                    arrived.put((place, piece))
+        finally:
+            arrived.put((place, None))
+
+    for place in range(len(streams)):
+        threading.Thread(target=read, args=(place,), daemon=True, name="page").start()
+    open_still = len(streams)
+    try:
+        while open_still:
+            place, piece = arrived.get()
+            if piece is None:
+                open_still -= 1
+            else:
+                yield place, piece
+    finally:
+        given_up.set()
+
 # %% ../../nbs/api/page.ipynb #bf55a96e
 def side_by_side(backend: PageBackend, question: str, left: str, right: str) -> Iterator[tuple[str, str, str]]:  # guard, left, right
     "Two models' answers to one question, so far."
     verdict, texts = backend.verdict(question), ["", ""]
     banner = f"**{HEADINGS.get(verdict['kind'], 'Guard')}.** {verdict['text']}" if verdict else ""
-    streams = [until_failure(backend, model, question) for model in (left, right)]
-    for pair in zip_longest(*streams, fillvalue=""):
-        texts = [text + piece for text, piece in zip(texts, pair)]
+    yield banner, texts[0], texts[1]
+    for place, piece in as_they_come([until_failure(backend, model, question) for model in (left, right)]):
+        texts[place] += piece
         yield banner, texts[0], texts[1]
 
 # %% ../../nbs/api/page.ipynb #5adb227e
@@ -162,12 +202,12 @@ def comparison_tab(backend: PageBackend) -> None:
     names = backend.models()
     asked = gradio.Textbox(label="Question", elem_id="both-question")
     button = gradio.Button("Ask both", variant="primary", elem_id="both-button")
-    banner = gradio.Markdown(elem_id="both-guard")
+    banner = gradio.Markdown(elem_id="both-guard", elem_classes="guard")
     with gradio.Row():
         columns = []
-        for place, name in enumerate((names[0], names[-1])):
+        for place, name in enumerate(backend.pair()):
             with gradio.Column(min_width=260):
-                chosen = gradio.Dropdown(names, value=name, label=("Left", "Right")[place])
+                chosen = gradio.Dropdown(names, value=name, label=f"Model {place + 1}")
                 columns.append((chosen, gradio.Markdown(elem_id=("left", "right")[place], container=True, min_height=120)))
 
     def compare(question, left, right):
@@ -198,7 +238,8 @@ def case_answer(backend: PageBackend, case: str, options: str, model: str) -> tu
     letter = reply.get("answer")
     letter = letter.get("label") if isinstance(letter, dict) else letter
     said = f"**Answer: {letter}: {offered.get(letter, '')}**" if letter else "**The model named no option.**"
-    return bars, "\n\n".join([*guard, said, reply.get("analysis") or reply.get("text") or ""])
+    notes = [f"*{note}*" for note in reply.get("notes") or []]
+    return bars, "\n\n".join([*guard, said, reply.get("analysis") or reply.get("text") or "", *notes])
 
 # %% ../../nbs/api/page.ipynb #319e747b
 def case_tab(backend: PageBackend) -> None:
@@ -230,9 +271,13 @@ def measured(text: str | None) -> dict[str, str]:
 # %% ../../nbs/api/page.ipynb #b3b7a87c
 def plan_text(reply: dict) -> str:
     "A reply of the treatment endpoint as Markdown."
+    guard = [f"**{HEADINGS.get(reply['guard']['kind'], 'Guard')}.** {reply['guard']['text']}"] if reply.get("guard") else []
     warnings = [f"- ⚠ {one if isinstance(one, str) else one.get('message', one)}" for one in reply.get("warnings") or []]
-    sections = [f"### {name}\n{text if isinstance(text, str) else section_lines(text)}" for name, text in (reply.get("sections") or {}).items()]
-    return "\n\n".join([*(["\n".join(warnings)] if warnings else []), *sections])
+    agreed = {name: found.get("agreement") for name, found in (reply.get("uncertainty") or {}).items()}
+    sections = [f"### {name}\n{text if isinstance(text, str) else section_lines(text)}" + (f"\n\n*Two answers share {agreed[name]:.0%} of their words here.*" if agreed.get(name) is not None else "")
+                for name, text in (reply.get("sections") or {}).items()]
+    unread = [] if sections else ["**No plan could be read from the answer:**", reply.get("text") or "it is empty"]
+    return "\n\n".join([*guard, *(["\n".join(warnings)] if warnings else []), *sections, *unread])
 
 
 def section_lines(value: Any) -> str:
@@ -250,20 +295,22 @@ def plan_tab(backend: PageBackend) -> None:
     with gradio.Row():
         with gradio.Column(min_width=280):
             age, sex = gradio.Number(label="Age (years)", value=50, precision=0, minimum=0, maximum=125), gradio.Radio(["female", "male"], value="female", label="Sex")
-            weight = gradio.Number(label="Weight (kg), if known", value=None)
+            weight, pregnancy = gradio.Textbox(label="Weight (kg), if known"), gradio.Textbox(label="Pregnancy, such as no or 12 weeks, if known")
             complaint = gradio.Textbox(label="Complaint", lines=2, elem_id="complaint")
             conditions, allergies, medications = (gradio.Textbox(label=label) for label in ("Conditions", "Allergies", "Medications"))
             vitals, labs = (gradio.Textbox(label=label, lines=2) for label in ("Vitals, such as pulse: 80/min", "Labs, such as creatinine: 88 umol/L"))
             model = gradio.Dropdown(names, value=names[0], label="Model")
             button = gradio.Button("Suggest a plan", variant="primary", elem_id="plan-button")
-        plan = gradio.Markdown(elem_id="plan", container=True, min_height=160)
+        with gradio.Column(min_width=280):
+            plan = gradio.Markdown(elem_id="plan", container=True, min_height=160)
 
-    def suggest(age, sex, weight, complaint, conditions, allergies, medications, vitals, labs, model):
+    def suggest(age, sex, weight, pregnancy, complaint, conditions, allergies, medications, vitals, labs, model):
         lists = {"conditions": separated(conditions), "allergies": separated(allergies), "medications": separated(medications)}
         facts = {"age": int(age or 0), "sex": sex, "complaint": complaint, **lists, "vitals": measured(vitals), "labs": measured(labs)}
-        return plan_text(backend.recommend(model, facts | ({"weight": weight} if weight else {})))
+        known = {name: value.strip() for name, value in (("weight", weight), ("pregnancy", pregnancy)) if value.strip()}
+        return plan_text(backend.recommend(model, facts | known))
 
-    fields = [age, sex, weight, complaint, conditions, allergies, medications, vitals, labs, model]
+    fields = [age, sex, weight, pregnancy, complaint, conditions, allergies, medications, vitals, labs, model]
     button.click(shown(suggest), fields, plan, api_visibility="private")
 
 # %% ../../nbs/api/page.ipynb #09040106
@@ -274,7 +321,7 @@ def chat_page(backend: PageBackend) -> Any:  # gradio.Blocks
 
     with gradio.Blocks(title="medlab", analytics_enabled=False, fill_width=True) as page:
         gradio.Markdown("# medlab")
-        for name, tab in (("Chat", chat_tab), ("Side by side", comparison_tab), ("Case with options", case_tab), ("Treatment plan", plan_tab)):
+        for name, tab in (("Chat", chat_tab), ("Compare", comparison_tab), ("Case", case_tab), ("Plan", plan_tab)):
             with gradio.Tab(name):
                 tab(backend)
         gradio.Markdown(PAGE_NOTE, elem_id="disclaimer")
@@ -283,6 +330,13 @@ def chat_page(backend: PageBackend) -> Any:  # gradio.Blocks
 # %% ../../nbs/api/page.ipynb #33617b28
 #: System fonts only: nothing is fetched.
 FONTS = ("system-ui", "sans-serif")
+
+#: The guard's words stand out from the model's, which Gradio would write larger and darker.
+STYLE = """
+#chat .thought-group, .guard:has(p) { border: 2px solid #dc2626; border-radius: 8px; font-size: var(--text-md); }
+#chat .thought-group * { opacity: 1; font-size: inherit; }
+.guard:has(p) { padding: 8px 12px; }
+"""
 
 # %% ../../nbs/api/page.ipynb #6c04430c
 def mount_page(
@@ -302,5 +356,5 @@ def mount_page(
 
     return gradio.mount_gradio_app(
         app, page, path=path, auth=known if key else None, auth_message="Any name; the password is the server's key." if key else None,
-        footer_links=[], show_error=True, theme=gradio.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")), ssr_mode=False,
+        footer_links=[], show_error=True, theme=gradio.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")), css=STYLE, ssr_mode=False,
     )

@@ -27,7 +27,7 @@ from .errors import BusyError, DeadlineError, EngineError, error_name
 # %% ../../nbs/api/queueing.ipynb #7f081852
 def pieces(
     engine: Engine,
-    messages: list[dict],
+    messages: list[dict],  # ends with the user's turn, or with an answer that was begun, for an engine that can go on with one
     sampling: Sampling,
 ) -> Generator[Piece, None, None]:  # the last one has the whole answer
     "One answer piece by piece, also from an engine that cannot stream."
@@ -35,7 +35,8 @@ def pieces(
         whole = engine.generate([messages], sampling)[0]
         yield Piece(whole.text, whole, whole.tokens)
         return
-    stream = engine.stream(messages, sampling)
+    begun = {"begun": messages[-1]["content"]} if messages[-1]["role"] == "assistant" else {}
+    stream = engine.stream(messages[:-1] if begun else messages, sampling, **begun)
     try:
         yield from stream
     finally:
@@ -78,7 +79,8 @@ async def enter(queue: "EngineQueue", seconds: float) -> None:
         place = WaitingRequest(loop, loop.create_future())
         queue.places.append(place)
     try:
-        await asyncio.wait_for(asyncio.shield(place.turn), seconds)
+        async with asyncio.timeout(seconds):
+            await asyncio.shield(place.turn)
     except BaseException as error:
         with queue.lock:
             waiting = place in queue.places
@@ -243,7 +245,8 @@ async def until(deadline: float | None, waited_for: Any) -> Any:
     if deadline is None:
         return await waited_for
     try:
-        return await asyncio.wait_for(waited_for, max(0.001, deadline - time.monotonic()))
+        async with asyncio.timeout(max(0.001, deadline - time.monotonic())):
+            return await waited_for
     except TimeoutError:
         raise DeadlineError("the answer was not complete when the request's time was over; ask for fewer tokens, or allow more time (serve.answer_seconds)") from None
 

@@ -18,11 +18,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..basics.errors import MissingError
 from ..basics.secrets import secret
 
 # %% ../../nbs/api/security.ipynb #a2d87b4e
+@lru_cache(1024)  # the same few are asked about with every request
 def is_address(text: str) -> bool:
     "Whether a text is an IP address."
     try:
@@ -32,6 +34,7 @@ def is_address(text: str) -> bool:
     return True
 
 
+@lru_cache(1024)
 def is_loopback(host: str | None) -> bool:
     "Whether an address means this machine; None and an empty text stand for a socket file."
     if not host or host.lower().rstrip(".") == "localhost":

@@ -17,7 +17,7 @@ from ..contracts.engine import Completion, Engine, Sampling
 from .ask import AskRequest, ask, checked_ask
 from .errors import DeadlineError, documented
 from .guard import guard_verdict
-from .models import Models
+from .models import Models, ServedModel
 from .page import mount_page
 from .queueing import gathered, stream, use
 from .treatment import TreatmentReply, TreatmentRequest, check_patient, recommend
@@ -87,6 +87,14 @@ def streamed_texts(loop: asyncio.AbstractEventLoop, parts: AsyncGenerator) -> It
     finally:  # not waited for: this may run in the loop's own thread, which would then wait for itself
         asyncio.run_coroutine_threadsafe(parts.aclose(), loop)
 
+# %% ../../nbs/api/site.ipynb #d716ba9b
+def base_and_tuned(models: list[ServedModel]) -> tuple[str, str]:
+    "The names of the base and the tuned model, as `beside_models` gives them; else of a published model and the first, which was tuned."
+    names = [model.name for model in models]
+    pairs = ((name.removesuffix("-tuned") + "-base", name) for name in names if name.endswith("-tuned"))
+    published = (model.name for model in models if model.run is None)
+    return next((pair for pair in pairs if pair[0] in names), (next(published, names[-1]), names[0]))
+
 # %% ../../nbs/api/site.ipynb #6b14a18a
 class SiteBackend:
     "The server's models as the page asks for them (a `PageBackend`)."
@@ -117,6 +125,9 @@ class SiteBackend:
 
     def verdict(self, question: str) -> dict | None:
         return guard_verdict(question)
+
+    def pair(self) -> tuple[str, str]:
+        return base_and_tuned(self.served.models)
 
 # %% ../../nbs/api/site.ipynb #20702f83
 def checked_request(model: str, patient: dict) -> TreatmentRequest:

@@ -18,8 +18,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import httpx
-
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import Sampling
@@ -71,9 +69,13 @@ def ours(engine: Any, sampling: Sampling) -> Iterator[int]:
             yield max(0, piece.done.completion_tokens - seen)
 
 # %% ../../nbs/bench/infer.ipynb #0ead5698
-def lines_of(url: str, body: dict) -> Iterator[dict]:
+def lines_of(
+    client: Any,  # an httpx.Client that is connected already, as an engine's is
+    path: str,
+    body: dict,
+) -> Iterator[dict]:
     "The events of a server's stream, whether as lines of JSON or as server-sent events."
-    with httpx.stream("POST", url, json=body, timeout=600, trust_env=False) as reply:
+    with client.stream("POST", path, json=body) as reply:
         for line in reply.iter_lines():
             if (text := line.removeprefix("data: ")).startswith("{"):
                 yield json.loads(text)
@@ -82,16 +84,13 @@ def lines_of(url: str, body: dict) -> Iterator[dict]:
 def theirs_llama_cpp(engine: LlamaCppEngine, sampling: Sampling) -> Iterator[int]:
     "The same prompt, sent to the llama.cpp server without the engine."
     body = {"prompt": engine.chat.prompt_ids(TALK), "stream": True, "return_tokens": True, **sampling.for_llama_cpp(), "cache_prompt": engine.cache}
-    for event in lines_of(f"{engine.client.base_url}/completion", body):
-        yield len(event["tokens"])
+    return (len(event["tokens"]) for event in lines_of(engine.client, "/completion", body))
 
 
 def theirs_ollama(engine: OllamaEngine, sampling: Sampling) -> Iterator[int]:
     "The same request to Ollama's /api/chat without the engine."
-    seen = 0
-    for event in lines_of(f"{engine.host}/api/chat", {**engine.request(TALK, sampling), "stream": True}):
-        yield max(0, event["eval_count"] - seen) if event["done"] else 1
-        seen += 1
+    events = lines_of(engine.client, "/api/chat", {**engine.request(TALK, sampling), "stream": True})
+    return (max(0, event["eval_count"] - seen) if event["done"] else 1 for seen, event in enumerate(events))
 
 # %% ../../nbs/bench/infer.ipynb #9aa355c2
 def theirs_transformers(engine: HfEngine, sampling: Sampling) -> Iterator[int]:

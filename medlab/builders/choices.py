@@ -170,10 +170,10 @@ UNGRAMMATICAL = re.compile(
         r"before)\w+ ){1,7}(?:was|were)\b|\b(?:is|are|was|were|been) (?:schedule|diagnose|admit|refer|suspect|"
     r"associate|perform|treat|relate|cause|use|give|call|characterize|produce)\b|[a-z]{3} (?-i:What|Which|Who|How|Why|The|All|His|Her|He|She|On)\b(?! (?-i:[A-Z]))|"
     r"\b(?:month|year|day|week|hour)s?[ -](?:old|duration) (?:boy|girl|man|woman|male|female|child) (?:present|complain|come|develop|have)\b|"
-        r"\b\d\d? (?:month|year|week) (?!old)(?:of|male|female|boy|girl)\b", re.I)
+        r"\b\d\d? (?:month|year|week) (?!old)(?:of|male|female|boy|girl)\b|\bin to (?:the )?(?:space|joint|cavity)\b", re.I)
 
-#: "more potent then": the wrong word.
-COMPARED = re.compile(r"\b(?:more|less|greater|lower|higher|rather) (?:\w+ )?then\b", re.I)
+#: "more potent then", "easy to storage": the wrong word.
+COMPARED = re.compile(r"\b(?:more|less|greater|lower|higher|rather) (?:\w+ )?then\b|\b(?:easy|difficult|hard) to (?:\w+tion|storage|retrieval)\b", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #7efb7290
 def options_overlap(options: dict[str, str]) -> bool:
@@ -479,6 +479,17 @@ def shuffled_options(
     return dict(zip(options, order)), list(options)[order.index(options[letter])]
 
 # %% ../../nbs/builders/choices.ipynb #93fab61c
+NAMES_ITS_OPTION = 20  # words: an explanation of so many mentions the option that it argues for
+
+def score_fault(record: SplitRecord) -> str | None:
+    "The reason why an item is of no use even to be scored on; None when it is usable."
+    right = (record.options or {}).get((record.gold or {}).get("letter"), "")
+    text = "" if record.text else analysis_text(record.answer or "", right)
+    told = len(text.split()) >= NAMES_ITS_OPTION and re.search(r"[^\W\d_]{4}", right)
+    silent = told and share_mentioned(text, right) < 0.6
+    return item_fault(record) or ("the explanation does not mention the option that is marked as right" if silent else None)
+
+# %% ../../nbs/builders/choices.ipynb #8acf9ab6
 def build(
     record: SplitRecord,  # a multiple-choice question; gold holds the letter, answer the explanation, text a context
     words: int = 45,  # the limit of the analysis
@@ -488,8 +499,9 @@ def build(
     "Build one example of a multiple-choice question: with a usable explanation, or in the test without one."
     question, context = " ".join(REFERENCE.sub(" ", record.question or "").split()), " ".join((record.text or "").split())
     analysis, fault = usable_analysis(record, words)
-    if fault and (record.split != "test" or item_fault(record)):
-        yield fault
+    refused = fault if record.split != "test" else fault and score_fault(record)
+    if refused:
+        yield refused
         return
     if len(context.split()) > context_words:
         yield f"the text that it asks about has more than {context_words} words"

@@ -17,7 +17,7 @@ from ..cleaning.sentences import split_line
 # %% ../../nbs/builders/qa.ipynb #d4666114
 #: Words around the subject of a title, and other names of the subject in brackets.
 TITLE_WORDS = re.compile(
-    r"^(?:what i need to know about (?:my )?|understanding |overview of |facts about |parasites - |lice - (?=[\w ]*lice)|your guide to |living with |"
+    r"^(?:what i need to know about (?:my )?|understanding |overview of |facts about |parasites - |lice - (?=.*\blice)|your guide to |living with |"
     r"(?:causes|treatment|diagnosis|prevention|symptoms) of |treatment methods for (?:kidney failure: )?|prevent diabetes problems: )+|"
     r"(?<=\w): (?:the|kidney|benign|collagenous|skin|type 1)\b[^:]*$| \((?:also|formerly|sometimes) (?:known as|called) [^()]*\)|,? and (?:other|related) [\w -]+$", re.I)
 #: Words that only the title of a brochure contains.
@@ -27,12 +27,12 @@ BROCHURE = re.compile(
 #: A subject that is no disease, so that questions about diseases do not fit it: a test, a treatment, a habit.
 NOT_A_CONDITION = re.compile(
     r"\b(?:test(?:s|ing)?|surgery|transplant(?:ation)?|therapy|vaccin\w*|replacement|rehabilitation|caregiving|checkup|care|diet|exercise|smoking|"
-    r"history|steps|screening|transfusion(?! syndrome)|catheterization|monitor|medicines?|\w+(?:gram|graphy|scopy|(?<!dys)plasty))\b", re.I)
+    r"history|steps|screening|\w*dialysis|transfusion(?! syndrome)|catheterization|monitor|medicines?|\w+(?:gram|graphy|scopy|(?<!dys)plasty))\b", re.I)
 
 # %% ../../nbs/builders/qa.ipynb #085081f6
 def mended(title: str, record: SplitRecord) -> str:
     "A title whose words have lost a letter or a hyphen that its answer or its address has; anything less certain is left as it is."
-    return mended_title(title, record.answer or "", record.url or "")
+    return mended_title(title.replace('"', ""), record.answer or "", record.url or "")
 
 
 @lru_cache(maxsize=64)  # a record is asked for its title many times
@@ -276,7 +276,7 @@ EVERYDAY = frozenset((
     "includ individual inform involv kind know later lead least less life like likely long look main make making manag many mean medical medicin medication method might mild more most much must "
     "need number occur often option other outlook overall particular patient people person physical physician plan plans point possible prescri present prevent problem procedure "
     "process prognosis progress prove provide provider purpose race rang rare reason recommend recover reduc refer relat research result risk routine same scien serious sever should show sign "
-    "similar since size some sometimes special specific stage standard start state still stud such suffer suggest suit support sure symptom syndrome take team test than that their "
+    "similar since size some sometimes special specific stage standard start state still stud such suffer suggest suit support sure symptom syndrome system take team test than that their "
     "them then there therap these they thing think this those through time together treat trial type typical under until upon used useful using usual vari various vary very want "
     "ways well were what when where whether which while will with within without work would your years").split())
 LEAST_TOLD = 3  # words that are neither the subject's nor everyday
@@ -284,7 +284,7 @@ LEAST_TOLD = 3  # words that are neither the subject's nor everyday
 
 #: Sentences that say of any disease that it is treated, and of any advice that there is some.
 SAYS_LITTLE = re.compile(r"(?:There are different types of treatment|Different types of treatments? are|Some clinical trials are|You (?:get|hear|have) (?:plenty|many|a lot)|"
-    r"If you're a parent, you get|Because cancer in children is rare|(?:Children|Patients|Adults) with [^.]* should have their treatment planned|For some patients, taking part)[^.]*\.")
+    r"If you're a parent, you get|Anything that increases (?:your|the) (?:risk|chance)|Having a risk factor does not|Talk (?:to|with) your (?:child's )?doctor|Because cancer in children is rare|(?:Children|Patients|Adults) with [^.]* should have their treatment planned|For some patients, taking part)[^.]*\.")
 
 def told(answer: str, subject: str) -> int:
     "How many different words of an answer, and how many numbers, are neither those of its subject nor everyday."
@@ -296,7 +296,10 @@ def told(answer: str, subject: str) -> int:
 # %% ../../nbs/builders/qa.ipynb #6f70bce8
 #: What an answer about an aspect speaks of.
 SPEAKS_OF = {
-    "stages": re.compile(r"\bstages? (?:0|I|V|\d|[A-C]\b)|localized|locali[sz]ed|metasta|\blimited\b|extensive|recurrent|\bT[0-4]\b|grade|group|no standard|phase", re.I),
+    "susceptibility": re.compile(r"\brisk|likely|\bmost often\b|common|prone|(?:can|may|might) (?:get|have|develop)|\bget\b|(?:people|persons|those|anyone|individuals|patients) (?:who|with)|affect|anyone|"
+                                 r"children|\bmen\b|women|infants|\baged?\b|travel|expos|occurs? in|limited to|worldwide|endemic|found in|rare", re.I),
+    "research": re.compile(r"research|stud(?:y|ies|ied|ying)\b|trials?\b|scientist|investigat|explor|experiment|\bNI[A-Z]+\b|being (?:tested|developed|evaluated)|discover|identified|grants?\b", re.I),
+    "stages": re.compile(r"\bstages? (?-i:0|I+|I?V|\d|[A-C]|[IV]+[ABC])\b|localized|locali[sz]ed|metasta|\blimited\b|extensive|recurrent|\bT[0-4]\b|grade|group|no standard|phase", re.I),
     "outlook": re.compile(
         r"prognos|outlook|surviv|recover|\blife|\blive|\bdie|death|fatal|progress|improv|\bcure|wors|remission|expect|mortality|resol|normal|var(?:y|ies|iable)|poor|\bgood|excellent|"
         r"chance|danger|recur|relapse|disab|treat|depend|eventually|over time|disappear|go(?:es)? away|threaten|permanent|residual|develop|long.term|respond|serious|mild|severe", re.I),
@@ -319,8 +322,10 @@ SPEAKS_OF = {
 }
 #: An answer that says that there is nothing, or that nobody knows: short, and complete.
 NONE_KNOWN = re.compile(r"\bno (?:known )?(?:way|cause)|\bunknown\b|\bnot (?:currently )?(?:known|inherited|hereditary)\b|can't be prevented|cannot be prevented|found a way to prevent", re.I)
-#: Sentences that say only that the signs differ, and what an answer about signs names.
-SIGNS_DIFFER = re.compile(r"[^.]*\b(?:signs?|symptoms?|features?|severity|forms|types)\b[^.,;:]*\b(?:var(?:y|ies)|depends?|differ|differs|different|related to)\b[^.,;:]*\.")
+#: Sentences that say only that the signs differ, or are like others, or whom to see; and what an answer about signs names.
+SIGNS_DIFFER = re.compile(
+    r"[^.]*\b(?:signs?|symptoms?|features?|severity|forms|types)\b[^.,;:]*\b(?:var(?:y|ies)|depends?|differ|differs|different|related to|similar to (?:those|that|the|other|many))\b[^.,;:]*\."
+    r"|[^.]*\b(?:should be (?:checked|seen|evaluated)|seek (?:medical )?(?:help|care|attention)|(?:see|call|tell|talk to) (?:a|your|the) doctor|able to diagnose)\b[^.]*\.")
 NAMED_SIGN = re.compile(
     r"includ|such as|characteri[sz]|\bno\b|n't (?:have|cause|notice)|not (?:have|cause)|silent|pain|ache|fever|weak|swell|swoll|bleed|cough|breath|skin|rash|itch|vomit|nause|"
     r"diarrh|fatigue|tired|seizure|loss|"
@@ -328,6 +333,10 @@ NAMED_SIGN = re.compile(
     r"jaundice|cyst|lump|spots?\b|\bred|hair|teeth|mood|behavi|disab|speech|walk|balance|urin|thirst|hunger|weight|sweat|unable|inabilit|lesion|feel|infect|inflam|cramp|sore|patch|blind|deaf|"
     r"head|face|hand|foot|feet|limb|heart|lung|chest|abdom|belly|stool|bowel|blister|"
     r"ulcer|scar|fractur|paraly|tremor|movement|puberty|cataract|fetus|sac\b|discharge|insomnia|walls|trachea|clot|snor|chok|gasp|mucus|fluid|edema|proteinuria", re.I)
+#: What a disease is the cause of, and not its own cause.
+LEADS_TO = re.compile(r"\b(?:an?|the|one of the) (?:\w+ ){0,2}(?:leading|common|major|main|frequent|important) causes? of\b", re.I)
+#: A sentence that says how a cause is found, and not what it is.
+LOOKED_FOR = re.compile(r"[^.]*\b(?:to|will|may|can|help) (?:find|find out|determine|identify|learn|know)\b[^.:;]{0,30}\b(?:causes?|causing|reason)\b[^.]*\.", re.I)
 #: An examination that every diagnosis has, and no other is named.
 ANY_EXAM = re.compile(r"physical exam\w*|medical histor\w*|family histor\w*|\bexam\w*|routine blood tests?|(?:your )?blood tests? (?:aren't|done)|signs and symptoms|"
     r"test results|based on|\bhistor\w+|suspect\w*", re.I)
@@ -391,7 +400,7 @@ NAMED_ACTION = re.compile(
     r"exercis|activ|weight|sleep|\brest|stretch|posture|medicin|medicat|drug|antibiotic|aspirin|supplement|folic|vitamin|iron|calcium|pill|screen|test|check|exam|counsel|surger|remov|treat|contact|"
     r"shar|needle|avoid|stay|keep|quit|stop|limit|pregnan|sun\b|protect|brush|floss|helmet|seat ?belt|safe|travel|animal|pets?\b|milk|blood pressure|cholesterol|monitor|allerg|trigger|dust|"
     r"\bno (?:known |proven |sure )?(?:way|vaccine|method|measure|means|strategy)|unknown|not (?:known|possible|prevent)|n't (?:be )?prevent|cannot|can't", re.I)
-ONLY_POSSIBLE = re.compile(r"[^.]*\b(?:take steps to prevent|is preventable|control your risk factors|risk factors you have|lifestyle changes)\b[^.:;]*\.(?=\s|$)", re.I)
+ONLY_POSSIBLE = re.compile(r"[^.]*\b(?:take steps to prevent|is preventable|need to know|may ask you to|control your risk factors|risk factors you have|lifestyle changes)\b[^.:;]*\.(?=\s|$)", re.I)
 
 # %% ../../nbs/builders/qa.ipynb #d9028653
 def names_no_sign(answer: str, subject: str) -> bool:
@@ -401,19 +410,39 @@ def names_no_sign(answer: str, subject: str) -> bool:
     return not NAMED_SIGN.search(" ".join(word for word in rest.split() if word.casefold()[:5] not in stems))
 
 # %% ../../nbs/builders/qa.ipynb #c945ee13
+#: How a condition can be inherited.
+PATTERNS = {"dominant": r"autosomal dominant|dominant (?:pattern|manner|inheritance|trait)", "recessive": r"autosomal recessive|recessive (?:pattern|manner|inheritance|trait)",
+            "X": r"X-linked", "Y": r"Y-linked", "mother": r"mitochondrial (?:pattern|inheritance)|maternal inheritance", "several": r"multifactorial"}
+
+
+def patterns_of(text: str) -> set[str]:
+    "The patterns of inheritance that a text names."
+    return {name for name, words in PATTERNS.items() if re.search(words, text, re.I)}
+
+# %% ../../nbs/builders/qa.ipynb #99c2d023
+def own_causes(answer: str, subject: str) -> str:
+    "An answer without what says how a cause is looked for, and what its subject is the cause of."
+    return LOOKED_FOR.sub("", LEADS_TO.sub(lambda found: found[0] if names(answer[found.end():][:60], subject) else "", answer))
+
+# %% ../../nbs/builders/qa.ipynb #ed669cd0
 def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
     "What an answer lacks that its question asks for."
     speaks, whole = SPEAKS_OF.get(record.aspect or ""), len(answer.split()) >= 0.9 * len((record.answer or "").split())
     few = record.aspect != "exams and tests" or len(answer.split()) <= FEW_WORDS
-    if speaks and not speaks.search(answer if few or whole else ANY_EXAM.sub("", answer)):
+    said = own_causes(answer, subject) if record.aspect == "causes" else answer if few or whole else ANY_EXAM.sub("", answer)
+    if speaks and not speaks.search(said):
         return "it does not speak of what the question asks for"
     if record.aspect == "symptoms" and names_no_sign(answer, subject) or record.aspect == "prevention" and not NAMED_ACTION.search(ONLY_POSSIBLE.sub("", answer)):
         return "it does not speak of what the question asks for"
     short = told(answer, subject) < LEAST_TOLD and not whole and not (record.aspect != "treatment" and NONE_KNOWN.search(answer))
     if record.aspect and record.aspect != "frequency" and short:
         return "it tells nothing that is not true of every disease"
+    if record.aspect == "inheritance" and patterns_of(record.answer or "") - patterns_of(answer):
+        return "it leaves out a pattern of inheritance"
     if record.aspect == "treatment" and GOALS.search(answer):
         return "it tells the goals of the treatment and not the treatment"
+    if record.aspect == "research" and not mentions(answer, subject):
+        return "it does not speak of what the question asks for"
     if record.aspect == "information" and re.search(r"\b(?:diseases|disorders)$", subject, re.I) and not MALADY.search(answer):
         return "it does not speak of what the question asks for"
     if record.aspect == "information" and AGENCY.match(answer) and not AGENCY.match(subject):
@@ -443,7 +472,7 @@ DEFINES = re.compile(r"mean|^Can you explain|describe")
 def defines(answer: str, subject: str) -> bool:
     "Whether an answer begins with what its subject is, or does, and not with advice."
     first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]
-    speaks_of_it = names(first, subject) and not re.match(r"(?:If|Whether|When|Do|Did|You|Most of us|Each|Every|Many people)\b", first)
+    speaks_of_it = names(first, subject) and not re.match(r"(?:If|Whether|When|Do|Did|You|Most of us|Each|Every|Many people|It (?:seems|happens)|There)\b", first)
     return speaks_of_it or "; " not in first and bool(re.search(r"\b(?:is|are) (?:an?|the)\b", first))
 
 # %% ../../nbs/builders/qa.ipynb #2d39b0d3

@@ -9,8 +9,8 @@ __all__ = ['connects', 'leans', 'Part', 'parts', 'kind_of', 'excerpt', 'standing
 # %% ../../nbs/cleaning/excerpts.ipynb #0551f4ae
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
-from itertools import accumulate, chain
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, chain, islice
 from typing import Literal, NamedTuple
 
 from .lists import LIMITS, introduces, joined_lines, list_after
@@ -66,7 +66,9 @@ PROMISES = re.compile(
     r"\b(?:two|three|four|five|six|several|many|different|various|following) (?:[\w-]+ ){0,2}(?:types|kinds|forms|stages|ways|steps) (?:are used|exist|of [\w -]{1,40} are used)\.$|"
     r"\b(?:look|check|watch|ask) (?:you )?(?:for|about) (?:the )?(?:signs|symptoms)(?: (?:and|or) symptoms)?(?: of [^,;:]{1,40})?\.$|"
     r"^(?:Certain|Various|Different|Several|Many|Some|Other|A number of) (?:other )?(?:factors|groups|things|traits|conditions|medicines|people|types|tests)\b"
-    r"[^,;:]{0,20}\b(?:can|may|might|affects?|increase|raise|influence|are)\b[^,;:]{0,100}\.$", re.I)
+    r"[^,;:]{0,20}\b(?:can|may|might|affects?|increase|raise|influence|are)\b[^,;:]{0,100}\.$|"
+    r"^[^,;:]{1,80}\b(?:has|have|plays?|serves?|performs?) (?:also )?(?:several|many|two|three|four|various|multiple|different|a number of|a variety of) (?:[\w-]+ )?"
+    r"(?:functions|roles|purposes|forms|types|causes|stages|parts|components|uses)\b[^,;:]{0,60}\.$", re.I)
 
 def promises(sentence: str) -> bool:
     "Whether a sentence only announces what comes after it."
@@ -74,7 +76,7 @@ def promises(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
-RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b(?:you|who|they)(?:have|are|can|may)\b|: (?:[A-Z][\w-]+(?: [a-z][\w-]*){0,3} ){4,}[A-Z][a-z]|[a-zA-Z]\.\d{1,2} [A-Z]|"
+RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b[a-z]{5,}[A-Z]{2,}\b|\b(?:you|who|they)(?:have|are|can|may)\b|: (?:[A-Z][\w-]+(?: [a-z][\w/-]*){0,6} ){3,}[A-Z][a-z]|[a-zA-Z]\.\d{1,2} [A-Z]|"
     r"(?:\) [A-Z][a-z][^()]*\([^()]*){3}|^[^\"]*\"[^\"]*$|\b(?!had|that)([a-z]{2,}) \1\b|\b([a-z]+ [a-z]+) \2\b|"
     r"(?<!to )(?<!or )(?<!than )(?<![\d.,/-])\b1 (?:inches|feet|years|hours|days|weeks|months|cups|ounces|pounds|teaspoons|tablespoons|grams)\b|"
     r"[a-z]{4,} (?:If|When|However|They|These) (?:the|you|your|a|an|this|it|is|are)\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")
@@ -158,6 +160,16 @@ def may_begin(
         return True
     return not connects(sentence) and not (leans(sentence) if gap else THESE.match(sentence))
 
+# %% ../../nbs/cleaning/excerpts.ipynb #bdd6555c
+#: Words for some of the people, in a heading.
+SOME_PEOPLE = re.compile(r"\b(?:people|persons?|patients?|child(?:ren)?|adults?|wom[ae]n|m[ae]n|infants?|bab(?:y|ies)|newborns?|pregnan(?:t|cy)|nonpregnant|elderly|healthy|teens?|adolescents?|travell?ers|workers)\b", re.I)
+
+
+def is_about_some(heading: str, subject: str) -> bool:
+    "Whether a heading names a group of people that its subject does not name."
+    found = {word.casefold()[:4] for word in SOME_PEOPLE.findall(heading)}
+    return bool(found) and not heading.endswith("?") and not any(word in subject.casefold() for word in found)
+
 # %% ../../nbs/cleaning/excerpts.ipynb #9dc59e04
 #: Small words that are found at the end of glued ones.
 SMALL_WORDS = frozenset("about also and are because called can could for has have including may often should such that the these they this usually was were when which "
@@ -184,26 +196,45 @@ def glued_words(text: str, subject: str = "") -> set[str]:
 #: A sentence after which one kind is described after the other, and the first of several points.
 DIVIDES = re.compile(
     r"\b(?:there are|into|has|have|includes?|describe[sd]?|distinguish\w*|of the|identified|recogni[sz]ed|known|following) (?:\w+ ){0,2}(?:two|three|four|five|six|seven|several|\d)\b (?:[\w-]+ ){0,4}"
-    r"(?:types|forms|kinds|groups|stages|phases|classes|subtypes|categories|variants)\b", re.I)
+    r"(?:types|forms|kinds|groups|stages|phases|classes|subtypes|categories|variants|species|subspecies|strains)\b", re.I)
 FIRST_POINT = re.compile(r"(?:First(?:ly)?|First of all|To begin with|One (?:type|form|kind|reason|way|cause|theory|group)|In the first|The first (?:type|form|step|stage|phase|group|reason))\b")
 #: One of several cases or pieces of advice, if another one begins with the same words.
 PARALLEL = re.compile(r"(?:If|For|When|Don't|Do not|Type|Stage|Avoid|People (?:with|who))\b")
 #: What gives the sentence before it its content: examples, or a list that takes up what was said.
-EXAMPLES = re.compile(r"(?:Some )?[Ee]xamples?\b|For example\b|(?:Such|These|Those|They|(?:Possible|Common|Other|Additional|Further) (?:\w+ )?(?:signs|symptoms|causes|factors|features))\b[^.]*:")
+EXAMPLES = re.compile(r"(?:Some )?[Ee]xamples?\b|For example\b|(?:They|These|Those)(?: [a-z]+){0,2} include\b|"
+                      r"(?:Such|These|Those|They|(?:Possible|Common|Other|Additional|Further) (?:\w+ )?(?:signs|symptoms|causes|factors|features|problems|disorders|diseases|types))\b[^.]*:")
 #: What was so once, which the sentence after it corrects.
 ONCE = re.compile(r"(?:Previously|Formerly|Historically|Traditionally|Originally|In the past|Until recently|At one time|At first|Once thought)\b")
 LABEL_WORDS = 4  # a sentence of so few words at the end introduces what comes next
+#: A sentence about one of two groups of people, and the other group.
+GROUP = re.compile(r"(?:In|For|Among) (men|women|males|females|boys|girls|children|adults)\b", re.I)
+OTHER_GROUP = {"men": "women", "males": "females", "boys": "girls", "children": "adults"}
+OTHER_GROUP |= {other: one for one, other in OTHER_GROUP.items()}
+LOOK_AHEAD = 4  # parts after the first that is left out, among which another case may stand
 KEPT_SHARE = 0.6  # of the words, when an excerpt is taken back to the end of a paragraph
+
+def begins_series(taken: list[Part], left_out: list[Part]) -> int:
+    "The place of the first sentence that has its counterpart among what is left out; the number of sentences when none has."
+    same = left_out[0].text.split()[:2] if PARALLEL.match(left_out[0].text) else None
+    cases = [part.text.split()[:3] for part in left_out[1:] if PARALLEL.match(part.text) and not part.text.startswith("People")]
+    cases = [case for case in cases if sum(part.text.split()[:3] == case for part in taken) > 1]  # a series, and not one remark
+    groups = {OTHER_GROUP[found[1].lower()] for part in left_out if (found := GROUP.match(part.text))}
+    for place, part in enumerate(taken):
+        first, group = part.text.split(), GROUP.match(part.text)
+        if first[:2] == same or first[:3] in cases or group and group[1].lower() in groups:
+            return place
+    return len(taken)
+
 
 def cut_back(
     taken: list[Part],  # the sentences so far
     following: Part,  # what comes next in the text and is left out
+    later: Iterable[Part] = (),  # a few parts after that
 ) -> list[Part]:
     "The sentences that can stand without what follows them."
     first = next((place for place, part in enumerate(taken) if FIRST_POINT.match(part.text)), len(taken))
     divided = next((place + 1 for place, part in enumerate(taken) if DIVIDES.search(part.text)), len(taken))
-    same = following.text.split()[:2] if PARALLEL.match(following.text) else None
-    parallel = next((place for place, part in enumerate(taken) if part.text.split()[:2] == same), len(taken))
+    parallel = begins_series(taken, [following, *later])
     kept = min(first, divided, parallel)
     if kept == divided < len(taken) and divided > 1 and not re.search(r"[:,;(]", taken[divided - 1].text):
         kept -= 1  # it announces the kinds and names none of them
@@ -227,10 +258,10 @@ def without_remarks(sentence: str) -> str:
     return re.sub(r" \([^()]*\)(?=[;.])", lambda found: found[0] if LIMITS.search(found[0]) else "", sentence) if re.search(r": [^.]*; ", sentence) else sentence
 
 # %% ../../nbs/cleaning/excerpts.ipynb #5a16bbf0
-def finished(taken: list[Part], following: Part | None) -> str | None:
+def finished(taken: list[Part], following: Part | None, later: Iterable[Part] = ()) -> str | None:
     "The text of an excerpt, taken back to its last sentence that needs nothing after it."
     if following and following.kind != "heading":
-        taken = cut_back(taken, following)
+        taken = cut_back(taken, following, later)
     while taken and (promises(taken[-1].text) or len(taken) > 1 and len(taken[-1].text.split()) < 2):  # "Burping." is the label of what comes next
         taken = taken[:-1]
     return " ".join(part.text for part in taken) or None
@@ -247,7 +278,9 @@ def excerpt(
     "The beginning of a text in whole sentences that need nothing that is left out."
     taken: list[Part] = []
     late, gap, opens, glued, following = 0, False, True, glued_words(text, subject), None
-    for part in parts(text, headings):
+    for part in (rest := parts(text, headings)):
+        if part.kind == "heading" and not taken and is_about_some(part.text, subject):
+            return None
         broken = bool(glued) and not glued.isdisjoint(re.findall(r"[^\W\d_]{8,}", part.text.casefold()))
         fits = part.text if length(taken) + len(part.text.split()) <= words else without_remarks(part.text)
         if part.kind == "item" and opens and is_whole(part.text):  # key points before the text, each a sentence
@@ -273,7 +306,7 @@ def excerpt(
             break
         else:
             taken, gap = [*taken, part._replace(text=fits)], False
-    return finished(taken, following)
+    return finished(taken, following, islice(rest, LOOK_AHEAD))
 
 # %% ../../nbs/cleaning/excerpts.ipynb #d1a1f0be
 def standing_sentences(text: str) -> Iterator[str]:

@@ -60,6 +60,9 @@ REPEATED = re.compile(r"[.;] [a-z].*$")
 #: "Blood count: A sample of blood is taken. …": a name, and whole sentences that explain it without a limit.
 EXPLAINED = re.compile(r"([A-Z][^:;.()]{2,60}(?: \([^()]*\))?): (?:An?|The) (?:(?!(?:do not|should not|must|never|avoid|unless)\b)[^;:])*\.$")
 
+#: The word between the last two items of a list, at the end of the one before it.
+LAST_WORD = re.compile(r"[;,]? (?:and|or|and/or)$")
+
 def short_item(item: str) -> str | None:  # None when it cannot be shortened
     "An item for a sentence: itself, or the name that it begins with."
     first, *more = BOUNDARY.split(item)
@@ -68,7 +71,7 @@ def short_item(item: str) -> str | None:  # None when it cannot be shortened
     if explained := EXPLAINED.match(item):
         return explained[1]
     if not more:
-        return item.strip(" ;,.")
+        return LAST_WORD.sub("", item.strip(" ;,."))
     named = len(first.split()) <= 6 and not LIMITS.search(" ".join([first, *more]))
     return first.strip(" ;,.") if named else None
 

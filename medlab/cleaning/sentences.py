@@ -45,6 +45,11 @@ POINTER = re.compile(
     r"\b(?:has|have|offers?|provides?|publishes|maintains) (?:an? |some |the |more )?(?:[\w-]+ ){0,2}(?:web ?)?(?:pages?|brochure|booklet|fact ?sheets?|web ?site) "
     r"(?:called|of|on|about|with|that|for)\b|"
     r"\b(?:has|have|offers?|provides?) an? (?:[\w-]+ ){0,2}(?:review|article|overview|chapter|summary) (?:of|on|about)\b|"
+    r"\b(?:animations?|slide ?shows?|illustrations?|photos?|drawings?) (?:below|above|shows?|at|in|on)\b|\bspoken explanations\b|\b(?:scroll bar|replay)\b|"
+    r"\bof the laboratories listed\b|"
+    r"\b(?:GeneTests|Orphanet|OMIM|GARD|MedlinePlus|Genetics Home Reference|Genetic Testing Registry|ClinicalTrials\.gov)\b(?: \([^()]*\))? (?:lists?|provides?|offers?|has|have)\b|"
+    r"\bwe (?:provide|offer|have|list) (?:an? |some |the )?(?:(?:online|short|full|further|more|additional|general) )?(?:lists?|links?|resources|information|contacts?|addresses)\b|"
+    r"\bin the (?:[\w-]+ )?tab\b|"
     r"^you may (?:have|need) to (?:register|log in)\b|\bis (?:the|a) (?:primary|leading|main) (?:\w+ ){0,3}(?:organization|institute|agency|source (?:of|for) information)\b|"
     r"^(?:to (?:learn|find out|read|know) more|for (?:\w+ )?(?:information|details)|(?:more|further|additional) (?:\w+ )?(?:information|details))\b", re.I)
 #: Every pointer contains one of these; searching for them first takes a tenth of the time.
@@ -52,7 +57,7 @@ POINTER_CUES = ("click", "database", "web site", "genereviews", "registry", "see
          "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure",
          "booklet", "leaflet", "link",
          "review of", "review on", "article", "overview", "chapter",
-         "summary of", "register", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
+         "summary of", "animation", "laborator", "slide", "illustration", "photo", "drawing", "spoken", "scroll", "replay", "genetests", "orphanet", "omim", "gard", "medlineplus", "genetic", "clinicaltrials", "we provide", "we offer", "we have", "we list", "tab", "register", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
 #: Sentences of letters and forums that say nothing.
 POLITE = re.compile(
     r"(?:(?:hello|hi|dear|welcome|good (?:morning|day|evening|afternoon)|greetings)(?:,? [\w']+){0,2}|(?:many )?(?:thanks|thank you)(?! to\b)[^.!]{0,90}|"

@@ -37,7 +37,7 @@ from medlab.cli.evaluate import (
 )
 from .finetune import dry_run_lines, finetune_plan, finetune_settings
 from .models import models_app
-from .serve import ask_lines, chat_lines, export_log, given_options, post_json, server_client
+from .serve import ask_lines, chat_lines, export_log, given_options, plan_lines, plan_request, post_json, server_client
 from ..quantizing.converter import install_converter
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
@@ -354,6 +354,30 @@ def chat_command(
         for line in chat_lines(client, model, questions, verbosity):
             typer.echo(line)
 
+# %% ../../nbs/cli/commands.ipynb #5d1eb405
+@app.command("recommend")
+def recommend_command(
+    patient: Annotated[str, typer.Argument(help="A JSON file with the patient's facts; - reads it from standard input.", metavar="FILE")],
+    model: Annotated[str, typer.Option("--model", help="One of the server's models.")] = "medlab",
+    samples: Annotated[int, typer.Option(help="Answers to compare; 1 says nothing of how sure the plan is.", min=1, max=10)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON.")] = False,
+    url: UrlOption = "",
+    profile: ProfileOption = "",
+    run: RunOption = "",
+):
+    """Ask a deployed model for a treatment plan, checked against the patient's own allergies, conditions and medicines.
+
+    The file holds an object such as {"age": 62, "sex": "female", "allergies": ["penicillin"], "complaint": "A sore throat."}
+    """
+    try:
+        found = json.loads(sys.stdin.read() if patient == "-" else Path(patient).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{patient} cannot be read as JSON ({error}); expected a file with the patient's facts, see medlab recommend --help") from None
+    body = plan_request(found, model, samples)
+    with opened_server(url, profile, run) as client:
+        reply = post_json(client, "/api/treatment-recommendations", body)
+    typer.echo(json.dumps(reply, indent=1, ensure_ascii=False) if as_json else "\n".join(plan_lines(reply)))
+
 # %% ../../nbs/cli/commands.ipynb #2c7cd836
 def compose(words: list[str], run: Run, port: int = 8000) -> bool:
     "Give a command to Docker Compose for a run. False where no Docker answers or there is no compose file."
@@ -398,11 +422,12 @@ def logs_export_command(
 # %% ../../nbs/cli/commands.ipynb #b0759e80
 @app.command("evaluate", help=help_of(find_step("evaluate")))
 def evaluate_command(
-    predictions: Annotated[str, typer.Option("--predictions", help="Score the saved answers in this file instead of running the step.", metavar="FILE")] = "",
-    systems: Annotated[str, typer.Option("--systems", help="Its columns of answers, joined by commas; the first is what the others are compared with.")] = "",
+    predictions: Annotated[list[str] | None, typer.Option("--predictions", help="Score the saved answers in this file instead of running the step (repeatable; NAME=FILE names the "
+                                                          "system that answered).", metavar="FILE", show_default=False)] = None,
+    systems: Annotated[str, typer.Option("--systems", help="Its columns of answers, or its systems, joined by commas; the first is what the others are compared with.")] = "",
     gold: Annotated[str, typer.Option("--gold", help="The file of questions and right answers, if it is another one.", metavar="FILE")] = "",
     kind: Annotated[str, typer.Option("--as", help=f"What the questions are: {', '.join(BENCHMARK_KINDS)}.")] = "mcq",
-    columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
+    columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter; of answers: id=KEY,answers=TEXT,system=WHO")] = "",
     strip_role: Annotated[bool, typer.Option("--strip-role", help="A role word at the beginning of an answer is no part of it.")] = False,
     floor: Annotated[float, typer.Option("--floor", help="Give no accuracy and no difference where fewer choices can be read.")] = 0.5,
     ledger: Annotated[str, typer.Option("--ledger", help="Take over the answers in another run's folder `ledgers`.", metavar="DIR")] = "",
@@ -417,9 +442,8 @@ def evaluate_command(
             typer.echo(f"taken over: {take_ledgers(ledger, run_and_profile(profile, run, override or [])[0])} answers")
         run_step(find_step("evaluate"), profile, run, override or [])
         return
-    if not systems:
-        raise InputError("--predictions needs --systems: the names of the file's columns of answers, joined by commas")
-    found = evaluate_saved(predictions, [name.strip() for name in systems.split(",")], kind, gold or None, columns, strip_role, floor)
+    files: list[str | Path] = list(predictions)
+    found = evaluate_saved(files, [name.strip() for name in systems.split(",") if name.strip()], kind, gold or None, columns, strip_role, floor)
     typer.echo("\n".join(result_lines(found)))
 
 # %% ../../nbs/cli/commands.ipynb #6d063501
@@ -616,8 +640,9 @@ def publish_command(
 
     Shows every file first. Nothing is written or sent without --yes. Sending needs HF_TOKEN.
     """
-    from medlab.cli.publish import publication, publication_lines, send_publication, write_publication
+    from medlab.cli.publish import check_target, publication, publication_lines, send_publication, write_publication
 
+    check_target(to)
     found = publication(existing_run(run))
     typer.echo("\n".join(publication_lines(found)))
     if not yes:

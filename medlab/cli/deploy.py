@@ -8,11 +8,14 @@ __all__ = ['QUESTION', 'deployed_lines', 'deploy_published', 'deploy_scripts', '
 
 # %% ../../nbs/cli/deploy.ipynb #66a8c2e9
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import read_json, write_json
@@ -146,22 +149,27 @@ def stack_up(
     url: str,  # where it answers when it is ready
     seconds: float = 120,  # to wait, at most
 ) -> str:  # what to print
-    "Start a program that stays, and wait until it answers. Raises `MedlabError` with the end of its log when it does not."
-    import psutil
+    """Start a program that stays, and wait until it answers.
 
+    Raises `InputError` where something else answers at the address, and `MedlabError` with the end of the program's log when it does not come up. Ctrl-C ends it.
+    """
     if (running := stack_process(run)) is not None:
-        return f"it is up already, as process {running.pid}, at {url}; end it with: medlab down --run {run.path}"
+        return f"it is up already, as process {running.pid}, at {read_json(stack_file(run))['url']}; end it with: medlab down --run {run.path}"
+    if taken(url):  # else its answers would be taken for ours
+        raise InputError(f"another program listens at {url} already; end it, or give another --port")
     log = run.folder("logs") / "stack.log"
-    with open(log, "wb") as stream:
-        started = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
-    write_json(stack_file(run), {"pid": started.pid, "started": psutil.Process(started.pid).create_time(), "url": url})
-    deadline = time.monotonic() + seconds
-    while started.poll() is None and time.monotonic() < deadline:
-        if answers(url):
-            return f"up, as process {started.pid}, at {url}; its log: {log}; end it with: medlab down --run {run.path}"
-        time.sleep(0.1)
+    started, deadline = start_detached(run, command, url, log), time.monotonic() + seconds
+    try:
+        while started.poll() is None and time.monotonic() < deadline:
+            if answers(url):
+                return f"up, as process {started.pid}, at {url}; its log: {log}; end it with: medlab down --run {run.path}"
+            time.sleep(0.1)
+    except BaseException:
+        stack_down(run)
+        raise
+    how = f"within {seconds:.0f} s" if started.poll() is None else f"and ended with code {started.returncode}"
     stack_down(run)
-    raise MedlabError(f"it did not come up within {seconds:.0f} s; the end of {log}: {' | '.join(stack_log(run, 5)) or '(empty)'}")
+    raise MedlabError(f"it did not come up {how}; the end of {log}: {' | '.join(stack_log(run, 5)) or '(empty)'}")
 
 # %% ../../nbs/cli/deploy.ipynb #58a3a9b4
 def answers(url: str) -> bool:
@@ -173,20 +181,39 @@ def answers(url: str) -> bool:
     except httpx.HTTPError:
         return False
 
+# %% ../../nbs/cli/deploy.ipynb #4eee8d2b
+def start_detached(run: Run, command: Sequence[str], url: str, log: Path) -> subprocess.Popen:
+    "Start a program in a session of its own, and note which process it is."
+    import psutil
+
+    with open(log, "wb") as stream:
+        started = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+    write_json(stack_file(run), {"pid": started.pid, "started": psutil.Process(started.pid).create_time(), "url": url})
+    return started
+
+
+def taken(url: str) -> bool:
+    "Whether something listens at an address, whatever it is."
+    parts = urlsplit(url)
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=5):
+            return True
+    except OSError:
+        return False
+
 # %% ../../nbs/cli/deploy.ipynb #6b06336c
 def stack_down(run: Run) -> str:  # what to print
     "End the program that `stack_up` started, and all that it started."
     import psutil
 
-    process = stack_process(run)
+    if (process := stack_process(run)) is not None:
+        with suppress(psutil.NoSuchProcess):
+            family = [process, *process.children(recursive=True)]
+            process.terminate()
+            for left in psutil.wait_procs(family, timeout=10)[1]:
+                left.kill()
     stack_file(run).unlink(missing_ok=True)
-    if process is None:
-        return "it was not up"
-    family = [process, *process.children(recursive=True)]
-    process.terminate()
-    for left in psutil.wait_procs(family, timeout=10)[1]:
-        left.kill()
-    return f"down: process {process.pid} ended"
+    return f"down: process {process.pid} ended" if process else "it was not up"
 
 
 def stack_status(run: Run) -> str:  # what to print

@@ -192,47 +192,132 @@ def score_benchmark(
         found.append({"variant": variant, "arm": arm, "rows": [row.model_copy(update={"arm": arm}).model_dump() for row in rows], "kinds": kinds})
     return found
 
-# %% ../../nbs/cli/evaluate.ipynb #4b502066
+# %% ../../nbs/cli/evaluate.ipynb #18a05a4c
+#: Names that the columns of a file of answers may have: the row's key, who answered, and the answer.
+SAVED_COLUMNS = {
+    "id": ("id", "item_id", "question_id", "item"), "system": ("system", "variant", "model"),
+    "answers": ("prediction", "predicted", "output", "response", "completion", "generated", "answer", "text"),
+}
+
+
+def saved_columns(columns: str) -> tuple[str, dict[str, str]]:
+    "What `--columns` says of the file of questions, and what it says of the files of answers: id, system, answers."
+    parts = [part for part in columns.split(",") if part.strip()]
+    mine = {name: value for name, value in short_columns(columns).items() if name in SAVED_COLUMNS and isinstance(value, str)}
+    return ",".join(part for part in parts if part.partition("=")[0].strip() not in ("system", "answers")), mine
+
+# %% ../../nbs/cli/evaluate.ipynb #1635b82b
+def column_named(rows: list[dict], what: str, named: dict[str, str], without: tuple[str, ...] = ()) -> str | None:
+    "The column of rows that holds the key, the system or the answers: the one that was named, else the first with a usual name."
+    have = {str(name) for row in rows for name in row}
+    if what in named and named[what] not in have:
+        raise InputError(f"--columns: no row has the column {named[what]!r}; the columns are {', '.join(sorted(have))}")
+    return named.get(what) or next((name for name in SAVED_COLUMNS[what] if name in have and name not in without), None)
+
+# %% ../../nbs/cli/evaluate.ipynb #5802c720
+def answers_in(rows: list[dict], name: str, systems: list[str], named: dict[str, str], without: tuple[str, ...] = ()) -> dict[str, list[tuple[str | None, str]]]:
+    """The answers in one file's rows: system to keys and answers, in the file's order.
+
+    A file has one column for each system, or a column that says who answered, or the answers of one system.
+    """
+    key, who, said = (column_named(rows, what, named, without) for what in ("id", "system", "answers"))
+    columns = {str(column) for row in rows for column in row}
+    found: dict[str, list[tuple[str | None, str]]] = {}
+    if wide := [one for one in systems if one in columns]:
+        cells = [(row, one, one) for row in rows for one in wide]
+    elif said:
+        cells = [(row, str(row.get(who) or name) if who else name, said) for row in rows]
+    else:
+        problem = f"--systems: no row has the column {systems[0]!r}" if systems else f"{name}: no column of answers is found"
+        raise InputError(f"{problem}; the columns are {', '.join(sorted(columns))}; name one for each system with --systems a,b, or the one that holds all "
+                         "answers with --columns answers=COLUMN,system=COLUMN")
+    for row, system, column in cells:
+        found.setdefault(system, []).append((str(row[key]) if key and row.get(key) is not None else None, str(row.get(column) or "")))
+    return found
+
+# %% ../../nbs/cli/evaluate.ipynb #dc810f09
+def in_order(
+    answers: list[tuple[str | None, str]],  # of one system: keys and texts
+    keys: list[str | None],  # of the questions
+    system: str,
+) -> list[str]:  # one for each question
+    "Answers in the order of the questions: by their keys where both have them, else by their places. Raises `InputError` where they do not fit."
+    given = [key for key, _ in answers]
+    if None in keys or None in given or not set(keys) & set(given):
+        if len(answers) != len(keys):
+            raise InputError(f"{system}: got {len(answers)} rows of answers for {len(keys)} items; expected one row an item, in the same order, or a column id in both files")
+        return [text for _, text in answers]
+    twice = [key for key, n in Counter(given).items() if n > 1]
+    lacking = [key for key in keys if key not in given]
+    strange = [key for key in given if key not in keys]
+    for found, what in ((twice, "several answers to"), (lacking, "no answer to"), (strange, "answers to unknown items,")):
+        if found:
+            raise InputError(f"{system}: {what} {len(found)} of {len(keys)} items, such as {found[0]!r}; expected one answer to each")
+    return [dict(answers)[key] for key in keys]
+
+# %% ../../nbs/cli/evaluate.ipynb #20a1c4d4
 #: A role word at the beginning of an answer.
 ROLE = re.compile(r"^\s*(?:assistant|model|ai|response|output|system|bot)\s*:?\s*\n+|^\s*(?:assistant|model|ai|bot)\s*:\s*", re.I)
 
 
-def saved_predictions(items: list[Example], rows: list[dict], systems: list[str], strip_role: bool) -> list[Prediction]:
-    "Answers of systems, one column each, in the order of the items."
-    if len(rows) != len(items):
-        raise InputError(f"got {len(rows)} rows of answers for {len(items)} items; expected one row an item, in the same order")
-    lacking = [name for name in systems if not any(name in row for row in rows)]
-    if lacking:
-        raise InputError(f"--systems: no row has the column {lacking[0]!r}; the columns are {', '.join(map(str, rows[0]))}")
-    found = []
-    for item, row in zip(items, rows):
-        for name in systems:
-            text = str(row.get(name) or "")
-            found.append(Prediction(item_id=item.id, variant=name, engine="a file", prompt_sha256="", text=ROLE.sub("", text, count=1) if strip_role else text,
-                                    prompt_tokens=0, completion_tokens=0, seconds=0, finish_reason="stop"))
+def saved_predictions(items: list[Example], answers: dict[str, list[str]], strip_role: bool) -> list[Prediction]:
+    "Answers of systems, in the order of the items, as predictions."
+    return [
+        Prediction(item_id=item.id, variant=system, engine="a file", prompt_sha256="", text=ROLE.sub("", text, count=1) if strip_role else text,
+                   prompt_tokens=0, completion_tokens=0, seconds=0, finish_reason="stop")
+        for system, texts in answers.items() for item, text in zip(items, texts, strict=True)
+    ]
+
+# %% ../../nbs/cli/evaluate.ipynb #996b8716
+def rows_in(path: Path | str) -> list[dict]:
+    "All rows of a file; raises `InputError` for a file without any, and for one that cannot be read."
+    try:
+        found = [row for row in scan_rows(Path(path), keys=True) if isinstance(row, dict)]
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not found:
+        raise InputError(f"{path}: there is no row in it; expected one for each item")
     return found
+
+# %% ../../nbs/cli/evaluate.ipynb #c2df2b36
+def all_answers(files: list[Path | str], systems: list[str], named: dict[str, str], keys: list[str | None], without: tuple[str, ...]) -> dict[str, list[str]]:
+    "The answers of every system in some files, in the order of the questions; a file may be given as NAME=FILE."
+    found: dict[str, list[str]] = {}
+    for one in files:
+        name, sign, place = str(one).partition("=")
+        path = Path(place) if sign and not Path(str(one)).exists() else Path(str(one))
+        for system, texts in answers_in(rows_in(path), name if path == Path(place) and sign else path.stem, systems, named, without).items():
+            if system in found:
+                raise InputError(f"two sets of answers are called {system!r}; name the files, as in --predictions {system}_2={path}")
+            found[system] = in_order(texts, keys, system)
+    lacking = [name for name in systems if name not in found]
+    if lacking:
+        raise InputError(f"--systems: no answers of {lacking[0]!r}; the columns are those of {', '.join(map(str, files))}, and the systems found there {', '.join(found)}")
+    return {name: found[name] for name in systems or found}
 
 # %% ../../nbs/cli/evaluate.ipynb #16ace0c8
 def evaluate_saved(
-    predictions: Path | str,  # a file with a column of answers for each system
-    systems: list[str],  # these columns; the first is what the others are compared with
+    predictions: Path | str | list[Path | str],  # files of answers; one may be NAME=FILE
+    systems: list[str] | None,  # columns or names of systems, the first is what the others are compared with; None: all that are found
     kind: str,  # one of BENCHMARK_KINDS
-    gold: Path | str | None = None,  # the file of questions, if it is another one
-    columns: str = "",
+    gold: Path | str | None = None,  # the file of questions; None: the first file of answers holds them, too
+    columns: str = "",  # as for `benchmark_items`; also id, system and answers, the columns of a file of answers
     strip_role: bool = False,
     floor: float = 0.5,
     seed: int = 42,
-) -> dict:  # n, left_out, results, comparisons
+) -> dict:  # n, results, comparisons, smallest_difference
     "Score saved answers of any number of systems, and compare them with the first. Where the floor says so no difference is given, of ROUGE-L neither."
-    items, left_out = benchmark_items(gold or predictions, kind, columns)
+    files = predictions if isinstance(predictions, list) else [predictions]
+    questions_at, (about_questions, named) = Path(gold or files[0]), saved_columns(columns)
+    items, left_out = benchmark_items(questions_at, kind, about_questions)
     if left_out:
-        raise InputError(f"{gold or predictions}: {sum(left_out.values())} rows are no items ({'; '.join(left_out)}); take them out of both files, so that rows and answers agree")
-    try:
-        rows = list(scan_rows(Path(predictions), keys=True))
-    except ValueError as error:
-        raise InputError(f"{predictions}: {error}") from None
-    given = saved_predictions(items, rows, systems, strip_role)
-    compared = compare(items, given, against=systems[0], seed=seed, floor=floor)
+        raise InputError(f"{questions_at}: {sum(left_out.values())} rows are no items ({'; '.join(left_out)}); take them out of both files, so that rows and answers agree")
+    rows = rows_in(questions_at)
+    key = next((name for name in (named.get("id"), *SAVED_COLUMNS["id"]) if name and name in rows[0]), None)
+    keys = [str(row[key]) if key and row.get(key) is not None else None for row in rows]
+    answers = all_answers(files, systems or [], named, keys, without=() if gold else ("answer", "text"))
+    given = saved_predictions(items, answers, strip_role)
+    compared = compare(items, given, against=next(iter(answers)), seed=seed, floor=floor)
     return {"n": len(items), "results": score_benchmark(items, given, floor, seed), "comparisons": [one.model_dump() for one in compared if one.task != "all"],
             "smallest_difference": smallest_difference(len(items))}
 

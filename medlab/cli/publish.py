@@ -8,10 +8,12 @@ __all__ = ['publication', 'publication_lines', 'write_publication', 'send_public
 # %% ../../nbs/cli/publish.ipynb #8fb476be
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 from ..basics.errors import InputError, MedlabError, MissingError
+from ..basics.files import atomic_path
 from ..basics.secrets import masked, secret
 from ..core import Run
 from ..models import load_spec
@@ -20,17 +22,30 @@ from ..engines.deployment import deployed, model_name, model_parameters
 # %% ../../nbs/cli/publish.ipynb #5e91eb07
 def publication(run: Run) -> dict[str, Path | str]:  # path in the repository -> a file, or a text
     "What a run would publish. Raises `MissingError` before `quantize`, `deploy` and `report` have run."
-    merged, name = run.file("quantize", "merged"), model_name(run.name)
+    merged, name, this = run.file("quantize", "merged"), model_name(run.name), deployed(run)
     files: dict[str, Path | str] = {path.name: path for path in sorted(merged.iterdir()) if path.is_file() and path.name != "generation_config.json"}
-    for path in sorted((run.path / "quantize").glob("model-*.gguf")):
-        if (type := path.stem.removeprefix("model-")) != "f16":
-            files[f"{name}-{type.upper()}.gguf"] = path
-    files |= {f"adapter/{path.name}": path for path in sorted(run.file("finetune", "adapter").iterdir()) if path.is_file()}
-    this = deployed(run)
+    for type in run.manifest("quantize").params["types"]:  # the 16-bit file only where it was asked for
+        files[f"{name}-{type.upper()}.gguf"] = run.file("quantize", f"model-{type}.gguf")
+    if (adapter := run.path / "finetune" / "adapter").is_dir():  # a training of all weights leaves none
+        files |= {f"adapter/{path.name}": path for path in sorted(adapter.iterdir()) if path.is_file()}
     params = {key: value for key, value in model_parameters(this.chat, this.sampling).items() if key != "num_predict"}
     card = front_matter(run) + run.file("report", "MODEL_CARD.md").read_text(encoding="utf-8")
     return {**files, "template": this.chat.go_template(), "params": json.dumps(params, indent=1), "README.md": card,
             "DATA_CARD.md": run.file("instruct", "datasheet.md").read_text(encoding="utf-8")}
+
+# %% ../../nbs/cli/publish.ipynb #7e0ab6a3
+#: Licences by the names that model specs give them, and the hub's names for them. Source: huggingface.co/docs/hub/repositories-licenses.
+HUB_LICENSES = {
+    "Apache-2.0": "apache-2.0", "MIT": "mit", "CC0-1.0": "cc0-1.0", "CC-BY-4.0": "cc-by-4.0", "CC-BY-SA-4.0": "cc-by-sa-4.0", "CC-BY-NC-4.0": "cc-by-nc-4.0",
+    "BSD-3-Clause": "bsd-3-clause", "Gemma Terms of Use": "gemma", "Meta Llama 3 Community License": "llama3", "unknown": "unknown",
+}
+
+
+def hub_license(name: str) -> dict[str, str]:
+    "A licence as the front matter of a card names it."
+    if name in HUB_LICENSES:
+        return {"license": HUB_LICENSES[name]}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")}
 
 # %% ../../nbs/cli/publish.ipynb #782ec492
 def front_matter(run: Run) -> str:
@@ -38,7 +53,9 @@ def front_matter(run: Run) -> str:
     import yaml
 
     spec = load_spec(run.manifest("quantize").model)
-    told = {"license": spec.license.lower(), "base_model": spec.name, "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["medlab", "gguf"]}
+    base = [source.repo for source in spec.sources if source.kind == "hub"][:1]  # the hub links a model to its base by its address there
+    told = {**hub_license(spec.license), **({"base_model": base[0]} if base else {}), "library_name": "transformers", "pipeline_tag": "text-generation",
+            "tags": ["medlab", "gguf"]}
     return f"---\n{yaml.safe_dump(told, sort_keys=False)}---\n\n"
 
 # %% ../../nbs/cli/publish.ipynb #97312f28
@@ -47,17 +64,35 @@ def publication_lines(found: dict[str, Path | str]) -> list[str]:
     sizes = {name: content.stat().st_size if isinstance(content, Path) else len(content.encode()) for name, content in found.items()}
     return [*(f"{size / 1e6:10.2f} MB  {name}" for name, size in sizes.items()), f"{sum(sizes.values()) / 1e6:10.2f} MB in {len(sizes)} files"]
 
+# %% ../../nbs/cli/publish.ipynb #87b2018b
+def check_new(folder: Path) -> None:
+    "Raise `InputError` for a place where something is already."
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder} {'holds something already' if folder.is_dir() else 'is a file'}; give the name of a new folder, nothing of yours is overwritten")
+
+
+def check_target(to: str) -> None:
+    "Raise `InputError` for a target that is neither a new folder nor hub:OWNER/NAME."
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if to.partition(":")[0] != "hub":
+        return check_new(Path(to))
+    try:
+        validate_repo_id(to.removeprefix("hub").removeprefix(":"))
+    except HFValidationError as error:
+        raise InputError(f"--to is {to!r}; expected hub:OWNER/NAME or a new folder: {str(error)[:200]}") from None
+
 # %% ../../nbs/cli/publish.ipynb #6805078a
 def write_publication(found: dict[str, Path | str], folder: Path) -> None:
-    "Write a publication into a new folder; raises `InputError` for one that holds something already."
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} holds something already; give the name of a new folder, nothing of yours is overwritten")
-    for name, content in found.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            shutil.copyfile(content, folder / name)
-        else:
-            (folder / name).write_text(content, encoding="utf-8")
+    "Write a publication into a new folder, whole or not at all; raises `InputError` for one that holds something already."
+    check_new(folder)
+    with atomic_path(folder.absolute()) as temporary:
+        for name, content in found.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                shutil.copyfile(content, temporary / name)
+            else:
+                (temporary / name).write_text(content, encoding="utf-8")
 
 # %% ../../nbs/cli/publish.ipynb #595754e7
 def send_publication(
@@ -69,8 +104,9 @@ def send_publication(
 
     Raises `MissingError` without a token, `InputError` for a name that is none, and `MedlabError` where the hub refuses.
     """
+    import httpx
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     token = secret("HF_TOKEN")
     if not token:
@@ -82,6 +118,9 @@ def send_publication(
         hub.create_commit(repository, operations, commit_message="medlab publish")
     except HFValidationError as error:
         raise InputError(f"got the repository {repository!r}; expected OWNER/NAME: {str(error)[:200]}") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise MedlabError(f"the hub refused {repository}: {masked(str(error).strip().splitlines()[0][:300])}; look whether the token may write") from None
+    except httpx.TransportError as error:
+        raise MedlabError(f"no hub answers at {hub.endpoint} ({type(error).__name__}); look at the network and at HF_ENDPOINT, and give the same command again") from None
+    except (OSError, ValueError) as error:  # the library's HfHubHTTPError is an OSError; a card that the hub does not take is a ValueError
+        said = masked(" ".join(str(error).split())[:300])
+        raise MedlabError(f"the hub refused {repository}: {said}; look whether the token may write there") from None
     return f"{hub.endpoint}/{repository}"

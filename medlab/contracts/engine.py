@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['engine_threads', 'Sampling', 'ModelNotFound', 'EngineBusy', 'ContextOverflow', 'OutOfMemory', 'EngineTimeout',
            'EngineDied', 'speaks_of_memory', 'check_room', 'cut_at_stop', 'settled', 'as_decoded', 'OptionTokens',
-           'option_tokens', 'OptionScores', 'scores_from_list', 'TokenLogprob', 'listed_tokens', 'Completion', 'Piece',
-           'Engine', 'EngineBase']
+           'option_tokens', 'begun_text', 'OptionScores', 'likeliest_by_text', 'scores_from_list', 'TokenLogprob',
+           'listed_tokens', 'Completion', 'Piece', 'Engine', 'EngineBase']
 
 # %% ../../nbs/contracts/engine.ipynb #ac57cfeb
 import os
@@ -136,10 +136,11 @@ def cut_at_stop(
     chat: ChatFormat,
     ids: list[int],  # the tokens that an engine generated
     sampling: Sampling,
+    before: list[int] | None = None,  # tokens in front of them, where they go on with a text: a first word then keeps its space
 ) -> tuple[str, bool]:  # the answer's text, and whether the model ended it (else the length limit did)
     "Cut generated tokens at the first control token that ends an answer, and the text at the first of the sampling's own stops."
     end = next((n for n, token in enumerate(ids) if token in chat.stop_ids), None)
-    text = chat.decode(ids[:end])
+    text = chat.decode([*(before or []), *ids[:end]])[len(chat.decode(before or [])):]
     places = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
     return (text[:min(places)], True) if places else (text, end is not None)
 
@@ -208,6 +209,19 @@ def option_tokens(
     texts = [token_text(token, text[a:b]) for token, a, b in zip(encoded.tokens[first:], ends, ends[1:])]
     return OptionTokens(encoded.ids[:first], encoded.ids[first:], text[:ends[0]], texts)
 
+# %% ../../nbs/contracts/engine.ipynb #17cdb258
+def begun_text(
+    chat: ChatFormat,
+    messages: list[dict],  # ends with the user's turn
+    begun: str,  # the words with which the answer begins already
+) -> str:
+    "The text of a prompt with the beginning of its answer, which an engine goes on with. Raises `InputError` for a control token in it."
+    if not begun:
+        return chat.prompt_text(messages)
+    if control := next((token for token in chat.control_tokens if token in begun), None):
+        raise InputError(f"the begun answer holds the control token {control!r}; expected plain text, remove it")
+    return chat.prompt_text(messages) + chat.pieces.answer_lead + (begun.lstrip() if chat.trims else begun)
+
 # %% ../../nbs/contracts/engine.ipynb #27586f69
 @dataclass(frozen=True)
 class OptionScores:
@@ -220,6 +234,16 @@ class OptionScores:
     def best(self) -> str:
         "The option with the highest log-probability; of equal ones the first."
         return max(self.logprobs, key=lambda option: self.logprobs[option])
+
+# %% ../../nbs/contracts/engine.ipynb #38518877
+def likeliest_by_text(
+    listed: list[dict],  # {"token": text, "logprob": nats}, as servers list the likeliest tokens
+) -> dict[str, float]:  # text to log-probability
+    "The log-probability of each text in a server's list; of several tokens with the same text that of the likeliest."
+    found: dict[str, float] = {}
+    for one in listed:
+        found[one["token"]] = max(one["logprob"], found.get(one["token"], one["logprob"]))
+    return found
 
 # %% ../../nbs/contracts/engine.ipynb #e71e77a0
 def scores_from_list(

@@ -12,44 +12,7 @@ from collections.abc import Container
 from medlab.contracts.plain import (
     BARE_WORD, END, LETTERS, TAKEN_BACK, bare_words, json_values, one_spelling, plain_lines, sentences_of, spoken, values_after,
 )
-
-# %% ../../nbs/contracts/letters.ipynb #e4e9bb9a
-#: A letter with a full stop may be the beginning of a germ's name, such as C. difficile.
-GERM = (
-    r"(?!\. ?(?:coli|diff(?:icile)?|albicans|trachomatis|tetani|botulinum|perfringens|jejuni|pertussis|burgdorferi|fumigatus|anthracis|cereus|"
-    r"fragilis|baumannii|faecalis|pylori|influenzae|aureus|epidermidis|saprophyticus|pneumoniae|pyogenes|agalactiae|typhi|enterica|dysenteriae|flexneri|"
-    r"sonnei|meningitidis|gonorrhoeae|tuberculosis|leprae|bovis|avium|pneumophila|monocytogenes|falciparum|vivax|ovale|malariae|pallidum|cruzi|brucei|gondii|"
-    r"lamblia|cholerae|vulnificus|pestis|enterocolitica|rickettsii|burnetii|henselae|aeruginosa|mirabilis|vulgaris|neoformans|jirovecii|capsulatum|vaginalis|"
-    r"histolytica|donovani|solium|stercoralis|lumbricoides|haematobium|mansoni|ducreyi|tularensis|psittaci|hominis)\b)"
-)
-
-# %% ../../nbs/contracts/letters.ipynb #9c7ea4e8
-#: What makes a letter a part of another word: B cells, T wave.
-COMPOUND = (
-    r"(?!\s*-?\s*(?:cells?|lymphocytes?|dimers?|waves?|rays?|symptoms?|lines?|spines?|scans?|reactive|peptides?|strep\w*|natriuretic|antigens?|wards?|"
-    r"vitamins?|blood|type|virus|nos|genes?|chains?|fibres?|fibers?|levels?|team|tube|section|complex|score|arm|group)\b)"
-)
-
-# %% ../../nbs/contracts/letters.ipynb #775b2568
-#: What makes a letter a part of a name: hepatitis B, vitamin D.
-NAMED_BEFORE = (
-    r"(?:type|group|vitamin|vit|hepatitis|influenza|flu|strep|streptococcus|class|stage|grade|factor|ha?emophilia|protein|immunoglobulin|ig|category|phase|"
-    r"region|zone|lead|apolipoprotein|appendix|part|serotype|kerley|coxsackie|botulinum toxin|toxin|child-pugh|plan|point|step|figure|table|room|patient|dr|mr|mrs|ward|"
-    r"\d|°)\W{0,2}$"
-)
-
-# %% ../../nbs/contracts/letters.ipynb #d7df3b1b
-#: Words that may follow a letter which is meant as one; after A, which is also an article, fewer may.
-FOLLOWERS = (
-    "or|and|is|was|are|because|since|as|for|due|seems?|fits?|would|should|must|here|with|which|based|has|appears?|looks?|but|rather|over|instead|then|if|unless|"
-    "to|through|isn't|doesn't|can't|won't|wasn't|cannot|can|could|may|might|will|makes?|explains?|describes?|matches|remains|too|also|though|although|however|"
-    "wait|no|while|whereas|than|it|on|in|by|from|does|did|only fits|wins|via|per|sounds|feels|represents|versus|vs|the"
-)
-FREE_FOLLOWERS = FOLLOWERS + "|best|correct|right|obviously|clearly|definitely|not|actually|given|without|probably|most|please|i"
-
-# %% ../../nbs/contracts/letters.ipynb #74c0a5e7
-#: What may close a letter.
-CLOSERS = r"[)\]}>\"']*"
+from .stances import CLOSERS, COMPOUND, FOLLOWERS, FREE_FOLLOWERS, GERM, NAMED_BEFORE, VERBS, places_of, stances, weighed
 
 # %% ../../nbs/contracts/letters.ipynb #af0e4219
 def starts_with(text, option):
@@ -335,19 +298,6 @@ def denied_option(before, after):
     clause = re.split(r"[,;.:!?]\s|\b(?:but|so|therefore|thus)\b", before)[-1]
     return bool(DENIED_BEFORE.search(clause) or DENIED_AFTER.match(after))
 
-# %% ../../nbs/contracts/letters.ipynb #3013b52b
-def places_of(want, have, taken, short=None):
-    "The places (start, end) at which a list of words stands in a text whose words are `have`, without those that are taken; `short` may stand for its first word."
-    for start in range(len(have) - len(want) + 1):
-        begin, end = have[start][1], have[start + len(want) - 1][2]
-        words = [word for word, _, _ in have[start : start + len(want)]]
-        if (words == want or (short and words == [short, *want[1:]])) and not any(a < end and begin < b for a, b in taken):
-            yield start, begin, end
-
-# %% ../../nbs/contracts/letters.ipynb #777da0e1
-#: Verbs with which an option may begin, and which a sentence puts in another form: `give magnesium`, `magnesium should be given`.
-VERBS = ("give", "start", "begin", "perform", "order", "obtain", "administer", "prescribe", "initiate", "do", "use", "take", "schedule", "request", "measure", "check")
-
 # %% ../../nbs/contracts/letters.ipynb #48ff36cc
 def affirmed_options(text, options, whole=False, denied=False):
     "The letters of the options whose words a text affirms; with `whole`, an option of common words counts at the text's start; with `denied`, denied ones count, too."
@@ -603,9 +553,11 @@ def chosen_at_the_end(kept, offered, options):
 
 # %% ../../nbs/contracts/letters.ipynb #a16056bd
 #: One option in a list of verdicts, such as `A: no. B: yes.`, and options in order of their likelihood.
-ONE_VERDICT = re.compile(r"(?<![\w'])(?:option )?[(\[]?([A-Z])[)\]]?\s*[.:=-]\s*(yes|no|true|false|correct|incorrect|right|wrong)\b", re.I)
-LETTER_KEYS = re.compile(r"\{\s*[\"']?[A-Z][\"']?\s*:\s*[\d.]+[^{}]*[\"']?\b[A-Z][\"']?\s*:\s*[\d.]+")  # a number for each letter
+ONE_VERDICT = re.compile(r"(?<![\w'])(?:option )?[(\[]?([A-Z])[)\]]?\s*[.:=)-]\s*(yes|no|true|false|correct|incorrect|right|wrong)\b", re.I)
+LETTER_KEYS = re.compile(r"\{\s*[\"']?[A-Z][\"']?\s*:\s*[\d.]+[^{}]*[\"']?\b[A-Z][\"']?\s*:\s*[\d.]+|\b[A-Z]\s*[:=]\s*\d+(?:\.\d+)?(?: ?%| ?/ ?10)?\s*[,;\n]\s*[A-Z]\s*[:=]\s*\d")  # a number for each letter
 RANKED = re.compile(r"^(?:\w+ ?){0,3}:?\s*([A-Z])(?:\s*>\s*[A-Z]){2,}\s*\.?$", re.M)
+
+ONE_MARK = re.compile(r"(?<![\w'])([A-Z])[).:]?\s+(correct|wrong):")  # a tick or a cross behind each letter
 
 
 def listed_verdict(text):
@@ -614,6 +566,8 @@ def listed_verdict(text):
     right = [letter for letter, positive in said.items() if positive]
     if len(said) > 2 and len(right) == 1:
         return right[0]
+    if re.match(r"\W*[A-Z]\b", text) and len(marked := ONE_MARK.findall(text)) > 2 and [mark for _, mark in marked].count("correct") == 1:
+        return next(letter for letter, mark in marked if mark == "correct")
     ranked = RANKED.search(text)
     return ranked[1] if ranked else None
 
@@ -635,6 +589,29 @@ def chosen_letters(clean, offered, options):
         return set() if TAKEN_BACK.search("\n".join(kept)) else found
     return chosen_at_the_end(kept, offered, options) or named_by_text(kept, options) if options else set()
 
+# %% ../../nbs/contracts/letters.ipynb #d6f47f3a
+def is_settled(kept, options):
+    "Whether a label holds an answer, or the first line begins with a letter beside another option's words: what is taken back there stays so."
+    if any(strong for _, strong in values_after(kept, ANSWER_LABEL, ANSWER_NAMES)):
+        return True
+    got = letter_at(" ".join(kept[:2]), options.get)
+    return bool(got and fitting_rest(*got, options) is None)
+
+# %% ../../nbs/contracts/letters.ipynb #f5ac384e
+def weighed_letters(found, clean, offered, options):
+    "Letters that patterns found (None: one was found and taken back) after what the text says of every option."
+    kept = without_echo(plain_lines(clean))
+    if json_values(clean, JSON_LETTER) is not None or LETTER_KEYS.search(clean) or TAKEN_BACK.search("\n".join(kept)):
+        return found or set()
+    if found and any(strong for _, strong in values_after(kept, ANSWER_LABEL, ANSWER_NAMES)):
+        return found  # what stands behind a label counts, whatever was thought before
+    told, against = weighed(stances(kept, offered, options))
+    if found is None:
+        return set() if told is None or is_settled(kept, options) else {told}
+    if len(found) == 1:
+        return set() if (told and told not in found) or found & against else found
+    return {told} & found if found else {told} - {None}
+
 # %% ../../nbs/contracts/letters.ipynb #dad8c19c
 def read_letter(
     text: str,  # a model's answer
@@ -642,8 +619,11 @@ def read_letter(
 ) -> str | None:  # None when no letter, an unoffered one or more than one is chosen, or a choice is taken back
     "The letter that an answer chooses: after a label, in a sentence, alone, in JSON or a LaTeX box, or by its option's words."
     options = offered if isinstance(offered, dict) else None
+    clean, letters = spoken(one_spelling(text)), tuple(letter for letter in LETTERS if letter in offered)
     try:
-        found = chosen_letters(spoken(one_spelling(text)), tuple(letter for letter in LETTERS if letter in offered), options)
+        found = chosen_letters(clean, letters, options)
     except Open:
-        return None
-    return found.pop() if len(found) == 1 and found <= {letter for letter in LETTERS if letter in offered} else None
+        found = None
+    if options and not listed_verdict("\n".join(plain_lines(clean))):
+        found = weighed_letters(found, clean, letters, options)
+    return min(found) if found and len(found) == 1 and found <= set(letters) else None

@@ -10,6 +10,7 @@ import re
 
 from .letters import Open
 from .plain import END, TAKEN_BACK, agreed, by_label, json_values, label_of, one_spelling, plain_lines, sentences_of, spoken
+from .stances import stances, weighed
 
 # %% ../../nbs/contracts/levels.ipynb #e393742b
 #: How soon a person must be seen: now, today, within about three days, within weeks, not at all.
@@ -23,7 +24,7 @@ LEVEL_NAMES = {"emergency": "emergency", "emergent": "emergency", "urgent": "urg
 # %% ../../nbs/contracts/levels.ipynb #9ab04a0b
 #: What denies a level.
 NEG_BEFORE = re.compile(
-    r"(?:\b(?:not|no|never|neither|nor|without|rather than|instead of|than|less|hardly|rule out|ruled out|non|neither|isn't|wouldn't|doesn't|don't)\b"
+    r"(?:\b(?:hesitate|reluctant|not|no|never|neither|nor|without|rather than|instead of|than|less|hardly|rule out|ruled out|non|neither|isn't|wouldn't|doesn't|don't)\b"
     r"|n't\b)(?:(?!\b(?:but|so|therefore|just|only)\b)[^,;.:!?-]){0,30}$",
     re.I,
 )
@@ -101,7 +102,7 @@ CALL = re.compile(
     rf"\b(?:call|calling|dial|ring|phone|contact|get|summon|activate|send for)\b(?: for)?[^.;?!]{{0,20}}?\b{AMBULANCE}|\b(?:go|going|get|taken?(?! no)|come|head|rush"
     rf"|drive|brought|sent|bring|straight|travel)\b[^.;?!]{{0,30}}?\b(?:to|at) (?:the |an? |your )?(?:nearest |closest "
     rf"|local )?(?:hospital'?s? )?(?:emergency (?:department|room|ward|unit)|e\.?r\b|a&e|ed\b|casualty|hospital (?:now|immediately|right away|at once|straight away))"
-    rf"|\bneeds? (?:for )?(?:an )?ambulance|\b(?:ambulance|emergency services|911|999|112|paramedics) (?:should|must|needs? to|has to) be (?:called|alerted|sent)"
+    rf"|^\W*(?:911|999|112)\b(?=\W*$|\W+(?:now|immediately|at once|straight away|right away)\b)|\bneeds? (?:for )?(?:an )?ambulance|\b(?:ambulance|emergency services|911|999|112|paramedics) (?:should|must|needs? to|has to) be (?:called|alerted|sent)"
     rf"|\b(?:seek|get|needs?|requires?)\b[^.;?!]{{0,25}}?\b(?:emergency (?:care|help|medical|treatment|attention|assistance)|immediate medical (?:attention|help|care"
     rf"|assistance))",
     re.I,
@@ -109,16 +110,17 @@ CALL = re.compile(
 IS_EMERGENCY = re.compile(
     r"\b(?:this|it|that|which|situation|condition|symptoms|these|here|have|having|as|be|is|are|'s)\b[^.;?!]{0,40}?\b(?:an?"
     r"|the) (?:\w+[ -]){0,2}?emergency\b(?! (?:contact|contracep|plan|number|exit|kit))|\b(?:is|are|'s) (?:potentially )?life[- ]threatening\b|\bmedical emergency\b"
-    r"|^\W*emergency\s*[!.]",
+    r"|^\W*emergency\s*[!.]|\b(?:suggests?|indicates?|points? to|constitutes?|amounts? to) (?:an?|any) (?:\w+ ){0,2}?emergency\b"
+    r"|^\W*(?:no doubt|without (?:a )?doubt|clearly|definitely|certainly|absolutely|surely|undoubtedly)[,:]?\s+an? (?:\w+ ){0,2}?emergency\b",
     re.I,
 )
 
 # %% ../../nbs/contracts/levels.ipynb #9a27b454
 #: What denies it or leaves it open.
-NO_NEED = re.compile(r"(?:\b(?:not|never|no|nothing|none|neither|nor|hardly|without|unlikely|unnecessary|needn't)\b|n't\b)[^.;:!?,]{0,40}$", re.I)
-NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than)\b|n't\b", re.I)
+NO_NEED = re.compile(r"(?:\b(?:not|never|no|nothing|none|neither|nor|hardly|without|unlikely|unnecessary|needn't|hesitate|reluctant)\b|n't\b)[^.;:!?,]{0,40}$", re.I)
+NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|hesitate|reluctant)\b|n't\b", re.I)
 NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un\w+)\b", re.I)
-NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))|\bno emergency\b"
+NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))|\bno emergency\b|\bnot (?:911|999|112)\b"
                           r"|\bno (?:need for (?:an )?)?(?:ambulance|emergency (?:care|visit|services))\b"
                           r"|(?:\b(?:not|never|hardly)\b|n't\b)[^.;!?,]{0,20}\blife[- ]threatening\b|\bnon-?emergen(?:cy|t)\b", re.I)
 MAY = re.compile(r"\b(?:may|might|could|can|possibl[ey]|perhaps|maybe)\b", re.I)
@@ -130,7 +132,8 @@ IF_AFTER = re.compile(r"^\s*[,]?\s*(?:only )?(?:if|unless|should|in case|when|wi
 IF_FIRST = re.compile(r"\b(?:if|when|whenever|in case|in an? (?:\w+ )?emergency|in doubt|should)\b[^.;]*,\s*(?:(?:please|just|always|treat|consider|call|regard)\s+){0,2}$", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #8a8de7a4
-#: An order, for now.
+#: What is over; an order, for now.
+PAST = re.compile(r"\b(?:was|were|had been|used to be)\b", re.I)
 ORDERED = re.compile(r"\W*(?:\w+:)?\W*(?:please |just )?", re.I)
 NOW = re.compile(r"\b(?:now|immediately|at once|right away|straight away)\b", re.I)
 
@@ -143,6 +146,8 @@ def depends(before, near, inside, after):
 # %% ../../nbs/contracts/levels.ipynb #6a593734
 def says_emergency(sentence, strict):
     "What one sentence says of an emergency: some of `yes`, `no` and `open`. With `strict`, a call must be an order for now."
+    sentence = re.sub(r"(?:\bnot\b|n't\b) (?:just|only|merely|simply)\b[^,;.]*", " ", sentence, flags=re.I)
+    sentence = re.sub(r"\b(?:no|without(?: a)?|beyond(?: any)?) (?:doubt|question)\b", "clearly", sentence, flags=re.I)
     found = {"no"} if NO_EMERGENCY.search(sentence) and not re.search(r"\b(?:do not|don't)\b[^.]{0,20}\b(?:wait|delay)", sentence, re.I) else set()
     for pattern in (CALL, IS_EMERGENCY):
         for one in pattern.finditer(sentence):
@@ -151,7 +156,7 @@ def says_emergency(sentence, strict):
             near = re.split(r"\b(?:do not|don't|never) (?:wait|delay|hesitate|drive|eat)\b", near, flags=re.I)[-1]
             if strict and pattern is CALL and not (ORDERED.fullmatch(near) and NOW.search(sentence)):
                 continue
-            if depends(before, near, inside, after):
+            if depends(before, near, inside, after) or (pattern is IS_EMERGENCY and PAST.search(near + inside) and not re.search(r"\b(?:is|are)\b|'s\b", inside)):
                 continue
             if NO_NEED.search(near) or NEGATION.search(inside) or NOT_NEEDED.match(after):
                 found.add("no")
@@ -171,8 +176,8 @@ YES_LABEL = label_of(r"emergency|(?:is (?:this|it) )?an? (?:medical )?emergency|
 
 # %% ../../nbs/contracts/levels.ipynb #f980f80b
 #: Words for yes and no, and names in JSON.
-YES_WORDS = ("yes", "true", "y", "yeah", "yep", "positive", "correct")
-YES_WORD = re.compile(r"(yes|no|true|false|y|n|yeah|yep|nope|positive|negative|correct)(?![\w'&]|-\w)", re.I)
+YES_WORDS = ("yes", "true", "y", "yeah", "yep", "positive", "correct", "absolutely", "definitely", "certainly", "indeed", "affirmative", "of course")
+YES_WORD = re.compile(r"(yes|no|true|false|y|n|yeah|yep|nope|positive|negative|correct|absolutely|definitely|certainly|indeed|affirmative|of course)(?![\w'&]|-\w)", re.I)
 YES_KEYS = (
     "emergency", "is emergency", "answer", "is this an emergency", "escalate", "final answer",
     "escalation", "medical emergency", "isemergency", "decision", "prediction",
@@ -190,7 +195,8 @@ ANSWER_IS = re.compile(r"\b(?:answer|verdict|conclusion) is:?\s*['\"]?(yes|no)\b
 # %% ../../nbs/contracts/levels.ipynb #7a626305
 #: `Not at the moment`, `not really`: no; `not sure` and `not stated` are no answer.
 NOT_NOW = re.compile(r"none\W*$|not (?:at (?:this|the|present)(?: (?:time|moment|point|stage))?|now|currently|presently|really|necessarily|immediately|likely|an? emergency"
-                     r"|one)\b(?!\s*(?:but|unless|if|only))", re.I)
+                     r"|one)\b(?!\s*(?:but|unless|if|only))|(?:absolutely|definitely|certainly|clearly|of course) not\b|i (?:don't|do not) (?:think|believe) so\b|not at all\b|by no means\b"
+                     r"|hardly\b(?= *[.!,]|$)|no way\b(?= *[.!,]|$)", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #3b85343e
 def value_yes(value):
@@ -294,7 +300,7 @@ def bare_level(lines):
     end = sentences_of("\n".join(lines))[-1:]
     found, last = set(), LEVEL_WORD.fullmatch(re.sub(r" (?:visit|appointment|care|review|referral|follow-up)$", "", end[0].strip(" .!\"'()[]"))) if end else None
     first = levels_in(lines[0]) if lines else []
-    if first and first[0][2] <= re.match(r"[\s(\[{<\"':.-]*", lines[0]).end():
+    if first and first[0][1] != "denied" and first[0][2] <= re.match(r"[\s(\[{<\"':.-]*", lines[0]).end():
         if re.match(r"[)\]>.\"']*\s*(?:$|[.,;:!(\[-]|(?:care|at home|advice|management|visit|appointment|review|referral|assessment|evaluation|level|within|today|because|since|with|for|plus)\b|\?)",
                     lines[0][first[0][3] :]):
             if (level := value_level(lines[0])) is None:
@@ -323,4 +329,7 @@ def read_level(text: str) -> str | None:  # one of LEVELS; None when none, sever
         stated = stated_level(lines) | bare_level(lines)
     except Open:
         return None
-    return stated.pop() if len(stated) == 1 else None
+    affirmed, against = weighed(stances(lines, (), {level: level for level in LEVELS}))
+    if len(stated) == 1 and not (affirmed and affirmed not in stated):
+        return stated.pop()
+    return affirmed if affirmed and affirmed not in against and (not stated or affirmed in stated) else None

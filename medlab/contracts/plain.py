@@ -138,7 +138,7 @@ BARE_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d]+")
 
 def bare_words(text):
     "The words and numbers of a text, without case, accents and punctuation."
-    plain = "".join(char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) != "Mn")
+    plain = text if text.isascii() else "".join(char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) != "Mn")
     return BARE_WORD.findall(plain.casefold())
 
 # %% ../../nbs/contracts/plain.ipynb #2b13248b

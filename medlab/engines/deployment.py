@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DeployParams', 'model_parameters', 'model_name', 'model_file', 'adapter_files', 'check_vocabulary', 'choose_place',
-           'server_version', 'Deployed', 'planned', 'running', 'deployed', 'open_deployment']
+           'server_version', 'Deployed', 'planned', 'license_of', 'running', 'deployed', 'open_deployment']
 
 # %% ../../nbs/engines/deployment.ipynb #90b7f963
 import functools
@@ -191,6 +191,11 @@ def planned(
     fingerprint = "fp_" + sha256_json([digest, model_parameters(chat, sampling), chat.go_template()])[:16]
     return Deployed(model_name(run.name), server.split()[0], server, fingerprint, gguf, digest, chat, sampling)
 
+# %% ../../nbs/engines/deployment.ipynb #99fd27d8
+def license_of(gguf: Path) -> str:
+    "The licence that a GGUF's header names, such as Apache-2.0; empty where it names none."
+    return str(gguf_field(read_gguf(gguf), "general.license", ""))
+
 # %% ../../nbs/engines/deployment.ipynb #f51aae96
 def is_current(
     server: OllamaServer,
@@ -208,7 +213,8 @@ def create_model(
     deployment: Deployed,
 ) -> None:
     "Create (or replace) the deployment's model on an Ollama server."
-    server.create(deployment.model, deployment.gguf, deployment.chat.go_template(), model_parameters(deployment.chat, deployment.sampling))
+    parameters = model_parameters(deployment.chat, deployment.sampling)
+    server.create(deployment.model, deployment.gguf, deployment.chat.go_template(), parameters, license_of(deployment.gguf))
 
 # %% ../../nbs/engines/deployment.ipynb #45f6a762
 @contextmanager

@@ -354,6 +354,11 @@ def scored_rows(
     return rows
 
 # %% ../../nbs/engines/hf.ipynb #dae9ac6b
+def sees_everything(config: Any) -> bool:  # config: of the text model
+    "Whether every layer sees all tokens before a token. In a sliding window padding takes places, so that nothing can be computed once and used for several rows."
+    return not getattr(config, "sliding_window", None) and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
+
+
 def shared_beginning(
     config: Any,  # of the text model
     rows: list[tuple[int, ...]],  # token ids
@@ -361,21 +366,21 @@ def shared_beginning(
     least: int = 16,  # fewer tokens are not worth a pass of their own
 ) -> int:  # tokens
     "How many tokens all rows begin with, where sharing them pays; 0 for one row, and for models whose layers see a sliding window."
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ()) or bool(getattr(config, "sliding_window", None))
-    if len(rows) < 2 or slides:  # padding between the beginning and the rest would shift the window
+    if len(rows) < 2 or not sees_everything(config):
         return 0
     alike = next((n for n, tokens in enumerate(zip(*rows)) if len(set(tokens)) > 1), min(map(len, rows)))
     shared = min(alike, min(map(len, rows)) - places)
     return shared if shared >= least else 0
 
 # %% ../../nbs/engines/hf.ipynb #e733a2ec
-def last_logprobs(
+def read_rows(
     engine: HfEngine,
     rows: list[tuple[int, ...]],  # token ids
     places: int,  # at the end of each row
     share: bool = True,  # compute what all rows begin with once
-) -> Any:  # float32, (rows, places, vocabulary), on the CPU
-    "The log-probabilities of the token after each of the last places of every row."
+    keep: bool = False,  # keep the state, so that the rows can be continued
+) -> tuple[Any, Any, Any]:  # log-probabilities, float32, (rows, places, vocabulary); keys and values; attention mask, int64, (rows, tokens)
+    "The log-probabilities of the token after each of the last places of every row, and the model's state after them."
     import torch
 
     model, device = engine.model, engine.model.device
@@ -388,11 +393,16 @@ def last_logprobs(
             state = model(input_ids=torch.tensor([rows[0][:shared]], device=device), use_cache=True, logits_to_keep=1).past_key_values
             state.batch_repeat_interleave(len(rows))
             mask = torch.cat([torch.ones((len(rows), shared), dtype=mask.dtype), mask], dim=1)
-        logits = model(
-            input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), past_key_values=state, use_cache=bool(shared),
-            logits_to_keep=places,
-        ).logits
-        return torch.log_softmax(logits[:, -places:].float(), dim=-1).cpu()
+        out = model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), past_key_values=state,
+            use_cache=bool(shared or keep), logits_to_keep=places,
+        )
+        return torch.log_softmax(out.logits[:, -places:].float(), dim=-1).cpu(), out.past_key_values, mask
+
+
+def last_logprobs(engine: HfEngine, rows: list[tuple[int, ...]], places: int, share: bool = True) -> Any:  # float32, (rows, places, vocabulary), on the CPU
+    "The log-probabilities of the token after each of the last places of every row."
+    return read_rows(engine, rows, places, share)[0]
 
 # %% ../../nbs/engines/hf.ipynb #6cba0623
 def row_distributions(
@@ -408,6 +418,81 @@ def row_distributions(
             yield row, found[places - rows[row]:]
 
 # %% ../../nbs/engines/hf.ipynb #33b7489d
+def scores_by_row(engine: HfEngine, every: list[OptionTokens]) -> list[float]:
+    "The log-probability of each option, with a row of its own for each option of several tokens."
+    wanted: dict[tuple[int, ...], list[int]] = {}
+    for number, one in enumerate(every):
+        wanted.setdefault((*one.before, *one.own[:-1]), []).append(number)
+    sums = [0.0] * len(every)
+    for row, logprobs in row_distributions(engine, scored_rows(every)):
+        for number in wanted[row]:
+            own = every[number].own
+            last = logprobs[len(logprobs) - len(own):]
+            sums[number] = sum(float(last[place, token]) for place, token in enumerate(own))
+    return sums
+
+# %% ../../nbs/engines/hf.ipynb #f9edf84d
+def tail_logprobs(
+    engine: HfEngine,
+    state: Any,  # keys and values of prompts; it is used up
+    mask: Any,  # their attention mask, int64, (prompts, tokens)
+    tails: list[tuple[int, tuple[int, ...]]],  # the number of a prompt, and the token ids that follow it
+) -> Any:  # float32, (tails, longest tail, vocabulary), on the CPU; behind a shorter tail there is nothing to read
+    "The log-probabilities of the token after each token of some tails, each of which continues one of the prompts."
+    import torch
+
+    device, longest = engine.model.device, max(len(tail) for _, tail in tails)
+    rows = torch.tensor([row for row, _ in tails])
+    ids = torch.tensor([[*tail, *[engine.chat.eos_id] * (longest - len(tail))] for _, tail in tails])
+    real = torch.tensor([[1] * len(tail) + [0] * (longest - len(tail)) for _, tail in tails])
+    positions = mask.sum(-1)[rows][:, None] + torch.arange(longest)
+    with torch.inference_mode(), quiet(), short_of_memory(f"a batch of {len(tails)} options"):
+        state.batch_select_indices(rows.to(device))
+        logits = engine.model(
+            input_ids=ids.to(device), attention_mask=torch.cat([mask[rows], real], dim=1).to(device), position_ids=positions.to(device), past_key_values=state,
+            use_cache=True,
+        ).logits
+        return torch.log_softmax(logits.float(), dim=-1).cpu()
+
+# %% ../../nbs/engines/hf.ipynb #3202140c
+def prompt_batches(
+    prompts: dict[tuple[int, ...], int],  # token ids of a prompt -> how many rows its options need after it
+    size: int,  # rows of a batch
+) -> list[list[tuple[int, ...]]]:
+    "Prompts in batches of like length, each of which needs at most `size` rows, or is one prompt alone."
+    batches: list[list[tuple[int, ...]]] = []
+    room = 0
+    for prompt in sorted(prompts, key=lambda one: (len(one), one)):
+        need = max(1, prompts[prompt])
+        if not batches or need > room:
+            batches, room = [*batches, []], size
+        batches[-1].append(prompt)
+        room -= need
+    return batches
+
+# %% ../../nbs/engines/hf.ipynb #a16b9470
+def scores_by_prompt(engine: HfEngine, every: list[OptionTokens]) -> list[float]:
+    "The log-probability of each option, with one row for each prompt."
+    wanted: dict[tuple[int, ...], list[int]] = {}
+    for number, one in enumerate(every):
+        wanted.setdefault(tuple(one.before), []).append(number)
+    tails = {prompt: list(dict.fromkeys(tuple(every[number].own[:-1]) for number in numbers if len(every[number].own) > 1)) for prompt, numbers in wanted.items()}
+    sums = [0.0] * len(every)
+    for batch in prompt_batches({prompt: len(found) for prompt, found in tails.items()}, engine.batch):
+        following = [(row, tail) for row, prompt in enumerate(batch) for tail in tails[prompt]]
+        first, state, mask = read_rows(engine, batch, 1, keep=bool(following))
+        after = tail_logprobs(engine, state, mask, following) if following else None
+        places = {one: place for place, one in enumerate(following)}
+        for row, prompt in enumerate(batch):
+            for number in wanted[prompt]:
+                own = every[number].own
+                sums[number] = float(first[row, 0, own[0]])
+                if len(own) > 1:
+                    found = after[places[row, tuple(own[:-1])]]
+                    sums[number] += sum(float(found[place, token]) for place, token in enumerate(own[1:]))
+    return sums
+
+# %% ../../nbs/engines/hf.ipynb #4970a6cf
 def hf_scores(engine: HfEngine, questions: list[tuple[list[dict], list[str], str]]) -> list[OptionScores]:
     "The scores of every question's options; raises `ContextOverflow` for a question that does not fit the model's context."
     found = [{option: option_tokens(engine.chat, messages, lead, option) for option in options} for messages, options, lead in questions]
@@ -415,13 +500,6 @@ def hf_scores(engine: HfEngine, questions: list[tuple[list[dict], list[str], str
     context = engine.info()["context"]
     for one in every if context else ():
         check_room(len(one.before), Sampling(context=context, length=len(one.own)))
-    wanted: dict[tuple[int, ...], list[OptionTokens]] = {}
-    for one in every:
-        wanted.setdefault((*one.before, *one.own[:-1]), []).append(one)
-    sums: dict[int, float] = {}
-    for row, logprobs in row_distributions(engine, scored_rows(every)):
-        for one in wanted[row]:
-            last = logprobs[len(logprobs) - len(one.own):]
-            sums[id(one)] = sum(float(last[place, token]) for place, token in enumerate(one.own))
-    return [OptionScores({option: sums[id(one)] for option, one in options.items()}, {option: len(one.own) for option, one in options.items()})
-            for options in found]
+    way = scores_by_prompt if sees_everything(engine.model.config.get_text_config()) else scores_by_row
+    sums = iter(way(engine, every))
+    return [OptionScores({option: next(sums) for option in options}, {option: len(one.own) for option, one in options.items()}) for options in found]

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import json
 import math
+import os
 import re
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, OptionScores, OutOfMemory, Piece, Sampling,
-    TokenLogprob, check_room, cut_at_stop, engine_threads, listed_tokens, option_tokens, settled, speaks_of_memory,
+    TokenLogprob, begun_text, check_room, cut_at_stop, engine_threads, listed_tokens, option_tokens, settled, speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf, gguf_field, read_gguf
 
@@ -61,6 +62,15 @@ def serve_gguf(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # llama.cpp's own handler would wait for the running request
     print("medlab: serving at", server.listening_address, flush=True)
     threading.Event().wait()
+
+# %% ../../nbs/engines/llama_cpp.ipynb #a24fdf26
+#: Threads that wait give their core away.
+SLEEPING = {"OMP_WAIT_POLICY": "passive"}
+
+
+def server_threads() -> int:
+    "How many threads a server of our own computes with: all cores where threads that wait can sleep, else one fewer."
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else engine_threads()
 
 # %% ../../nbs/engines/llama_cpp.ipynb #d109a535
 def server_address(log: Path) -> str | None:
@@ -100,7 +110,7 @@ def start_llama_server(
         check_gguf(path)
     log = Path(log or Path(tempfile.mkdtemp(prefix="medlab-llama-")) / "server.log")
     words = [str(gguf), str(context), str(threads), str(slots), *([str(adapter)] if adapter else [])]
-    server = Child([sys.executable, "-c", SERVER, *words], log)
+    server = Child([sys.executable, "-c", SERVER, *words], log, SLEEPING)
     try:
         server.wait_until(lambda: server_address(log) is not None, 120)
         return server, server_address(log)
@@ -125,7 +135,7 @@ class LlamaCppEngine(EngineBase):
         chat: ChatFormat,
         context: int = 2048,  # tokens of prompt and answer, at most
         log: Path | str | None = None,  # the server's output; None: a temporary file
-        threads: int = 0,  # 0: `engine_threads()`, one fewer than cores
+        threads: int = 0,  # 0: `server_threads()`
         timeout: float = 600,  # seconds for one answer, at most
         slots: int = 1,  # conversations at a time; more are faster together, and greedy answers may then differ in near ties
         cache: bool = False,  # keep the beginnings of prompts, for a chat; the same caution
@@ -133,7 +143,7 @@ class LlamaCppEngine(EngineBase):
     ):
         self.adapter, self.strength, self.owner = Path(adapter) if adapter else None, 1.0, self
         self.gguf, self.chat, self.context, self.slots, self.cache, self.timeout = Path(gguf), chat, context, slots, cache, timeout
-        self.threads, self.log, self.closed = threads or engine_threads(), log, False
+        self.threads, self.log, self.closed = threads or server_threads(), log, False
         self.starting = threading.Lock()
         self.server, self.client = connect(self)
         check_tokenizer(self)
@@ -150,9 +160,9 @@ class LlamaCppEngine(EngineBase):
         "Answer conversations, as many at a time as there are slots; raises `MedlabError` instead of returning an incomplete answer."
         return llama_answers(self, [self.chat.prompt_ids(messages) for messages in conversations], sampling)
 
-    def stream(self, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
-        "Answer one conversation piece by piece; closing the iterator stops the server's work on it."
-        return llama_stream(self, self.chat.prompt_ids(messages), sampling)
+    def stream(self, messages: list[dict], sampling: Sampling, begun: str = "") -> Iterator[Piece]:
+        "Answer one conversation piece by piece, after the words in `begun`; closing the iterator stops the server's work on it."
+        return llama_stream(self, self.chat.encode(begun_text(self.chat, messages, begun)) if begun else self.chat.prompt_ids(messages), sampling, bool(begun))
 
     def scores(self, questions: list[tuple[list[dict], list[str], str]]) -> list[OptionScores]:
         "How likely each option is after the prompt and the lead, exactly, for options of any length: see `llama_scores`."
@@ -296,33 +306,60 @@ def llama_events(engine: LlamaCppEngine, body: dict) -> Iterator[dict]:
 def event_tokens(chat: ChatFormat, event: dict) -> list[int]:
     "The tokens of an event; those of its text where the server has left out the first tokens of a letter."
     ids, content = event["tokens"], event.get("content", "")
-    if not content or "\ufffd" in content or "\ufffd" not in chat.decode(ids):
+    if content.isascii() or "\ufffd" in content or "\ufffd" not in chat.decode(ids):
         return ids
     if chat.tokenizer.token_to_id("<0x00>") is not None:  # a tokenizer with a token for each byte, which would put a space before a text
         return [chat.tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in content.encode()]
     return chat.encode(content)
 
+# %% ../../nbs/engines/llama_cpp.ipynb #b35acb7a
+class GrowingText:
+    "The text of tokens that come one after the other."
+
+    def __init__(self, chat: ChatFormat, before: list[int], window: int = 16):  # before: tokens whose text these go on with
+        self.chat, self.window, self.kept = chat, window, ""
+        self.last = list(before)  # the tokens that are decoded again
+        self.told = len(chat.decode(before))  # how many letters of their text stand in `kept`, or come before it
+
+    def add(self, ids: list[int]) -> str:
+        "The text of all tokens so far, as `ChatFormat.decode` gives it; half a letter at its end is the sign U+FFFD."
+        self.last = self.last + ids
+        whole = self.kept + self.chat.decode(self.last)[self.told:]
+        if len(self.last) >= 2 * self.window:
+            end = self.chat.decode(self.last[-self.window:])
+            if end and "\ufffd" not in end and whole.endswith(end):
+                self.kept, self.last, self.told = whole, self.last[-self.window:], len(end)
+        return whole
+
 # %% ../../nbs/engines/llama_cpp.ipynb #ae0e0841
-def llama_stream(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> Iterator[Piece]:
+def llama_stream(
+    engine: LlamaCppEngine,
+    prompt: list[int],
+    sampling: Sampling,
+    begun: bool = False,  # the prompt holds the beginning of the answer
+) -> Iterator[Piece]:
     """The pieces of one answer.
 
     The sampling's own stops are found here and not by the server, so that the text is cut at the same letter as in `generate`.
     """
     check_both_rooms(engine, prompt, sampling)
     body = {**request_body(engine, prompt, sampling), "stop": []}
-    started, row, shown, before = time.perf_counter(), [], 0, 0
+    last = prompt[-1:] if begun else []
+    started, row, shown, before, growing = time.perf_counter(), [], 0, 0, GrowingText(engine.chat, last)
     listed: list[tuple[int, int, TokenLogprob]] = []  # where each token begins and ends in the text
     told = 0
     for event in llama_events(engine, body):
-        row += event_tokens(engine.chat, event)
-        text, stopped = cut_at_stop(engine.chat, row, sampling)
+        row += (new_ids := event_tokens(engine.chat, event))
+        text, stopped = growing.add(new_ids), False
+        if event["stop"] or any(one in engine.chat.stop_ids for one in new_ids) or any(stop in text for stop in sampling.stop):
+            text, stopped = cut_at_stop(engine.chat, row, sampling, last)
         listed += [(before, len(text), one) for one in listed_tokens(event.get("completion_probabilities"), sampling.logprobs or 0)]
         before = len(text)
         if event["stop"] or stopped:
             if event["stop"]:
                 check_read(prompt, event)
             reason: Literal["stop", "length"] = "stop" if stopped or event["stop_type"] == "eos" else "length"
-            tokens = tuple(one for start, _, one in listed if start < len(text))
+            tokens = tuple(one for start, _, one in listed if start < len(text) or (begun and not text))
             done = Completion(text, len(prompt), event.get("tokens_predicted", len(row)), round(time.perf_counter() - started, 4), reason, tokens=tokens)
             yield Piece(text[shown:], done, tokens[told:])
             return

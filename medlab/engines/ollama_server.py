@@ -23,7 +23,8 @@ from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
-    Sampling, TokenLogprob, as_decoded, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
+    Sampling, TokenLogprob, as_decoded, begun_text, check_room, likeliest_by_text, listed_tokens, option_tokens, scores_from_list,
+    speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf
 
@@ -308,9 +309,9 @@ class OllamaEngine(EngineBase):
         "Answer one conversation after the other; raises `MedlabError` instead of returning an incomplete answer."
         return [ollama_answer(self, messages, sampling) for messages in conversations]
 
-    def stream(self, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
-        "Answer one conversation piece by piece; closing the iterator stops the server's work on it."
-        return ollama_stream(self, messages, sampling)
+    def stream(self, messages: list[dict], sampling: Sampling, begun: str = "") -> Iterator[Piece]:
+        "Answer one conversation piece by piece, after the words in `begun`; closing the iterator stops the server's work on it."
+        return ollama_stream(self, messages, sampling, begun)
 
     def scores(self, questions: list[tuple[list[dict], list[str], str]]) -> list[OptionScores]:
         "How likely each option of one token is, from the 20 likeliest: see `ollama_scores`. Raises `MissingError` for options of several tokens."
@@ -402,9 +403,9 @@ def ollama_answer(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     return replace(done, tokens=listed_tokens(reply.get("logprobs"), sampling.logprobs or 0))
 
 # %% ../../nbs/engines/ollama_server.ipynb #1453af6f
-def ollama_lines(engine: OllamaEngine, body: dict) -> Iterator[dict]:
+def ollama_lines(engine: OllamaEngine, path: str, body: dict) -> Iterator[dict]:
     "The lines of a streamed answer, the last one with `done`; raises what an error line says, and `EngineDied` for a stream that ends without `done`."
-    with ollama_error(engine), engine.client.stream("POST", "/api/chat", json={**body, "stream": True}) as reply:
+    with ollama_error(engine), engine.client.stream("POST", path, json={**body, "stream": True}) as reply:
         for line in reply.iter_lines():
             data = json.loads(line) if line.startswith("{") else {"error": line[:200]}
             if "error" in data:
@@ -414,17 +415,27 @@ def ollama_lines(engine: OllamaEngine, body: dict) -> Iterator[dict]:
                 return
     raise EngineDied(f"Ollama at {engine.host} ended in the middle of its answer; ask again")
 
+# %% ../../nbs/engines/ollama_server.ipynb #9311f8ab
+def call_of(engine: OllamaEngine, messages: list[dict], sampling: Sampling, begun: str) -> tuple[str, dict, int]:  # path, body, tokens of the prompt
+    "The call for an answer; one that is begun already goes as raw text to /api/generate."
+    body = engine.request(messages, sampling)
+    if not begun:
+        return "/api/chat", body, len(engine.chat.prompt_ids(messages))
+    text = begun_text(engine.chat, messages, begun)
+    named = {name: value for name, value in body.items() if name != "messages"}
+    return "/api/generate", {**named, "prompt": without_bos(engine.chat, text), "raw": True}, len(engine.chat.encode(text))
+
 # %% ../../nbs/engines/ollama_server.ipynb #fea914fb
-def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
+def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling, begun: str = "") -> Iterator[Piece]:
     "The pieces of one answer."
-    expected = len(engine.chat.prompt_ids(messages))
+    path, body, expected = call_of(engine, messages, sampling, begun)
     check_room(expected, sampling)
     started, raw, text, told = time.perf_counter(), "", "", 0
     tokens: tuple[TokenLogprob, ...] = ()
     try:
-        for data in ollama_lines(engine, engine.request(messages, sampling)):
-            raw += data["message"]["content"]
-            new = as_decoded(engine.chat, raw)[len(text):]
+        for data in ollama_lines(engine, path, body):
+            raw += data["response"] if begun else data["message"]["content"]
+            new = (raw if begun else as_decoded(engine.chat, raw))[len(text):]
             text, tokens = text + new, tokens + listed_tokens(data.get("logprobs"), sampling.logprobs or 0)
             if data["done"]:
                 done = ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4))
@@ -452,8 +463,10 @@ def ollama_scores(engine: OllamaEngine, messages: list[dict], options: list[str]
         "model": engine.model, "prompt": without_bos(engine.chat, before.before_text), "raw": True, "stream": False, "truncate": False,
         "logprobs": True, "top_logprobs": 20, "options": sampling.for_ollama(),
     })
+    if reply.get("prompt_eval_count") != len(before.before) and before.before_text != engine.chat.prompt_text(messages):
+        raise MissingError(f"Ollama takes a text and reads {before.before_text[-20:]!r} as other tokens than training did; use transformers or llama.cpp")
     check_count(engine, len(before.before), reply)
-    listed = {one["token"]: one["logprob"] for place in (reply.get("logprobs") or [])[:1] for one in place["top_logprobs"]}
+    listed = likeliest_by_text([one for place in (reply.get("logprobs") or [])[:1] for one in place["top_logprobs"]])
     return scores_from_list(found, listed, f"Ollama at {engine.host}")
 
 # %% ../../nbs/engines/ollama_server.ipynb #31df19c9

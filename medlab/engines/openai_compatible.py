@@ -19,7 +19,7 @@ from ..basics.secrets import masked
 from ..contracts.chat import ChatFormat, checked_conversation
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OptionTokens,
-    OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
+    OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, likeliest_by_text, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
 )
 
 # %% ../../nbs/engines/openai_compatible.ipynb #4d29c4e1
@@ -244,7 +244,7 @@ def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str]
             return scores_from_list(found, {}, engine.base_url)  # raises: no need to ask
         check_room(len(next(iter(found.values())).before), Sampling(length=1))
     if lead:
-        begun = {"role": "assistant", "content": next(iter(found.values())).before_text.removeprefix(engine.chat.prompt_text(messages))}
+        begun = {"role": "assistant", "content": next(iter(found.values())).before_text.removeprefix(engine.chat.prompt_text(messages) + engine.chat.pieces.answer_lead)}
         body |= {"messages": [*messages, begun], "add_generation_prompt": False, "continue_final_message": True}
     reply = post_to_openai(engine, "/chat/completions", body)
     read = (reply.get("usage") or {}).get("prompt_tokens")
@@ -257,7 +257,7 @@ def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str]
 def first_listed(reply: dict) -> dict[str, float]:
     "The tokens that a reply lists for the first place of its answer, with their log-probabilities; empty when it lists none."
     try:
-        return {one["token"]: one["logprob"] for one in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+        return likeliest_by_text(reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"])
     except (KeyError, IndexError, TypeError):
         return {}
 

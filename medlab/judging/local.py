@@ -18,8 +18,8 @@ from pathlib import Path
 from ..basics.errors import MissingError
 from ..basics.files import sha256_file
 from ..basics.processes import Child
-from ..contracts.engine import Engine, engine_threads
-from ..engines.llama_cpp import server_address
+from ..contracts.engine import Engine
+from ..engines.llama_cpp import SLEEPING, server_address, server_threads
 from ..engines.ollama_server import host_url, ollama_version
 from .asking import Reply
 from .forms import Form
@@ -95,7 +95,7 @@ def served_judge(
     if importlib.util.find_spec("xllamacpp") is None:
         raise MissingError("the embedded llama.cpp server is not installed; run `pip install xllamacpp`, or name a model on Ollama (ollama:NAME)")
     check_gguf(gguf)
-    server = Child([sys.executable, "-c", JUDGE_SERVER, str(gguf), str(context), str(engine_threads())], log)
+    server = Child([sys.executable, "-c", JUDGE_SERVER, str(gguf), str(context), str(server_threads())], log, SLEEPING)
     try:
         server.wait_until(lambda: server_address(log) is not None, 300)
         yield server_address(log)

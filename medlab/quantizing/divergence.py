@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
-from ..basics.files import package_folder, read_json, write_json
+from ..basics.files import explained_disk_errors, package_folder, read_json, write_json
 from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import engine_threads, option_tokens
@@ -189,28 +189,29 @@ def chosen_option(reader: Any, choice: MeasuredChoice) -> int:
         sums.append(float(sum(rows[ids][place, token] for place, token in enumerate(own))))
     return sums.index(max(sums))
 
+# %% ../../nbs/quantizing/divergence.ipynb #909d775e
+def read_rows(stream: Any, shape: tuple[int, int]) -> Any:  # float32 array
+    "The next distributions of a file of them."
+    import numpy
+
+    return numpy.frombuffer(stream.read(4 * shape[0] * shape[1]), "float32").reshape(shape)
+
 # %% ../../nbs/quantizing/divergence.ipynb #c2347b0c
 def measure_in_child(job: dict) -> None:
     "In the child: write a model's distributions, or compare another model's with them."
     import time
 
-    import numpy
-
     texts, choices, started = [Measured(**text) for text in job["texts"]], [MeasuredChoice(**one) for one in job["choices"]], time.perf_counter()
     lengths = [len(text.ids) for text in texts] + [len(a) + len(b) for one in choices for a, b in zip(one.before, one.own)]
     reader = Distributions(job["gguf"], max(lengths), adapter=job["adapter"])
     seconds = time.perf_counter() - started
-    shape = (sum(len(text.ids) - text.first for text in texts), reader.tokens)
-    whole = numpy.memmap(job["whole"], "float32", "w+" if job["write"] else "r", shape=shape)
-    notes, begin = [], 0
-    for text in texts:
-        ours = reader.log_probabilities(text.ids[:-1], text.first - 1)
-        rows = slice(begin, begin + len(ours))
-        if job["write"]:
-            whole[rows] = ours
-        notes.append(compared_positions(ours, whole[rows], text.ids[text.first:]))
-        begin += len(ours)
-    whole.flush()
+    notes = []
+    with explained_disk_errors(Path(job["whole"]).parent), open(job["whole"], "wb" if job["write"] else "rb") as stream:
+        for text in texts:
+            ours = reader.log_probabilities(text.ids[:-1], text.first - 1)
+            if job["write"]:
+                stream.write(ours.tobytes())
+            notes.append(compared_positions(ours, ours if job["write"] else read_rows(stream, ours.shape), text.ids[text.first:]))
     write_json(job["notes"], {"texts": notes, "chosen": [chosen_option(reader, one) for one in choices], "load_seconds": seconds})
 
 # %% ../../nbs/quantizing/divergence.ipynb #13e45af1

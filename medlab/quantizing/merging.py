@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..basics.errors import InputError, MedlabError, MissingError
-from ..basics.files import atomic_path, flush_to_disk, read_json, remove
+from ..basics.files import atomic_path, explained_disk_errors, flush_to_disk, read_json, remove
 from ..engines.hf import load_model, nf4, quiet
-from .divergence import Measured, compared_positions, divergence_summary
+from .divergence import Measured, compared_positions, divergence_summary, read_rows
 
 # %% ../../nbs/quantizing/merging.ipynb #263b35ed
 class Adapter:
@@ -181,27 +181,19 @@ def measure_merges(
     place: Path,  # for a temporary file
 ) -> dict[str, dict]:  # name to what `divergence_summary` of medlab.quantizing.divergence gives
     "How far the distributions of merged models are from the reference's."
-    import numpy
-
-    positions = sum(len(text.ids) - text.first for text in texts)
-    with tempfile.TemporaryDirectory(prefix=".measure-", dir=place) as folder:
-        whole = None
-        for text, rows in zip(texts, each_distribution(reference(), texts)):
-            if whole is None:
-                whole, begin = numpy.memmap(Path(folder) / "whole.bin", "float32", "w+", shape=(positions, rows.shape[1])), 0
-            whole[begin : begin + len(rows)] = rows
-            begin += len(rows)
+    with explained_disk_errors(place), tempfile.TemporaryDirectory(prefix=".measure-", dir=place) as folder:
+        stored = Path(folder) / "whole.bin"
+        with open(stored, "wb") as stream:
+            for rows in each_distribution(reference(), texts):
+                stream.write(rows.tobytes())
         gc.collect()
-        return {name: divergence_summary(against(whole, load_model(path), texts)) for name, path in candidates.items()}
+        return {name: divergence_summary(against(stored, load_model(path), texts)) for name, path in candidates.items()}
 
 # %% ../../nbs/quantizing/merging.ipynb #a1d6337d
-def against(whole: Any, model: Any, texts: list[Measured]) -> list[dict]:
+def against(stored: Path, model: Any, texts: list[Measured]) -> list[dict]:
     "A model's distributions compared with stored ones, text by text."
-    notes, begin = [], 0
-    for text, ours in zip(texts, each_distribution(model, texts)):
-        notes.append(compared_positions(ours, whole[begin : begin + len(ours)], text.ids[text.first:]))
-        begin += len(ours)
-    return notes
+    with open(stored, "rb") as stream:
+        return [compared_positions(ours, read_rows(stream, ours.shape), text.ids[text.first:]) for text, ours in zip(texts, each_distribution(model, texts))]
 
 # %% ../../nbs/quantizing/merging.ipynb #22532a35
 def merge_nearest(

@@ -16,7 +16,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from datetime import date
 from itertools import chain, islice
@@ -30,7 +30,7 @@ from ..fetching.download import download
 from ..fetching.markup import parse_xml
 from .medquad_aspects import with_aspects_checked
 from .medquad_tables import readable_answer
-from .medquad_text import mended_answer, page_words
+from .medquad_text import mended_answer, page_words, words_of_files
 
 # %% ../../nbs/sources/medquad.ipynb #c82bc5f8
 ROOTS = ("Document", "doc", "DiseaseFile")
@@ -38,6 +38,7 @@ ROOTS = ("Document", "doc", "DiseaseFile")
 def read_medquad_document(
     data: bytes,
     name: str,  # folder and file, such as "9_CDC_QA/0000001.xml"
+    files: Mapping[str, int] = {},  # in how many files of the archive each word stands; empty: the page alone shows which words are two
 ) -> list[Record | Unread]:  # one for each pair, also for empty answers
     "The pairs of one file, with their white space. A file or pair that is not in MedQuAD's form becomes `Unread`."
     digest = hashlib.sha256(data).hexdigest()
@@ -53,7 +54,7 @@ def read_medquad_document(
     for pair in root.iter("QAPair"):
         wrong = medquad_problem(pair, seen)
         key = f"{name}, line {pair.sourceline}" if wrong else f"{name}:{pair.find('Question').get('qid')}"
-        found.append(Unread(key=key, reason=wrong, **unread) if wrong else medquad_record(pair, key, title, root, digest, known))
+        found.append(Unread(key=key, reason=wrong, **unread) if wrong else medquad_record(pair, key, title, root, digest, known, files))
     checked = iter(with_aspects_checked([item for item in found if isinstance(item, Record)]))
     return [next(checked) if isinstance(item, Record) else item for item in found]
 
@@ -83,6 +84,8 @@ def text_of(element: Any) -> str:
 LICENSE = "CC-BY-4.0"
 ATTRIBUTION = "MedQuAD (Ben Abacha and Demner-Fushman, 2019), https://github.com/abachaa/MedQuAD, CC BY 4.0; original text: {}"
 
+LOST_DASHES = "5_NIDDK_QA"  # the part of the archive whose pages lost their dashes; others lost spaces
+
 def medquad_record(
     pair: Any,  # a <QAPair>
     key: str,  # unique over MedQuAD
@@ -90,10 +93,11 @@ def medquad_record(
     root: Any,  # its <Document>
     digest: str,  # SHA-256 of the file
     known: Set[str] = frozenset(),  # the words of the file
+    files: Mapping[str, int] = {},  # in how many files of the archive each word stands
 ) -> Record:
     "One pair as a `Record`."
     question = pair.find("Question")
-    answer, flags = readable_answer(mended_answer(text_of(pair.find("Answer")), known))
+    answer, flags = readable_answer(mended_answer(text_of(pair.find("Answer")), known, files, "—" if key.startswith(LOST_DASHES) else " "))
     return Record(
         id=record_id("medquad", key), source="medquad", kind="qa", title=title, subject=title, aspect=question.get("qtype") or None,
         question=text_of(question), answer=answer, flags=flags, url=root.get("url") or None, license=LICENSE, may_train=True,
@@ -325,7 +329,9 @@ class MedQuad:
         archive = open_archive(path)
         with explained_archive_errors(path):
             left_out = [Unread(source="medquad", key=name, reason=reason) for name, reason in archive.left_out.items()]
-            found = (item for name in chosen_files(sorted(archive.checksums), limit) for item in read_medquad_document(archive.read(name), name))
+            names = sorted(archive.checksums)
+            words = words_of_files(map(archive.read, names))
+            found = (item for name in chosen_files(names, limit) for item in read_medquad_document(archive.read(name), name, words))
             yield from islice(chain(found, left_out), limit)
 
 # %% ../../nbs/sources/medquad.ipynb #4389ae22
