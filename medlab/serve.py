@@ -344,20 +344,6 @@ def store_of(run: Run, params: ServeParams) -> Store:
     return Store(database_of(run, params), params.keep_days, params.log_text)
 
 # %% ../nbs/09_serve.ipynb #e935f81b
-def chosen_models(
-    run: Run,
-    profile: Profile,
-    params: ServeParams,
-    names: list[str] | None = None,  # run folders and specs; none: the run's own deployed model
-) -> Models:
-    "The models to serve, the first of them the default; raises `MissingError` for a run that has deployed none, `InputError` for an unknown name."
-    limits = params.queue_length, params.queue_seconds
-    found, absent = [model_named(name, limits) for name in names or []] or [run_model(run, profile, *limits)], {}
-    if not any(MEDGEMMA in (model.name, *model.aliases) for model in found):
-        medgemma, what_to_do = medgemma_model(*limits)
-        found, absent = ([*found, medgemma], {}) if medgemma else (found, {MEDGEMMA: what_to_do})
-    return Models(found, 1_000_000 * params.memory_mb, absent)
-#| export
 def run_named(name: str) -> Run | None:
     "The run of a folder, given by its path or its name in runs/."
     folders = (Path(name), project_folder() / "runs" / name)
