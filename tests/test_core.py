@@ -233,6 +233,7 @@ def test_the_run_keeps_its_own_profile_until_one_is_named(tmp_path):
     ("a: &a [1]\nb: *a", "alias"),
     ("seed: 99999999999", "less than"),
     ("seed: -1", "greater than"),
+    ("seed: true", "valid integer"),
     ("name: ../../x", "pattern"),
     ("name: ''", "pattern"),
     ("- a", "got list"),
@@ -253,11 +254,22 @@ def test_overriding_a_broken_profile_says_what_is_broken(tmp_path, text):
         load_profile(tmp_path / "mine.yaml", ["evaluate.items_per_task=2"])
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+@pytest.mark.parametrize("place", ["file/run", "file", "n" * 300, "/proc/none/run"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, place):
     (tmp_path / "file").write_text("")
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc here: another folder in which nothing can be made is not known")
     with pytest.raises(RuntimeError, match="cannot write to") as caught:
-        open_run("smoke", tmp_path / "file" / "run")
+        open_run("smoke", tmp_path / place)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_in_a_note_is_masked_before_it_is_written(toy, opened, monkeypatch):
+    numbers, _, _, behave = toy
+    monkeypatch.setenv("NHS_API_KEY", "0123-not-a-key")
+    behave["numbers"] = lambda folder: Outcome(notes=["nhs skipped: GET /?key=0123-not-a-key failed"])
+    assert numbers(*opened).notes == ["nhs skipped: GET /?key=*** failed"]
+    assert "0123-not-a-key" not in (opened[0].path / "test_numbers" / "manifest.json").read_text()
 
 
 def test_waiting_for_a_run_says_at_once_who_holds_it(tmp_path):

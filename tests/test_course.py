@@ -27,8 +27,11 @@ def lines_of(output):
 @pytest.fixture(scope="module")
 def course(medlab, tmp_path_factory):
     "All lessons through papermill, profile smoke: the run folder and what was printed."
-    folder = tmp_path_factory.mktemp("course") / "smoke"
-    done = medlab("run", "--profile", "smoke", "--run", folder)
+    folder, jupyter = tmp_path_factory.mktemp("course") / "smoke", tmp_path_factory.mktemp("jupyter")
+    foreign = jupyter / "kernels" / "python3" / "kernel.json"  # no lesson may use another Python of that name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "python3", "language": "python"}))
+    done = medlab("run", "--profile", "smoke", "--run", folder, JUPYTER_PATH=str(jupyter))
     assert done.returncode == 0, done.stdout + done.stderr
     return Run(folder), done.stdout
 
@@ -103,7 +106,7 @@ def test_lessons_run_in_the_python_that_runs_medlab_whatever_kernels_there_are(l
     assert os.environ["JUPYTER_PATH"] == str(tmp_path / "one")
 
 
-ODD = "odd {brace} 'quoted' \"twice\" a=b #1 ü 中 {}"
+ODD = "odd {brace} 'quoted' \"twice\" a=b #1 ü 中 {} [x] [/y]"
 
 
 def test_lessons_run_in_folders_with_odd_names(lesson, tmp_path):
@@ -112,9 +115,9 @@ def test_lessons_run_in_folders_with_odd_names(lesson, tmp_path):
     assert str(folder) == json.loads((folder / "out" / "lesson.ipynb").read_text())["metadata"]["papermill"]["parameters"]["n"]
 
 
-def test_a_run_folder_may_have_an_odd_name(medlab, tmp_path):
-    folder = tmp_path / ODD
-    done = medlab("run", "--profile", "smoke", "--run", folder, "--only", "core", "collect")
+def test_a_run_folder_may_have_an_odd_name_and_a_relative_path_begins_where_the_command_is_given(medlab, tmp_path):
+    folder, here = tmp_path / ODD, os.path.relpath(shipped("data", "starter"))
+    done = medlab("run", "--profile", "smoke", "--run", folder, "-p", f"collect.options={{starter: {{folder: {json.dumps(here)}}}}}", "--only", "core", "collect")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "collect" / "manifest.json").exists() and (folder / "notebooks" / "02_collect.ipynb").exists()
     again = medlab("run", "--run", folder, "--only", "core,collect")
@@ -216,6 +219,7 @@ def test_only_one_runner_works_in_a_folder_and_a_killed_one_holds_nothing(medlab
     assert holder.stdout.readline() == b"held\n"
     refused = medlab("run", "--profile", "smoke", "--run", run.path, "--only", "core")
     assert refused.returncode == 1 and f"process {holder.pid}" in refused.stderr and "is using" in refused.stderr
+    assert not (run.path / "profile.yaml").exists()  # the profile under which the other one works is left alone
     holder.kill()
     holder.wait()
     assert medlab("run", "--profile", "smoke", "--run", run.path, "--only", "core").returncode == 0
@@ -258,13 +262,25 @@ def test_a_failing_cell_is_said_in_two_lines_and_its_notebook_kept(medlab, tmp_p
         (["run", "--only", "evalute"], "did you mean 'evaluate'?"),
         (["run", "--from", "judge", "--to", "collect"], "swap the two"),
         (["run", "judge"], "without --only"),
+        (["run", "-p", "evaluate.longer.triage=5"], "'evaluate.longer={triage: 5}'"),
+        (["run", "-p", "model=smolm2-135m-instruct"], "did you mean 'smollm2-135m-instruct'?"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_runs(words, said, medlab, tmp_path):
     refused = medlab(*words[:1], "--run", tmp_path / "run", *words[1:])
     assert refused.returncode == 1
     assert said in refused.stderr and "Traceback" not in refused.stderr
-    assert not (tmp_path / "run" / "notebooks").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["status"], ["down"], ["logs"], ["audit"], ["publish", "--to", "folder"]])
+def test_looking_at_a_run_that_is_not_there_makes_none(words, tmp_path):
+    from typer.testing import CliRunner
+
+    from medlab.cli.commands import app
+
+    done = CliRunner().invoke(app, [*words, "--run", str(tmp_path / "typo")])
+    assert "is no run folder" in str(done.exception) and not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize("text", ["seed: [", "- a\n- b\n", "seed: many\n", "steps: 3\n", "sed: 1\n"])

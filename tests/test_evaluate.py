@@ -23,8 +23,8 @@ from medlab.contracts.records import TASKS
 from medlab.contracts.tasks import FORMATS, Example, build_messages, options_in, read_examples, render_answer
 from medlab.core import Run, imported_modules, load_profile
 from medlab.evaluate import (
-    GGUF_TYPES, NAMED_VARIANTS, EvaluateParams, Question, Variant, answer_all, answer_key, ask_batch, batched, choose_items, evaluate, find_variant,
-    questions, read_answers,
+    GGUF_TYPES, NAMED_VARIANTS, EvaluateParams, Question, Variant, answer_all, answer_key, ask_batch, batched, check_items_fit, choose_items, evaluate,
+    find_variant, questions, read_answers, take_ledgers,
 )  # fmt: skip
 from medlab.metrics.baselines import majority_baselines
 from medlab.metrics.intervals import bootstrap_mean, mcnemar, newcombe, wilson
@@ -386,6 +386,23 @@ def test_what_was_answered_is_not_asked_again_in_other_batches_or_under_another_
     others = Counting()
     answer_all(counted(others, fingerprint="trained again"), batch, 5, Sampling(), ledger)
     assert sum(len(conversations) for conversations, _ in others.asked) == 5
+
+
+def test_the_ledgers_of_another_run_are_taken_over_once(batch, tmp_path):
+    answer_all(counted(Counting()), batch, 2, Sampling(), tmp_path / "other" / "evaluate.jsonl")
+    run = Run(tmp_path / "run")
+    assert (take_ledgers(tmp_path / "other", run), take_ledgers(tmp_path / "other", run)) == (5, 0)
+    found = answer_all(replace(counted(Counting()), opener=None), batch, 2, Sampling(), run.path / "ledgers" / "evaluate.jsonl")  # nobody is asked
+    assert [one.item_id for one in found] == [one.example.id for one in batch]
+    with pytest.raises(MissingError, match="holds no evaluate.jsonl"):
+        take_ledgers(tmp_path, run)
+
+
+def test_an_item_that_does_not_fit_the_context_is_named_before_anything_is_asked(batch):
+    check_items_fit(batch, Sampling(context=5 + 64))
+    longer = [batch[0].model_copy(update={"limit": 65}), *batch[1:]]
+    with pytest.raises(InputError, match=f"item {batch[0].example.id}: .*raise deploy.context.*max_new_tokens"):
+        check_items_fit(longer, Sampling(context=5 + 64))
 
 
 # ---------------------------------------------------------------------- the real thing

@@ -188,6 +188,17 @@ def test_forced_choices_are_asked_once_and_batches_are_whole(starter, tmp_path):
     assert len(engine.leads) == 10
 
 
+def test_an_engine_that_loses_a_choice_is_refused(starter, tmp_path):
+    class Losing(Scripted):
+        def option_logprobs(self, conversations, options, lead=""):
+            return super().option_logprobs(conversations, options, lead)[:-1]
+
+    examples = [one for one in starter["test"] if one.task == "triage"][:2]
+    variant = Variant("base", "weights", "scripted", lambda: nullcontext(Losing(examples)))
+    with pytest.raises(ValueError, match="shorter"):
+        choose_all(variant, forced_questions(examples, "forced_choice_text", dict.fromkeys(TASKS, [])), "forced_choice_text", 2, tmp_path / "choices.jsonl")
+
+
 def test_a_variant_is_opened_once_for_all_arms():
     opened = []
 

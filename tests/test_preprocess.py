@@ -1,5 +1,6 @@
 "Preprocessing: nothing leaks, nothing vanishes, a split stays when data grow."
 
+import io
 import json
 import random
 import re
@@ -23,7 +24,9 @@ from medlab.core import Profile, Run
 from medlab.cleaning.records import PreprocessParams, clean, record_fault
 from medlab.contracts.records import REASONS, Rejected, SplitRecord
 from medlab.preprocess import divide, preprocess
-from medlab.splitting.facts import split_of
+from medlab.cleaning.disk_store import DiskStore
+from medlab.splitting.decontaminate import Placement, drop_near_duplicates
+from medlab.splitting.facts import Facts, examine_batch, split_of
 from medlab.splitting.groups import LARGEST, largest_group
 from medlab.sources.medquad_tables import readable_answer
 from medlab.splitting.quality import quality_counts
@@ -546,6 +549,38 @@ def test_nearly_the_same_case_in_two_tasks_is_no_repeat_but_stays_together():
     again = authored(f"{case} So?", sentence(rng, 3), "train", "triage")
     (gone,) = divide([*cases, again, *many(20)]).rejected  # in one task it is
     assert gone.reason == "near_duplicate" and {gone.id, gone.twin} == {cases[0].id, again.id}
+
+
+JOINT = " ".join(["The joint is", *(f"x{number}" for number in range(9))])
+
+
+@pytest.mark.parametrize("threshold, gone", [(10 / 14, 1), (0.72, 0)])  # of the 14 shingles of the two texts, 10 are in both
+def test_nearly_the_same_case_for_another_task_leaves_the_training_of_its_author(threshold, gone):
+    exam, case = authored("Who?", f"{JOINT}.", "test"), authored("What?", f"{JOINT} y z.", "train", "symptom_analysis")
+    division = divide([exam, case, *many(20)], PreprocessParams(near_duplicate_threshold=threshold))
+    assert reasons(division) == dict([(case.id, "held_out")][:gone]) and splits(division)[exam.id] == "test"
+
+
+@pytest.mark.parametrize("places", [(0, 2), (2, 0), (1, 2)])
+@pytest.mark.parametrize("threshold, gone", [(10 / 12, True), (0.84, False)])  # of the 12 shingles of the longer answer, 10 are in the other
+def test_what_linking_missed_is_found_between_the_sides(places, threshold, gone):
+    "Locality-sensitive hashing may miss a pair; then the two would stand on two sides."
+    pair = [made("Who?", f"{JOINT}.", subject="one"), made("What?", f"{JOINT} y z.", subject="other")]
+    params = PreprocessParams(near_duplicate_threshold=threshold)
+    placement = Placement(Facts([examine_batch(pair, params, 42)], DiskStore(io.BytesIO())), params)
+    placement.place[:] = places
+    held, train = (int(np.flatnonzero(np.array(places) == which)[0]) for which in (min(places), 2))
+    assert drop_near_duplicates(placement, "train", np.array([held])) is gone
+    assert [(row.id, row.reason, row.twin) for row in placement.rows("rejected")] == [(pair[train].id, "near_duplicate", pair[held].id)][: int(gone)]
+    assert placement.place[held] == min(places)
+
+
+def test_two_training_records_that_are_alike_are_no_leak():
+    pair = [made("Who?", f"{JOINT}.", subject="one"), made("What?", f"{JOINT} y z.", subject="other")]
+    exam, params = made("What is gout?", sentence(random.Random(1)), subject="gout"), PreprocessParams()
+    placement = Placement(Facts([examine_batch([exam, *pair], params, 42)], DiskStore(io.BytesIO())), params)
+    placement.place[:] = (0, 2, 2)
+    assert drop_near_duplicates(placement, "train", np.array([0])) is False and not list(placement.rows("rejected"))
 
 
 @pytest.mark.parametrize("changed, together", [(1, True), (2, True), (3, False), (4, False)])  # of 20 words: 19/21, 18/22, 17/23 and 16/24 are shared

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import symtable
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import nbformat
@@ -288,7 +288,11 @@ def test_importing_it_loads_no_source(module):
 
 
 def defined_names(path):
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    return defined_in(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def defined_in(tree):
+    for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -311,7 +315,7 @@ def test_each_name_is_defined_once():
 def test_importing_is_light():
     "No room loads a heavy library before it is used."
     heavy = ["torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "scipy", "fastapi", "groq", "xllamacpp", "fastcore", "IPython",
-             "spacy", "presidio_analyzer", "py3langid", "ray", "selectolax", "pyarrow"]
+             "spacy", "presidio_analyzer", "py3langid", "ray", "selectolax", "pyarrow", "numpy"]
     for statement in ("import medlab", "; ".join(f"import {module}" for module in modules())):
         script = f"{statement}\nimport sys\nprint([name for name in {heavy} if name in sys.modules])"
         found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT.parent)
@@ -340,3 +344,20 @@ def test_nothing_secret_and_no_machine_path_is_committed():
     for path in tracked_files():
         text = path.read_text(encoding="utf-8", errors="ignore")
         assert not (found := forbidden.search(text)), f"{path.relative_to(ROOT)}: {found.group()}"
+
+
+def exported(cell):
+    "The names that a cell puts into `__all__`."
+    return [name for name in defined_in(ast.parse(cell.source)) if not name.startswith("_")] if re.match(r"#\|\s*export\s*\n", cell.source) else []
+
+
+def test_what_only_its_own_notebook_uses_is_not_in_all():
+    "Export such a cell with `#| exporti`. A cell is public when another notebook uses one of its names, or prose names one in backticks."
+    books = {path: nbformat.read(path, as_version=4) for path in NOTEBOOKS}
+    used = Counter(word for book in books.values() for word in {word for cell in code_of(book) for word in re.findall(r"\w+", cell.source)})
+    prose = "\n".join([*(cell.source for book in books.values() for cell in book.cells if cell.cell_type == "markdown"), (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")])
+    named = {word for quoted in re.findall(r"`([^`\n]+)`", prose) for word in re.findall(r"\w+", quoted)}
+    kept = {"unpack"}  # it is carried to another machine, where install.py uses it
+    alone = [f"{label(path)}: {', '.join(names)}" for path, book in books.items() if path.stem not in kept for cell in code_of(book)
+             if (names := exported(cell)) and "@step(" not in cell.source and not any(used[name] > 1 or name in named for name in names)]
+    assert not alone, "\n".join(alone)

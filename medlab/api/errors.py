@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ERROR_TYPES', 'MEANINGS', 'BusyError', 'DeadlineError', 'EngineError', 'FieldError', 'NotThereError', 'ConflictError',
-           'error_body', 'status_of', 'said_of', 'request_problem', 'error_name', 'broken_request', 'explain_errors',
-           'ErrorDetail', 'ErrorReply', 'documented']
+           'error_body', 'status_of', 'said_of', 'request_problem', 'error_name', 'explain_errors', 'documented']
 
 # %% ../../nbs/api/errors.ipynb #e067df1a
 import traceback

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUSY', 'timed', 'run_measured', 'hold', 'cores_of_others', 'busy_warning', 'in_turns', 'speed', 'compared',
-           'growth_of', 'conditions_of', 'Results', 'stage_line', 'growth_line', 'stage_rows', 'roads', 'road_rows',
-           'runs_of', 'origin_words']
+           'conditions_of', 'Results', 'stage_line', 'growth_line', 'stage_rows', 'roads', 'road_rows', 'runs_of',
+           'origin_words']
 
 # %% ../../nbs/bench/measure.ipynb #e8791664
 import json

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENCODER', 'FOLDER', 'SHA256', 'INSTALL', 'Encode', 'NEIGHBOURS', 'ALL', 'encoder_folder', 'load_encoder',
-           'word_stems', 'neighbours', 'Suspect', 'question_of', 'find_paraphrases', 'rates']
+           'word_stems', 'neighbours', 'Suspect', 'find_paraphrases', 'rates']
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #e44d4846
 import math

@@ -6,7 +6,7 @@
 __all__ = ['engine_threads', 'Sampling', 'ModelNotFound', 'EngineBusy', 'ContextOverflow', 'OutOfMemory', 'EngineTimeout',
            'EngineDied', 'speaks_of_memory', 'check_room', 'cut_at_stop', 'settled', 'as_decoded', 'OptionTokens',
            'option_tokens', 'begun_text', 'OptionScores', 'likeliest_by_text', 'scores_from_list', 'TokenLogprob',
-           'listed_tokens', 'Completion', 'Piece', 'Engine', 'option_questions', 'EngineBase']
+           'listed_tokens', 'Completion', 'Piece', 'Engine', 'EngineBase']
 
 # %% ../../nbs/contracts/engine.ipynb #ac57cfeb
 import os

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODES', 'LONGEST_REASON', 'JudgeGone', 'NotKnown', 'Lost', 'Unreadable', 'groq_client', 'connected',
-           'request_options', 'Reply', 'ask_once', 'HttpJudge']
+           'request_options', 'Reply', 'HttpJudge']
 
 # %% ../../nbs/judging/asking.ipynb #bb59fe97
 import json
