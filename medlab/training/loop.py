@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['step_loss', 'answer_tokens', 'without_dropout', 'on_device', 'answer_loss', 'last_checkpoint', 'is_first',
-           'join_workers', 'from_first', 'gather_trained', 'validation_entries', 'best_entry', 'Keeper', 'memory_mb',
-           'fit']
+           'join_workers', 'from_first', 'gather_trained', 'memory_mb', 'fit']
 
 # %% ../../nbs/training/loop.ipynb #86bd808c
 import itertools
