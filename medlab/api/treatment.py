@@ -4,24 +4,25 @@
 
 # %% auto #0
 __all__ = ['check_value', 'TreatmentRequest', 'check_patient', 'plan_grammar', 'plan_schema', 'medicines_in', 'read_plan',
-           'plan_warnings', 'agreement_of', 'TreatmentReply', 'plan_messages', 'recommend']
+           'plan_warnings', 'agreement_of', 'section_probabilities', 'TreatmentReply', 'plan_messages', 'recommend']
 
 # %% ../../nbs/api/treatment.ipynb #e4546fec
 import functools
 import json
+import math
 import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .guard import guard_verdict
-from .rules import folded, phrase_pattern
 from ..basics.errors import InputError
 from ..basics.files import read_yaml, shipped
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import Completion, Engine, Sampling, check_room
 from ..contracts.records import Patient
 from ..contracts.tasks import FORMATS, build_messages, parse_answer, user_prompt
+from .guard import guard_verdict
+from .rules import folded, phrase_pattern
 
 # %% ../../nbs/api/treatment.ipynb #2b0437d5
 @functools.cache
@@ -57,7 +58,7 @@ class TreatmentRequest(BaseModel):
     patient: Patient
     question: str = Field("What plan would you suggest?", min_length=1, max_length=4000)
     model: str | None = None  # one of the served models; None: the first
-    samples: int = Field(1, ge=1, le=10, description="answers to compare; 1 gives no uncertainty")
+    samples: int = Field(1, ge=1, le=10, description="answers to compare; 1 gives no agreement")
     seed: int = 42
 
 # %% ../../nbs/api/treatment.ipynb #ebb94d58
@@ -193,6 +194,26 @@ def agreement_of(texts: list[str]) -> float | None:  # between 0 and 1; None for
     shares = [len(one & other) / len(one | other) if one | other else 1.0 for one, other in pairs]
     return round(sum(shares) / len(shares), 4) if shares else None
 
+# %% ../../nbs/api/treatment.ipynb #872238a3
+def section_probabilities(
+    answer: Completion,  # with its tokens
+    form: Literal["lines", "json"],
+) -> dict[str, float]:  # label -> 0 to 1; empty where the engine listed no tokens
+    "The geometric mean of the probabilities of each section's tokens."
+    text, starts, place = answer.text.encode(), [], 0
+    for token in answer.tokens:
+        starts.append(place)
+        place += len(token.bytes)
+    marks = {label: (f'"{name}"' if form == "json" else f"{label}:").encode() for name, label in SECTIONS.items()}
+    begins = {label: text.find(mark) + len(mark) for label, mark in marks.items() if mark in text}
+    found = {}
+    for label, begin in begins.items():
+        end = min((other for other in begins.values() if other > begin), default=len(text))
+        logs = [token.logprob for token, start in zip(answer.tokens, starts) if begin <= start < end]
+        if logs:
+            found[label] = round(math.exp(sum(logs) / len(logs)), 4)
+    return found
+
 # %% ../../nbs/api/treatment.ipynb #8d99279e
 class TreatmentReply(BaseModel):
     "A plan, what speaks against it, and how much of it stayed the same."
@@ -200,7 +221,7 @@ class TreatmentReply(BaseModel):
     sections: dict[str, str]  # label to text, seven of them; empty where `format_valid` is false
     medications: list[dict[str, Any]]  # those that were named with a dose, in the form of `Medication`; null for what was not said
     warnings: list[dict[str, str]]
-    uncertainty: dict[str, dict[str, Any]]  # label to agreement (0 to 1) and the number of answers; empty for one answer
+    uncertainty: dict[str, dict[str, Any]]  # label to the agreement of several answers (0 to 1) with their number, and to the token probability where the engine lists it
     calibrated: bool  # whether the uncertainty was compared with what was right
     format_valid: bool
     form: Literal["lines", "json"]
@@ -214,7 +235,7 @@ def held(sampling: Sampling, form: Literal["lines", "json"]) -> Sampling:
     "A sampling that is held to the form of a plan, with room for it."
     length = max(sampling.length, 900 if form == "json" else 320)
     more = {"grammar": plan_grammar()} if form == "lines" else {"json_schema": plan_schema()}
-    return sampling.model_copy(update={**more, "length": length, "context": max(sampling.context, 2048)})
+    return sampling.model_copy(update={**more, "length": length, "context": max(sampling.context, 2048), "logprobs": 0})
 
 
 def plan_form(engine: Engine, tuned: bool) -> Literal["lines", "json"]:
@@ -239,6 +260,8 @@ def reply_of(request: TreatmentRequest, answers: list[Completion], form: Literal
     first, read = plans[0], [plan for plan in plans if plan]
     sections = {label: first[name] for name, label in SECTIONS.items()} if first else {}
     unsure = {label: {"agreement": agreement_of([plan[name] for plan in read]), "answers": len(read)} for name, label in SECTIONS.items()} if len(read) > 1 else {}
+    for label, chance in (section_probabilities(answers[0], form) if first else {}).items():
+        unsure[label] = {**unsure.get(label, {}), "token_probability": chance}
     text = " ".join(first[name] for name in ("immediate_actions", "medication")) if first else answers[0].text
     asked = f"{request.question} {request.patient.complaint}"
     return TreatmentReply(

@@ -6,7 +6,7 @@
 __all__ = ['app', 'ModelOption', 'QloraOption', 'HERE', 'ELSEWHERE', 'show_version', 'options', 'finetune_command',
            'deploy_command', 'recommend_command', 'compose', 'evaluate_command', 'judge_command', 'benchmark_command',
            'audit_mcq_command', 'up_command', 'down_command', 'status_command', 'publish_command',
-           'bench_infer_command', 'bench_train_command', 'main']
+           'bench_serve_command', 'bench_infer_command', 'bench_train_command', 'main']
 
 # %% ../../nbs/cli/commands.ipynb #93cfa229
 import importlib.util
@@ -701,6 +701,7 @@ def bench_data_command(
 def bench_serve_command(
     requests: Annotated[int, typer.Option("--requests", help="Requests of each kind.", min=32)] = 2000,
     out: Annotated[str, typer.Option("--out", help="A results file.", metavar="FILE")] = "",
+    run: Annotated[str, typer.Option("--run", help="Also a run's deployed model, through medlab and past it: Ollama's own API, or xllamacpp's own server.", metavar="DIR")] = "",
 ):
     """Measure the HTTP server over loopback with an engine that answers at once: latency at p50 and p99, first bytes of a stream, requests each second.
 
@@ -708,7 +709,7 @@ def bench_serve_command(
     """
     from medlab.bench.serve import bench_serve
 
-    bench_serve(requests, typer.echo, out or None)
+    bench_serve(requests, typer.echo, out or None, *(run_and_profile("", run, []) if run else ()))
 
 # %% ../../nbs/cli/commands.ipynb #aeb36f9e
 @bench_app.command("infer")
