@@ -606,7 +606,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                     'medlab.bench.serve.request_bytes': ('bench/serve.html#request_bytes', 'medlab/bench/serve.py'),
                                     'medlab.bench.serve.serve_instant': ('bench/serve.html#serve_instant', 'medlab/bench/serve.py'),
                                     'medlab.bench.serve.summary_of': ('bench/serve.html#summary_of', 'medlab/bench/serve.py'),
-                                    'medlab.bench.serve.wait_for': ('bench/serve.html#wait_for', 'medlab/bench/serve.py')},
+                                    'medlab.bench.serve.tell_when_ready': ('bench/serve.html#tell_when_ready', 'medlab/bench/serve.py')},
             'medlab.bench.train': { 'medlab.bench.train.answer_share': ('bench/train.html#answer_share', 'medlab/bench/train.py'),
                                     'medlab.bench.train.bench_train': ('bench/train.html#bench_train', 'medlab/bench/train.py'),
                                     'medlab.bench.train.clock_of': ('bench/train.html#clock_of', 'medlab/bench/train.py'),
