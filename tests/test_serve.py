@@ -16,7 +16,7 @@ import pytest
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.processes import free_port
-from medlab.contracts.engine import Completion, Piece
+from medlab.contracts.engine import Completion, Piece, option_tokens
 from medlab.core import Run
 from medlab.engines.deployment import deployed, open_deployment
 from medlab.engines.llama_cpp import LlamaCppEngine
@@ -114,6 +114,56 @@ def test_the_engine_over_http_answers_like_the_engine_itself(served):
     with open_deployment(run, profile) as engine:
         direct = engine.generate([CHAT["messages"]], sampling)[0]
     assert (over_http.text, over_http.prompt_tokens, over_http.finish_reason) == (direct.text, direct.prompt_tokens, direct.finish_reason)
+
+
+def test_the_served_model_is_asked_by_letter_like_the_engine_behind_it(served):
+    "With the beginning of an answer before the option, as evaluation asks; the options are likely ones, since a server lists but twenty tokens."
+    run, profile, url = served
+    this, asked, lead = deployed(run), CHAT["messages"], "<answer>"
+    begun = {"role": "assistant", "content": lead}
+    body = {"model": "medlab", "messages": [*asked, begun], "continue_final_message": True, "add_generation_prompt": False, "max_tokens": 1, "logprobs": True,
+            "top_logprobs": 20, "temperature": 0, "guard": False}
+    likely = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False).json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    plain = [one["token"] for one in likely if one["token"].isascii() and one["token"].strip() == one["token"] != ""]
+    options = [token for token in plain if option_tokens(this.chat, asked, lead, token).texts == [token]][:4]
+    assert len(options) >= 2, likely
+    with OpenAiEngine(url, "medlab", chat=this.chat, extra={"guard": False}) as engine:
+        over_http = engine.option_logprobs([asked], [options], lead)[0]
+    with open_deployment(run, profile) as engine:
+        direct = engine.option_logprobs([asked], [options], lead)[0]
+    assert over_http.best() == direct.best() and over_http.bounded == ()
+    assert over_http.logprobs == pytest.approx(direct.logprobs, abs=0.02)
+
+
+def test_a_begun_answer_is_gone_on_with(served, post):
+    "The rest of an answer follows its beginning; streamed it is the same."
+    chat, whole = deployed(served[0]).chat, post("/v1/chat/completions", {**CHAT, "guard": False}).json()["choices"][0]["message"]["content"]
+    ids = chat.encode(whole)
+    cut = next(n for n in range(1, len(ids)) if chat.encode(chat.decode(ids[:n])) == ids[:n] and chat.decode(ids[:n]) + chat.decode(ids[n:]) == whole)
+    begun = {"role": "assistant", "content": chat.decode(ids[:cut])}
+    body = {**CHAT, "guard": False, "messages": [*CHAT["messages"], begun], "continue_final_message": True, "add_generation_prompt": False, "max_tokens": CHAT["max_tokens"] - cut}
+    assert begun["content"] + post("/v1/chat/completions", body).json()["choices"][0]["message"]["content"] == whole
+    assert begun["content"] + listed_and_text(post("/v1/chat/completions", {**body, "stream": True}))[1] == whole
+    for change, field in (({"add_generation_prompt": True}, "add_generation_prompt"), ({"continue_final_message": False}, "add_generation_prompt"),
+                          ({"messages": CHAT["messages"]}, "continue_final_message"), ({"messages": [*CHAT["messages"], {**begun, "content": "<|im_end|>"}]}, "messages")):
+        reply = post("/v1/chat/completions", body | change)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, field), reply.text
+
+
+def test_a_schema_that_cannot_be_kept_is_a_400_not_an_answer_without_it(llama):
+    this, opened = llama
+
+    def held(schema):
+        return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+
+    with opened() as engine:
+        client, _ = in_process(engine, this)
+        for schema in ({"$ref": "#/nowhere"}, {"type": "nonsense"}, {"type": "string", "minLength": 5, "maxLength": 2}, {"not": {"type": "string"}}, {"enum": []}):
+            for stream in (False, True):
+                reply = client.post("/v1/chat/completions", json={**CHAT, "response_format": held(schema), "stream": stream})
+                assert reply.status_code == 400 and reply.json()["error"]["param"] == "response_format", (schema, reply.text)
+        kept = client.post("/v1/chat/completions", json={**CHAT, "response_format": held({"enum": ["yes"]})})
+        assert json.loads(kept.json()["choices"][0]["message"]["content"]) == "yes"
 
 
 def test_groq_client(served):

@@ -80,6 +80,7 @@ class TextPart(WithoutNulls):
 
     type: Literal["text"]
     text: str
+    cache_control: dict | None = None  # no effect
 
 
 def parts_text(

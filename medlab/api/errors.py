@@ -7,6 +7,7 @@ __all__ = ['ERROR_TYPES', 'MEANINGS', 'BusyError', 'DeadlineError', 'EngineError
            'error_body', 'status_of', 'said_of', 'request_problem', 'error_name', 'explain_errors', 'documented']
 
 # %% ../../nbs/api/errors.ipynb #e067df1a
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,19 @@ def said_of(error: BaseException) -> tuple[int, str, str | None]:  # status, mes
         return status, "a bug in medlab; report it with the request id", None
     return status, str(error), getattr(error, "field", None)
 
+# %% ../../nbs/api/errors.ipynb #688c3e2a
+#: How pydantic calls one form of a field that has several.
+BRANCH = re.compile(r"str|int|float|bool|(?:list|dict)\[.*\]")
+
 # %% ../../nbs/api/errors.ipynb #84efdfe1
 def request_problem(
     errors: list[dict],  # as pydantic reports them
 ) -> tuple[str, str]:  # message, and the field it is about
     "The first problem of a request, without the request's own text."
-    first = errors[0]
-    place = ".".join(str(part)[:64] for part in first["loc"] if part != "body") or "body"
+    first, loc = errors[0], errors[0]["loc"]
+    if loc and BRANCH.fullmatch(str(loc[-1])):  # a field of several forms: the form that fits farther says more
+        first = max((one for one in errors if one["loc"][: len(loc) - 1] == loc[:-1]), key=lambda one: len(one["loc"]))
+    place = ".".join(str(part)[:64] for part in first["loc"] if part != "body" and not BRANCH.fullmatch(str(part))) or "body"
     place = "".join(char if char.isprintable() and not "\ud800" <= char <= "\udfff" else "?" for char in place)
     what = "unknown field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
     return f"{place}: {what}", place

@@ -8,12 +8,14 @@ __all__ = ['Off', 'means_off', 'chunk', 'router']
 # %% ../../nbs/api/openai_compatible.ipynb #f9cff99a
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
+from ..basics.errors import InputError
 from ..contracts.engine import Completion, Sampling, TokenLogprob
 from .bodies import TextPart, WithoutNulls, checked_prompt, note, note_answer, parts_text
 from .errors import FieldError, documented
@@ -102,6 +104,7 @@ class ChatRequest(WithoutNulls):
     tool_choice: Off = None
     function_call: Off = None
     reasoning_effort: Off = None
+    documents: Off = None
     modalities: list[Literal["text"]] | None = None
     # no effect on the answer
     user: str | None = None
@@ -112,6 +115,8 @@ class ChatRequest(WithoutNulls):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+    include_reasoning: bool | None = None  # groq's; the answer is all there is
+    reasoning_format: str | None = None
 
 # %% ../../nbs/api/openai_compatible.ipynb #5d9be8b6
 def plain_messages(request: ChatRequest) -> list[dict[str, str]]:
@@ -238,6 +243,17 @@ def check_listed(answer: Completion, sampling: Sampling) -> None:
     if sampling.logprobs is not None and answer.text and not answer.tokens:
         raise FieldError("logprobs", "this model's engine listed no probabilities (an Ollama before 0.12.11 has none); leave it out, or use a newer one")
 
+# %% ../../nbs/api/openai_compatible.ipynb #ff10410c
+@contextmanager
+def named_schema(sampling: Sampling) -> Iterator[None]:
+    "Raise what an engine says against a JSON schema as a `FieldError`."
+    try:
+        yield
+    except InputError as error:
+        if sampling.json_schema is None or isinstance(error, FieldError) or "schema" not in str(error):
+            raise
+        raise FieldError("response_format", str(error)) from None
+
 # %% ../../nbs/api/openai_compatible.ipynb #d23c1c0c
 async def chunks(
     model: ServedModel,
@@ -252,17 +268,18 @@ async def chunks(
     head, done = reply_head("chat.completion.chunk", model), []
     for index, sampling in enumerate(settings):
         first = {"role": "assistant", "content": prefixed("", verdict)}
-        async for piece in stream(model.queue, messages, sampling, deadline):
-            if first:
-                yield chunk(head, index, first, usage=with_usage)
-                first = {}
-            if piece.text or piece.tokens:
-                yield chunk(head, index, {"content": piece.text}, None, with_usage, logprobs_of(piece.tokens, sampling.logprobs))
-            if piece.done is not None:
-                check_listed(piece.done, sampling)
-                done.append(piece.done)
-                written(piece.done)
-                yield chunk(head, index, {}, piece.done.finish_reason, usage=with_usage)
+        with named_schema(sampling):
+            async for piece in stream(model.queue, messages, sampling, deadline):
+                if first:
+                    yield chunk(head, index, first, usage=with_usage)
+                    first = {}
+                if piece.text or piece.tokens:
+                    yield chunk(head, index, {"content": piece.text}, None, with_usage, logprobs_of(piece.tokens, sampling.logprobs))
+                if piece.done is not None:
+                    check_listed(piece.done, sampling)
+                    done.append(piece.done)
+                    written(piece.done)
+                    yield chunk(head, index, {}, piece.done.finish_reason, usage=with_usage)
     if with_usage:
         yield event({**head, "choices": [], "usage": usage_of(done)})
     yield event("[DONE]")
@@ -296,7 +313,8 @@ async def all_answers(model: ServedModel, messages: list[dict], settings: list[S
     "One answer for each sampling, one after the other."
     found = []
     for sampling in settings:
-        found.append(await answer(model.queue, messages, sampling, deadline))
+        with named_schema(sampling):
+            found.append(await answer(model.queue, messages, sampling, deadline))
         check_listed(found[-1], sampling)
     return found
 

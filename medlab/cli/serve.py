@@ -83,7 +83,7 @@ def plan_request(patient: Any, model: str, samples: int) -> dict:
 
 def plan_lines(reply: dict) -> list[str]:
     "A reply of /api/treatment-recommendations as lines for a terminal: the guard, what speaks against the plan, its sections with how far the answers agree."
-    guard, agreed = reply["guard"] or {}, {name: found["agreement"] for name, found in reply["uncertainty"].items()}
+    guard, agreed = reply["guard"] or {}, {name: found.get("agreement") for name, found in reply["uncertainty"].items()}
     lines = [f"!! {guard['text']}"] if guard.get("text") else []
     lines += [f"!! {one['message']} ({one['basis']})" for one in reply["warnings"]]
     lines += [f"{name}{f' (the answers agree to {agreed[name]:.0%})' if agreed.get(name) is not None else ''}: {text}" for name, text in reply["sections"].items()]
