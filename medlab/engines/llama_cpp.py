@@ -264,15 +264,31 @@ def check_read(prompt: list[int], final: dict) -> None:
     if final["truncated"] or final["tokens_evaluated"] != len(prompt):
         raise MedlabError(f"llama.cpp read {final['tokens_evaluated']} tokens of a prompt of {len(prompt)}; this is a bug in medlab, please report it")
 
+# %% ../../nbs/engines/llama_cpp.ipynb #4d8bed97
+def check_kept(engine: LlamaCppEngine, sampling: Sampling, before: int) -> None:
+    "Raise `InputError` when the server has noted, after the first `before` bytes of its output, that it cannot hold the answer to its JSON schema."
+    if sampling.json_schema is None:
+        return
+    with open(engine.server.log, "rb") as output:
+        output.seek(before)
+        if cause := re.search(rb"llg error: (?:at \d+\(\d+\): )?(?:failed to compile JSON schema: )?(.*)", output.read()):
+            raise InputError(f"the answer cannot be held to this JSON schema: {cause[1].decode(errors='replace')[:200]}; change the schema")
+
+
+def written(engine: LlamaCppEngine) -> int:
+    "How many bytes the server has written to its output."
+    return engine.server.log.stat().st_size
+
 # %% ../../nbs/engines/llama_cpp.ipynb #9cbb61d9
 def llama_answer(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) -> Completion:
     "Answer one prompt given as token ids."
     check_both_rooms(engine, prompt, sampling)
     if sampling.logprobs is not None:
         return next(piece.done for piece in llama_stream(engine, prompt, sampling) if piece.done)
-    started = time.perf_counter()
+    started, before = time.perf_counter(), written(engine)
     answer = post_to_llama(engine, "/completion", request_body(engine, prompt, sampling))
     check_read(prompt, answer)
+    check_kept(engine, sampling, before)
     text, stopped = cut_at_stop(engine.chat, answer["tokens"], sampling)
     reason: Literal["stop", "length"] = "stop" if stopped or answer["stop_type"] in ("eos", "word") else "length"
     return Completion(text, len(prompt), answer["tokens_predicted"], round(time.perf_counter() - started, 4), reason)
@@ -347,12 +363,16 @@ def llama_stream(
     last = prompt[-1:] if begun else []
     started, row, shown, before, growing = time.perf_counter(), [], 0, 0, GrowingText(engine.chat, last)
     listed: list[tuple[int, int, TokenLogprob]] = []  # where each token begins and ends in the text
-    told = 0
+    told, noted = 0, written(engine)
     for event in llama_events(engine, body):
         row += (new_ids := event_tokens(engine.chat, event))
         text, stopped = growing.add(new_ids), False
         if event["stop"] or any(one in engine.chat.stop_ids for one in new_ids) or any(stop in text for stop in sampling.stop):
             text, stopped = cut_at_stop(engine.chat, row, sampling, last)
+        if not row:
+            check_kept(engine, sampling, noted)
+        row += event_tokens(engine.chat, event)
+        text, stopped = cut_at_stop(engine.chat, row, sampling, prompt[-1:] if begun else None)
         listed += [(before, len(text), one) for one in listed_tokens(event.get("completion_probabilities"), sampling.logprobs or 0)]
         before = len(text)
         if event["stop"] or stopped:
