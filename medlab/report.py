@@ -25,7 +25,7 @@ from .metrics.scores import CHOICES
 from .figures import evidence as behind
 from .figures.answers import confusion_tables, items_side_by_side, speed_of
 from .figures.cards import example_card, find_records, record_card, record_parts, stratified_sample
-from .figures.claims import arm_of, arm_table, best_arm_claims, choice_claims, claim_words, compare_results
+from .figures.claims import ARM_WORDS, arm_of, arm_table, best_arm_claims, choice_claims, claim_words, compare_results
 from .figures.data import MISSING, describe_balance, describe_records, draw_balance, draw_lengths, draw_records, length_panels
 from .figures.drawing import THEMES, draw_in_both_themes, short_line
 from .figures.marks import changed_runs
@@ -231,7 +231,8 @@ def measured_plans(rows: list[dict]) -> list[tuple]:
 # %% ../nbs/12_report.ipynb #5d3ecd5d
 def calibration_name(one: dict) -> str:
     "Variant, arm and task of a calibration, as far as it names them."
-    return ", ".join(str(one[key]).replace("_", " ") for key in ("variant", "arm", "task") if one.get(key))
+    task = str(one.get("task") or "").replace("_", " ")
+    return ", ".join(filter(None, [one.get("variant"), ARM_WORDS.get(one.get("arm"), one.get("arm")), task]))
 
 
 def calibration_table(found: list[dict] | None) -> dict[str, Any]:
@@ -245,7 +246,9 @@ def calibration_table(found: list[dict] | None) -> dict[str, Any]:
 # %% ../nbs/12_report.ipynb #2fd57372
 def evidence_plans(evidence: dict) -> list[tuple]:
     "Plans of the figures of what lies behind the means, as in `measured_plans`."
-    named = {calibration_name(one): one for one in evidence.get("calibration") or []}
+    known = evidence.get("calibration") or []
+    arm = next(iter(sorted({one.get("arm") or "" for one in known}, key=lambda arm: (-sum((one.get("arm") or "") == arm for one in known), arm))), "")
+    named = {calibration_name(one): one for one in known if (one.get("arm") or "") == arm}  # one curve for each variant: of the way in which most were asked
     bins, curves = ({name: one[key] for name, one in named.items() if one.get(key)} for key in ("reliability", "risk_coverage"))
     points = (evidence.get("people") or {}).get("points") or []
     plans = [
@@ -448,10 +451,10 @@ def lost_table(lost: dict | None) -> dict[str, Any]:
 def neighbour_table(neighbours: list[dict]) -> dict[str, Any] | None:  # None where none were compared
     "Each link of the chain beside the one before it: how many choices stayed the same, and on which items they differ."
     known = [one for one in neighbours if one.get("value") is not None]
-    rows = [[f"{one['variant']} after {one['against']}", one["arm"].replace("_", " "), one["n"], f"{100 * one['value']:.0f} % ({100 * one['low']:.0f}–{100 * one['high']:.0f})",
-             f"{100 * one['accuracy_drop']:+.0f} points" if one.get("accuracy_drop") is not None else MISSING, ", ".join(one["differs"][:4]) or "none"]
+    rows = [[f"{one['variant']} after {one['against']}", ARM_WORDS.get(one["arm"], one["arm"]), one["n"], f"{100 * one['value']:.0f} % ({100 * one['low']:.0f}–{100 * one['high']:.0f})",
+             f"{-100 * one['accuracy_drop'] or 0:+.0f} points" if one.get("accuracy_drop") is not None else MISSING, ", ".join(one["differs"][:4]) or "none"]
             for one in known]
-    return page_table("From one link of the chain to the next", ["", "asked by", "n", "same choice", "accuracy lost", "items that differ"], rows) if rows else None
+    return page_table("From one link of the chain to the next", ["", "asked by", "n", "same choice", "accuracy", "items that differ (the first four)"], rows) if rows else None
 
 # %% ../nbs/12_report.ipynb #98aa3952
 def again_tables(evidence: dict) -> list[dict]:  # none where nothing was asked again

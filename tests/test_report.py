@@ -300,11 +300,12 @@ def test_what_a_larger_profile_measures_is_shown(copied, results):
     page = Page(render_html(run, whole, make_figures(run, whole["rows"], whole["evidence"])))
     assert sum(tag == "img" for tag, _ in page.tags) == 13 and page.open == []
     triage = page.tables["Right triage level"]
-    assert triage[0] == ["", "no examples", "with examples", "likeliest letter"]
-    assert triage[1][:3] == ["base", "below floor", "50 % (30–70)"] and ["rival: naive bayes", "50 %", "", ""] in triage
+    heads = ["no examples", "with examples (n = 16)", "likeliest letter (n = 16)"]
+    assert [head.partition(" (n" if head.startswith("no") else "\0")[0] for head in triage[0][1:]] == heads and triage[0][0] == ""
+    assert triage[1][:3] == ["base", "below floor", "50 % (30–70)"] and any(row[0] == "rival: naive Bayes" and row.count("50 %") == 1 for row in triage)
     assert "base, triage accuracy: 1 of 16 answers is in the format" in page.text  # the empty cell's reason, and no accuracy
-    assert ["base, forced choice letter, triage", "36", "0.10 (0.00–0.20)", "90 % wanted: 94 % held, 3.2 options"] in page.tables["How sure, and how rightly"]
-    assert page.tables["From one link of the chain to the next"][1] == ["q4_k_m after merged", "forced choice letter", "16", "94 % (70–100)", "+6 points", "t7"]
+    assert ["base, likeliest letter, triage", "36", "0.10 (0.00–0.20)", "90 % wanted: 94 % held, 3.2 options"] in page.tables["How sure, and how rightly"]
+    assert page.tables["From one link of the chain to the next"][1] == ["q4_k_m after merged", "likeliest letter", "16", "94 % (70–100)", "-6 points", "t7"]
     assert ["harmful requests refused", "100 % (81–100)", "25 % (10–49)", "16"] in page.tables["Forgetting and safety"]
     assert ["agreement with people: auc", "0.66 (0.20 to 0.60), n = 120"] in page.tables["The judge, judged"]
     assert "could have been shown: 31 points for right triage level (n = 16)" in page.text and "Best arm against best arm: not shown." in page.text

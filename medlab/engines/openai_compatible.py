@@ -236,7 +236,7 @@ def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str]
             "top_logprobs": 20}
     if engine.chat is None:
         if lead:
-            raise MissingError("a lead needs the model's ChatFormat, to check that the server goes on from it; open the engine with chat=…")
+            raise MissingError("this API does not tell how likely an option is after a begun answer, unless the model's ChatFormat is given, too: open the engine with chat=…")
         found = {option: OptionTokens([], [0], "", [option]) for option in options}
     else:
         found = {option: option_tokens(engine.chat, messages, lead, option) for option in options}

@@ -102,7 +102,7 @@ def describe_confusion(tables: dict[str, list[list[int]]], labels: list[str]) ->
 # %% ../../nbs/figures/evidence.ipynb #71795aaf
 def draw_reliability(parts: dict[str, list[dict]], theme: str) -> Any:
     "Accuracy over confidence for each variant; bins hold confidence, accuracy and n."
-    figure, (axes,) = new_figure(theme, height=4.2)
+    figure, (axes,) = new_figure(theme, height=4.8)
     colours = THEMES[theme]
     axes.plot([0, 1], [0, 1], "--", color=colours["muted"], linewidth=1)
     for place, (name, bins) in enumerate(parts.items()):
@@ -114,7 +114,7 @@ def draw_reliability(parts: dict[str, list[dict]], theme: str) -> Any:
     axes.grid(axis="y", color=colours["grid"], linewidth=0.8)
     label_axes(axes, theme, x="confidence in the chosen option", y="share right")
     if parts:
-        axes.legend(labelcolor=colours["ink"], frameon=False, fontsize=9)
+        axes.legend(labelcolor=colours["ink"], frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     return figure
 
 
@@ -128,7 +128,7 @@ def describe_reliability(parts: dict[str, list[dict]]) -> str:
 # %% ../../nbs/figures/evidence.ipynb #f6850a15
 def draw_risk_coverage(parts: dict[str, list[dict]], theme: str) -> Any:
     "The share of errors over the share of questions that are answered, the surest first; points hold coverage and risk."
-    figure, (axes,) = new_figure(theme, height=3.2)
+    figure, (axes,) = new_figure(theme, height=3.9)
     colours = THEMES[theme]
     for place, (name, points) in enumerate(parts.items()):
         axes.plot([one["coverage"] for one in points], [one["risk"] for one in points], ("-", "--", ":", "-.")[place % 4], linewidth=2.2,
@@ -138,7 +138,7 @@ def draw_risk_coverage(parts: dict[str, list[dict]], theme: str) -> Any:
     axes.grid(axis="y", color=colours["grid"], linewidth=0.8)
     label_axes(axes, theme, x="share of questions answered, the surest first", y="share of errors among them")
     if parts:
-        axes.legend(labelcolor=colours["ink"], frameon=False, fontsize=9)
+        axes.legend(labelcolor=colours["ink"], frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     return figure
 
 
