@@ -37,9 +37,14 @@ def rivals_of(metric: str, task: str, rivals: Iterable[dict]) -> list[dict]:
     return sorted(found, key=lambda one: -one["value"])
 
 
+#: Rivals in words.
+RIVAL_WORDS = {"majority": "always the commonest in training", "naive_bayes": "naive Bayes", "tfidf_logistic_regression": "TF-IDF with logistic regression"}
+
+
 def rival_name(one: dict) -> str:
     "A rival's name in words."
-    return one.get("rival", "").replace("_", " ") or f"always “{one['answer']}”"
+    name = one.get("rival", "")
+    return RIVAL_WORDS.get(name) or name.replace("_", " ") or f"always “{one['answer']}”"
 
 # %% ../../nbs/figures/claims.ipynb #1ed6f109
 def arm_table(metric: str, task: str, rows: list[dict], rivals: Iterable[dict], title: str = "") -> dict[str, Any] | None:  # None when nothing was asked
@@ -51,11 +56,13 @@ def arm_table(metric: str, task: str, rows: list[dict], rivals: Iterable[dict], 
     arms = list(dict.fromkeys(arms))
     cells = {(row["variant"], arm_of(row)): row for row in found}
     lines = [[variant, *(formatted_value(cells[variant, arm]) if (variant, arm) in cells else "not asked" for arm in arms)] for variant in variants_of(found)]
-    lines += [[f"rival: {rival_name(one)}", f"{100 * one['value']:.0f} %", *([""] * (len(arms) - 1))] for one in rivals_of(metric, task, rivals)]
+    sizes = {arm: max(row["n"] for row in found if arm_of(row) == arm) for arm in arms}
+    for one in rivals_of(metric, task, rivals):
+        place = next((n for n, arm in enumerate(arms) if one.get("n") == sizes[arm]), 0)  # under an arm that was asked the same items
+        lines.append([f"rival: {rival_name(one)}", *(f"{100 * one['value']:.0f} %" if n == place else "" for n in range(len(arms)))])
     reasons = dict.fromkeys(f"{row['variant']}, {ARM_WORDS.get(arm_of(row), arm_of(row))}: {row['why']}" for row in found if row["value"] is None and row["why"])
-    sizes = sorted({row["n"] for row in found if row["n"]})
-    return page_table(title or SHORT_TITLES.get(metric, metric), ["", *(ARM_WORDS.get(arm, arm) for arm in arms)], lines,
-                      words=f"n = {' or '.join(map(str, sizes))}" if sizes else "", notes=reasons)
+    heads = [ARM_WORDS.get(arm, arm) + (f" (n = {sizes[arm]})" if sizes[arm] else "") for arm in arms]
+    return page_table(title or SHORT_TITLES.get(metric, metric), ["", *heads], lines, words="Each rival stands under a way of asking that had the same items.", notes=reasons)
 
 # %% ../../nbs/figures/claims.ipynb #305b0cde
 def choice_claims(rows: list[dict], comparisons: list[dict], rivals: Iterable[dict] = ()) -> dict[str, Any]:
