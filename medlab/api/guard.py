@@ -218,21 +218,6 @@ def guardian_config(criterion: str) -> dict[str, str]:  # a risk's name, or a cr
     if " " not in criterion:
         return {"risk_name": criterion, "criteria_id": criterion}
     return {"risk_name": "medical_emergency", "risk_definition": criterion, "custom_criteria": criterion}
-def model_verdict(
-    engine: Any,  # an `Engine` with a guard model behind it, such as an `OpenAiEngine`
-    question: str,
-    style: Literal["llama_guard", "granite_guardian"] = "llama_guard",
-    risk: str = "harm",  # the risk that Granite Guardian is asked about
-) -> dict | None:  # a `GuardVerdict` as a dict
-    "Ask a guard model about a question. Raises `MedlabError` when it fails or replies in no known form."
-    messages = [{"role": "user", "content": question}]
-    if style == "granite_guardian":
-        messages.insert(0, {"role": "system", "content": risk})
-    found, categories = read_guard_reply(engine.generate([messages], Sampling(length=20))[0].text, style)
-    if not found:
-        return None
-    says = load_rules("harm").rules[0].says if "S11" in categories else UNSAFE
-    return GuardVerdict(kind="harm", rule=f"{style} {categories}".strip(), text=says, basis=f"the guard model's judgement ({style})", because=[]).model_dump()
 
 # %% ../../nbs/api/guard.ipynb #1773a248
 def ask_guardian(engine: Any, question: str, criterion: str) -> bool:

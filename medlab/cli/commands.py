@@ -28,7 +28,6 @@ from ..contracts.records import read_sources
 from ..figures.audit import audit_lines, summarise_audit
 from ..core import Manifest, Params, Profile, Run, Step, find_run, find_step, keep_profile, load_profile, profile_names, project_folder
 from ..models import load_spec
-from ..core import Manifest, Params, Profile, Run, Step, find_step, load_profile, open_run, profile_names, project_folder
 from ..training.loop import is_first
 from ..training.runs import call_others, launched
 from ..evaluate import find_variant, take_ledgers

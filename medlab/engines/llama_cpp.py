@@ -365,14 +365,12 @@ def llama_stream(
     listed: list[tuple[int, int, TokenLogprob]] = []  # where each token begins and ends in the text
     told, noted = 0, written(engine)
     for event in llama_events(engine, body):
+        if not row:
+            check_kept(engine, sampling, noted)
         row += (new_ids := event_tokens(engine.chat, event))
         text, stopped = growing.add(new_ids), False
         if event["stop"] or any(one in engine.chat.stop_ids for one in new_ids) or any(stop in text for stop in sampling.stop):
             text, stopped = cut_at_stop(engine.chat, row, sampling, last)
-        if not row:
-            check_kept(engine, sampling, noted)
-        row += event_tokens(engine.chat, event)
-        text, stopped = cut_at_stop(engine.chat, row, sampling, prompt[-1:] if begun else None)
         listed += [(before, len(text), one) for one in listed_tokens(event.get("completion_probabilities"), sampling.logprobs or 0)]
         before = len(text)
         if event["stop"] or stopped:
