@@ -202,7 +202,11 @@ def weights_variant(name: str, run: Run, profile: Profile) -> Variant:
     fingerprint = sha256_json([spec.fingerprint, weights, info["quantization"], info["scaling"], decoded])
 
     def opener() -> HfEngine:
-        return HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch, device="auto", unpacked=decoded)  # as it was trained
+        from medlab.training.lowrank import quicken
+
+        engine = HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch, device="auto", unpacked=decoded)  # as it was trained
+        quicken(engine.model)  # the same sums with fewer trips through memory
+        return engine
 
     return Variant(name, fingerprint, HfEngine.name, opener)
 
