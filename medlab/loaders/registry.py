@@ -198,12 +198,12 @@ class ModelRegistry:
     def register(self, name: str, *, model_type: ModelType | str | None = None, description: str = "", tags: Iterable[str] = (),
                  loader: type[MedicalModelLoader], **parameters: Any) -> ModelMetadata:
         "Add a model; `parameters` go to its loader. Raises `InputError` for a name that is taken or a loader that is none."
-        kind = model_type_of(checked_loader(name, loader).MODEL_TYPE if model_type is None else model_type)
+        loader, kind = checked_loader(name, loader), model_type_of(loader.MODEL_TYPE if model_type is None else model_type)
         about = ModelMetadata(name=name, model_type=kind, description=description, tags=checked_tags(name, tags), parameters=parameters)
         with self.lock:
             if name in self.entries():
                 raise InputError(f"model {name!r} is registered already; choose another name, or remove it first: get_registry().unregister({name!r})")
-            self.own[name] = Entry(about, checked_loader(name, loader))
+            self.own[name] = Entry(about, loader)
             return about
 
     def unregister(self, name: str) -> None:
