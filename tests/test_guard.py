@@ -1,5 +1,6 @@
 "The guard: what it sees, what it leaves alone, rules that are broken, and a guard model that answers out of form."
 
+import asyncio
 import json
 import shutil
 import threading
@@ -15,6 +16,7 @@ from medlab.api.guard import (
     table_lines,
 )
 from medlab.api.rules import LetterIndex, load_rules, needed_letters, phrase_pattern
+from medlab.api.safety import awaited_verdict
 from medlab.api.wording import load_wording, wording_counts, wording_lines, write_wording
 from medlab.basics.errors import InputError, MedlabError
 from medlab.basics.files import read_json, read_jsonl, shipped
@@ -304,6 +306,27 @@ def test_a_server_asks_the_guard_model_where_the_readers_find_nothing(guard_serv
         assert served_verdict("Which cheeses are soft?")["rule"] == "llama_guard S2" and asked[0]["model"] == "a-guard"
         assert [served_verdict(text) for text in ("Is tea hot?", "Is ice cold?", "Is it left alone now?", " ")] == [None] * 4 and len(asked) == 3
     assert BESIDE == [] and served_verdict("Which cheeses are soft?") is None and len(asked) == 3
+
+
+def test_a_server_goes_on_while_it_waits_for_the_guard_model(guard_server):
+    url, _, replies = guard_server
+    gone_on = []
+
+    async def ticking():
+        while True:
+            gone_on.append(1)
+            await asyncio.sleep(0.01)
+
+    async def asking():
+        other = asyncio.create_task(ticking())
+        found = await awaited_verdict([{"role": "user", "content": "Which cheeses are soft?"}])
+        other.cancel()
+        return found
+
+    replies.append("unsafe\nS2")
+    with standing_beside(ModelGuard(url=url, model="a-guard")):
+        BESIDE[0].reader = lambda question, reader=BESIDE[0].reader: (time.sleep(0.3), reader(question))[1]
+        assert asyncio.run(asking())["rule"] == "llama_guard S2" and len(gone_on) > 5
 
 
 def test_the_table_compares_the_guard_model_with_the_rules(guard_server):
