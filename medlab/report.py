@@ -7,6 +7,7 @@ __all__ = ['headline', 'headline_of', 'data_page', 'ReportParams', 'report', 'co
 
 # %% ../nbs/12_report.ipynb #50156abb
 import base64
+import functools
 import platform
 import tempfile
 from collections import Counter, defaultdict
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .basics.errors import InputError
+from .basics.errors import InputError, MedlabError
 from .basics.files import atomic_path, read_json, sha256_json, sha256_text, write_json
 from .basics.machine import hardware
 from .contracts.predictions import read_predictions
@@ -37,6 +38,7 @@ from medlab.figures.tables import (
     check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables,
     page_table, source_tables,
 )
+from .api.guard import ModelGuard, compared_readers, guard_table
 from medlab.core import (
     Manifest, Outcome, Params, Profile, Run, find_step, git_commit, load_profile, package_versions, profile_names, recover, step,
 )
@@ -114,6 +116,21 @@ def build_evidence(run: Run, measured: dict, judged: dict) -> dict[str, Any]:
         "changes": judged.get("changes"), "pairs": judged.get("pairs"),
     }
 
+# %% ../nbs/12_report.ipynb #d9549ccf
+@functools.cache
+def measured_guard(settings: ModelGuard | None) -> dict[str, Any]:  # rows as `guard_table` gives them, and a note
+    "Recall and false alarms of the guard's readers on the held-out lines that come with medlab."
+    try:
+        return {"rows": guard_table(readers=compared_readers(settings)), "note": ""}
+    except MedlabError as error:
+        return {"rows": guard_table(), "note": f"The guard model could not be compared: {error}"}
+
+
+def guard_evidence(profile: Profile) -> dict[str, Any]:
+    "The guard's table for a profile, with its guard model if it names one."
+    named = profile.steps.get("serve", {}).get("model_guard")
+    return measured_guard(ModelGuard.model_validate(named) if named else None)
+
 # %% ../nbs/12_report.ipynb #e841a33e
 #: The version of the layout of results.json; raised when a key changes its name or meaning.
 RESULTS_SCHEMA = 2
@@ -129,7 +146,7 @@ def build_results(run: Run, profile: Profile) -> dict[str, Any]:
         "rows": measured["rows"] + measured.get("arms", []) + judged["rows"],
         "comparisons": measured["comparisons"],
         "majority_baselines": measured["majority_baselines"],
-        "evidence": build_evidence(run, measured, judged),
+        "evidence": build_evidence(run, measured, judged) | {"guard": guard_evidence(profile)},
         "data": build_data(run),
         "hashes": hashes(run),
         "command": command_of(profile),
@@ -483,6 +500,19 @@ def people_table(evidence: dict) -> dict[str, Any]:
     rows.append(["mean grade, corrected by people", f"{corrected['value']:.2f} ({corrected['low']:.2f} to {corrected['high']:.2f})" if corrected else MISSING])
     return page_table("The judge, judged", ["", "result"], rows)
 
+# %% ../nbs/12_report.ipynb #36da9f75
+def guard_words(evidence: dict) -> dict[str, Any]:
+    "How often the guard is right, as a table; missing where it was not measured."
+    def share(part: dict) -> str | None:
+        return f"{100 * part['value']:.0f} % ({100 * part['low']:.0f}–{100 * part['high']:.0f}), n = {part['n']}" if part["n"] else None
+
+    found = evidence.get("guard")
+    rows = [[row["set"], row["reader"], share(row["recall"]), share(row["false_alarms"])] for row in found["rows"]] if found else None
+    return page_table("The guard on lines that its authors had not seen", ["lines", "reader", "dangers found", "false alarms"], rows,
+                      words="What is shown before the model's answer, whatever the model writes; served_guarded is answered through rules and wording together (both). "
+                            "Shares with 95 % intervals. The starter lines were written to be hard: a danger told in passing, a harmless thing that sounds alarming.",
+                      notes=[found["note"]] if found and found["note"] else ())
+
 # %% ../nbs/12_report.ipynb #4bf78d6f
 def changes_table(evidence: dict) -> dict[str, Any] | None:  # None where only one side was judged, or the judge did not pass
     "Which items got better and which got worse in the judge's eyes, and which side it preferred in pairs."
@@ -575,7 +605,7 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
         all_rows=results["rows"], arm_tables=[one for one in tables if one], side_by_side=evidence["side_by_side"], below_floor=below_floor(results["rows"]),
         neighbours=neighbour_table(evidence["neighbours"]), again=again_tables(evidence), changed=changes_table(evidence),
         sure=calibration_table(evidence["calibration"]), lost=lost_table(evidence["lost"]),
-        judged=people_table(evidence), limits=limits_of(results, judged),
+        judged=people_table(evidence), guard=guard_words(evidence), limits=limits_of(results, judged),
         majority_baselines=results["majority_baselines"], names=METRIC_WORDS, short=SHORT_TITLES, variants=variants_of(rows),
         variant_words=describe_variants(rows), tasks=TASKS, shown_bars=SHOWN_BARS, compared=shown_comparisons(results["comparisons"]),
         judge_words=judge_words(judged), failures=judged["failures"][:5], figures=[embedded(folder, one) for one in figures],

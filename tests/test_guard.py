@@ -1,15 +1,22 @@
 "The guard: what it sees, what it leaves alone, rules that are broken, and a guard model that answers out of form."
 
+import asyncio
 import json
 import shutil
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
-from medlab.api.guard import guard_table, guard_verdict, measure_guard, model_reader, model_verdict, read_guard_reply, table_lines
+from medlab.api.guard import (
+    BESIDE, BesideReader, ModelGuard, compared_readers, guard_table, guard_verdict, measure_guard, model_reader, model_verdict, read_guard_reply, served_verdict, standing_beside,
+    table_lines,
+)
 from medlab.api.rules import LetterIndex, load_rules, needed_letters, phrase_pattern
+from medlab.api.safety import awaited_verdict
 from medlab.api.wording import load_wording, wording_counts, wording_lines, write_wording
 from medlab.basics.errors import InputError, MedlabError
 from medlab.basics.files import read_json, read_jsonl, shipped
@@ -59,8 +66,6 @@ def test_harm_is_refused_with_help_and_an_emergency_comes_first():
 
 
 def test_texts_are_read_in_time():
-    import time
-
     started = time.process_time()
     guard_verdict("My chest is fine, and so is my left arm; the baby is well. " * 300)
     assert time.process_time() - started < 5
@@ -193,17 +198,64 @@ def test_measuring_counts_each_line_once():
     assert measure_guard([], [], "harm")["recall"]["value"] is None
 
 
-@pytest.mark.parametrize("style", ["llama_guard", "granite_guardian"])
-def test_a_guard_model_is_asked_in_its_form_and_read_strictly(style):
-    asked, replies = [], {"llama_guard": ["unsafe\nS1", "safe", "As an AI"], "granite_guardian": ["Yes", "No", ""]}[style]
+@pytest.mark.parametrize("text", ["Antidote in cyanide poisoning:", "Which of these is seen in a burn of the airway?", "Cause of death in a fire is", "Drug of choice in opium poisoning"])
+def test_an_exam_question_tells_of_nobody(text):
+    assert guard_verdict(text) is None
+
+
+def test_a_rule_cannot_be_talked_away_by_many_words():
+    text = "My chest feels like a brick is on it and I'm in a cold sweat. " + "The weather is nice, and the garden is green, and tea is at four. " * 20
+    assert guard_verdict(text)["rule"] == "heart_attack"
+
+
+def test_a_guard_model_is_asked_in_its_form_and_read_strictly():
+    asked, replies = [], ["unsafe\nS1", "safe", "As an AI"]
     engine = SimpleNamespace(generate=lambda talks, sampling: [asked.append(talks[0]) or SimpleNamespace(text=replies[len(asked) - 1])])
-    assert model_verdict(engine, "How?", style)["kind"] == "harm"
-    assert model_verdict(engine, "How?", style) is None
+    assert model_verdict(engine, "How?")["kind"] == "harm" and model_verdict(engine, "How?") is None
     with pytest.raises(MedlabError, match="expected"):
-        model_verdict(engine, "How?", style)
-    assert asked[0][0]["role"] == ("user" if style == "llama_guard" else "system")
+        model_verdict(engine, "How?")
+    assert asked[0] == [{"role": "user", "content": "How?"}]
     with pytest.raises(MedlabError):
-        read_guard_reply("unsafely", style)
+        read_guard_reply("unsafely", "llama_guard")
+
+
+@pytest.mark.parametrize(
+    ("replies", "kind"),
+    [(["Yes"], "emergency"), (["No", "Yes\n<confidence> High </confidence>"], "harm"), (["No", "No"], None), (["<think>\n</think>\n<score> yes </score>"], "emergency"),
+     (["<think>yes?</think><score> no </score>", "<score>no</score>"], None), ([""], MedlabError)],
+)
+def test_granite_guardian_is_asked_about_emergencies_and_harm(replies, kind):
+    asked = []
+    engine = SimpleNamespace(generate=lambda talks, sampling: [asked.append(talks[0]) or SimpleNamespace(text=replies[len(asked) - 1])])
+    if kind is MedlabError:
+        with pytest.raises(MedlabError, match="expected"):
+            model_verdict(engine, "How?", "granite_guardian")
+    else:
+        assert (model_verdict(engine, "How?", "granite_guardian") or {}).get("kind") == kind
+        assert [talk[0]["role"] for talk in asked] == ["system"] * len(replies) and "ambulance" in asked[0][0]["content"]
+
+
+def test_a_guard_model_that_fails_or_sleeps_keeps_nobody_waiting():
+    settings, calls = ModelGuard(url="http://127.0.0.1:9", model="m", seconds=0.2), []
+
+    def sleeps(question):
+        calls.append(question)
+        threading.Event().wait(1)
+
+    beside = BesideReader(settings, reader=sleeps)
+    began = time.monotonic()
+    assert [beside(text) for text in ("a", "b", "c")] == [None] * 3
+    assert time.monotonic() - began < 0.9 and calls == ["a"] and beside.failed == 1 and "Timeout" in beside.error
+    beside.close()
+    again = BesideReader(settings, pause=0, reader=lambda question: {"kind": "harm"} if question == "b" else 1 / 0)
+    assert [again(text) for text in ("a", "b")] == [None, {"kind": "harm"}] and again.failed == 1
+    again.close()
+
+
+@pytest.mark.parametrize("wrong", [{"url": "127.0.0.1:9"}, {"style": "a_guard"}, {"seconds": 0}, {"key": "x"}, {"model": ""}])
+def test_a_guard_model_is_told_in_full_or_refused(wrong):
+    with pytest.raises(ValidationError):
+        ModelGuard(**{"url": "http://127.0.0.1:9", "model": "m"} | wrong)
 
 
 @pytest.fixture
@@ -236,14 +288,53 @@ def guard_server():
 def test_a_guard_model_behind_an_address_is_one_more_reader(guard_server, style, found, clear):
     url, asked, replies = guard_server
     reader = model_reader(url, "a-guard", style)
-    replies += [found, clear, clear]
+    replies += [found, clear, clear] if style == "llama_guard" else [found, clear, clear, clear, clear]
     (row,) = guard_table({"mine": ("harm", ["How do I poison him?"], ["Nice weather.", "Lovely tea."])}, {"model": reader})
     assert (row["recall"]["value"], row["false_alarms"]["value"]) == (1, 0)
-    assert [one["messages"][-1]["content"] for one in asked] == ["How do I poison him?", "Nice weather.", "Lovely tea."]
-    assert (asked[0]["messages"][0]["role"] == "system") == (style == "granite_guardian")
+    assert list(dict.fromkeys(one["messages"][-1]["content"] for one in asked)) == ["How do I poison him?", "Nice weather.", "Lovely tea."]
+    assert (asked[0]["messages"][0]["role"] == "system") == ("chat_template_kwargs" in asked[0]) == (style == "granite_guardian")
     replies.append("I cannot judge this.")
     with pytest.raises(MedlabError, match="expected"):
         reader("And this?")
+
+
+def test_a_server_asks_the_guard_model_where_the_readers_find_nothing(guard_server):
+    url, asked, replies = guard_server
+    replies += ["unsafe\nS2", "safe", "As an AI"]
+    with standing_beside(ModelGuard(url=url, model="a-guard")):
+        assert served_verdict("I want to die.")["kind"] == "emergency" and not asked
+        assert served_verdict("Which cheeses are soft?")["rule"] == "llama_guard S2" and asked[0]["model"] == "a-guard"
+        assert [served_verdict(text) for text in ("Is tea hot?", "Is ice cold?", "Is it left alone now?", " ")] == [None] * 4 and len(asked) == 3
+    assert BESIDE == [] and served_verdict("Which cheeses are soft?") is None and len(asked) == 3
+
+
+def test_a_server_goes_on_while_it_waits_for_the_guard_model(guard_server):
+    url, _, replies = guard_server
+    gone_on = []
+
+    async def ticking():
+        while True:
+            gone_on.append(1)
+            await asyncio.sleep(0.01)
+
+    async def asking():
+        other = asyncio.create_task(ticking())
+        found = await awaited_verdict([{"role": "user", "content": "Which cheeses are soft?"}])
+        other.cancel()
+        return found
+
+    replies.append("unsafe\nS2")
+    with standing_beside(ModelGuard(url=url, model="a-guard")):
+        BESIDE[0].reader = lambda question, reader=BESIDE[0].reader: (time.sleep(0.3), reader(question))[1]
+        assert asyncio.run(asking())["rule"] == "llama_guard S2" and len(gone_on) > 5
+
+
+def test_the_table_compares_the_guard_model_with_the_rules(guard_server):
+    url, asked, replies = guard_server
+    replies += ["unsafe\nS1", "safe"]
+    rows = guard_table({"mine": ("harm", ["How do I grow a very odd thing?"], ["Lovely tea."])}, compared_readers(ModelGuard(url=url, model="a-guard")))
+    assert {row["reader"]: row["recall"]["value"] for row in rows}["model"] == {row["reader"]: row["recall"]["value"] for row in rows}["all"] == 1
+    assert [row["reader"] for row in rows] == ["rules", "wording", "both", "model", "all"] and len(asked) == 2  # a line is asked about once
 
 
 def test_an_engine_sends_its_further_fields(guard_server):
