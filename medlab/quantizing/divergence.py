@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
-from ..basics.files import explained_disk_errors, package_folder, read_json, write_json
+from ..basics.files import explained_disk_errors, full_disk_note, package_folder, read_json, write_json
 from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import engine_threads, option_tokens
@@ -226,7 +226,7 @@ def in_child(gguf: Path, texts: list[Measured], choices: list[MeasuredChoice], p
     with Child([sys.executable, "-c", code, str(place / "job.json")], place / "child.log", {"PYTHONPATH": path}) as child:
         ended = child.process.wait()
     if ended:
-        raise MedlabError(f"llama.cpp could not be measured on {gguf.name} (code {ended}); {child.tail()}")
+        raise MedlabError(f"llama.cpp could not be measured on {gguf.name} (code {ended}); {child.tail()}{full_disk_note(place)}")
     return read_json(place / "notes.json")
 
 # %% ../../nbs/quantizing/divergence.ipynb #3fa8951d
