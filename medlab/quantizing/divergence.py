@@ -191,7 +191,7 @@ def chosen_option(reader: Any, choice: MeasuredChoice) -> int:
     return sums.index(max(sums))
 
 # %% ../../nbs/quantizing/divergence.ipynb #909d775e
-def read_rows(stream: Any, shape: tuple[int, int]) -> Any:  # float32 array
+def stored_rows(stream: Any, shape: tuple[int, int]) -> Any:  # float32 array
     "The next distributions of a file of them."
     import numpy
 
@@ -212,7 +212,7 @@ def measure_in_child(job: dict) -> None:
             ours = reader.log_probabilities(text.ids[:-1], text.first - 1)
             if job["write"]:
                 stream.write(ours.tobytes())
-            notes.append(compared_positions(ours, ours if job["write"] else read_rows(stream, ours.shape), text.ids[text.first:]))
+            notes.append(compared_positions(ours, ours if job["write"] else stored_rows(stream, ours.shape), text.ids[text.first:]))
     write_json(job["notes"], {"texts": notes, "chosen": [chosen_option(reader, one) for one in choices], "load_seconds": seconds})
 
 # %% ../../nbs/quantizing/divergence.ipynb #13e45af1
