@@ -104,7 +104,7 @@ def copies_needed(params: QuantizeParams, trained_in: str) -> float:
     return 2.1 + several + sum(bits) / 16 + ((1 + apart + (bits[0] / 16 if bits else 0)) if params.adapter else 0)
 
 # %% ../nbs/07_quantize.ipynb #672074de
-def rows_of(folder: Path) -> int:
+def vocabulary_rows(folder: Path) -> int:
     "How many tokens a model's distributions are over, as its config.json says; models that also see images say it for their text part."
     config = read_json(folder / "config.json")
     return int(config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size") or 0)
@@ -329,7 +329,7 @@ def quantize(run: Run, profile: Profile) -> Outcome:
     if not full.exists():
         trained = read_json(run.file("finetune", "model_info.json"))["quantization"]
         weights = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-        check_quantize_space(folder, weights, copies_needed(params, trained), 4 * params.check_positions * rows_of(base))
+        check_quantize_space(folder, weights, copies_needed(params, trained), 4 * params.check_positions * vocabulary_rows(base))
     texts = validation_texts(run, ChatFormat.from_folder(base), params.check_positions)
     merge_notes = merge_once(run, params, base, texts)
     about = about_model(run, spec, merge_notes["base"])

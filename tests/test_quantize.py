@@ -470,12 +470,13 @@ def test_a_special_token_without_a_row_does_no_harm(base, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
-def test_a_disk_that_fills_up_in_the_middle_leaves_no_file(base, tmp_path):
+@pytest.mark.parametrize("work", ["medlab.quantizing.conversion import to_gguf; to_gguf(base, target, 'x')", "medlab.quantizing.merging import merge; merge(base, None, target)"])
+def test_a_disk_that_fills_up_in_the_middle_leaves_no_file(base, tmp_path, work):
     code = (
-        "import resource, sys; from pathlib import Path; from medlab.quantizing.conversion import to_gguf\n"
+        "import resource, sys; from pathlib import Path; base, target = map(Path, sys.argv[1:])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))\n"
-        "to_gguf(Path(sys.argv[1]), Path(sys.argv[2]), 'x')"
+        f"from {work}"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(base), str(tmp_path / "model.gguf")], capture_output=True, text=True)
-    assert done.returncode and "MedlabError" in done.stderr
-    assert [path.name for path in tmp_path.iterdir() if "gguf" in path.name or path.name.startswith(".")] == []
+    done = subprocess.run([sys.executable, "-c", code, str(base), str(tmp_path / "model")], capture_output=True, text=True)
+    assert done.returncode and done.stderr.splitlines()[-1].startswith("medlab.basics.errors.MedlabError: ")
+    assert [path.name for path in tmp_path.iterdir() if "model" in path.name or path.name.startswith(".")] == []

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,18 @@ from pydantic import BaseModel, ValidationError
 from . import errors
 from .errors import InputError, MedlabError, MissingError
 
+# %% ../../nbs/basics/files.ipynb #ba849dcf
+@contextmanager
+def errors_of_safetensors() -> Iterator[None]:
+    "Raise an error of safetensors that comes from the disk as the `OSError` that it is."
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
+
 # %% ../../nbs/basics/files.ipynb #7c0442a5
 #: Read-only, not ours, a file where a folder should be and the other way round, or a name that cannot be.
 NOT_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -34,7 +47,8 @@ NOT_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOT
 def explained_disk_errors(folder: Path) -> Iterator[None]:
     "Turn 'no space left', 'permission denied' and their kin into messages that say where and what to do."
     try:
-        yield
+        with errors_of_safetensors():
+            yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(folder).free / 1e6
@@ -49,6 +63,12 @@ def explained_disk_errors(folder: Path) -> Iterator[None]:
         if above and error.errno == errno.ENOENT or error.errno in NOT_TO_WRITE and place and (above or place.is_relative_to(folder)):
             raise MedlabError(f"cannot write to {place}: {error.strerror}; choose another folder (--run, or MEDLAB_CACHE_DIR)") from error
         raise
+
+# %% ../../nbs/basics/files.ipynb #d9b4e4b6
+def full_disk_note(folder: Path) -> str:
+    "What to add to another program's error where the disk is nearly full, which such programs seldom say; else an empty text."
+    free = shutil.disk_usage(folder).free / 1e6
+    return f"; the disk is nearly full: {free:.0f} MB free at {folder}, free some space (`make clean` removes old runs)" if free < 100 else ""
 
 # %% ../../nbs/basics/files.ipynb #f9e89ffd
 @contextmanager

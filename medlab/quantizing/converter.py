@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from ..basics.errors import InputError, MedlabError, MissingError
-from ..basics.files import cache_folder, package_folder, read_json, remove
+from ..basics.files import cache_folder, full_disk_note, package_folder, read_json, remove
 from ..basics.processes import Child
 
 # %% ../../nbs/quantizing/converter.ipynb #f686cc9e
@@ -129,7 +129,7 @@ def run_converter(
     with Child(command, log, environment) as child:
         code = child.process.wait()
     if code:
-        raise MedlabError(f"the GGUF converter failed with code {code}; {child.tail()}")
+        raise MedlabError(f"the GGUF converter failed with code {code}; {child.tail()}{full_disk_note(log.parent)}")
 
 # %% ../../nbs/quantizing/converter.ipynb #5539ed81
 class Names:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
-from ..basics.files import explained_disk_errors, package_folder, read_json, write_json
+from ..basics.files import explained_disk_errors, full_disk_note, package_folder, read_json, write_json
 from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import engine_threads, option_tokens
@@ -190,7 +190,7 @@ def chosen_option(reader: Any, choice: MeasuredChoice) -> int:
     return sums.index(max(sums))
 
 # %% ../../nbs/quantizing/divergence.ipynb #909d775e
-def read_rows(stream: Any, shape: tuple[int, int]) -> Any:  # float32 array
+def stored_rows(stream: Any, shape: tuple[int, int]) -> Any:  # float32 array
     "The next distributions of a file of them."
     import numpy
 
@@ -211,7 +211,7 @@ def measure_in_child(job: dict) -> None:
             ours = reader.log_probabilities(text.ids[:-1], text.first - 1)
             if job["write"]:
                 stream.write(ours.tobytes())
-            notes.append(compared_positions(ours, ours if job["write"] else read_rows(stream, ours.shape), text.ids[text.first:]))
+            notes.append(compared_positions(ours, ours if job["write"] else stored_rows(stream, ours.shape), text.ids[text.first:]))
     write_json(job["notes"], {"texts": notes, "chosen": [chosen_option(reader, one) for one in choices], "load_seconds": seconds})
 
 # %% ../../nbs/quantizing/divergence.ipynb #13e45af1
@@ -225,7 +225,7 @@ def in_child(gguf: Path, texts: list[Measured], choices: list[MeasuredChoice], p
     with Child([sys.executable, "-c", code, str(place / "job.json")], place / "child.log", {"PYTHONPATH": path}) as child:
         ended = child.process.wait()
     if ended:
-        raise MedlabError(f"llama.cpp could not be measured on {gguf.name} (code {ended}); {child.tail()}")
+        raise MedlabError(f"llama.cpp could not be measured on {gguf.name} (code {ended}); {child.tail()}{full_disk_note(place)}")
     return read_json(place / "notes.json")
 
 # %% ../../nbs/quantizing/divergence.ipynb #3fa8951d

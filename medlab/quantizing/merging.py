@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import atomic_path, explained_disk_errors, flush_to_disk, read_json, remove
 from ..engines.hf import load_model, nf4, quiet
-from .divergence import Measured, compared_positions, divergence_summary, read_rows
+from .divergence import Measured, compared_positions, divergence_summary, stored_rows
 
 # %% ../../nbs/quantizing/merging.ipynb #263b35ed
 class Adapter:
@@ -200,7 +200,7 @@ def measure_merges(
 def against(stored: Path, model: Any, texts: list[Measured]) -> list[dict]:
     "A model's distributions compared with stored ones, text by text."
     with open(stored, "rb") as stream:
-        return [compared_positions(ours, read_rows(stream, ours.shape), text.ids[text.first:]) for text, ours in zip(texts, each_distribution(model, texts))]
+        return [compared_positions(ours, stored_rows(stream, ours.shape), text.ids[text.first:]) for text, ours in zip(texts, each_distribution(model, texts))]
 
 # %% ../../nbs/quantizing/merging.ipynb #22532a35
 def merge_nearest(

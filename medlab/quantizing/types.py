@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError, nearest
-from ..basics.files import atomic_path
+from ..basics.files import atomic_path, full_disk_note
 from ..basics.processes import Child
 from ..loaders.gguf import check_gguf, gguf_field
 
@@ -88,7 +88,7 @@ def quantize_gguf(
         with Child(quantize_words(find_quantizer(), source, temporary, type, importance), target.parent / "quantize.log") as program:
             code = program.process.wait()
         if code or not temporary.is_file():
-            raise MedlabError(f"llama-quantize ended with code {code} on {source}; {program.tail()}")
+            raise MedlabError(f"llama-quantize ended with code {code} on {source}; {program.tail()}{full_disk_note(target.parent)}")
         try:
             check_gguf(temporary)
         except InputError as error:
