@@ -162,7 +162,8 @@ def may_begin(
 
 # %% ../../nbs/cleaning/excerpts.ipynb #bdd6555c
 #: Words for some of the people, in a heading.
-SOME_PEOPLE = re.compile(r"\b(?:people|persons?|patients?|child(?:ren)?|adults?|wom[ae]n|m[ae]n|infants?|bab(?:y|ies)|newborns?|pregnan(?:t|cy)|nonpregnant|elderly|healthy|teens?|adolescents?|travell?ers|workers)\b", re.I)
+SOME_PEOPLE = re.compile(r"\b(?:people|persons?|patients?|child(?:ren)?|adults?|wom[ae]n|m[ae]n|infants?|bab(?:y|ies)|newborns?|pregnan(?:t|cy)|nonpregnant|elderly|healthy|teens?|"
+    r"adolescents?|travell?ers|workers)\b", re.I)
 
 
 def is_about_some(heading: str, subject: str) -> bool:
@@ -195,7 +196,8 @@ def glued_words(text: str, subject: str = "") -> set[str]:
 # %% ../../nbs/cleaning/excerpts.ipynb #c7053b29
 #: A sentence after which one kind is described after the other, and the first of several points.
 DIVIDES = re.compile(
-    r"\b(?:there are|into|has|have|includes?|describe[sd]?|distinguish\w*|of the|identified|recogni[sz]ed|known|following) (?:\w+ ){0,2}(?:two|three|four|five|six|seven|several|\d)\b (?:[\w-]+ ){0,4}"
+    r"\b(?:there are|into|has|have|includes?|describe[sd]?|distinguish\w*|of the|identified|recogni[sz]ed|known|following) (?:\w+ ){0,2}(?:two|three|four|five|six|seven|several|"
+    r"\d)\b (?:[\w-]+ ){0,4}"
     r"(?:types|forms|kinds|groups|stages|phases|classes|subtypes|categories|variants|species|subspecies|strains)\b", re.I)
 FIRST_POINT = re.compile(r"(?:First(?:ly)?|First of all|To begin with|One (?:type|form|kind|reason|way|cause|theory|group)|In the first|The first (?:type|form|step|stage|phase|group|reason))\b")
 #: One of several cases or pieces of advice, if another one begins with the same words.
