@@ -328,6 +328,8 @@ SPEAKS_OF = {
         r"finding|feature|characteri|measur|antibod|urine|stool|blood (?:test|sample|cell|count|pressure|sugar|glucose)|prenatal|newborn|histor|exam|clinical|laborator|screen|swab|smear|"
         r"evaluat|presence|appearance|tissue|marker|fluid|spinal|puncture|studies|assay|based on|suspect", re.I),
 }
+
+# %% ../../nbs/builders/qa.ipynb #36d849a0
 #: An answer that says that there is nothing, or that nobody knows: short, and complete.
 NONE_KNOWN = re.compile(r"\bno (?:known )?(?:way|cause|risk factors?)|\bunknown\b|\bnot (?:currently )?(?:known|inherited|hereditary)\b|can't be prevented|cannot be prevented|found "
     r"a way to prevent", re.I)

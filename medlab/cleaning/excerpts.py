@@ -215,6 +215,7 @@ OTHER_GROUP |= {other: one for one, other in OTHER_GROUP.items()}
 LOOK_AHEAD = 4  # parts after the first that is left out, among which another case may stand
 KEPT_SHARE = 0.6  # of the words, when an excerpt is taken back to the end of a paragraph
 
+# %% ../../nbs/cleaning/excerpts.ipynb #8b74eb6e
 def begins_series(taken: list[Part], left_out: list[Part]) -> int:
     "The place of the first sentence that has its counterpart among what is left out; the number of sentences when none has."
     same = left_out[0].text.split()[:2] if PARALLEL.match(left_out[0].text) else None
@@ -227,7 +228,7 @@ def begins_series(taken: list[Part], left_out: list[Part]) -> int:
             return place
     return len(taken)
 
-
+# %% ../../nbs/cleaning/excerpts.ipynb #fe701f18
 def cut_back(
     taken: list[Part],  # the sentences so far
     following: Part,  # what comes next in the text and is left out
@@ -281,15 +282,13 @@ def excerpt(
     taken: list[Part] = []
     late, gap, opens, glued, following = 0, False, True, glued_words(text, subject), None
     for part in (rest := parts(text, headings)):
-        if part.kind == "heading" and not taken and is_about_some(part.text, subject):
-            return None
         broken = bool(glued) and not glued.isdisjoint(re.findall(r"[^\W\d_]{8,}", part.text.casefold()))
         fits = part.text if length(taken) + len(part.text.split()) <= words else without_remarks(part.text)
         if part.kind == "item" and opens and is_whole(part.text):  # key points before the text, each a sentence
             gap, late = True, 1
             continue
         opens = False
-        if broken or part.kind in ("broken", "list", "item") or taken and part.kind == "heading":
+        if broken or part.kind in ("broken", "list", "item") or part.kind == "heading" and (taken or is_about_some(part.text, subject)):
             following = part
             break
         if any(part.text == one.text for one in taken):
