@@ -690,6 +690,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                          'medlab.builders.choices.stems': ('builders/choices.html#stems', 'medlab/builders/choices.py'),
                                          'medlab.builders.choices.support_fault': ( 'builders/choices.html#support_fault',
                                                                                     'medlab/builders/choices.py'),
+                                         'medlab.builders.choices.tells_option': ( 'builders/choices.html#tells_option',
+                                                                                   'medlab/builders/choices.py'),
                                          'medlab.builders.choices.usable_analysis': ( 'builders/choices.html#usable_analysis',
                                                                                       'medlab/builders/choices.py')},
             'medlab.builders.labels': { 'medlab.builders.labels.build': ('builders/labels.html#build', 'medlab/builders/labels.py'),

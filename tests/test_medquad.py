@@ -326,7 +326,9 @@ def test_a_page_is_read_with_its_lost_characters():
     assert "called hepatosis" in found[0].answer
 
 
-WORDS = dict.fromkeys("stroke acorn acorns tract robin robins gallstones small swelling foods into sugars carbohydrates may which motor cycle heart valves week ends risk high growth pain often friends hips".split(), 80)
+WORDS = dict.fromkeys(
+    "stroke acorn acorns tract robin robins gallstones small swelling foods into sugars carbohydrates may which motor cycle heart valves week ends risk high growth pain often "
+    "friends hips".split(), 80)
 
 
 @pytest.mark.parametrize("glued,spaced,dashed", [

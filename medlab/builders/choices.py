@@ -49,7 +49,8 @@ PICTURE = re.compile(
     r"\b(?:in|of|from|on) (?:the|this) (?:image|picture|photograph|figure|diagram)\b|"
     r"\b(?:the )?(?:following|given) (?:appliance|instrument|device|radiograph|x-?ray|image|rash|deformity|slide|specimen|structure|organism|tooth|graph|sign|system|toxin|condition) "
     r"(?:is|was|are|shows?|depicts?|seen|of depiction)\b|\bgiven (?:instrument|appliance|device|deformity|lesion|condition)\b|"
-    r"\b(?:causing|doing|called|used for|due to) (?:this|these)\s*[:?.–-]*\s*$|\b(?:see|in|from) (?:the |this )?(?:following |given )?(?:table|chart|list|fig|plate)s?\b|\bmatch the\b|\(see\b", re.I)
+    r"\b(?:causing|doing|called|used for|due to) (?:this|these)\s*[:?.–-]*\s*$|\b(?:see|in|from) (?:the |this )?(?:following |given )?(?:table|chart|list|fig|plate)s?\b|\bmatch "
+    r"the\b|\(see\b", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #93639054
 WITH_RT = (
@@ -173,7 +174,8 @@ UNGRAMMATICAL = re.compile(
         r"\b\d\d? (?:month|year|week) (?!old)(?:of|male|female|boy|girl)\b|\bin to (?:the )?(?:space|joint|cavity)\b", re.I)
 
 #: "more potent then", "easy to storage": the wrong word.
-COMPARED = re.compile(r"\b(?:more|less|greater|lower|higher|rather) (?:\w+ )?then\b|\b(?:easy|difficult|hard) to (?:\w+tion|storage|retrieval)\b", re.I)
+COMPARED = re.compile(r"\b(?:more|less|greater|lower|higher|rather) (?:\w+ )?then\b|\b(?:easy|difficult|hard) to (?:\w+tion|storage|retrieval)\b|\bfollowing (?:least|most|best) "
+    r"(?:resemble|describe|explain|fit|indicate|cause)\b", re.I)
 
 # %% ../../nbs/builders/choices.ipynb #7efb7290
 def options_overlap(options: dict[str, str]) -> bool:
@@ -233,7 +235,8 @@ NEEDS_BEFORE = re.compile(r"(?:However|Hence|Therefore|Thus|So|But|And|Also|Or|S
 
 # %% ../../nbs/builders/choices.ipynb #4b1ce575
 #: Words that say nothing about a subject, by their first five letters.
-COMMON = {word.removesuffix("s")[:5] for word in "with from that this these those which what when than then them they their there have been being were will would into also more most such only some "
+COMMON = {word.removesuffix("s")[:5] for word in "with from that this these those which what when than then them they their there have been being were will would into also more "
+    "most such only some "
           "other each between following patient patients seen given used true false except correct incorrect statement regarding about all test tests comes next step likely probable used"
           .split()}
 
@@ -304,6 +307,12 @@ def names_option(text: str, options: dict[str, str], letter: str) -> bool:
     return len(apart & stems(text)) > len(apart) / 2 or len(words) == 2 and stems(words[1]) <= apart & stems(text)
 
 # %% ../../nbs/builders/choices.ipynb #3a7c2e70
+def tells_option(sentence: str, other: str, right: str) -> bool:
+    "Whether a sentence says another option word for word, without a word that rejects or compares it and without the right one."
+    said, option, marked = (" ".join(re.findall(r"\w+", text.casefold())) for text in (sentence, other, right))
+    return len(option.split()) > 2 and f" {option} " in f" {said} " and marked not in said and not DECIDES.search(sentence)
+
+# %% ../../nbs/builders/choices.ipynb #f8b05810
 def support_fault(
     analysis: str,
     question: str,
@@ -322,6 +331,8 @@ def support_fault(
         return "it only repeats the question and the option"
     asked = stems(question) - stems(right)
     if share == 1 and any(stems(text) - stems(right) and stems(text) <= stems(analysis) for text in others) and not SET_PHRASES.fullmatch(right.strip(" .")) and not DECIDES.search(analysis):
+        return "it does not decide between two options"
+    if any(tells_option(sentence, text, right) for sentence in split_line(analysis) for text in others):
         return "it does not decide between two options"
     if not (verdict and len(asked & stems(analysis)) >= min(2, -(-len(asked) // 2)) or is_about(analysis, question, right)):
         return "it is not about the question"
@@ -354,7 +365,8 @@ UNSOUND = re.compile(
     r"[a-z]{3}- |\w [-–=] .*\w [-–=] |^[\w ,()/'-]{1,60}?(?: ?[:=]| [-–]|- ) ?|\ba [A-Z][a-z]+tion\b|[a-z]\*|\.{2}|\?|[{}→↑↓•▪|]|\betc\b(?!\.)|\*| [.,](?: |"
         r"$)|[a-rt-z]' |[a-z]{3}\.[a-z]{2,}|(?<=[a-z])(?<!group)(?<!tamin)(?<!titis)(?<!type)(?<!uenza)(?<!class) A(?= [a-z])|\ba [A-Z][a-z]+ |"
         r"[a-z0-9] a (?:causing|raising|leading|and|increased?|decreased?|is|are|of|the|to|in)\b|"
-    r"\bdue to \w+ (?:fail|does|is|are|do)\b|\b(?:high|low|large|small) the\b|\ba patients\b|^Now\b|\b(?:I|[Ww]e|[Oo]ur|[Uu]s|[Mm]y|[Ff]riends?|[Ss]orry|[Dd]ear)\b|\b[A-Z]{4,} [A-Z]{3,}|[a-z]{3}A\b|"
+    r"\bdue to \w+ (?:fail|does|is|are|do)\b|\b(?:high|low|large|small) the\b|\ba patients\b|^Now\b|\b(?:I|[Ww]e|[Oo]ur|[Uu]s|[Mm]y|[Ff]riends?|[Ss]orry|[Dd]ear)\b|\b[A-Z]{4,} "
+    r"[A-Z]{3,}|[a-z]{3}A\b|"
     r"\b[Ff]ig(?:ure)?s?\b|^(?:Since|Because|Although|Though|While|Whereas|As)\b[^,]*$|^(?:In|On|At) [^,]{1,30}, (?:is|are|has|have|can|may|controls?|"
         r"causes?|acts?|forms?|shows?|[a-z]+(?:ates|izes|ises))\b|"
     r"^\w+ly (?:is|are|was|has|[a-z]+s (?:with|by|to|in|from|on))\b|"

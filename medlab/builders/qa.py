@@ -284,21 +284,29 @@ LEAST_TOLD = 3  # words that are neither the subject's nor everyday
 
 #: Sentences that say of any disease that it is treated, and of any advice that there is some.
 SAYS_LITTLE = re.compile(r"(?:There are different types of treatment|Different types of treatments? are|Some clinical trials are|You (?:get|hear|have) (?:plenty|many|a lot)|"
-    r"If you're a parent, you get|Anything that increases (?:your|the) (?:risk|chance)|Having a risk factor does not|Talk (?:to|with) your (?:child's )?doctor|Because cancer in children is rare|(?:Children|Patients|Adults) with [^.]* should have their treatment planned|For some patients, taking part)[^.]*\.")
+    r"If you're a parent, you get|Anything that increases (?:your|the) (?:risk|chance)|Having a risk factor does not|Talk (?:to|with) your (?:child's )?doctor|Because cancer in "
+    r"children is rare|(?:Children|Patients|Adults) with [^.]* should have their treatment planned|For some patients, taking part)[^.]*\.")
+
+#: Sentences that speak of risk factors and name none.
+RISK_FACTORS = re.compile(
+    r"[^.]*(?:\b(?:these conditions are known as|the more|most|other|many|several|certain|some|your|control(?:ling)?(?: your)?) risk factors?\b(?![^.]*(?:include|such as|:))|"
+    r"\bcertain (?:traits|factors|conditions|things|groups)\b(?![^.]*(?:include|such as|:)))[^.]*\.", re.I)
 
 def told(answer: str, subject: str) -> int:
     "How many different words of an answer, and how many numbers, are neither those of its subject nor everyday."
     stems = {word[:4] for word in re.findall(r"[^\W\d_]{4,}", subject.casefold())}
-    text = re.sub(r"\([A-Z]{2,}s?\)", "", SAYS_LITTLE.sub("", answer))
+    text = re.sub(r"\([A-Z]{2,}s?\)", "", RISK_FACTORS.sub("", SAYS_LITTLE.sub("", answer)))
     words = {word for word in re.findall(r"[^\W\d_]{4,}", text.casefold()) if word[:4] not in stems and not any(word[:end] in EVERYDAY for end in range(3, 13))}
     return len(words) + len(re.findall(r"\d+|\b[A-Z][A-Z0-9-]+\b", text))
 
 # %% ../../nbs/builders/qa.ipynb #6f70bce8
 #: What an answer about an aspect speaks of.
 SPEAKS_OF = {
-    "susceptibility": re.compile(r"\brisk|likely|\bmost often\b|common|prone|(?:can|may|might) (?:get|have|develop)|\bget\b|(?:people|persons|those|anyone|individuals|patients) (?:who|with)|affect|anyone|"
+    "susceptibility": re.compile(r"\brisk|likely|\bmost often\b|common|prone|(?:can|may|might) (?:get|have|develop)|\bget\b|(?:people|persons|those|anyone|individuals|patients) "
+    r"(?:who|with)|affect|anyone|"
                                  r"children|\bmen\b|women|infants|\baged?\b|travel|expos|occurs? in|limited to|worldwide|endemic|found in|rare", re.I),
-    "research": re.compile(r"research|stud(?:y|ies|ied|ying)\b|trials?\b|scientist|investigat|explor|experiment|\bNI[A-Z]+\b|being (?:tested|developed|evaluated)|discover|identified|grants?\b", re.I),
+    "research": re.compile(r"research|stud(?:y|ies|ied|ying)\b|trials?\b|scientist|investigat|explor|experiment|\bNI[A-Z]+\b|being (?:tested|developed|evaluated)|discover|"
+    r"identified|grants?\b", re.I),
     "stages": re.compile(r"\bstages? (?-i:0|I+|I?V|\d|[A-C]|[IV]+[ABC])\b|localized|locali[sz]ed|metasta|\blimited\b|extensive|recurrent|\bT[0-4]\b|grade|group|no standard|phase", re.I),
     "outlook": re.compile(
         r"prognos|outlook|surviv|recover|\blife|\blive|\bdie|death|fatal|progress|improv|\bcure|wors|remission|expect|mortality|resol|normal|var(?:y|ies|iable)|poor|\bgood|excellent|"
@@ -320,8 +328,11 @@ SPEAKS_OF = {
         r"finding|feature|characteri|measur|antibod|urine|stool|blood (?:test|sample|cell|count|pressure|sugar|glucose)|prenatal|newborn|histor|exam|clinical|laborator|screen|swab|smear|"
         r"evaluat|presence|appearance|tissue|marker|fluid|spinal|puncture|studies|assay|based on|suspect", re.I),
 }
+
+# %% ../../nbs/builders/qa.ipynb #36d849a0
 #: An answer that says that there is nothing, or that nobody knows: short, and complete.
-NONE_KNOWN = re.compile(r"\bno (?:known )?(?:way|cause)|\bunknown\b|\bnot (?:currently )?(?:known|inherited|hereditary)\b|can't be prevented|cannot be prevented|found a way to prevent", re.I)
+NONE_KNOWN = re.compile(r"\bno (?:known )?(?:way|cause|risk factors?)|\bunknown\b|\bnot (?:currently )?(?:known|inherited|hereditary)\b|can't be prevented|cannot be prevented|found "
+    r"a way to prevent", re.I)
 #: Sentences that say only that the signs differ, or are like others, or whom to see; and what an answer about signs names.
 SIGNS_DIFFER = re.compile(
     r"[^.]*\b(?:signs?|symptoms?|features?|severity|forms|types)\b[^.,;:]*\b(?:var(?:y|ies)|depends?|differ|differs|different|related to|similar to (?:those|that|the|other|many))\b[^.,;:]*\."
@@ -348,7 +359,7 @@ KNOWN = frozenset("DNA RNA HIV AIDS MRI CT PET ECG EKG EEG EMG FDA NIH CDC USA A
                   "IQ LDL HDL BMI NSAID NSAIDs TV OK DTaP MMR HPV IgA IgE IgG IgM ATP IU CPR TB STD STDs SIDS ALS COPD CPAP CDC's OTC SCID PCR CSF IVF GI GH CK DVT ICU "
                       "DEET ACTH ELISA GTP FISH AMP ADP TSH OB GYN MD LLC PSA EU UK BRCA LA NY HLA HCV HBV SPF AV SSRI SSRIs".split())
 ACRONYM = re.compile(r"(?<![\w/+-])[A-Z]{2,}(?:s)?(?![\w+-]| type\b)")
-OWN_SHORT = re.compile(r"(?<![\w/+-])[A-Z]{3,}\d?\b(?![\w+/-])|(?<![\w/+-])[A-Z]{2,}/[A-Z]{2,}\b")  # of the subject, if the letters stand for it
+OWN_SHORT = re.compile(r"(?<![\w/+-])[A-Z]{3,}[e-rt-z\d]?\b(?![\w+/-])|(?<![\w/+-])[A-Z]{2,}/[A-Z]{2,}\b")  # of the subject, if the letters stand for it
 #: An abbreviation that is explained where it stands, or names a gene.
 EXPLAINED = re.compile(
     r"\b([A-Z]{2,}s?)\b (?:genes?|proteins?|mutations?|\((?=[a-z])|syndrome\b|deficiency\b|disease\b|gene's)|[(/]([A-Z]{2,}s?)(?:\b|\d)|\b(?:called|known as|"
@@ -375,6 +386,15 @@ def unexplained(answer: str, asked: str) -> list[str]:
 
 # %% ../../nbs/builders/qa.ipynb #1630aee1
 MALADY = re.compile(r"diseas|disorder|problem|condition|syndrome|infection|cancer|illness|hurt|pain|injur|damage|wrong|inflam", re.I)
+#: What is done, or that nothing is or need be done: an answer about treatment names one or the other.
+NAMED_TREATMENT = re.compile(
+    r"therap|medicine|medication|drug|surg|operat|transplant|antibiotic|vaccin|diet|exercis|support|monitor|remov|steroid|inject|counsel|\brest\b|inhibitor|rehabilit|dialysis|"
+    r"ointment|cream|supplement|"
+    r"aspirin|radiat|replac|repair|splint|\bbrace|glasses|lens|hearing aid|implant|pacemaker|catheter|stent|shunt|transfus|insulin|hormon|vitamin|oxygen|laser|light|massage|antihist|"
+    r"\w+(?:mab|nib|ine|cillin|mycin|azole|olol|pril|statin|vir|amide|one|ate|tide|profen)\b|pain relie|reliev|fluid|avoid|physical|speech|cure|untreat|symptomatic|no (?:\w+ "
+    r")?treatment|not (?:need|require)|n't (?:need|require)|"
+    r"without treatment|go(?:es)? away|resolve|disappear|observation|screening|procedure|clos(?:e|ed|ing|ure)|drain|embol|ablat|block|stimulat|education|intervention|tube|bag|pump|"
+    r"mask|device|cell|blood|water|food|eat|drink|care\b", re.I)
 GOALS = re.compile(r"\bgoals? (?:of|in|for) [^.]*[.!]$", re.I)  # at the end of an answer
 #: Names that have lost an accented letter, as sources have them.
 LOST_NAMES = re.compile(r"\b(?:Sjgren|Strussler|Behet|Mnire|Mller|Waldenstrm|Barr syndrome|Calv-Perthes|Alstrm|Schnlein|Lfgren|Mbius|Dub syndrome|Bjrnstad|Lken|"
@@ -396,11 +416,14 @@ def lost_letters(answer: str, record: SplitRecord) -> bool:
 # %% ../../nbs/builders/qa.ipynb #e1e4d157
 #: What a person can do, or that nothing can be done: an answer about prevention names one or the other.
 NAMED_ACTION = re.compile(
-    r"vaccin|immuni|wash|clean|hygien|cook|boil|wear|cloth|repellent|insect|mosquito|tick|net\b|cover|glove|mask|condom|\bsex|smok|tobacco|alcohol|drink|water|\beat|diet|food|salt|sugar|fat\b|fiber|"
-    r"exercis|activ|weight|sleep|\brest|stretch|posture|medicin|medicat|drug|antibiotic|aspirin|supplement|folic|vitamin|iron|calcium|pill|screen|test|check|exam|counsel|surger|remov|treat|contact|"
+    r"vaccin|immuni|wash|clean|hygien|cook|boil|wear|cloth|repellent|insect|mosquito|tick|net\b|cover|glove|mask|condom|\bsex|smok|tobacco|alcohol|drink|water|\beat|diet|food|salt|"
+    r"sugar|fat\b|fiber|"
+    r"exercis|activ|weight|sleep|\brest|stretch|posture|medicin|medicat|drug|antibiotic|aspirin|supplement|folic|vitamin|iron|calcium|pill|screen|test|check|exam|counsel|surger|"
+    r"remov|treat|contact|"
     r"shar|needle|avoid|stay|keep|quit|stop|limit|pregnan|sun\b|protect|brush|floss|helmet|seat ?belt|safe|travel|animal|pets?\b|milk|blood pressure|cholesterol|monitor|allerg|trigger|dust|"
     r"\bno (?:known |proven |sure )?(?:way|vaccine|method|measure|means|strategy)|unknown|not (?:known|possible|prevent)|n't (?:be )?prevent|cannot|can't", re.I)
-ONLY_POSSIBLE = re.compile(r"[^.]*\b(?:take steps to prevent|is preventable|need to know|may ask you to|control your risk factors|risk factors you have|lifestyle changes)\b[^.:;]*\.(?=\s|$)", re.I)
+ONLY_POSSIBLE = re.compile(r"[^.]*\b(?:take steps to prevent|is preventable|need to know|may ask you to|control your risk factors|risk factors you have|lifestyle "
+    r"changes)\b[^.:;]*\.(?=\s|$)", re.I)
 
 # %% ../../nbs/builders/qa.ipynb #d9028653
 def names_no_sign(answer: str, subject: str) -> bool:
@@ -439,6 +462,8 @@ def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
         return "it tells nothing that is not true of every disease"
     if record.aspect == "inheritance" and patterns_of(record.answer or "") - patterns_of(answer):
         return "it leaves out a pattern of inheritance"
+    if record.aspect == "treatment" and not NAMED_TREATMENT.search(answer):
+        return "it does not speak of what the question asks for"
     if record.aspect == "treatment" and GOALS.search(answer):
         return "it tells the goals of the treatment and not the treatment"
     if record.aspect == "research" and not mentions(answer, subject):
@@ -462,7 +487,8 @@ NOT_MINE = re.compile(r"\b(?:in|and|or|among|for|other|childhood|child|children|
 GENE_NAMED = re.compile(r"\b[A-Z][A-Z0-9-]{1,9}[A-Z0-9](?:orf\d+)?(?:,| and| or| \([^()]*\))?(?: [A-Z0-9-]+,?| and| or| \([^()]*\))* genes?\b|\bgenes? (?:called |named |"
     r"known as |is |are |for |\()[A-Z]|\bgenes?\b[^.]{0,60}\b[A-Z]{2,}\d")
 ABOUT_GENES = re.compile(r"\b(?:genes?|mutations?)\b", re.I)
-PARENTHOOD = re.compile(r"\b(?:children|offspring|siblings?|sons?|daughters?|pass(?:ed|es)?\b|each child|(?:from|of) (?:one|an?|the|his|her|their|either|both) (?:\w+ )?parents?|both parents)", re.I)
+PARENTHOOD = re.compile(r"\b(?:children|offspring|siblings?|sons?|daughters?|pass(?:ed|es)?\b|each child|(?:from|of) (?:one|an?|the|his|her|their|either|both) (?:\w+ )?parents?|"
+    r"both parents)", re.I)
 CHANCE = re.compile(r"\b(?:chance|risk|probability|\d+ ?%|percent|1 in \d|one in)\b", re.I)
 WORSE = re.compile(r"\b(?:depends?|factors?)\b", re.I)
 

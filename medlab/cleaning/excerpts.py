@@ -162,7 +162,8 @@ def may_begin(
 
 # %% ../../nbs/cleaning/excerpts.ipynb #bdd6555c
 #: Words for some of the people, in a heading.
-SOME_PEOPLE = re.compile(r"\b(?:people|persons?|patients?|child(?:ren)?|adults?|wom[ae]n|m[ae]n|infants?|bab(?:y|ies)|newborns?|pregnan(?:t|cy)|nonpregnant|elderly|healthy|teens?|adolescents?|travell?ers|workers)\b", re.I)
+SOME_PEOPLE = re.compile(r"\b(?:people|persons?|patients?|child(?:ren)?|adults?|wom[ae]n|m[ae]n|infants?|bab(?:y|ies)|newborns?|pregnan(?:t|cy)|nonpregnant|elderly|healthy|teens?|"
+    r"adolescents?|travell?ers|workers)\b", re.I)
 
 
 def is_about_some(heading: str, subject: str) -> bool:
@@ -195,7 +196,8 @@ def glued_words(text: str, subject: str = "") -> set[str]:
 # %% ../../nbs/cleaning/excerpts.ipynb #c7053b29
 #: A sentence after which one kind is described after the other, and the first of several points.
 DIVIDES = re.compile(
-    r"\b(?:there are|into|has|have|includes?|describe[sd]?|distinguish\w*|of the|identified|recogni[sz]ed|known|following) (?:\w+ ){0,2}(?:two|three|four|five|six|seven|several|\d)\b (?:[\w-]+ ){0,4}"
+    r"\b(?:there are|into|has|have|includes?|describe[sd]?|distinguish\w*|of the|identified|recogni[sz]ed|known|following) (?:\w+ ){0,2}(?:two|three|four|five|six|seven|several|"
+    r"\d)\b (?:[\w-]+ ){0,4}"
     r"(?:types|forms|kinds|groups|stages|phases|classes|subtypes|categories|variants|species|subspecies|strains)\b", re.I)
 FIRST_POINT = re.compile(r"(?:First(?:ly)?|First of all|To begin with|One (?:type|form|kind|reason|way|cause|theory|group)|In the first|The first (?:type|form|step|stage|phase|group|reason))\b")
 #: One of several cases or pieces of advice, if another one begins with the same words.
@@ -213,6 +215,7 @@ OTHER_GROUP |= {other: one for one, other in OTHER_GROUP.items()}
 LOOK_AHEAD = 4  # parts after the first that is left out, among which another case may stand
 KEPT_SHARE = 0.6  # of the words, when an excerpt is taken back to the end of a paragraph
 
+# %% ../../nbs/cleaning/excerpts.ipynb #8b74eb6e
 def begins_series(taken: list[Part], left_out: list[Part]) -> int:
     "The place of the first sentence that has its counterpart among what is left out; the number of sentences when none has."
     same = left_out[0].text.split()[:2] if PARALLEL.match(left_out[0].text) else None
@@ -225,7 +228,7 @@ def begins_series(taken: list[Part], left_out: list[Part]) -> int:
             return place
     return len(taken)
 
-
+# %% ../../nbs/cleaning/excerpts.ipynb #fe701f18
 def cut_back(
     taken: list[Part],  # the sentences so far
     following: Part,  # what comes next in the text and is left out
@@ -279,15 +282,13 @@ def excerpt(
     taken: list[Part] = []
     late, gap, opens, glued, following = 0, False, True, glued_words(text, subject), None
     for part in (rest := parts(text, headings)):
-        if part.kind == "heading" and not taken and is_about_some(part.text, subject):
-            return None
         broken = bool(glued) and not glued.isdisjoint(re.findall(r"[^\W\d_]{8,}", part.text.casefold()))
         fits = part.text if length(taken) + len(part.text.split()) <= words else without_remarks(part.text)
         if part.kind == "item" and opens and is_whole(part.text):  # key points before the text, each a sentence
             gap, late = True, 1
             continue
         opens = False
-        if broken or part.kind in ("broken", "list", "item") or taken and part.kind == "heading":
+        if broken or part.kind in ("broken", "list", "item") or part.kind == "heading" and (taken or is_about_some(part.text, subject)):
             following = part
             break
         if any(part.text == one.text for one in taken):

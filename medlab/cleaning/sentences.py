@@ -57,7 +57,10 @@ POINTER_CUES = ("click", "database", "web site", "genereviews", "registry", "see
          "in the ", "in fig", "in tab", "information", "detail", "page", "site", "fact", "brochure",
          "booklet", "leaflet", "link",
          "review of", "review on", "article", "overview", "chapter",
-         "summary of", "animation", "laborator", "slide", "illustration", "photo", "drawing", "spoken", "scroll", "replay", "genetests", "orphanet", "omim", "gard", "medlineplus", "genetic", "clinicaltrials", "we provide", "we offer", "we have", "we list", "tab", "register", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
+         "summary of", "animation", "laborator",
+         "slide", "illustration", "photo", "drawing",
+         "spoken", "scroll", "replay", "genetests", "orphanet", "omim", "gard", "medlineplus", "genetic", "clinicaltrials",
+         "we provide", "we offer", "we have", "we list", "tab", "register", "resource", "publication", "topic", "section", "organization", "institute", "agency", "you can", "you may")
 #: Sentences of letters and forums that say nothing.
 POLITE = re.compile(
     r"(?:(?:hello|hi|dear|welcome|good (?:morning|day|evening|afternoon)|greetings)(?:,? [\w']+){0,2}|(?:many )?(?:thanks|thank you)(?! to\b)[^.!]{0,90}|"

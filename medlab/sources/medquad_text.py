@@ -60,13 +60,15 @@ HYPHENED = frozenset("related positive negative risk term containing induced thr
 AFTER_SPACE = frozenset("with into for in to of about from used".split())
 #: How nouns end that begin no compound, and beginnings and ends of real compounds.
 NOUN_ENDS = re.compile(
-    r"(?:[^siu]s|us|ia|ion|sis|itis|ease|oma|rrhea|ment|ness|ty|sy|gy|py|ry|cy|ney|tine|ine|ina|der|tum|ant|ome|ure|ance|ence|ism|men|ach|ood|ein|ver|in|ose|ate|ite|gar|ain|ane|cer|roke|erol|aque|ving|ting|ning)$")
+    r"(?:[^siu]s|us|ia|ion|sis|itis|ease|oma|rrhea|ment|ness|ty|sy|gy|py|ry|cy|ney|tine|ine|ina|der|tum|ant|ome|ure|ance|ence|ism|men|ach|ood|ein|ver|in|ose|ate|ite|gar|ain|ane|cer|"
+    r"roke|erol|aque|ving|ting|ning)$")
 BEGINS_COMPOUND = frozenset(
     "counter extra inter under neuro hyper pseudo trans multi super radio photo lymph breast south north southern northern upper lower other every stomach ground school summer finger passage "
     "house thigh mouth sleep check break child grand water wheel corner chloro cardio motor sword sweet nitro hydro thermo micro macro proto cystic cryo brain blood heart after over out "
     "mean white trans stress asbestos cytokines some lasting preventing".split())
 ENDS_COMPOUND = frozenset(
-    "ions ship ships hip hips like less able ability ache aches ways side sides time times work works tone tones most over under place places point points line lines piece pieces hood some bone bones "
+    "ions ship ships hip hips like less able ability ache aches ways side sides time times work works tone tones most over under place places point points line lines piece pieces "
+    "hood some bone bones "
     "ball balls ring rings land lands form forms ward wards wise proof fold water birth birds room rooms free acid acids ase ages head heads phosphate table".split())
 
 # %% ../../nbs/sources/medquad_text.ipynb #bd47cff0
@@ -80,7 +82,8 @@ def looks_like_two(first: str, second: str) -> bool:
         return len(first) > 6 and not re.search(r"(?:at|om|ic|al|ar|in|um|id|or)$", first)
     if second in SHORT_CLAUSE:
         return len(first) > 4 and bool(re.search(r"(?:[^isu]s|ia|sis|ble|ease|ine|ncy|ity|ation)$" if second in ("is", "in") else r"(?:[^isu]s|us|ia|sis|ing|ble|ease|ine|ncy|ity|ation)$", first))
-    return len(first) > 4 and bool(NOUN_ENDS.search(first)) and second not in ENDS_COMPOUND and len(second) >= (3 if re.search("[^isu]s$", first) else 5) and not (len(second) < 5 and second[-1] == "s")
+    least = 3 if re.search("[^isu]s$", first) else 5
+    return len(first) > 4 and bool(NOUN_ENDS.search(first)) and second not in ENDS_COMPOUND and len(second) >= least and not (len(second) < 5 and second[-1] == "s")
 
 
 def two_of_archive(
