@@ -185,7 +185,7 @@ def run_model(
     )
 
 # %% ../../nbs/api/models.ipynb #e37746c4
-class Shared:
+class OpenedTogether:
     "Two engines that are opened and closed together: by the first who needs one, and after the last."
 
     def __init__(self, opener: Callable[[], AbstractContextManager[tuple[Engine, Engine]]]):
@@ -221,7 +221,7 @@ def beside_models(
         return []
     if find_spec("xllamacpp") is None:
         return []
-    found, both, size = deployed(run), Shared(lambda: open_base_and_tuned(run, profile, slots=2)), sum(file.stat().st_size for file in files)
+    found, both, size = deployed(run), OpenedTogether(lambda: open_base_and_tuned(run, profile, slots=2)), sum(file.stat().st_size for file in files)
     says = (f"{profile.model} without the adapter of the run {run.name}", f"{profile.model} with the adapter of the run {run.name}")
     return [
         ServedModel(f"{found.model}-{name}", partial(both.one, place), found.chat, found.sampling, "llama_cpp", f"{found.fingerprint}-{name}",

@@ -275,7 +275,7 @@ def check_kept(engine: LlamaCppEngine, sampling: Sampling, before: int) -> None:
             raise InputError(f"the answer cannot be held to this JSON schema: {cause[1].decode(errors='replace')[:200]}; change the schema")
 
 
-def written(engine: LlamaCppEngine) -> int:
+def output_size(engine: LlamaCppEngine) -> int:
     "How many bytes the server has written to its output."
     return engine.server.log.stat().st_size
 
@@ -285,7 +285,7 @@ def llama_answer(engine: LlamaCppEngine, prompt: list[int], sampling: Sampling) 
     check_both_rooms(engine, prompt, sampling)
     if sampling.logprobs is not None:
         return next(piece.done for piece in llama_stream(engine, prompt, sampling) if piece.done)
-    started, before = time.perf_counter(), written(engine)
+    started, before = time.perf_counter(), output_size(engine)
     answer = post_to_llama(engine, "/completion", request_body(engine, prompt, sampling))
     check_read(prompt, answer)
     check_kept(engine, sampling, before)
@@ -363,7 +363,7 @@ def llama_stream(
     last = prompt[-1:] if begun else []
     started, row, shown, before, growing = time.perf_counter(), [], 0, 0, GrowingText(engine.chat, last)
     listed: list[tuple[int, int, TokenLogprob]] = []  # where each token begins and ends in the text
-    told, noted = 0, written(engine)
+    told, noted = 0, output_size(engine)
     for event in llama_events(engine, body):
         if not row:
             check_kept(engine, sampling, noted)
