@@ -135,7 +135,7 @@ IF_FIRST = re.compile(r"\b(?:if|when|whenever|in case|in an? (?:\w+ )?emergency|
 
 # %% ../../nbs/contracts/levels.ipynb #8a8de7a4
 #: What is over; an order, for now.
-PAST = re.compile(r"\b(?:was|were|had been|used to be)\b", re.I)
+IS_OVER = re.compile(r"\b(?:was|were|had been|used to be)\b", re.I)
 ORDERED = re.compile(r"\W*(?:\w+:)?\W*(?:please |just )?", re.I)
 NOW = re.compile(r"\b(?:now|immediately|at once|right away|straight away)\b", re.I)
 
@@ -158,7 +158,7 @@ def says_emergency(sentence, strict):
             near = re.split(r"\b(?:do not|don't|never) (?:wait|delay|hesitate|drive|eat)\b", near, flags=re.I)[-1]
             if strict and pattern is CALL and not (ORDERED.fullmatch(near) and NOW.search(sentence)):
                 continue
-            if depends(before, near, inside, after) or (pattern is IS_EMERGENCY and PAST.search(near + inside) and not re.search(r"\b(?:is|are)\b|'s\b", inside)):
+            if depends(before, near, inside, after) or (pattern is IS_EMERGENCY and IS_OVER.search(near + inside) and not re.search(r"\b(?:is|are)\b|'s\b", inside)):
                 continue
             if NO_NEED.search(near) or NEGATION.search(inside) or NOT_NEEDED.match(after):
                 found.add("no")

@@ -139,11 +139,11 @@ def with_tokens(sentence, offered, options):
 # %% ../../nbs/contracts/stances.ipynb #4894e84e
 #: Two mentions side by side, and two in a list.
 NEXT = re.compile("\x02(\\d+)\x03([\\s)\\]:.,(\"'-]*(?:(?:option|choice|answer|i\\.e\\.|that is|for)\\s*:?\\s*)?[(\\[\"']*)\x02(\\d+)\x03([)\\]\"']*)")
-LISTED = re.compile("\x02(\\d+)\x03(\\s*(?:,(?=[^\x02.;:]{0,12}\x02\\d+\x03\\s*,?\\s*(?:,|and\\b|or\\b|nor\\b|&|[.!]?\\s*$))|/|&|\\+|(?:,\\s*)?(?:and/or|and|or|nor|plus"
+SIDE_BY_SIDE = re.compile("\x02(\\d+)\x03(\\s*(?:,(?=[^\x02.;:]{0,12}\x02\\d+\x03\\s*,?\\s*(?:,|and\\b|or\\b|nor\\b|&|[.!]?\\s*$))|/|&|\\+|(?:,\\s*)?(?:and/or|and|or|nor|plus"
     "|as well as|together with))\\s*(?:(?:the|an?|also|even|possibly|perhaps|maybe)\\s+)?)\x02(\\d+)\x03", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #90711784
-def joined(text, found):
+def joined_mentions(text, found):
     "The same with a letter and its words as one mention, and with lists as one mention."
     found = list(found)
 
@@ -169,7 +169,7 @@ def joined(text, found):
     while one := NEXT.search(text, start):
         new = beside(one)
         text, start = text[: one.start()] + new + text[one.end() :], one.start() + (len(one[0]) - len(one[4]) - len(TOKEN.format(one[3])) if new == one[0] else 0)
-    while (new := LISTED.sub(listed, text, count=1)) != text:
+    while (new := SIDE_BY_SIDE.sub(listed, text, count=1)) != text:
         text = new
     return text, found
 
@@ -261,7 +261,7 @@ SUPPORTED = re.compile(
 FILLER = re.compile(
     r"^\W*(?:(?:the|an?|option|choice|answer|letter|it's|it is|that's|just|simply|then|so|therefore|thus|hence|and|but|yes|ok|okay|well|final|no|most|likely|probably"
     r"|definitely|clearly|certainly|of course|i guess|i think|please)\b\W*)*$", re.I)
-ENDS = re.compile(r"^[\s.!)\]\"'*]*(?:$|(?:because|since|due|as|for|here|now|again|after|with|in view|given|on)\b)", re.I)
+CLAUSE_STOPS = re.compile(r"^[\s.!)\]\"'*]*(?:$|(?:because|since|due|as|for|here|now|again|after|with|in view|given|on)\b)", re.I)
 ASIDE_NO = re.compile(r"^[(\[]\s*(?:is |was )?(?:wrong|incorrect|ruled out|unlikely|rejected|excluded|no\b|not\b|wait)[^\x02]*$", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #988d03cb
@@ -285,7 +285,7 @@ def stance(mention, before, after, last, question):
         return "open"
     if CHOOSES.search(before) or CONFIRMED.search(after):
         return "chosen"
-    if FILLER.match(before) and ENDS.match(after):
+    if FILLER.match(before) and CLAUSE_STOPS.match(after):
         return "chosen" if not last or mention.letter or SPEAKS_FOR.search(last) or CHOOSES.search(last) else "supported"
     return "supported" if SPEAKS_FOR.search(before) or SUPPORTED.search(after) or (FILLER.match(before) and SPEAKS_FOR.search(last)) else "mentioned"
 
@@ -293,16 +293,16 @@ def stance(mention, before, after, last, question):
 #: A condition, an order in time, a ranking and a comparison.
 CONDITION = re.compile(r"^\W*(?:if|unless|were|had|should (?:it|the|he|she|there|you)|suppose|assuming|when|in case|provided|otherwise)\b|^\W*with\b.*\b(?:without|otherwise)\b", re.I)
 ONLY_IF = re.compile(r"^(?:if|unless(?! proven)|only if|provided)\b", re.I)
-STEP = re.compile(r"\W*(?:first|next|then|second|finally|initially|later)\W*", re.I)
-RANKED = re.compile("(\x02(\\d+)\x03)\\s*>+\\s*(\x02\\d+\x03)")
+STEP_IN_TIME = re.compile(r"\W*(?:first|next|then|second|finally|initially|later)\W*", re.I)
+RANKED_MENTIONS = re.compile("(\x02(\\d+)\x03)\\s*>+\\s*(\x02\\d+\x03)")
 FROM_TO = re.compile("\\bfrom (\x02\\d+\x03) (?:up |down )?to (\x02\\d+\x03)", re.I)
 LESS_THAN = re.compile("\\b(?:less|not so much) (\x02\\d+\x03) (?:than|as) (\x02\\d+\x03)", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #a6e1a8ff
 def sentence_stances(sentence, offered, options):
-    marked, mentions = joined(*with_tokens(sentence, offered, options))
+    marked, mentions = joined_mentions(*with_tokens(sentence, offered, options))
     marked = FROM_TO.sub(r"not \1, it is \2", LESS_THAN.sub(r"not \1, it is \2", marked))
-    marked = RANKED.sub(lambda one: one[0] if mentions[int(one[2])].letter else f"{one[1]} rather than {one[3]}", marked)
+    marked = RANKED_MENTIONS.sub(lambda one: one[0] if mentions[int(one[2])].letter else f"{one[1]} rather than {one[3]}", marked)
     plain = NOT_OPEN.sub(" ", sentence)
     conditional, question = bool(CONDITION.match(plain)), sentence.rstrip(" \"')").endswith("?")
     clauses = [clause for clause in CLAUSES.split(marked) if clause.strip()]
@@ -311,7 +311,7 @@ def sentence_stances(sentence, offered, options):
         parts = TOKENS.split(clause)  # words, number, words, number, words
         for n in range(1, len(parts), 2):
             kind = stance(mentions[int(parts[n])], parts[n - 1], parts[n + 1], last if n == 1 else "", question and place == len(clauses) - 1)
-            if kind in ("chosen", "supported") and n == 1 and STEP.fullmatch(last):
+            if kind in ("chosen", "supported") and n == 1 and STEP_IN_TIME.fullmatch(last):
                 kind = "open"
             if kind in ("chosen", "supported") and (conditional or ONLY_IF.match(following) or ASIDE_NO.match(following)):
                 kind = "denied" if ASIDE_NO.match(following) else "open"
