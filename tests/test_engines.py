@@ -235,8 +235,8 @@ def test_hf_letters_cost_one_row_each(hf, monkeypatch):
     "The options of a question share its prompt, whatever they are: it is computed once, and of a longer option only the rest follows."
     from medlab.engines import hf as module
 
-    seen, after, real, tails = [], [], module.read_rows, module.tail_logprobs
-    monkeypatch.setattr(module, "read_rows", lambda engine, rows, *more, **named: seen.extend(rows) or real(engine, rows, *more, **named))
+    seen, after, real, tails = [], [], module.distributions_of, module.tail_logprobs
+    monkeypatch.setattr(module, "distributions_of", lambda engine, rows, *more, **named: seen.extend(rows) or real(engine, rows, *more, **named))
     monkeypatch.setattr(module, "tail_logprobs", lambda engine, state, mask, found: after.extend(found) or tails(engine, state, mask, found))
     hf.option_logprobs(CHOICES, LETTERS, "Answer: ")
     assert (len(seen), len(after)) == (len(CHOICES), 0)

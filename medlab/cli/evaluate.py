@@ -207,7 +207,7 @@ def saved_columns(columns: str) -> tuple[str, dict[str, str]]:
     return ",".join(part for part in parts if part.partition("=")[0].strip() not in ("system", "answers")), mine
 
 # %% ../../nbs/cli/evaluate.ipynb #1635b82b
-def column_named(rows: list[dict], what: str, named: dict[str, str], without: tuple[str, ...] = ()) -> str | None:
+def saved_column(rows: list[dict], what: str, named: dict[str, str], without: tuple[str, ...] = ()) -> str | None:
     "The column of rows that holds the key, the system or the answers: the one that was named, else the first with a usual name."
     have = {str(name) for row in rows for name in row}
     if what in named and named[what] not in have:
@@ -220,7 +220,7 @@ def answers_in(rows: list[dict], name: str, systems: list[str], named: dict[str,
 
     A file has one column for each system, or a column that says who answered, or the answers of one system.
     """
-    key, who, said = (column_named(rows, what, named, without) for what in ("id", "system", "answers"))
+    key, who, said = (saved_column(rows, what, named, without) for what in ("id", "system", "answers"))
     columns = {str(column) for row in rows for column in row}
     found: dict[str, list[tuple[str | None, str]]] = {}
     if wide := [one for one in systems if one in columns]:
@@ -280,7 +280,7 @@ def rows_in(path: Path | str) -> list[dict]:
     return found
 
 # %% ../../nbs/cli/evaluate.ipynb #c2df2b36
-def all_answers(files: list[Path | str], systems: list[str], named: dict[str, str], keys: list[str | None], without: tuple[str, ...]) -> dict[str, list[str]]:
+def answers_in_files(files: list[Path | str], systems: list[str], named: dict[str, str], keys: list[str | None], without: tuple[str, ...]) -> dict[str, list[str]]:
     "The answers of every system in some files, in the order of the questions; a file may be given as NAME=FILE."
     found: dict[str, list[str]] = {}
     for one in files:
@@ -315,7 +315,7 @@ def evaluate_saved(
     rows = rows_in(questions_at)
     key = next((name for name in (named.get("id"), *SAVED_COLUMNS["id"]) if name and name in rows[0]), None)
     keys = [str(row[key]) if key and row.get(key) is not None else None for row in rows]
-    answers = all_answers(files, systems or [], named, keys, without=() if gold else ("answer", "text"))
+    answers = answers_in_files(files, systems or [], named, keys, without=() if gold else ("answer", "text"))
     given = saved_predictions(items, answers, strip_role)
     compared = compare(items, given, against=next(iter(answers)), seed=seed, floor=floor)
     return {"n": len(items), "results": score_benchmark(items, given, floor, seed), "comparisons": [one.model_dump() for one in compared if one.task != "all"],

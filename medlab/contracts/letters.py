@@ -554,7 +554,8 @@ def chosen_at_the_end(kept, offered, options):
 # %% ../../nbs/contracts/letters.ipynb #a16056bd
 #: One option in a list of verdicts, such as `A: no. B: yes.`, and options in order of their likelihood.
 ONE_VERDICT = re.compile(r"(?<![\w'])(?:option )?[(\[]?([A-Z])[)\]]?\s*[.:=)-]\s*(yes|no|true|false|correct|incorrect|right|wrong)\b", re.I)
-LETTER_KEYS = re.compile(r"\{\s*[\"']?[A-Z][\"']?\s*:\s*[\d.]+[^{}]*[\"']?\b[A-Z][\"']?\s*:\s*[\d.]+|\b[A-Z]\s*[:=]\s*\d+(?:\.\d+)?(?: ?%| ?/ ?10)?\s*[,;\n]\s*[A-Z]\s*[:=]\s*\d")  # a number for each letter
+LETTER_KEYS = re.compile(r"\{\s*[\"']?[A-Z][\"']?\s*:\s*[\d.]+[^{}]*[\"']?\b[A-Z][\"']?\s*:\s*[\d.]+|\b[A-Z]\s*[:=]\s*\d+(?:\.\d+)?(?: ?%"
+    r"| ?/ ?10)?\s*[,;\n]\s*[A-Z]\s*[:=]\s*\d")  # a number for each letter
 RANKED = re.compile(r"^(?:\w+ ?){0,3}:?\s*([A-Z])(?:\s*>\s*[A-Z]){2,}\s*\.?$", re.M)
 
 ONE_MARK = re.compile(r"(?<![\w'])([A-Z])[).:]?\s+(correct|wrong):")  # a tick or a cross behind each letter

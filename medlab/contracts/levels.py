@@ -102,7 +102,8 @@ CALL = re.compile(
     rf"\b(?:call|calling|dial|ring|phone|contact|get|summon|activate|send for)\b(?: for)?[^.;?!]{{0,20}}?\b{AMBULANCE}|\b(?:go|going|get|taken?(?! no)|come|head|rush"
     rf"|drive|brought|sent|bring|straight|travel)\b[^.;?!]{{0,30}}?\b(?:to|at) (?:the |an? |your )?(?:nearest |closest "
     rf"|local )?(?:hospital'?s? )?(?:emergency (?:department|room|ward|unit)|e\.?r\b|a&e|ed\b|casualty|hospital (?:now|immediately|right away|at once|straight away))"
-    rf"|^\W*(?:911|999|112)\b(?=\W*$|\W+(?:now|immediately|at once|straight away|right away)\b)|\bneeds? (?:for )?(?:an )?ambulance|\b(?:ambulance|emergency services|911|999|112|paramedics) (?:should|must|needs? to|has to) be (?:called|alerted|sent)"
+    rf"|^\W*(?:911|999|112)\b(?=\W*$|\W+(?:now|immediately|at once|straight away|right away)\b)|\bneeds? (?:for )?(?:an )?ambulance|\b(?:ambulance|emergency services|911"
+    rf"|999|112|paramedics) (?:should|must|needs? to|has to) be (?:called|alerted|sent)"
     rf"|\b(?:seek|get|needs?|requires?)\b[^.;?!]{{0,25}}?\b(?:emergency (?:care|help|medical|treatment|attention|assistance)|immediate medical (?:attention|help|care"
     rf"|assistance))",
     re.I,
@@ -120,7 +121,8 @@ IS_EMERGENCY = re.compile(
 NO_NEED = re.compile(r"(?:\b(?:not|never|no|nothing|none|neither|nor|hardly|without|unlikely|unnecessary|needn't|hesitate|reluctant)\b|n't\b)[^.;:!?,]{0,40}$", re.I)
 NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|hesitate|reluctant)\b|n't\b", re.I)
 NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un\w+)\b", re.I)
-NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))|\bno emergency\b|\bnot (?:911|999|112)\b"
+NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))"
+    r"|\bno emergency\b|\bnot (?:911|999|112)\b"
                           r"|\bno (?:need for (?:an )?)?(?:ambulance|emergency (?:care|visit|services))\b"
                           r"|(?:\b(?:not|never|hardly)\b|n't\b)[^.;!?,]{0,20}\blife[- ]threatening\b|\bnon-?emergen(?:cy|t)\b", re.I)
 MAY = re.compile(r"\b(?:may|might|could|can|possibl[ey]|perhaps|maybe)\b", re.I)
@@ -133,7 +135,7 @@ IF_FIRST = re.compile(r"\b(?:if|when|whenever|in case|in an? (?:\w+ )?emergency|
 
 # %% ../../nbs/contracts/levels.ipynb #8a8de7a4
 #: What is over; an order, for now.
-PAST = re.compile(r"\b(?:was|were|had been|used to be)\b", re.I)
+IS_OVER = re.compile(r"\b(?:was|were|had been|used to be)\b", re.I)
 ORDERED = re.compile(r"\W*(?:\w+:)?\W*(?:please |just )?", re.I)
 NOW = re.compile(r"\b(?:now|immediately|at once|right away|straight away)\b", re.I)
 
@@ -156,7 +158,7 @@ def says_emergency(sentence, strict):
             near = re.split(r"\b(?:do not|don't|never) (?:wait|delay|hesitate|drive|eat)\b", near, flags=re.I)[-1]
             if strict and pattern is CALL and not (ORDERED.fullmatch(near) and NOW.search(sentence)):
                 continue
-            if depends(before, near, inside, after) or (pattern is IS_EMERGENCY and PAST.search(near + inside) and not re.search(r"\b(?:is|are)\b|'s\b", inside)):
+            if depends(before, near, inside, after) or (pattern is IS_EMERGENCY and IS_OVER.search(near + inside) and not re.search(r"\b(?:is|are)\b|'s\b", inside)):
                 continue
             if NO_NEED.search(near) or NEGATION.search(inside) or NOT_NEEDED.match(after):
                 found.add("no")

@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/contracts/stances.ipynb #abd796e3
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .plain import BARE_WORD, END, bare_words, sentences_of
@@ -140,10 +139,11 @@ def with_tokens(sentence, offered, options):
 # %% ../../nbs/contracts/stances.ipynb #4894e84e
 #: Two mentions side by side, and two in a list.
 NEXT = re.compile("\x02(\\d+)\x03([\\s)\\]:.,(\"'-]*(?:(?:option|choice|answer|i\\.e\\.|that is|for)\\s*:?\\s*)?[(\\[\"']*)\x02(\\d+)\x03([)\\]\"']*)")
-LISTED = re.compile("\x02(\\d+)\x03(\\s*(?:,(?=[^\x02.;:]{0,12}\x02\\d+\x03\\s*,?\\s*(?:,|and\\b|or\\b|nor\\b|&|[.!]?\\s*$))|/|&|\\+|(?:,\\s*)?(?:and/or|and|or|nor|plus|as well as|together with))\\s*(?:(?:the|an?|also|even|possibly|perhaps|maybe)\\s+)?)\x02(\\d+)\x03", re.I)
+SIDE_BY_SIDE = re.compile("\x02(\\d+)\x03(\\s*(?:,(?=[^\x02.;:]{0,12}\x02\\d+\x03\\s*,?\\s*(?:,|and\\b|or\\b|nor\\b|&|[.!]?\\s*$))|/|&|\\+|(?:,\\s*)?(?:and/or|and|or|nor|plus"
+    "|as well as|together with))\\s*(?:(?:the|an?|also|even|possibly|perhaps|maybe)\\s+)?)\x02(\\d+)\x03", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #90711784
-def joined(text, found):
+def joined_mentions(text, found):
     "The same with a letter and its words as one mention, and with lists as one mention."
     found = list(found)
 
@@ -169,14 +169,15 @@ def joined(text, found):
     while one := NEXT.search(text, start):
         new = beside(one)
         text, start = text[: one.start()] + new + text[one.end() :], one.start() + (len(one[0]) - len(one[4]) - len(TOKEN.format(one[3])) if new == one[0] else 0)
-    while (new := LISTED.sub(listed, text, count=1)) != text:
+    while (new := SIDE_BY_SIDE.sub(listed, text, count=1)) != text:
         text = new
     return text, found
 
 # %% ../../nbs/contracts/stances.ipynb #6ba283df
 #: Where a clause ends.
 CLAUSES = re.compile(
-    "\\s*[,;]\\s+|\\s+-+\\s+|(?<!anything)(?<!everything)(?<!nothing)(?<!\\ball)\\s+(?=but\\b)|\\s+(?=(?:yet|however|whereas|while|although|though|because|since|therefore|thus|hence|unless|if|which|rather than|instead of|as opposed to|in contrast to)\\b)"
+    "\\s*[,;]\\s+|\\s+-+\\s+|(?<!anything)(?<!everything)(?<!nothing)(?<!\\ball)\\s+(?=but\\b)|\\s+(?=(?:yet|however|whereas|while|although|though|because|since"
+    "|therefore|thus|hence|unless|if|which|rather than|instead of|as opposed to|in contrast to)\\b)"
     "|\\s+(?=not (?:the |an? |options? )?\x02)|\\s+(?=so\\b(?! (?:far|much|many|long)))|\\s*(?=[(\\[])|\\s*[)\\]]\\s*|\\s*(?:=>|->|>+)\\s*", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #e8d14c1a
@@ -184,41 +185,53 @@ CLAUSES = re.compile(
 NO_BEFORE = re.compile(
     r"\b(?:not|no|never|neither|nor|none|without|hardly|cannot|unlikely|improbable|less|rul\w+ out|r/o|exclud\w*|eliminat\w*|dismiss\w*|discard\w*|reject\w*|discount\w*|cross\w* out|against"
     r"|wrong|incorrect|false|distractors?|except|unlike|versus|vs|than|instead of|opposed|over|avoid\w*|contraindicat\w*|anything but|everything but|all but|nobody|no one|lacks?|besides|other than"
-    r"|worst|least|prevents?|from|incompatible|inconsistent|doubt\w*|(?:second|third)[ -]best|next[ -]best (?:answer|option|choice)|runner-up|so (?:is|are|was|does)|contrast|disagree\w*|mimic\w*|mistak\w+|den(?:y|ies|ied)|nothing|speaks? against|spoke against|argues? against|hesitat\w*|reluctant\w*)\b|n't\b", re.I)
+    r"|worst|least|prevents?|from|incompatible|inconsistent|doubt\w*|(?:second|third)[ -]best|next[ -]best (?:answer|option|choice)|runner-up|so (?:is|are|was|does)"
+    r"|contrast|disagree\w*|mimic\w*|mistak\w+|den(?:y|ies|ied)|nothing|speaks? against|spoke against|argues? against|hesitat\w*|reluctant\w*)\b|n't\b", re.I)
 NO_NO = re.compile(
     r"\b(?:(?:no|without(?: a| any)?|beyond(?: any)?) (?:doubt|question)|not only|nothing (?:else )?(?:but|other than)|none other than"
-    r"|(?:can't|cannot|can not|couldn't) be anything (?:other than|but|else than)|not surprising\w*|over (?:the|all)|from (?:the|these|this|that|her|his|what|all)|if not for|more than likely|no longer in doubt)\b", re.I)
+    r"|(?:can't|cannot|can not|couldn't) be anything (?:other than|but|else than)|not surprising\w*|over (?:the|all)|from (?:the|these|this|that|her|his|what|all)"
+    r"|if not for|more than likely|no longer in doubt)\b", re.I)
 BE = r"(?:is|are|was|were|seems?|looks?|appears?|sounds?|would be|can be|could be|has been|have been|can|should be|must be|should|may be|might be|all|both|be|also|then|here|therefore)"
 NO_AFTER = re.compile(
-    rf"^\W*(?:{BE}\s+)*(?:\w+ly\s+|too\s+|just\s+|quite\s+|a (?:little |bit )?|the\s+)*(?:not\b|n't|wrong|incorrect|false|unlikely|less\b|ruled out|excluded|eliminated|dismissed|discarded|rejected|considered but"
-    r"|out\b|off\b|implausible|absent|contraindicated|inappropriate|unnecessary|unsafe|harmful|dangerous|outdated|reserved|distractors?\b|inconsistent|improbable|mistake|error|odd one|worst|never|no\b|neither|nope|avoided"
+    rf"^\W*(?:{BE}\s+)*(?:\w+ly\s+|too\s+|just\s+|quite\s+|a (?:little |bit )?|the\s+)*(?:not\b|n't|wrong|incorrect|false|unlikely|less\b|ruled out|excluded|eliminated"
+    rf"|dismissed|discarded|rejected|considered but"
+    r"|out\b|off\b|implausible|absent|contraindicated|inappropriate|unnecessary|unsafe|harmful|dangerous|outdated|reserved|distractors?\b|inconsistent|improbable|mistake"
+    r"|error|odd one|worst|never|no\b|neither|nope|avoided"
     r"|withheld|diagnosis of exclusion|(?:second|third)\b)"
     r"|^\W*(?:isn't|aren't|wasn't|doesn't|don't|does not|do not|did not|didn't|would not|wouldn't|won't|will not|lacks?|fails?|has no|explains? neither|explains? none|contradicts?)\b"
     r"|^\W*(?:would|could|may|might|can)\s+(?:\w+\s+){0,2}?(?:not|mimic|harm|delay)\b", re.I)
-STILL_OPEN = re.compile(r"^\W*(?:cannot|can't|can not|could not|couldn't|should not|shouldn't|must not|mustn't|is not|isn't)(?: yet)?(?: be)?(?: (?:safely|completely|entirely|fully))? (?:excluded|ruled out|dismissed|discarded|eliminated|forgotten|missed|overlooked|ignored)\b", re.I)
+STILL_OPEN = re.compile(r"^\W*(?:cannot|can't|can not|could not|couldn't|should not|shouldn't|must not|mustn't|is not|isn't)(?: yet)?(?: be)?(?: (?:safely|completely"
+    r"|entirely|fully))? (?:excluded|ruled out|dismissed|discarded|eliminated|forgotten|missed|overlooked|ignored)\b", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #d2a3b2f4
 #: What leaves an option open before and after it; what only looks so.
 OPEN_BEFORE = re.compile(
-    r"\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|such as|e\.g|suspect\w*|unsure|unclear|uncertain|not sure|don't know"
-    r"|argue|torn|tempt\w+|alternatives?|need to|to rule|wonder\w*|suppose|would|compare\w*|otherwise|depends|candidates?|toss-?up|think (?:of|about)|in mind|beware|watch for|look for|worr(?:y about|ied|ying|isome)|concern\w*|feared|(?<!is )(?<!was )one of)\b|\?\s*$", re.I)
+    r"\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|such as|e\.g|suspect\w*|unsure"
+    r"|unclear|uncertain|not sure|don't know"
+    r"|argue|torn|tempt\w+|alternatives?|need to|to rule|wonder\w*|suppose|would|compare\w*|otherwise|depends|candidates?|toss-?up|think (?:of|about)|in mind|beware"
+    r"|watch for|look for|worr(?:y about|ied|ying|isome)|concern\w*|feared|(?<!is )(?<!was )one of)\b|\?\s*$", re.I)
 NOT_OPEN = re.compile(
     r"\bif (?:i|one|you|we|pressed|forced|pushed)(?: (?:had|have|were|must|was|am|are))?(?: (?:forced|pressed|made|asked))?(?: to)? ?(?:choose|pick|guess|answer|bet|decide|select)?\b"
     r"|\bi(?:'d| would)\b(?! (?:have|need|want|like|also|consider|not|never|be|exclude|rule|wonder|think about))|\bmay well\b|\bc(?:an|ould) only\b|\bone would (?:choose|pick)"
     r"|\b(?:answer|diagnosis|choice|option|step|this|it)(?: \w+){0,3} would(?: \w+)?(?: have to)? be\b", re.I)
 OPEN_AFTER = re.compile(
-    r"^\W*(?:(?:is|are|remains?|could be|might be|may be|can be|seems?|looks?|would be|also|both|all)\s+)*(?:an?\s+|the\s+)?(?:\w+ly\s+)?(?:possible|plausible|tempting|possibilit\w+|conceivable|defensible"
-    r"|reasonable|on the table|considered|considerations?|alternatives?|contenders?|candidates?|worth|mimic\w*|exceptions?)\b|^\W*(?:could|may|might|can)\b|^[)\]\"']*\s*\?|^\W*(?:if|unless|only if|only when|in case)\b(?! proven)"
+    r"^\W*(?:(?:is|are|remains?|could be|might be|may be|can be|seems?|looks?|would be|also|both|all)\s+)*(?:an?\s+|the\s+)?(?:\w+ly\s+)?(?:possible|plausible|tempting"
+    r"|possibilit\w+|conceivable|defensible"
+    r"|reasonable|on the table|considered|considerations?|alternatives?|contenders?|candidates?|worth|mimic\w*|exceptions?)\b|^\W*(?:could|may|might|can)\b"
+    r"|^[)\]\"']*\s*\?|^\W*(?:if|unless|only if|only when|in case)\b(?! proven)"
     r"|^\W*would be\b.*\b(?:if|unless|had|were)\b", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #0acb2589
 #: What others think, and what once was so.
 OTHERS = re.compile(
-    r"\b(?:students?|examinees?|colleagues?|residents?|interns?|friends?|some|many|most (?:people|students)|people|textbooks?(?! (?:case|example|presentation|picture))|keyed|someone|one might|you might|others?|traditionally|one could|traps?|naive|novices?"
-    r"|(?:was|were|been) told|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)|i first|previous\w*|formerly|used to|(?:would|'d) have (?:said|chosen|gone|picked|thought)|history of|hx|h/o|known"
+    r"\b(?:students?|examinees?|colleagues?|residents?|interns?|friends?|some|many|most (?:people|students)|people|textbooks?(?! (?:case|example|presentation|picture))"
+    r"|keyed|someone|one might|you might|others?|traditionally|one could|traps?|naive|novices?"
+    r"|(?:was|were|been) told|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)"
+    r"|i first|previous\w*|formerly|used to|(?:would|'d) have (?:said|chosen|gone|picked|thought)|history of|hx|h/o|known"
     r"|yesterday|prior|no longer|was treated|family|mother|father|brother|sister|before the|originally|treated for|risk of|prone to)\b", re.I)
 ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|diagnosed\b.*\bago|treated|cured)\b", re.I)
-CONCEDED = re.compile("^\\W*(?:although|though|even though|while|whereas|despite|in spite of|unlike|tempting|as much as|even if|because|since|given|compared|in contrast)\\b|\\bas (?:it|they|\x02) (?:is|are|may be|seems?)\\b", re.I)
+CONCEDED = re.compile("^\\W*(?:although|though|even though|while|whereas|despite|in spite of|unlike|tempting|as much as|even if|because|since|given|compared"
+    "|in contrast)\\b|\\bas (?:it|they|\x02) (?:is|are|may be|seems?)\\b", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #88b7509c
 #: What chooses an option; what speaks for it; what confirms it after it.
@@ -226,22 +239,29 @@ CHOOSES = re.compile(
     r"\b(?:answers?|correct|right|best|choices?|choos\w+|chose|chosen|pick\w*|select\w*|opt(?:ed)? for|go(?:ing)? with|went with|settle[sd]? (?:on|for|it)|bet(?:ting)?|money|vote|final\w*|verdict"
     r"|conclu\w+|option (?:is|would)|letter|solution|guess|decides? it|leaves?|leaving|left with|what remains|remains?|response)\b", re.I)
 SPEAKS_FOR = re.compile(
-    r"\b(?:say|said|call (?:this|it|her|him)|diagnos\w+|dx|impression|imp|therefore|thus|hence|so|overall|must be|has to be|have to be|likel\w+|probabl\w+|suggest\w*|consistent with|compatible with|in keeping with"
-    r"|points?|pointing|indicat\w+|confirm\w*|clinch\w*|scream\w*|classic\w*|typical of|characteristic of|diagnostic of|suggestive of|makes? (?:this|it)|make|this is|it is|it's|that's|that is|is the|picture|next step"
-    r"|of choice|treat as|lean\w*|i'd|i would|recommend\w*|has|have|equals?|favou?rs?|in favou?r of|rules? in|speaks? for|supports?|(?:down|up)grad\w*|class\w*|put|mark\w*|rate[ds]?|triage\w*|level|due to|caused by|explained by|now)\b|[=:]\s*$", re.I)
+    r"\b(?:say|said|call (?:this|it|her|him)|diagnos\w+|dx|impression|imp|therefore|thus|hence|so|overall|must be|has to be|have to be|likel\w+|probabl\w+|suggest\w*"
+    r"|consistent with|compatible with|in keeping with"
+    r"|points?|pointing|indicat\w+|confirm\w*|clinch\w*|scream\w*|classic\w*|typical of|characteristic of|diagnostic of|suggestive of|makes? (?:this|it)|make|this is"
+    r"|it is|it's|that's|that is|is the|picture|next step"
+    r"|of choice|treat as|lean\w*|i'd|i would|recommend\w*|has|have|equals?|favou?rs?|in favou?r of|rules? in|speaks? for|supports?|(?:down|up)grad\w*|class\w*|put"
+    r"|mark\w*|rate[ds]?|triage\w*|level|due to|caused by|explained by|now)\b|[=:]\s*$", re.I)
 CONFIRMED = re.compile(
-    r"^[)\]\"'\s]*(?:,\s*)?(?:is|are|was|would be|must be|has to be|remains|should be|'s|it is)\s*(?:therefore |clearly |definitely |thus |still |by far |now |indeed |obviously )*(?:the |my |our )?(?:single |only |more |clear "
-    r"|obvious |working |most likely |most probable )*(?:correct|right|best|answer|diagnosis|choice|pick|winner|one i|treatment of choice|drug of choice|next step|option i|what (?:i|we|it)|the one|keyed)\b"
+    r"^[)\]\"'\s]*(?:,\s*)?(?:is|are|was|would be|must be|has to be|remains|should be|'s|it is)\s*(?:therefore |clearly |definitely |thus |still |by far |now |indeed "
+    r"|obviously )*(?:the |my |our )?(?:single |only |more |clear "
+    r"|obvious |working |most likely |most probable )*(?:correct|right|best|answer|diagnosis|choice|pick|winner|one i|treatment of choice|drug of choice|next step"
+    r"|option i|what (?:i|we|it)|the one|keyed)\b"
     r"|^[)\]\"'\s]*(?:it is|it must be|it's|fits? (?:best|better)\b|wins|edges it|until proven otherwise|remains\W*$|is left\W*$|please|makes (?:the )?most sense|takes it)", re.I)
 SUPPORTED = re.compile(
-    r"^[)\]\"'\s]*(?:is|are|was|seems|looks|would be|remains)\s*(?:\w+ly )?(?:the )?(?:most |more )?(?:likely|probable|appropriate|better|preferred|indicated|diagnostic|consistent|suggested|confirmed)\b|^[)\]\"'\s]*(?:fits?|explains|accounts for"
+    r"^[)\]\"'\s]*(?:is|are|was|seems|looks|would be|remains)\s*(?:\w+ly )?(?:the )?(?:most |more )?(?:likely|probable|appropriate|better|preferred|indicated|diagnostic"
+    r"|consistent|suggested|confirmed)\b|^[)\]\"'\s]*(?:fits?|explains|accounts for"
     r"|matches|makes more sense|should be (?:done|started|given|checked|ordered|performed|obtained|measured))\b", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #28a9c1a5
 #: Words that change nothing, what may follow a mention that stands alone, and a remark behind a mention that denies it.
 FILLER = re.compile(
-    r"^\W*(?:(?:the|an?|option|choice|answer|letter|it's|it is|that's|just|simply|then|so|therefore|thus|hence|and|but|yes|ok|okay|well|final|no|most|likely|probably|definitely|clearly|certainly|of course|i guess|i think|please)\b\W*)*$", re.I)
-ENDS = re.compile(r"^[\s.!)\]\"'*]*(?:$|(?:because|since|due|as|for|here|now|again|after|with|in view|given|on)\b)", re.I)
+    r"^\W*(?:(?:the|an?|option|choice|answer|letter|it's|it is|that's|just|simply|then|so|therefore|thus|hence|and|but|yes|ok|okay|well|final|no|most|likely|probably"
+    r"|definitely|clearly|certainly|of course|i guess|i think|please)\b\W*)*$", re.I)
+CLAUSE_STOPS = re.compile(r"^[\s.!)\]\"'*]*(?:$|(?:because|since|due|as|for|here|now|again|after|with|in view|given|on)\b)", re.I)
 ASIDE_NO = re.compile(r"^[(\[]\s*(?:is |was )?(?:wrong|incorrect|ruled out|unlikely|rejected|excluded|no\b|not\b|wait)[^\x02]*$", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #988d03cb
@@ -265,7 +285,7 @@ def stance(mention, before, after, last, question):
         return "open"
     if CHOOSES.search(before) or CONFIRMED.search(after):
         return "chosen"
-    if FILLER.match(before) and ENDS.match(after):
+    if FILLER.match(before) and CLAUSE_STOPS.match(after):
         return "chosen" if not last or mention.letter or SPEAKS_FOR.search(last) or CHOOSES.search(last) else "supported"
     return "supported" if SPEAKS_FOR.search(before) or SUPPORTED.search(after) or (FILLER.match(before) and SPEAKS_FOR.search(last)) else "mentioned"
 
@@ -273,16 +293,16 @@ def stance(mention, before, after, last, question):
 #: A condition, an order in time, a ranking and a comparison.
 CONDITION = re.compile(r"^\W*(?:if|unless|were|had|should (?:it|the|he|she|there|you)|suppose|assuming|when|in case|provided|otherwise)\b|^\W*with\b.*\b(?:without|otherwise)\b", re.I)
 ONLY_IF = re.compile(r"^(?:if|unless(?! proven)|only if|provided)\b", re.I)
-STEP = re.compile(r"\W*(?:first|next|then|second|finally|initially|later)\W*", re.I)
-RANKED = re.compile("(\x02(\\d+)\x03)\\s*>+\\s*(\x02\\d+\x03)")
+STEP_IN_TIME = re.compile(r"\W*(?:first|next|then|second|finally|initially|later)\W*", re.I)
+RANKED_MENTIONS = re.compile("(\x02(\\d+)\x03)\\s*>+\\s*(\x02\\d+\x03)")
 FROM_TO = re.compile("\\bfrom (\x02\\d+\x03) (?:up |down )?to (\x02\\d+\x03)", re.I)
 LESS_THAN = re.compile("\\b(?:less|not so much) (\x02\\d+\x03) (?:than|as) (\x02\\d+\x03)", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #a6e1a8ff
 def sentence_stances(sentence, offered, options):
-    marked, mentions = joined(*with_tokens(sentence, offered, options))
+    marked, mentions = joined_mentions(*with_tokens(sentence, offered, options))
     marked = FROM_TO.sub(r"not \1, it is \2", LESS_THAN.sub(r"not \1, it is \2", marked))
-    marked = RANKED.sub(lambda one: one[0] if mentions[int(one[2])].letter else f"{one[1]} rather than {one[3]}", marked)
+    marked = RANKED_MENTIONS.sub(lambda one: one[0] if mentions[int(one[2])].letter else f"{one[1]} rather than {one[3]}", marked)
     plain = NOT_OPEN.sub(" ", sentence)
     conditional, question = bool(CONDITION.match(plain)), sentence.rstrip(" \"')").endswith("?")
     clauses = [clause for clause in CLAUSES.split(marked) if clause.strip()]
@@ -291,7 +311,7 @@ def sentence_stances(sentence, offered, options):
         parts = TOKENS.split(clause)  # words, number, words, number, words
         for n in range(1, len(parts), 2):
             kind = stance(mentions[int(parts[n])], parts[n - 1], parts[n + 1], last if n == 1 else "", question and place == len(clauses) - 1)
-            if kind in ("chosen", "supported") and n == 1 and STEP.fullmatch(last):
+            if kind in ("chosen", "supported") and n == 1 and STEP_IN_TIME.fullmatch(last):
                 kind = "open"
             if kind in ("chosen", "supported") and (conditional or ONLY_IF.match(following) or ASIDE_NO.match(following)):
                 kind = "denied" if ASIDE_NO.match(following) else "open"

@@ -400,7 +400,7 @@ def shared_beginning(
     return shared if shared >= least else 0
 
 # %% ../../nbs/engines/hf.ipynb #e733a2ec
-def read_rows(
+def distributions_of(
     engine: HfEngine,
     rows: list[tuple[int, ...]],  # token ids
     places: int,  # at the end of each row
@@ -429,7 +429,7 @@ def read_rows(
 
 def last_logprobs(engine: HfEngine, rows: list[tuple[int, ...]], places: int, share: bool = True) -> Any:  # float32, (rows, places, vocabulary), on the CPU
     "The log-probabilities of the token after each of the last places of every row."
-    return read_rows(engine, rows, places, share)[0]
+    return distributions_of(engine, rows, places, share)[0]
 
 # %% ../../nbs/engines/hf.ipynb #6cba0623
 def row_distributions(
@@ -507,7 +507,7 @@ def scores_by_prompt(engine: HfEngine, every: list[OptionTokens]) -> list[float]
     sums = [0.0] * len(every)
     for batch in prompt_batches({prompt: len(found) for prompt, found in tails.items()}, engine.batch):
         following = [(row, tail) for row, prompt in enumerate(batch) for tail in tails[prompt]]
-        first, state, mask = read_rows(engine, batch, 1, keep=bool(following))
+        first, state, mask = distributions_of(engine, batch, 1, keep=bool(following))
         after = tail_logprobs(engine, state, mask, following) if following else None
         places = {one: place for place, one in enumerate(following)}
         for row, prompt in enumerate(batch):
