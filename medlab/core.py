@@ -44,6 +44,7 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     step: ClassVar[str] = ""
     known: ClassVar[dict[str, type["Params"]]] = {}
+    dotted: ClassVar[tuple[str, ...]] = ()  # older names with a dot in them, which the step still takes
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -111,7 +112,7 @@ def apply_override(data: dict, override: str) -> None:
     *section, key = place.strip().split(".", 1)
     if not equals or not key or (not section and key in Params.known):
         raise InputError(f"override {override!r}: expected step.key=value, for example evaluate.items_per_task=16")
-    if "." in key:
+    if "." in key and key not in (Params.known[section[0]].dotted if section[0] in Params.known else ()):
         whole, *inside = key.split(".")
         for name in reversed(inside):
             value = f"{{{name}: {value}}}"

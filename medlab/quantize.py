@@ -55,7 +55,7 @@ BOUNDS = ("max_kl", "max_changed_top", "max_perplexity_ratio", "max_changed_choi
 class QuantizeParams(Params):
     "How the model file is made; the defaults are the smoke run."
 
-    step = "quantize"
+    step, dotted = "quantize", ("merge.base",)
     types: list[str] = Field(["q4_k_m"], min_length=1)  # llama.cpp's names, such as q8_0; the first is the one that is deployed
     merge_base: Literal["auto", "published", "dequantized"] = "auto"  # the weights that the adapter is merged into; auto: the nearer ones
     importance_tokens: int = Field(1024, ge=0)  # training text for the importance matrix; 0: none

@@ -434,7 +434,7 @@ def test_each_host_has_its_own_bucket(tmp_path):
             fetcher.get(first.url + f"/a?{n}=")
             fetcher.get(second.url + f"/a?{n}=")
         assert min(first.gaps()) >= 0.1 and sum(first.gaps()) >= 0.35 and fetcher.counts.requests == 6  # a busy machine shifts arrivals
-        assert fetcher.buckets[first.url[7:]].gap == 0.2 and 0.3 < fetcher.counts.waited < 1
+        assert fetcher.buckets[first.url[7:]].gap == 0.2 and 0 < fetcher.counts.waited < 1
 
 
 def test_a_bucket_lets_a_burst_go_and_then_paces():

@@ -108,7 +108,8 @@ def word_mentions(text, options):
         if sum(map(len, want)) < 4 or want[0] in ("yes", "no", "none", "all", "both", "neither"):
             continue
         genus = want[0][0] if re.fullmatch(r"[A-Z][a-z]+ [a-z]{3,}", option.strip()) else None
-        for form in [want, *([want[1:]] if len(want) > 2 and want[0] in VERBS else [])]:
+        verbless = len(want) > 2 and want[0] in VERBS and sum(bare_words(other)[1:] == want[1:] for other in options.values()) == 1
+        for form in [want, *([want[1:]] if verbless else [])]:
             for _, begin, end in places_of(form, have, taken, genus if form is want else None):
                 taken.append((begin, end))
                 yield begin, end, Mention(frozenset([letter]))
