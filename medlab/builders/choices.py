@@ -310,7 +310,7 @@ def names_option(text: str, options: dict[str, str], letter: str) -> bool:
 def tells_option(sentence: str, other: str, right: str) -> bool:
     "Whether a sentence says another option word for word, without a word that rejects or compares it and without the right one."
     said, option, marked = (" ".join(re.findall(r"\w+", text.casefold())) for text in (sentence, other, right))
-    return len(option.split()) > 2 and f" {option} " in f" {said} " and marked not in said and not re.match(r"(?:all|both|none|neither)\b", marked) and not DECIDES.search(sentence)
+    return len(option.split()) > 2 and f" {option} " in f" {said} " and marked not in said and not SET_PHRASES.fullmatch(right.strip(" .")) and not DECIDES.search(sentence)
 
 # %% ../../nbs/builders/choices.ipynb #f8b05810
 def support_fault(
