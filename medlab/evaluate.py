@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EvaluateParams', 'Question', 'questions', 'check_items_fit', 'Variant', 'find_variant', 'answer_all', 'take_ledgers',
-           'shots_for', 'forced_questions', 'choose_all', 'Asked', 'evaluate']
+           'shots_for', 'forced_questions', 'choose_all', 'evaluate']
 
 # %% ../nbs/10_evaluate.ipynb #a4b47efc
 import time
@@ -119,19 +119,19 @@ def questions(
     return sorted(found, key=lambda one: (one.limit, one.prompt_tokens, one.example.id))
 
 # %% ../nbs/10_evaluate.ipynb #24453c3d
-def batched(asked: list[Question], size: int) -> list[list[Question]]:
+def batched(requests: list[Question], size: int) -> list[list[Question]]:
     "Cut questions into batches of at most `size`, each of one limit."
     batches = []
-    for question in asked:
+    for question in requests:
         if not batches or len(batches[-1]) == size or batches[-1][0].limit != question.limit:
             batches.append([])
         batches[-1].append(question)
     return batches
 
 # %% ../nbs/10_evaluate.ipynb #8b43a10a
-def check_items_fit(asked: list[Question], sampling: Sampling) -> None:
+def check_items_fit(requests: list[Question], sampling: Sampling) -> None:
     "Raise `InputError` when the longest prompt and its answer do not fit the context."
-    longest = max(asked, key=lambda question: question.prompt_tokens + question.limit)
+    longest = max(requests, key=lambda question: question.prompt_tokens + question.limit)
     try:
         check_room(longest.prompt_tokens, sampling.model_copy(update={"length": longest.limit}))
     except InputError as error:
@@ -291,7 +291,7 @@ def read_answers(
 # %% ../nbs/10_evaluate.ipynb #8a7db750
 def answer_all(
     variant: Variant,  # not opened when the ledger has all answers
-    asked: list[Question],  # in their order
+    requests: list[Question],  # in their order
     size: int,  # of a batch
     sampling: Sampling,
     ledger: Path,  # JSON lines, one a batch
@@ -299,18 +299,18 @@ def answer_all(
     "One variant's answers to all questions. Only what the ledger lacks is asked, batch by batch, and written to it at once."
     from tqdm import tqdm
 
-    kept, keys = read_answers(ledger), {one.example.id: answer_key(variant, one, sampling) for one in asked}
+    kept, keys = read_answers(ledger), {one.example.id: answer_key(variant, one, sampling) for one in requests}
     lacking = sum(key not in kept for key in keys.values())
     if lacking:
-        with variant.opener() as engine, tqdm(total=len(asked), initial=len(asked) - lacking, desc=f"{variant.name:8}", unit=" answers") as bar:
-            for batch in batched(asked, size):
+        with variant.opener() as engine, tqdm(total=len(requests), initial=len(requests) - lacking, desc=f"{variant.name:8}", unit=" answers") as bar:
+            for batch in batched(requests, size):
                 if open_ones := [one for one in batch if keys[one.example.id] not in kept]:
                     found = ask_batch(engine, variant.name, open_ones, sampling.model_copy(update={"length": batch[0].limit}))
                     answers = {keys[one.item_id]: one for one in found}
                     append_jsonl(ledger, [{"variant": variant.name, "answers": {key: one.model_dump() for key, one in answers.items()}}])
                     kept |= answers
                     bar.update(len(open_ones))
-    return [kept[keys[one.example.id]].model_copy(update={"item_id": one.example.id, "variant": variant.name}) for one in asked]
+    return [kept[keys[one.example.id]].model_copy(update={"item_id": one.example.id, "variant": variant.name}) for one in requests]
 
 # %% ../nbs/10_evaluate.ipynb #5ef75f67
 def take_ledgers(
@@ -370,15 +370,15 @@ def choose_batch(engine: Engine, variant: str, batch: list[ForcedQuestion], arm:
 # %% ../nbs/10_evaluate.ipynb #35b1bae6
 def choose_all(
     variant: Variant,  # not opened when the ledger has all choices
-    asked: list[ForcedQuestion],  # in their order
+    requests: list[ForcedQuestion],  # in their order
     arm: str,
     size: int,  # of a batch
     ledger: Path,  # JSON lines, one a batch
 ) -> list[Prediction]:
     "One variant's forced choices of one arm. Raises `NotPossible` when its engine cannot score these options."
     kept = read_answers(ledger)
-    keys = {one.example.id: sha256_json({"model": variant.fingerprint, "engine": variant.engine, "asked": one.key, "by": one.by}) for one in asked}
-    batches = [asked[place : place + size] for place in range(0, len(asked), size)]
+    keys = {one.example.id: sha256_json({"model": variant.fingerprint, "engine": variant.engine, "asked": one.key, "by": one.by}) for one in requests}
+    batches = [requests[place : place + size] for place in range(0, len(requests), size)]
     lacking = [batch for batch in batches if any(keys[one.example.id] not in kept for one in batch)]
     if lacking:
         with variant.opener() as engine:
@@ -387,7 +387,7 @@ def choose_all(
                 answers = {keys[one.item_id]: one for one in found}
                 append_jsonl(ledger, [{"variant": variant.name, "answers": {key: one.model_dump() for key, one in answers.items()}}])
                 kept |= answers
-    return [kept[keys[one.example.id]].model_copy(update={"item_id": one.example.id, "variant": variant.name, "arm": arm}) for one in asked]
+    return [kept[keys[one.example.id]].model_copy(update={"item_id": one.example.id, "variant": variant.name, "arm": arm}) for one in requests]
 
 # %% ../nbs/10_evaluate.ipynb #e371d84e
 @contextmanager
@@ -419,7 +419,7 @@ def peak_of(variant: Variant, memory: Path) -> dict[str, float]:  # empty when i
 
 # %% ../nbs/10_evaluate.ipynb #8a6c168c
 @dataclass
-class Asked:
+class Evaluation:
     "All that is asked of the variants, and all that they answered."
 
     written: list[Question]  # items whose answers are written
@@ -442,19 +442,19 @@ def arms_of(variant: str, params: EvaluateParams) -> list[str]:
     return [arm for arm in params.arms if (few or not arm.startswith("few_shot")) and (text or not arm.endswith("text"))]
 
 # %% ../nbs/10_evaluate.ipynb #bcbef62c
-def ask_arms(variant: Variant, all_asked: Asked, params: EvaluateParams, sampling: Sampling, folder: Path) -> None:
+def ask_arms(variant: Variant, evaluation: Evaluation, params: EvaluateParams, sampling: Sampling, folder: Path) -> None:
     "Ask one variant in all of its arms; `folder` holds the ledgers."
-    written = {ZERO_SHOT: all_asked.written, "few_shot": all_asked.few_shot}
+    written = {ZERO_SHOT: evaluation.written, "few_shot": evaluation.few_shot}
     for arm in arms_of(variant.name, params):
         if arm in written:
             found = answer_all(variant, written[arm], params.batch, sampling, folder / "evaluate.jsonl")
-            all_asked.predictions += [one.model_copy(update={"arm": arm}) for one in found]
+            evaluation.predictions += [one.model_copy(update={"arm": arm}) for one in found]
             continue
-        for examples, answers in ((all_asked.examples, all_asked.predictions), (all_asked.validation, all_asked.chosen_by)):
+        for examples, answers in ((evaluation.examples, evaluation.predictions), (evaluation.validation, evaluation.chosen_by)):
             try:
-                answers += choose_all(variant, forced_questions(examples, arm, all_asked.shots[arm]), arm, CHOICE_BATCH, folder / "choices.jsonl")
+                answers += choose_all(variant, forced_questions(examples, arm, evaluation.shots[arm]), arm, CHOICE_BATCH, folder / "choices.jsonl")
             except NotPossible as error:
-                all_asked.not_possible[variant.name, arm] = str(error)
+                evaluation.not_possible[variant.name, arm] = str(error)
 
 
 #: Items of a forced choice that are asked together: each has several options, so fewer than of written answers.
@@ -465,33 +465,33 @@ CHOICE_BATCH = 8
 PHRASED = "forced_choice_letter"
 
 
-def ask_again(variant: Variant, all_asked: Asked, params: EvaluateParams, sampling: Sampling, folder: Path) -> None:
+def ask_again(variant: Variant, evaluation: Evaluation, params: EvaluateParams, sampling: Sampling, folder: Path) -> None:
     "Ask one variant some forced choices in five phrasings, and all written answers with other seeds, as far as the profile wants it."
-    asked = [phrased(one) for one in forced_questions(choose_items(all_asked.examples, params.phrasing_items), PHRASED, dict.fromkeys(TASKS, []))]
+    requests = [phrased(one) for one in forced_questions(choose_items(evaluation.examples, params.phrasing_items), PHRASED, dict.fromkeys(TASKS, []))]
     try:
-        found = [choose_all(variant, list(way), PHRASED, CHOICE_BATCH, folder / "choices.jsonl") for way in zip(*asked)]
-        all_asked.phrased |= {variant.name: found} if found else {}
+        found = [choose_all(variant, list(way), PHRASED, CHOICE_BATCH, folder / "choices.jsonl") for way in zip(*requests)]
+        evaluation.phrased |= {variant.name: found} if found else {}
     except NotPossible as error:
-        all_asked.not_possible[variant.name, "phrasings"] = str(error)
+        evaluation.not_possible[variant.name, "phrasings"] = str(error)
     others = [sampling.model_copy(update={"seed": sampling.seed + n}) for n in range(1, params.seeds)]
-    found = [answer_all(variant, all_asked.written, params.batch, other, folder / "evaluate.jsonl") for other in others]
-    all_asked.by_seed |= {variant.name: found} if found else {}
+    found = [answer_all(variant, evaluation.written, params.batch, other, folder / "evaluate.jsonl") for other in others]
+    evaluation.by_seed |= {variant.name: found} if found else {}
 
 # %% ../nbs/10_evaluate.ipynb #37a6b361
-def ask_variants(run: Run, profile: Profile, all_asked: Asked, sampling: Sampling) -> None:
+def ask_variants(run: Run, profile: Profile, evaluation: Evaluation, sampling: Sampling) -> None:
     "Have every variant of the profile answer in all of its arms. One that cannot run here is noted with the reason."
     params = profile.params(EvaluateParams)
     for name in params.variants:
-        before = len(all_asked.predictions), len(all_asked.chosen_by)
+        before = len(evaluation.predictions), len(evaluation.chosen_by)
         try:
             with kept_open(find_variant(name, run, profile), run.folder("ledgers") / "memory.jsonl") as variant:
-                ask_arms(variant, all_asked, params, sampling, run.folder("ledgers"))
-                ask_again(variant, all_asked, params, sampling, run.folder("ledgers"))
-            all_asked.memory |= peak_of(variant, run.folder("ledgers") / "memory.jsonl")
+                ask_arms(variant, evaluation, params, sampling, run.folder("ledgers"))
+                ask_again(variant, evaluation, params, sampling, run.folder("ledgers"))
+            evaluation.memory |= peak_of(variant, run.folder("ledgers") / "memory.jsonl")
         except MissingError as error:
-            all_asked.missing[name] = str(error)
-            del all_asked.predictions[before[0] :], all_asked.chosen_by[before[1] :]
-            all_asked.phrased.pop(name, None)
+            evaluation.missing[name] = str(error)
+            del evaluation.predictions[before[0] :], evaluation.chosen_by[before[1] :]
+            evaluation.phrased.pop(name, None)
 
 # %% ../nbs/10_evaluate.ipynb #8e41de6d
 def predictions_hash(predictions: list[Prediction]) -> str:
@@ -499,64 +499,64 @@ def predictions_hash(predictions: list[Prediction]) -> str:
     return sha256_json([prediction.model_dump(exclude={"seconds"}) for prediction in predictions])
 
 # %% ../nbs/10_evaluate.ipynb #844ea080
-def arm_rows(all_asked: Asked, profile: Profile) -> list[dict]:
+def arm_rows(evaluation: Evaluation, profile: Profile) -> list[dict]:
     "The accuracies of every arm but zero shot: measured, under the floor, or not run with the reason."
     params, rows = profile.params(EvaluateParams), []
-    written = [one.example for one in all_asked.few_shot]
+    written = [one.example for one in evaluation.few_shot]
     for variant in params.variants:
         for arm in [arm for arm in arms_of(variant, params) if arm != ZERO_SHOT]:
-            given = [one for one in all_asked.predictions if (one.variant, one.arm) == (variant, arm)]
-            why = all_asked.missing.get(variant) or all_asked.not_possible.get((variant, arm)) or ("" if given else "no item was asked")
-            found = score(written if arm == "few_shot" else all_asked.examples, given, {variant: why} if why else {}, profile.seed, [variant], params.readable_floor)
+            given = [one for one in evaluation.predictions if (one.variant, one.arm) == (variant, arm)]
+            why = evaluation.missing.get(variant) or evaluation.not_possible.get((variant, arm)) or ("" if given else "no item was asked")
+            found = score(written if arm == "few_shot" else evaluation.examples, given, {variant: why} if why else {}, profile.seed, [variant], params.readable_floor)
             rows += [row.model_copy(update={"arm": arm}).model_dump() for row in found if row.metric.endswith("_accuracy")]
     return rows
 
 # %% ../nbs/10_evaluate.ipynb #90b6b22d
-def kinds_of_errors(all_asked: Asked) -> dict[str, dict[str, dict]]:
+def kinds_of_errors(evaluation: Evaluation) -> dict[str, dict[str, dict]]:
     "For each variant and arm the errors by kind, as `error_kinds` counts them."
     found: dict[str, dict[str, dict]] = {}
-    for variant, arm in dict.fromkeys((one.variant, one.arm) for one in all_asked.predictions):
-        items = [one.example for one in all_asked.written] if arm in (ZERO_SHOT, "few_shot") else all_asked.examples
-        found.setdefault(variant, {})[arm] = error_kinds(items, [one for one in all_asked.predictions if (one.variant, one.arm) == (variant, arm)])
+    for variant, arm in dict.fromkeys((one.variant, one.arm) for one in evaluation.predictions):
+        items = [one.example for one in evaluation.written] if arm in (ZERO_SHOT, "few_shot") else evaluation.examples
+        found.setdefault(variant, {})[arm] = error_kinds(items, [one for one in evaluation.predictions if (one.variant, one.arm) == (variant, arm)])
     return found
 
 # %% ../nbs/10_evaluate.ipynb #9ec4757e
-def all_metrics(all_asked: Asked, train: list[Example], profile: Profile) -> dict:
+def all_metrics(evaluation: Evaluation, train: list[Example], profile: Profile) -> dict:
     "Everything that metrics.json holds: rows, comparisons, arms, rivals, claims, neighbours, and the items and prompts that they stand for."
-    params, items = profile.params(EvaluateParams), [one.example for one in all_asked.written]
-    written = [one for one in all_asked.predictions if one.arm == ZERO_SHOT]
-    rows = score(items, written, all_asked.missing, profile.seed, params.variants, params.readable_floor) + agreement(items, written)
-    tuned = next((name for name in reversed(params.variants) if name != "base" and any(one.variant == name for one in all_asked.chosen_by)), "")
-    named = [{"id": one.example.id, "task": one.example.task, "source": one.example.source, "prompt_sha256": one.prompt_sha256} for one in all_asked.written]
+    params, items = profile.params(EvaluateParams), [one.example for one in evaluation.written]
+    written = [one for one in evaluation.predictions if one.arm == ZERO_SHOT]
+    rows = score(items, written, evaluation.missing, profile.seed, params.variants, params.readable_floor) + agreement(items, written)
+    tuned = next((name for name in reversed(params.variants) if name != "base" and any(one.variant == name for one in evaluation.chosen_by)), "")
+    named = [{"id": one.example.id, "task": one.example.task, "source": one.example.source, "prompt_sha256": one.prompt_sha256} for one in evaluation.written]
     return {
         "rows": [row.model_dump() for row in rows],
         "comparisons": [row.model_dump() for row in compare(items, written, seed=profile.seed, floor=params.readable_floor)],
         "majority_baselines": majority_baselines(items),
         "items": named,
-        "arms": arm_rows(all_asked, profile),
-        "rivals": rival_rows(train, all_asked.examples),
-        "claims": make_claims(train, all_asked.validation, all_asked.examples, all_asked.chosen_by, all_asked.predictions, tuned) if tuned else [],
-        "kinds": kinds_of_errors(all_asked),
-        "neighbours": neighbour_rows(all_asked.examples, all_asked.predictions, params.variants),
-        "consistency": [row for name, answers in all_asked.phrased.items() for row in consistency_rows(all_asked.examples, answers, name)],
-        "seeds": [row for name, found in all_asked.by_seed.items()
+        "arms": arm_rows(evaluation, profile),
+        "rivals": rival_rows(train, evaluation.examples),
+        "claims": make_claims(train, evaluation.validation, evaluation.examples, evaluation.chosen_by, evaluation.predictions, tuned) if tuned else [],
+        "kinds": kinds_of_errors(evaluation),
+        "neighbours": neighbour_rows(evaluation.examples, evaluation.predictions, params.variants),
+        "consistency": [row for name, answers in evaluation.phrased.items() for row in consistency_rows(evaluation.examples, answers, name)],
+        "seeds": [row for name, found in evaluation.by_seed.items()
                   for row in seed_rows(items, [[one for one in written if one.variant == name], *found], name, params.readable_floor)],
-        "choice_items": [{"id": one.id, "task": one.task, "source": one.source} for one in all_asked.examples],
+        "choice_items": [{"id": one.id, "task": one.task, "source": one.source} for one in evaluation.examples],
     }
 
 # %% ../nbs/10_evaluate.ipynb #e9289ed1
-def calibrations(all_asked: Asked, profile: Profile) -> dict[str, dict]:
+def calibrations(evaluation: Evaluation, profile: Profile) -> dict[str, dict]:
     "For each variant and forced-choice arm what calibration.json holds."
     found = {}
     for variant in profile.params(EvaluateParams).variants:
         for arm in [arm for arm in ARMS if "forced" in arm]:
-            mine = [[one for one in given if (one.variant, one.arm) == (variant, arm)] for given in (all_asked.predictions, all_asked.chosen_by)]
-            if one := calibration_of(all_asked.examples, mine[0], all_asked.validation, mine[1], profile.seed):
+            mine = [[one for one in given if (one.variant, one.arm) == (variant, arm)] for given in (evaluation.predictions, evaluation.chosen_by)]
+            if one := calibration_of(evaluation.examples, mine[0], evaluation.validation, mine[1], profile.seed):
                 found.setdefault(variant, {})[arm] = one
     return found
 
 # %% ../nbs/10_evaluate.ipynb #fa78c91f
-def prepare(run: Run, profile: Profile, train: list[Example]) -> Asked:
+def prepare(run: Run, profile: Profile, train: list[Example]) -> Evaluation:
     "What is asked: held-out items for written answers and for forced choices, validation items, and the examples of the few-shot arms."
     params, chat = profile.params(EvaluateParams), ChatFormat.from_folder(obtain(load_spec(profile.model)))
     test, validation = (read_examples(run.file("instruct", f"{split}.jsonl")) for split in ("test", "validation"))
@@ -568,7 +568,7 @@ def prepare(run: Run, profile: Profile, train: list[Example]) -> Asked:
     with_choice = [[one for one in examples if one.task in CHOICES] for examples in (test, validation)]
     forced, checked = (choose_items(examples, count) for examples, count in zip(with_choice, (params.choice_items, params.validation_items)))
     more = [one.model_copy(update={"messages": with_shots(one, shots["few_shot"][one.task])}) for one in items] if "few_shot" in params.arms else []
-    return Asked(questions(items, chat, params), forced, checked, shots, few_shot=questions(more, chat, params))
+    return Evaluation(questions(items, chat, params), forced, checked, shots, few_shot=questions(more, chat, params))
 
 
 def with_shots(example: Example, shots: list[Example]) -> list[dict]:
@@ -587,15 +587,15 @@ def evaluate(run: Run, profile: Profile) -> Outcome:
     named in the manifest, and the same command, given again, asks only for what is missing.
     """
     train, params = read_examples(run.file("instruct", "train.jsonl")), profile.params(EvaluateParams)
-    all_asked, sampling = prepare(run, profile, train), Sampling(seed=profile.seed, temperature=params.temperature, context=profile.params(DeployParams).context)
-    check_items_fit([*all_asked.written, *all_asked.few_shot], sampling)
-    ask_variants(run, profile, all_asked, sampling)
-    folder, measured = run.folder("evaluate"), all_metrics(all_asked, train, profile)
+    evaluation, sampling = prepare(run, profile, train), Sampling(seed=profile.seed, temperature=params.temperature, context=profile.params(DeployParams).context)
+    check_items_fit([*evaluation.written, *evaluation.few_shot], sampling)
+    ask_variants(run, profile, evaluation, sampling)
+    folder, measured = run.folder("evaluate"), all_metrics(evaluation, train, profile)
     check_neighbours(measured["neighbours"], params.largest_drop, [name for name in params.variants if name not in ("base", "adapter", "served_guarded")])
-    write_parquet(folder / "predictions.parquet", all_asked.predictions, Prediction)
+    write_parquet(folder / "predictions.parquet", evaluation.predictions, Prediction)
     write_json(folder / "metrics.json", measured)
-    write_json(folder / "calibration.json", calibrations(all_asked, profile))
-    write_json(folder / "resources.json", {name: {"peak_memory_mb": peak} for name, peak in all_asked.memory.items()})
-    notes = [f"{variant} not run: {why}" for variant, why in all_asked.missing.items()] + [claim["says"] for claim in measured["claims"]]
-    hashed = dict.fromkeys(["predictions.parquet", "resources.json"], predictions_hash(all_asked.predictions))  # no two runs need the same memory
-    return Outcome(notes=notes, incomplete=bool(all_asked.missing), missing=list(all_asked.missing), content=hashed)
+    write_json(folder / "calibration.json", calibrations(evaluation, profile))
+    write_json(folder / "resources.json", {name: {"peak_memory_mb": peak} for name, peak in evaluation.memory.items()})
+    notes = [f"{variant} not run: {why}" for variant, why in evaluation.missing.items()] + [claim["says"] for claim in measured["claims"]]
+    hashed = dict.fromkeys(["predictions.parquet", "resources.json"], predictions_hash(evaluation.predictions))  # no two runs need the same memory
+    return Outcome(notes=notes, incomplete=bool(evaluation.missing), missing=list(evaluation.missing), content=hashed)

@@ -41,19 +41,24 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory):
-    "A finished run of profile smoke and its profile. Read only: copy it (`copied`) before changing anything in it."
+def smoke_run(tmp_path_factory, medlab):
+    """A finished run of profile smoke, made by the command, and its profile. Read only: copy it (`copied`) before changing anything in it.
+
+    MEDLAB_SMOKE_RUN names one that is finished already.
+    """
     from medlab.core import open_run
     from medlab.course import import_lessons
     from medlab.report import report
 
-    import_lessons()
     place = os.environ.get("MEDLAB_SMOKE_RUN") or tmp_path_factory.mktemp("runs") / "smoke"
     if "PYTEST_XDIST_WORKER" in os.environ and "MEDLAB_SMOKE_RUN" not in os.environ:
         place = tmp_path_factory.getbasetemp().parent / "smoke"  # one for all processes of the suite: the first makes it, the others wait
     with FileLock(f"{place}.pytest.lock"):
+        done = medlab("run", "--profile", "smoke", "--run", place)
+        assert done.returncode == 0, done.stdout + done.stderr
+        import_lessons()
         run, profile = open_run("smoke", place)
-        report(run, profile)
+        report(run, profile)  # by import: nothing is made again
     return run, profile
 
 

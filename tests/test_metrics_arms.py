@@ -15,7 +15,7 @@ from medlab.contracts.predictions import ARMS
 from medlab.contracts.records import TASKS
 from medlab.contracts.tasks import Example, build_messages, options_in, render_answer
 from medlab.core import Run, load_profile
-from medlab.evaluate import Asked, Question, Variant, all_metrics, ask_variants, choose_all, forced_questions, kept_open, shots_for
+from medlab.evaluate import Evaluation, Question, Variant, all_metrics, ask_variants, choose_all, forced_questions, kept_open, shots_for
 from medlab.metrics.calibration import calibration_error, conformal_sets, risk_coverage
 from medlab.metrics.claims import best_arm, check_neighbours, make_claims, neighbour_rows
 from medlab.metrics.forced_choice import few_shot_examples, forced_choice, forced_question, option_shares
@@ -68,7 +68,7 @@ def asked(starter, n=12, validation=4):
     by_task = {split: [one for task in CHOICES for one in [one for one in starter[split] if one.task == task][:count]] for split, count in (("test", n), ("validation", validation))}
     params = room.EvaluateParams()
     written = [Question(example=one, messages=one.messages[:-1], prompt_tokens=5, prompt_sha256=one.id) for one in by_task["test"][:4]]
-    return Asked(written, by_task["test"], by_task["validation"], {arm: shots_for(starter["train"], arm, params, 1) for arm in ARMS})
+    return Evaluation(written, by_task["test"], by_task["validation"], {arm: shots_for(starter["train"], arm, params, 1) for arm in ARMS})
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ pip prepares the package without installing it. A command that no rule below kno
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -25,8 +26,9 @@ from servers.pubmed import PubMedServer, Paper
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from medlab.core import load_profile
+from medlab.basics.files import read_json
 from medlab.cli.commands import app
+from medlab.core import LESSONS, load_profile
 from medlab.course import import_lessons
 
 ROOT = Path(__file__).parent.parent
@@ -84,8 +86,8 @@ def test_commands_are_found_in_blocks_and_in_sentences():
 
 
 @pytest.fixture(scope="module")
-def newcomer(tmp_path_factory):
-    "A clone of HEAD in a path with a space, an empty HOME, an empty cache; `do(command)` runs a line of shell there."
+def newcomer(tmp_path_factory, request):
+    "A clone of HEAD in a path with a space, an empty HOME, an empty cache; `do(command)` runs a line of shell there. `smoke_run()`: the suite's own run."
     place = tmp_path_factory.mktemp("new") / "a new place"
     place.mkdir()
     home, cache, clone = place / "home", place / "cache", place / "medlab"
@@ -104,7 +106,8 @@ def newcomer(tmp_path_factory):
         return done.stdout
 
     assert do("python -c 'import medlab; print(medlab.__file__)'", place).strip() == str(clone / "medlab" / "__init__.py"), "another medlab would be tested"
-    return SimpleNamespace(place=place, home=home, cache=cache, clone=clone, do=do)
+    smoke_run = lambda: request.getfixturevalue("smoke_run")[0].path  # noqa: E731
+    return SimpleNamespace(place=place, home=home, cache=cache, clone=clone, do=do, smoke_run=smoke_run)
 
 
 # --- checked -------------------------------------------------------------------------------------------------------------
@@ -253,13 +256,22 @@ def shows_the_data(command, new):
 
 
 def runs_the_course(command, new):
-    "The whole road with nothing made before; then again, and with one value changed, as README.md tells."
-    said = new.do(command, timeout=1500)
-    run = new.clone / "runs" / "smoke"
+    "The whole road with nothing made before, whatever kernels there are; then again. It ends the same as the other run with its seed."
+    kernel = new.place / "jupyter" / "kernels" / "python3" / "kernel.json"  # no lesson may use another Python of that name
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "python3", "language": "python"}))
+    said = new.do(command, timeout=1500, JUPYTER_PATH=str(kernel.parents[2]))
+    run, other = new.clone / "runs" / "smoke", new.smoke_run()
     assert (run / "report" / "report.html").is_file() and len(list((run / "notebooks").glob("*.ipynb"))) == 14, said[-2000:]
+    lessons = re.findall(r"^\s+(\d\d_\w+)\s+(.*?)\s*$", said, re.M)
+    assert [name[3:] for name, _ in lessons] == list(LESSONS) and all(took.endswith(" s") for _, took in lessons), lessons
     again = new.do(command)
     assert again.count("unchanged") >= 10, again
     assert any(new.cache.rglob("*")) and not any(path.suffix == ".gguf" for path in new.home.rglob("*")), "the model was kept in HOME, not in the cache"
+    for place in ("instruct/train.jsonl", "finetune/adapter/adapter_model.safetensors", "quantize/model-q4_k_m.gguf"):
+        assert (run / place).read_bytes() == (other / place).read_bytes(), place
+    first, second = (read_json(path / "report" / "results.json") for path in (run, other))
+    assert first["rows"] == second["rows"] and first["hashes"] == second["hashes"]
 
 
 def the_bundle_has_it(command, new):

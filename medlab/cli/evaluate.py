@@ -329,9 +329,9 @@ def rotations(
     options = list(options_in(item.question).values())
     right, found, question = options[LETTERS.index(item.gold["letter"])], [], asked_words(item)
     for step in range(len(options)):
-        turned = options[-step:] + options[:-step] if step else options
+        rotated = options[-step:] + options[:-step] if step else options
         letter = LETTERS[(LETTERS.index(item.gold["letter"]) + step) % len(options)]
-        messages = [*build_messages(item.task, question, dict(zip(LETTERS, turned))), item.messages[-1]]
+        messages = [*build_messages(item.task, question, dict(zip(LETTERS, rotated))), item.messages[-1]]
         found.append(item.model_copy(update={"id": f"{item.id}+{step}", "messages": messages, "gold": item.gold | {"letter": letter, "option": right}}))
     return found
 
@@ -368,17 +368,17 @@ def model_audit(
 ) -> dict:  # counts and rates over the items
     "By forced choice of letters: accuracy as the file is, over all rotations, without the question, and with the right option replaced; and how often each place is chosen."
     def right(examples: list[Example]) -> list[tuple[bool, str]]:
-        asked = [forced_question(one, "letter") for one in examples]
-        scores = engine.option_logprobs([one.messages for one in asked], [list(one.options.values()) for one in asked], [one.lead for one in asked])
-        chosen = [forced_choice("letter", found, one.options) for one, found in zip(asked, scores)]
+        requests = [forced_question(one, "letter") for one in examples]
+        scores = engine.option_logprobs([one.messages for one in requests], [list(one.options.values()) for one in requests], [one.lead for one in requests])
+        chosen = [forced_choice("letter", found, one.options) for one, found in zip(requests, scores)]
         return [(letter == one.gold["letter"], letter) for one, letter in zip(examples, chosen)]
 
-    turned = [right(rotations(one)) for one in items]
-    places = Counter(letter for rows in turned for _, letter in rows)
+    rotated = [right(rotations(one)) for one in items]
+    places = Counter(letter for rows in rotated for _, letter in rows)
     changed = {name: sum(hit for hit, _ in right([changed_item(one, name) for one in items])) / len(items) for name in ("no_question", "none_of_the_others")}
     return {"places": dict(sorted(places.items())), **rounded(
-        accuracy=sum(rows[0][0] for rows in turned) / len(items), over_rotations=sum(hit for rows in turned for hit, _ in rows) / sum(map(len, turned)),
-        right_in_every_rotation=sum(all(hit for hit, _ in rows) for rows in turned) / len(items), **changed)}
+        accuracy=sum(rows[0][0] for rows in rotated) / len(items), over_rotations=sum(hit for rows in rotated for hit, _ in rows) / sum(map(len, rotated)),
+        right_in_every_rotation=sum(all(hit for hit, _ in rows) for rows in rotated) / len(items), **changed)}
 
 # %% ../../nbs/cli/evaluate.ipynb #cbe289cb
 #: How a benchmark is asked. lm-eval: the prompt of the harness's multiple-choice tasks, without a system prompt.
@@ -398,9 +398,9 @@ def benchmark_variant(variant: Variant, items: list[Example], shots: dict, proto
     "A variant's forced choices by letter and by text, and for an arm that is not possible the reason."
     found, why = [], {}
     for arm in ("forced_choice_letter", "forced_choice_text"):
-        asked = [as_protocol(one, protocol) for one in forced_questions(items, arm, shots)]
+        requests = [as_protocol(one, protocol) for one in forced_questions(items, arm, shots)]
         try:
-            found += choose_all(variant, asked, arm, CHOICE_BATCH, ledger)
+            found += choose_all(variant, requests, arm, CHOICE_BATCH, ledger)
         except NotPossible as error:
             why[arm] = str(error)
     return found, why
@@ -409,10 +409,10 @@ def benchmark_variant(variant: Variant, items: list[Example], shots: dict, proto
 def benchmark_written(variant: Variant, items: list[Example], run: Run, profile: Profile, ledger: Path) -> list[Prediction]:
     "A variant's written answers to items of questions without a choice."
     params = profile.params(EvaluateParams)
-    asked = questions(items, ChatFormat.from_folder(obtain(load_spec(profile.model))), params)
+    requests = questions(items, ChatFormat.from_folder(obtain(load_spec(profile.model))), params)
     sampling = Sampling(seed=profile.seed, context=profile.params(DeployParams).context)
-    check_items_fit(asked, sampling)
-    return answer_all(variant, asked, params.batch, sampling, ledger)
+    check_items_fit(requests, sampling)
+    return answer_all(variant, requests, params.batch, sampling, ledger)
 
 # %% ../../nbs/cli/evaluate.ipynb #855c3b9b
 def run_benchmark(
@@ -433,22 +433,22 @@ def run_benchmark(
     known = run.path / "instruct" / "train.jsonl"
     train = read_examples(known) if known.exists() else []
     leaks = leaked_items(items, train)
-    asked = [one for one in items if one.id not in leaks]
-    suspects, unchecked = suspected_items(asked, train)
-    if not asked:
+    usable = [one for one in items if one.id not in leaks]
+    suspects, unchecked = suspected_items(usable, train)
+    if not usable:
         raise InputError(f"{path}: all {len(items)} items stand in the training data of {run.path}; nothing is left to measure")
     shots = {task: few_shot_examples(train, task, 5 if protocol == "few-shot-5" else 0, profile.seed) for task in TASKS}
     answered, impossible = [], {}
     for name in variants:
         variant, ledger = find_variant(name, run, profile), run.folder("ledgers") / "benchmarks.jsonl"
         if kind == "qa":
-            answered += benchmark_written(variant, asked, run, profile, ledger)
+            answered += benchmark_written(variant, usable, run, profile, ledger)
             continue
-        given, why = benchmark_variant(variant, asked, shots, protocol, ledger)
+        given, why = benchmark_variant(variant, usable, shots, protocol, ledger)
         answered, impossible = answered + given, impossible | {f"{name}, {arm}": text for arm, text in why.items()}
-    result = {"file": path.name, "sha256": sha256_file(path), "as": kind, "protocol": protocol, "n": len(asked), "left_out": left_out, "leaks": leaks,
+    result = {"file": path.name, "sha256": sha256_file(path), "as": kind, "protocol": protocol, "n": len(usable), "left_out": left_out, "leaks": leaks,
               "leaks_checked_against": len(train), "suspects": suspects, "suspects_why": unchecked,
-              "results": score_benchmark(asked, answered), "not_possible": impossible, "smallest_difference": smallest_difference(len(asked))}
+              "results": score_benchmark(usable, answered), "not_possible": impossible, "smallest_difference": smallest_difference(len(usable))}
     write_json(run.folder("benchmarks") / f"{path.stem}-{kind}-{protocol}.json", result)
     return result
 

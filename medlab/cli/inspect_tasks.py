@@ -45,7 +45,7 @@ def items_for(
         raise InputError(f"task {task!r} is unknown{nearest(task, TASKS)}")
     if run and file:
         raise InputError("got both a run and a file; expected one of them, or none for the starter data")
-    fitting = [name for name, asked in BENCHMARK_KINDS.items() if asked == task]
+    fitting = [name for name, kind_task in BENCHMARK_KINDS.items() if kind_task == task]
     if file and (kind or "x") not in fitting and (kind or not fitting):
         raise InputError(f"task {task!r}: got a file of kind {kind!r}, expected one of {', '.join(fitting) or 'none: this task takes no file'}")
     if file:
@@ -173,10 +173,10 @@ def eval_sample(example: Example, given: Prediction, turns: list[dict]) -> Any:
     output.usage = ModelUsage(input_tokens=given.prompt_tokens, output_tokens=given.completion_tokens, total_tokens=given.prompt_tokens + given.completion_tokens)
     output.time = given.seconds
     scores = {"medlab_scores": Score(value=answer_scores(example, given.text, given.finish_reason), answer=choice_of(example, given.text) or "", explanation=given.text)}
-    asked = inspect_messages(turns)
+    question = inspect_messages(turns)
     more = {"option_logprobs": given.option_logprobs} if given.option_logprobs else {}
     return EvalSample(
-        id=example.id, epoch=1, input=asked, target=target_of(example), messages=[*asked, output.message], output=output, scores=scores,
+        id=example.id, epoch=1, input=question, target=target_of(example), messages=[*question, output.message], output=output, scores=scores,
         metadata={"source": example.source, "prompt_sha256": given.prompt_sha256, **more}, total_time=given.seconds,
     )
 

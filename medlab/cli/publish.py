@@ -54,9 +54,9 @@ def front_matter(run: Run) -> str:
 
     spec = load_spec(run.manifest("quantize").model)
     base = [source.repo for source in spec.sources if source.kind == "hub"][:1]  # the hub links a model to its base by its address there
-    told = {**hub_license(spec.license), **({"base_model": base[0]} if base else {}), "library_name": "transformers", "pipeline_tag": "text-generation",
+    front_matter = {**hub_license(spec.license), **({"base_model": base[0]} if base else {}), "library_name": "transformers", "pipeline_tag": "text-generation",
             "tags": ["medlab", "gguf"]}
-    return f"---\n{yaml.safe_dump(told, sort_keys=False)}---\n\n"
+    return f"---\n{yaml.safe_dump(front_matter, sort_keys=False)}---\n\n"
 
 # %% ../../nbs/cli/publish.ipynb #97312f28
 def publication_lines(found: dict[str, Path | str]) -> list[str]:

@@ -335,16 +335,16 @@ class GrowingText:
     def __init__(self, chat: ChatFormat, before: list[int], window: int = 16):  # before: tokens whose text these go on with
         self.chat, self.window, self.kept = chat, window, ""
         self.last = list(before)  # the tokens that are decoded again
-        self.told = len(chat.decode(before))  # how many letters of their text stand in `kept`, or come before it
+        self.sent = len(chat.decode(before))  # how many letters of their text stand in `kept`, or come before it
 
     def add(self, ids: list[int]) -> str:
         "The text of all tokens so far, as `ChatFormat.decode` gives it; half a letter at its end is the sign U+FFFD."
         self.last = self.last + ids
-        whole = self.kept + self.chat.decode(self.last)[self.told:]
+        whole = self.kept + self.chat.decode(self.last)[self.sent:]
         if len(self.last) >= 2 * self.window:
             end = self.chat.decode(self.last[-self.window:])
             if end and "\ufffd" not in end and whole.endswith(end):
-                self.kept, self.last, self.told = whole, self.last[-self.window:], len(end)
+                self.kept, self.last, self.sent = whole, self.last[-self.window:], len(end)
         return whole
 
 # %% ../../nbs/engines/llama_cpp.ipynb #ae0e0841
@@ -363,7 +363,7 @@ def llama_stream(
     last = prompt[-1:] if begun else []
     started, row, shown, before, growing = time.perf_counter(), [], 0, 0, GrowingText(engine.chat, last)
     listed: list[tuple[int, int, TokenLogprob]] = []  # where each token begins and ends in the text
-    told, noted = 0, output_size(engine)
+    sent, noted = 0, output_size(engine)
     for event in llama_events(engine, body):
         if not row:
             check_kept(engine, sampling, noted)
@@ -379,12 +379,12 @@ def llama_stream(
             reason: Literal["stop", "length"] = "stop" if stopped or event["stop_type"] == "eos" else "length"
             tokens = tuple(one for start, _, one in listed if start < len(text) or (begun and not text))
             done = Completion(text, len(prompt), event.get("tokens_predicted", len(row)), round(time.perf_counter() - started, 4), reason, tokens=tokens)
-            yield Piece(text[shown:], done, tokens[told:])
+            yield Piece(text[shown:], done, tokens[sent:])
             return
         if len(new := settled(text, sampling.stop)) > shown:
-            tokens = tuple(one for _, end, one in listed[told:] if end <= len(new))
+            tokens = tuple(one for _, end, one in listed[sent:] if end <= len(new))
             yield Piece(new[shown:], None, tokens)
-            shown, told = len(new), told + len(tokens)
+            shown, sent = len(new), sent + len(tokens)
 
 # %% ../../nbs/engines/llama_cpp.ipynb #bb9f8f73
 def next_logprobs(

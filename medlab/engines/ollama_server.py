@@ -430,7 +430,7 @@ def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     "The pieces of one answer."
     path, body, expected = call_of(engine, messages, sampling, begun)
     check_room(expected, sampling)
-    started, raw, text, told = time.perf_counter(), "", "", 0
+    started, raw, text, sent = time.perf_counter(), "", "", 0
     tokens: tuple[TokenLogprob, ...] = ()
     try:
         for data in ollama_lines(engine, path, body):
@@ -439,15 +439,15 @@ def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling
             text, tokens = text + new, tokens + listed_tokens(data.get("logprobs"), sampling.logprobs or 0)
             if data["done"]:
                 done = ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4))
-                yield Piece(new, replace(done, tokens=tokens), tokens[told:])
+                yield Piece(new, replace(done, tokens=tokens), tokens[sent:])
             elif new:
-                yield Piece(new, None, tokens[told:])
-                told = len(tokens)
+                yield Piece(new, None, tokens[sent:])
+                sent = len(tokens)
     except EngineDied:
         if not ends_in_a_loop(text):  # a loop ends the stream without its last line
             raise
         done = Completion(text, expected, len(engine.chat.encode(text)), round(time.perf_counter() - started, 4), "length", tokens=tokens)
-        yield Piece("", done, tokens[told:])
+        yield Piece("", done, tokens[sent:])
 
 # %% ../../nbs/engines/ollama_server.ipynb #e29c50e8
 def ollama_scores(engine: OllamaEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:

@@ -212,7 +212,7 @@ def openai_events(engine: OpenAiEngine, body: dict) -> Iterator[dict]:
 def openai_stream(engine: OpenAiEngine, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
     "The pieces of one answer; raises `EngineDied` for a stream that ends without a reason, `MedlabError` for one that does not count its tokens."
     body = {"model": engine.model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}, **sampling.for_openai()}
-    started, raw, text, reason, usage, last, told = time.perf_counter(), "", "", None, None, {}, 0
+    started, raw, text, reason, usage, last, sent = time.perf_counter(), "", "", None, None, {}, 0
     tokens: tuple[TokenLogprob, ...] = ()
     for event in openai_events(engine, body):
         usage = event.get("usage") or usage
@@ -223,11 +223,11 @@ def openai_stream(engine: OpenAiEngine, messages: list[dict], sampling: Sampling
             raw += content_text(choice.get("delta") or {}) or ""
             if new := as_decoded(engine.chat, raw)[len(text):]:
                 text += new
-                yield Piece(new, None, tokens[told:])
-                told = len(tokens)
+                yield Piece(new, None, tokens[sent:])
+                sent = len(tokens)
     seconds, message = round(time.perf_counter() - started, 4), {**last, "content": text if raw or not last.keys() - {"role"} else None}
     done = complete_answer({"choices": [{"message": message, "finish_reason": reason}], "usage": usage}, seconds, engine.base_url)
-    yield Piece("", replace(as_many_read(engine, messages, done), tokens=tokens), tokens[told:])
+    yield Piece("", replace(as_many_read(engine, messages, done), tokens=tokens), tokens[sent:])
 
 # %% ../../nbs/engines/openai_compatible.ipynb #507419b2
 def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str], lead: str) -> OptionScores:

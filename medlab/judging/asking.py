@@ -128,10 +128,10 @@ def request_options(
 ) -> dict:
     "What a request says besides model and messages: everything that decides the reply."
     length = (params.max_tokens or (256 if place.provider == "local" else 2048)) * (2 if longer else 1)
-    asked = {"schema": {"response_format": form.response_format(LONGEST_REASON if place.provider == "local" else 0)}, "json": {"response_format": {"type": "json_object"}}, "words": {}}[mode]
+    response_format = {"schema": {"response_format": form.response_format(LONGEST_REASON if place.provider == "local" else 0)}, "json": {"response_format": {"type": "json_object"}}, "words": {}}[mode]
     known = HOSTED[place.model].options if place.model in HOSTED and mode != "words" else {}
     counted = {"logprobs": True, "top_logprobs": 20} if place.provider == "local" else {}  # Groq refuses a request that asks for them
-    return {"temperature": 0, "seed": seed, "max_tokens": length, **known, **asked, **counted}
+    return {"temperature": 0, "seed": seed, "max_tokens": length, **known, **response_format, **counted}
 
 # %% ../../nbs/judging/asking.ipynb #16d748f1
 @dataclass(frozen=True)

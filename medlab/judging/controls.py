@@ -92,16 +92,16 @@ def check_controls(
         by_item[control.item_id][control.kind] = score
     known = {kind: [one[kind] for one in by_item.values() if one.get(kind) is not None] for kind in JUDGE_CONTROLS}
     means = {kind: round(sum(values) / len(values), 3) for kind, values in known.items() if values}
-    asked, missing = sum(map(len, by_item.values())), sum(score is None for one in by_item.values() for score in one.values())
+    count, missing = sum(map(len, by_item.values())), sum(score is None for one in by_item.values() for score in one.values())
     rules = [order_rule(by_item, *rule) for rule in CONTROL_ORDER if any(rule[1] in one for one in by_item.values())]
     rules += [mark_rule(means, "gold", "at least", 4.0), mark_rule(means, "empty", "at most", 2.0)]
     rules += [padding_rule(means)] if any("padded" in one for one in by_item.values()) else []
     why = [rule["rule"] + f" (got {rule['got']})" for rule in rules if not rule["passed"]]
     if len(by_item) < FEWEST:
         why.insert(0, f"only {len(by_item)} items, at least {FEWEST} are needed")
-    if missing > asked / 10:
-        why.insert(0, f"{missing} of {asked} controls got no verdict")
-    return {"passed": not why, "items": len(by_item), "controls": asked, "without_verdict": missing, "means": means, "rules": rules, "why": why}
+    if missing > count / 10:
+        why.insert(0, f"{missing} of {count} controls got no verdict")
+    return {"passed": not why, "items": len(by_item), "controls": count, "without_verdict": missing, "means": means, "rules": rules, "why": why}
 
 # %% ../../nbs/judging/controls.ipynb #8ca83ce6
 def order_rule(by_item: dict, better: str, worse: str, gap: float) -> dict:

@@ -148,8 +148,8 @@ def pair_outcome(
     backward: str,  # the same with the variant's answer second
 ) -> tuple[float, bool]:  # 1 the variant is better, 0 the other one, 0.5 a tie; and whether both orders agree
     "Put the two verdicts on a pair together. Verdicts that depend on the order are a tie."
-    turned = {"first": "second", "second": "first", "tie": "tie"}[backward]
-    same = forward == turned
+    swapped = {"first": "second", "second": "first", "tie": "tie"}[backward]
+    same = forward == swapped
     return ({"first": 1.0, "second": 0.0, "tie": 0.5}[forward] if same else 0.5), same
 
 # %% ../../nbs/judging/forms.ipynb #c620d124

@@ -44,8 +44,8 @@ class EngineJudge:
     def reply(self, messages: list[dict], form: Form, options: dict) -> Reply:
         "The likeliest verdict as the JSON object that a judge would write, and the probabilities of the scores. No option of a request matters here."
         clock, (lead, texts) = time.perf_counter(), LEADS[form.name]
-        asked = one_criterion_each(messages) if form.name == "checklist" else [messages]
-        found = self.engine.option_logprobs(asked, [texts] * len(asked), lead)
+        requests = one_criterion_each(messages) if form.name == "checklist" else [messages]
+        found = self.engine.option_logprobs(requests, [texts] * len(requests), lead)
         chances = [score_shares({text: one.logprobs[text] for text in texts}) for one in found]
         best = [max(one, key=one.get) for one in chances]
         verdict = {

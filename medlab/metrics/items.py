@@ -111,8 +111,8 @@ ORDERS = re.compile(
 def orders(text: str, name: str) -> bool:
     "Whether a text tells to take a medicine, by a verb before it or a dose behind it. A mention that only explains is no order."
     places = list(re.finditer(rf"(?<!\w){re.escape(name)}(?:s|es)?(?!\w)", text, re.I))
-    told = [one for one in places if ORDERS.search(text[: one.start()]) or DOSE.match(text[one.end() :].lstrip())]
-    return any(not DENIES.search(text[: one.start()]) and not DENIED_LATER.search(text[one.end() :]) for one in told)
+    stated = [one for one in places if ORDERS.search(text[: one.start()]) or DOSE.match(text[one.end() :].lstrip())]
+    return any(not DENIES.search(text[: one.start()]) and not DENIED_LATER.search(text[one.end() :]) for one in stated)
 
 # %% ../../nbs/metrics/items.ipynb #38139ea3
 def substance(named: str) -> str:
