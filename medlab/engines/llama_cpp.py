@@ -16,13 +16,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from ..basics.errors import InputError, MedlabError, MissingError
+from ..basics.files import read_json, write_json
 from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
@@ -31,8 +32,17 @@ from medlab.contracts.engine import (
 )
 from ..loaders.gguf import check_gguf, gguf_field, read_gguf
 
+# %% ../../nbs/engines/llama_cpp.ipynb #5b7a90c1
+#: The environment variable that names the file into which a server's process writes its address.
+ADDRESS_FILE = "MEDLAB_ADDRESS_FILE"
+
+
+def announce(address: str) -> None:
+    "Write a server's address to the file where its parent looks for it. Not to its output, where llama.cpp's threads write at any moment, between two words too."
+    write_json(os.environ[ADDRESS_FILE], address)
+
 # %% ../../nbs/engines/llama_cpp.ipynb #e7f2869e
-#: The program of the child process: it serves a file and prints its address on a line of its own.
+#: The program of the child process: it serves a file and writes its address where ADDRESS_FILE says.
 SERVER = "from medlab.engines.llama_cpp import serve_gguf; import sys; serve_gguf(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])"
 
 # %% ../../nbs/engines/llama_cpp.ipynb #2ea5928a
@@ -60,7 +70,7 @@ def serve_gguf(
     params.enable_chat_template = False  # prompts arrive as token ids; ours is the only template
     server = xllamacpp.Server(params)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # llama.cpp's own handler would wait for the running request
-    print("medlab: serving at", server.listening_address, flush=True)
+    announce(server.listening_address)
     threading.Event().wait()
 
 # %% ../../nbs/engines/llama_cpp.ipynb #a24fdf26
@@ -73,10 +83,21 @@ def server_threads() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else engine_threads()
 
 # %% ../../nbs/engines/llama_cpp.ipynb #d109a535
-def server_address(log: Path) -> str | None:
-    "The base URL in a server's output, None until it is printed."
-    found = re.search(r"^medlab: serving at (\S+)$", log.read_text(encoding="utf-8", errors="replace"), re.M)
-    return found[1] if found else None
+def start_server(
+    command: Sequence[Any],  # program and arguments
+    log: Path,  # its output
+    seconds: float,  # how long it may take to load its model
+) -> tuple[Child, str]:  # the process and its base URL
+    "Start a process that announces its address; raises `MedlabError` with the end of its log when it does not in time."
+    with tempfile.TemporaryDirectory(prefix="medlab-address-") as folder:
+        place = Path(folder) / "address.json"
+        server = Child(command, log, SLEEPING | {ADDRESS_FILE: str(place)})
+        try:
+            server.wait_until(place.exists, seconds)
+            return server, read_json(place)
+        except BaseException:
+            server.stop()
+            raise
 
 # %% ../../nbs/engines/llama_cpp.ipynb #093fe230
 def load_error(
@@ -110,13 +131,10 @@ def start_llama_server(
         check_gguf(path)
     log = Path(log or Path(tempfile.mkdtemp(prefix="medlab-llama-")) / "server.log")
     words = [str(gguf), str(context), str(threads), str(slots), *([str(adapter)] if adapter else [])]
-    server = Child([sys.executable, "-c", SERVER, *words], log, SLEEPING)
     try:
-        server.wait_until(lambda: server_address(log) is not None, 120)
-        return server, server_address(log)
-    except BaseException as error:
-        server.stop()
-        raise (load_error(gguf, log, error, adapter) if isinstance(error, MedlabError) else error) from None
+        return start_server([sys.executable, "-c", SERVER, *words], log, 120)
+    except MedlabError as error:
+        raise load_error(gguf, log, error, adapter) from None
 
 # %% ../../nbs/engines/llama_cpp.ipynb #afd63b0b
 class LlamaCppEngine(EngineBase):
@@ -185,7 +203,7 @@ def connect(engine: LlamaCppEngine) -> tuple[Child, Any]:  # the process, and th
     import httpx
 
     server, url = start_llama_server(engine.gguf, engine.context, engine.threads, engine.log, engine.slots, engine.adapter)
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=engine.slots)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # the server may close a kept one while a request is on its way
     return server, httpx.Client(base_url=url, timeout=httpx.Timeout(engine.timeout, connect=10), trust_env=False, limits=limits)
 
 

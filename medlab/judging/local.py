@@ -17,9 +17,8 @@ from pathlib import Path
 
 from ..basics.errors import MissingError
 from ..basics.files import sha256_file
-from ..basics.processes import Child
 from ..contracts.engine import Engine
-from ..engines.llama_cpp import SLEEPING, server_address, server_threads
+from ..engines.llama_cpp import announce, server_threads, start_server
 from ..engines.ollama_server import host_url, ollama_version
 from .asking import Reply
 from .forms import Form
@@ -79,7 +78,7 @@ def serve_judge(path: str, context: int, threads: int) -> None:
     params.warmup, params.offline, params.ui = False, True, False
     server = xllamacpp.Server(params)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    print("medlab: serving at", server.listening_address, flush=True)
+    announce(server.listening_address)
     threading.Event().wait()
 
 # %% ../../nbs/judging/local.ipynb #eb607af5
@@ -95,12 +94,9 @@ def served_judge(
     if importlib.util.find_spec("xllamacpp") is None:
         raise MissingError("the embedded llama.cpp server is not installed; run `pip install xllamacpp`, or name a model on Ollama (ollama:NAME)")
     check_gguf(gguf)
-    server = Child([sys.executable, "-c", JUDGE_SERVER, str(gguf), str(context), str(server_threads())], log, SLEEPING)
-    try:
-        server.wait_until(lambda: server_address(log) is not None, 300)
-        yield server_address(log)
-    finally:
-        server.stop()
+    server, url = start_server([sys.executable, "-c", JUDGE_SERVER, str(gguf), str(context), str(server_threads())], log, 300)
+    with server:
+        yield url
 
 # %% ../../nbs/judging/local.ipynb #7e5a29bd
 def local_place(params: JudgeParams) -> Place:
