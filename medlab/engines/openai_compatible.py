@@ -47,8 +47,7 @@ class OpenAiEngine(EngineBase):
         self.base_url = base_url.rstrip("/") if base_url.rstrip("/").endswith("/v1") else base_url.rstrip("/") + "/v1"
         self.model, self.chat, self.extra = model, chat, extra or {}
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        limits = httpx.Limits(keepalive_expiry=1)  # seconds; many servers close after 5, and a request that is on its way then is lost
-        self.client = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout, connect=10), limits=limits)
+        self.client = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout, connect=10), limits=httpx.Limits(keepalive_expiry=1))  # servers close after 5
 
     def generate(
         self,
