@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .basics.errors import InputError, MedlabError
-from .basics.files import atomic_path, read_json, sha256_json, sha256_text, write_json
+from .basics.files import atomic_path, read_json, sha256_file, sha256_json, sha256_text, shipped, write_json
 from .basics.machine import hardware
 from .contracts.predictions import read_predictions
 from .contracts.records import PLACES, REASONS, SPLITS, TASKS, Record, Rejected, SplitRecord, read_sources
@@ -400,8 +400,11 @@ def embedded(folder: Path, figure: dict[str, str]) -> dict[str, str]:
 
 # %% ../nbs/12_report.ipynb #1e17bf6d
 def page_hashes(profile: Profile) -> dict[str, str]:
-    "What the step depends on besides its code: the templates."
-    return {f"pages/{name}": sha256_text(text) for name, text in page_parts().items()}
+    "What the step depends on besides its code: the templates, and what the guard's table is measured with and on."
+    pages = {f"pages/{name}": sha256_text(text) for name, text in page_parts().items()}
+    measured = [*shipped("data", "guard").iterdir(), *(shipped("data", "starter") / f"{task}.jsonl" for task in ("emergency_escalation", "safety_refusal"))]
+    asked = profile.steps.get("serve", {}).get("model_guard")
+    return pages | {f"{path.parent.name}/{path.name}": sha256_file(path) for path in sorted(measured)} | ({"model_guard": sha256_json(asked)} if asked else {})
 
 # %% ../nbs/12_report.ipynb #7e640d29
 def data_headline(data: dict) -> str:

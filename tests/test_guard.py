@@ -5,23 +5,30 @@ import json
 import shutil
 import threading
 import time
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from medlab.api.guard import (
     BESIDE, BesideReader, ModelGuard, compared_readers, guard_table, guard_verdict, measure_guard, model_reader, model_verdict, read_guard_reply, served_verdict, standing_beside,
     table_lines,
 )
+from medlab.api.models import Models, ServedModel
 from medlab.api.rules import LetterIndex, load_rules, needed_letters, phrase_pattern
 from medlab.api.safety import awaited_verdict
 from medlab.api.wording import load_wording, wording_counts, wording_lines, write_wording
 from medlab.basics.errors import InputError, MedlabError
 from medlab.basics.files import read_json, read_jsonl, shipped
+from medlab.bench.serve import Instant
+from medlab.contracts.chat import ChatFormat
 from medlab.contracts.engine import Sampling
 from medlab.engines.openai_compatible import OpenAiEngine
+from medlab.models import load_spec, obtain
+from medlab.serve import ServeParams, create_app
 
 
 @pytest.mark.parametrize(
@@ -105,6 +112,13 @@ def test_a_denied_word_is_counted_as_another():
     assert "w:chest" in stated and "w:chest" not in denied and "w:~chest" in denied
     assert {"m:no chest", "m:no pain"} <= set(denied) and "m:chest" not in denied
     assert "w:chest" in wording_counts("no fever but chest pain")
+
+
+def test_the_order_of_what_is_told_counts():
+    calm_last, calm_first = wording_counts("It burns badly! It was the sorbet."), wording_counts("It was the sorbet. It burns badly!")
+    assert {name for name in calm_last if name[:2] not in ("f:", "l:", "b:")} == {name for name in calm_first if name[:2] not in ("f:", "l:", "b:")}
+    assert "f:burns" in calm_last and "l:burns" in calm_first and "l:sorbet" in calm_last
+    assert not any(name[:2] in ("f:", "l:") for text in ("It burns badly", "It burns. Is it bad?", "") for name in wording_counts(text))
 
 
 def test_no_test_line_is_trained_on():
@@ -327,6 +341,27 @@ def test_a_server_goes_on_while_it_waits_for_the_guard_model(guard_server):
     with standing_beside(ModelGuard(url=url, model="a-guard")):
         BESIDE[0].reader = lambda question, reader=BESIDE[0].reader: (time.sleep(0.3), reader(question))[1]
         assert asyncio.run(asking())["rule"] == "llama_guard S2" and len(gone_on) > 5
+
+
+PLAN = {"patient": {"age": 62, "sex": "female", "complaint": "A sore knee."}}
+TALK = {"model": "instant", "messages": [{"role": "user", "content": "Which cheeses are soft?"}], "max_tokens": 4}
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx`")
+def test_every_medical_answer_passes_the_one_guard(guard_server):
+    url, asked, replies = guard_server
+    chat, engine = ChatFormat.from_folder(obtain(load_spec("tiny-random"))), Instant()
+    models = Models([ServedModel("instant", lambda: nullcontext(engine), chat, Sampling(length=4), "instant")])
+    app = create_app(models, ServeParams(model_guard={"url": url, "model": "a-guard"}), [].append, keys=[])
+    case, said = {"case": "Which cheese is soft?", "options": {"A": "Brie", "B": "Gouda"}}, {"user_message": [{"type": "text", "text": "Which cheeses are soft?"}]}
+    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as client:
+        for path, body in (("/ask", case), ("/chat/instant", said), ("/v1/chat/completions", TALK), ("/api/treatment-recommendations", PLAN)):
+            for more in ({}, {"stream": True}) if path != "/api/treatment-recommendations" else ({},):
+                before = len(asked)
+                replies.append("unsafe\nS2")
+                reply = client.post(path, json=body | more)
+                assert reply.status_code == 200 and len(asked) == before + 1, (path, more, reply.text)
+                assert "I will not help with this" in reply.text and ("S2" in reply.text or path.startswith("/v1")), (path, more)
 
 
 def test_the_table_compares_the_guard_model_with_the_rules(guard_server):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from medlab.api.models import Models, beside_models
+from medlab.api.site import base_and_tuned
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json, remove
 from medlab.engines.deployment import model_file, open_base_and_tuned
@@ -26,6 +28,7 @@ from medlab.loaders.gguf import read_gguf
 from medlab.models import load_spec, obtain
 from medlab.core import load_profile
 from medlab.quantize import CHECK, QuantizeParams, check_header, check_quantize_space, quantize, sample_answer
+from medlab.serve import create_app
 from medlab.quantizing import converter
 from medlab.quantizing.conversion import check_convertible, staged, to_gguf
 from medlab.quantizing.divergence import measure, measured_texts
@@ -345,6 +348,22 @@ def test_several_types_in_one_run_and_the_adapter_alone(copied):
     beside = check["adapter"]["measured"]
     assert check["adapter"]["base"] == "base-f16.gguf" and beside["kl"]["max"] < 1e-3 and beside["choices"]["changed"] == 0, "the merged model in two files"
     check_base_and_tuned(run, profile)
+    check_pair_over_http(run, profile)
+
+
+def check_pair_over_http(run, profile):
+    "A server offers the two as models of its own, one engine behind both; each answers as it does without a server, and the page finds them as a pair."
+    from fastapi.testclient import TestClient
+
+    pair, question = beside_models(run, profile), {"messages": [CHECK[0], CHECK[1]], "max_tokens": 6, "temperature": 0, "logprobs": True, "top_logprobs": 5}
+    (base, tuned), served = [model.name for model in pair], Models(pair)
+    assert base_and_tuned(served.models) == (base, tuned) and tuned == base.removesuffix("-base") + "-tuned"
+    with TestClient(create_app(served, log=[].append, keys=[]), base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as client, ThreadPoolExecutor(4) as pool:
+        assert [one["model_name"] for one in client.get("/models").json()] == [base, tuned]
+        got = list(pool.map(lambda name: client.post("/v1/chat/completions", json={**question, "model": name}).json(), [base, tuned] * 3))
+        found = [[(token["token"], round(token["logprob"], 1)) for token in one["choices"][0]["logprobs"]["content"]] for one in got]
+        assert [one["model"] for one in got] == [base, tuned] * 3
+        assert found[0] == found[2] == found[4] and found[1] == found[3] == found[5] and found[0] != found[1]
 
 
 def check_base_and_tuned(run, profile):

@@ -7,6 +7,7 @@ __all__ = ['folded', 'phrase_pattern', 'is_meant', 'LetterIndex', 'Rules', 'load
 
 # %% ../../nbs/api/rules.ipynb #3e77b714
 import functools
+import itertools
 import re
 import unicodedata
 from pathlib import Path
@@ -106,22 +107,31 @@ def split_outside(text: str, mark: str) -> list[str]:
     return parts
 
 # %% ../../nbs/api/rules.ipynb #1f659ad4
-def leading_letters(piece: str) -> set[str]:
-    "Runs of letters, with one of which every match of a piece of a phrase begins; an empty run where that cannot be told."
-    first = split_outside(piece.strip(), " ")[0]
-    if first.startswith("(") and split_outside(first, ")")[1:] == [""]:
-        return {run for one in split_outside(first[1:-1], "|") for run in leading_letters(one)}
-    letters = (re.match("[a-z]*", first) or [""])[0]
-    return {letters[:-1] if first[len(letters):len(letters) + 1] in ("?", "{") else letters}
+def run_length(run: str) -> int:
+    "How much a run tells: its letters; a digit (`#`) as much as three."
+    return 3 if run == "#" else len(run)
 
 # %% ../../nbs/api/rules.ipynb #008dc385
+def leading_letters(piece: str) -> set[str]:
+    "Runs of letters, with one of which every match of a piece of a phrase begins, or holds; `#` for a digit; an empty run where that cannot be told."
+    if piece.startswith("("):
+        depths = itertools.accumulate((letter == "(") - (letter == ")") for letter in piece)
+        end = next(place for place, depth in enumerate(depths) if depth == 0)
+        return {""} if piece[end + 1:end + 2] in ("?", "{") else needed_letters(piece[1:end]) or {""}
+    if re.match(r"\d|\[\d-\d\]|\\d", piece):
+        return {"#"}
+    letters = (re.match("[a-z]*", piece) or [""])[0]
+    return {letters[:-1] if piece[len(letters):len(letters) + 1] in ("?", "{") else letters}
+
+
 def needed_letters(phrase: str) -> set[str] | None:
-    "Runs of three letters or more, one of which is in every text that a phrase matches; None where a phrase does not tell."
-    if len(split_outside(phrase, "|")) > 1:
-        return None
-    told = [leading_letters(token) for token in split_outside(phrase, " ") if "~" not in token and not token.startswith("?") and not token.endswith(")?")]
-    best = max(told, key=lambda runs: min(map(len, runs)), default={""})
-    return best if min(map(len, best)) >= 3 else None
+    "Runs of two letters or more, or `#`, one of which is in every text that a phrase matches; None where a phrase does not tell."
+    if len(parts := split_outside(phrase, "|")) > 1:
+        told = [needed_letters(part) for part in parts]
+        return None if None in told else {run for runs in told for run in runs or ()}
+    pieces = [piece for piece in split_outside(phrase.strip(), " ") if len(split_outside(piece, "~")) == 1 and not piece.startswith("?") and not piece.endswith(")?")]
+    best = max(map(leading_letters, pieces), key=lambda runs: min(map(run_length, runs)), default={""})
+    return best if min(map(run_length, best)) >= 2 else None
 
 # %% ../../nbs/api/rules.ipynb #5ab519f7
 class LetterIndex:
@@ -129,23 +139,28 @@ class LetterIndex:
 
     def __init__(self, concepts: dict[str, list[str]]):  # name to phrases
         self.always: set[str] = set()
-        self.starts: dict[str, list[tuple[str, str]]] = {}  # three letters to the runs that begin with them, each with its concept
+        self.of_words: dict[str, frozenset[str]] = {}  # for words that were read, kept for the next time
+        self.starts: dict[str, list[tuple[str, str]]] = {}  # two letters to the runs that begin with them, each with its concept
         for name, phrases in concepts.items():
             needed = [needed_letters(phrase) for phrase in phrases]
             if any(runs is None for runs in needed):
                 self.always.add(name)
                 continue
             for run in {run for runs in needed for run in runs or ()}:
-                self.starts.setdefault(run[:3], []).append((run, name))
+                self.starts.setdefault(run[:2], []).append((run, name))
 
     def possible(self, text: str) -> set[str]:  # of a folded text
         "The concepts that need to be searched for."
-        found = set(self.always)
-        for word in set(re.findall("[a-z]{3,}", text)):
-            for run, name in self.starts.get(word[:3], ()):
-                if word.startswith(run):
-                    found.add(name)
-        return found
+        words = set(re.findall("[a-z]{2,}", text))
+        return self.always.union(self.of_word("#") if re.search(r"\d", text) else (), *map(self.of_word, words))
+
+    def of_word(self, word: str) -> frozenset[str]:
+        "The concepts that a word makes possible."
+        if word not in self.of_words:
+            if len(self.of_words) > 50_000:
+                self.of_words.clear()
+            self.of_words[word] = frozenset(name for run, name in self.starts.get(word[:2], ()) if word.startswith(run))
+        return self.of_words[word]
 
 # %% ../../nbs/api/rules.ipynb #0f6450d3
 class Rule(BaseModel):
@@ -170,13 +185,17 @@ class Rules(BaseModel):
     concepts: dict[str, Any]  # name to compiled pattern
     letters: LetterIndex  # which concepts a text may hold at all
 
+    @functools.cached_property
+    def together(self) -> list[tuple[Rule, list[str], frozenset[str], frozenset[str]]]:
+        "Each list of concepts with its rule, as a list and as a set, and the concepts that speak against it; the rules' order."
+        return [(rule, names, frozenset(names), frozenset(rule.unless)) for rule in self.rules for names in rule.when]
+
     def present(self, text: str) -> dict[str, str]:
         "The concepts that a text states, each with the words that say so. In a request for harm, denials and questions count as well."
         text, found = folded(text), {}
         possible = self.letters.possible(text)
-        for name, pattern in self.concepts.items():
-            if name not in possible:
-                continue
+        for name in possible:
+            pattern = self.concepts[name]
             hit = pattern.search(text)
             while hit and self.kind != "harm" and not is_meant(text, *hit.span()):
                 hit = pattern.search(text, hit.end())
@@ -187,10 +206,10 @@ class Rules(BaseModel):
     def first(self, text: str) -> tuple[Rule, list[str]] | None:
         "The first rule that fires, with the words that made it fire."
         found = self.present(text)
-        for rule in self.rules if found else ():
-            for together in rule.when:
-                if found.keys() >= set(together) and found.keys().isdisjoint(rule.unless):
-                    return rule, [found[name] for name in together]
+        stated = set(found)
+        for rule, names, wanted, against in self.together if found else ():
+            if names[0] in found and wanted <= stated and not against & stated:
+                return rule, [found[name] for name in names]
         return None
 
 # %% ../../nbs/api/rules.ipynb #c43fc062

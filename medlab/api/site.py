@@ -15,12 +15,14 @@ from typing import Any, cast
 from ..basics.errors import InputError
 from ..contracts.engine import Completion, Engine, Sampling
 from .ask import AskRequest, ask, checked_ask
+from .bodies import note
 from .errors import DeadlineError, documented
 from .guard import served_verdict
 from .models import Models, ServedModel
 from .page import mount_page
-from .queueing import gathered, stream, use
-from .treatment import TreatmentReply, TreatmentRequest, check_patient, recommend
+from .queueing import alongside, gathered, stream, use
+from .safety import awaited_verdict
+from .treatment import TreatmentReply, TreatmentRequest, asked_words, check_patient, recommend
 
 # %% ../../nbs/api/site.ipynb #9cd672a5
 class WhileWanted:
@@ -48,10 +50,11 @@ async def plan_in_turn(models: Models, body: TreatmentRequest, seconds: float) -
         except DeadlineError:
             return None
 
-    found = await use(model.queue, work, time.monotonic() + seconds)
+    asked = [{"role": "user", "content": asked_words(body)}]
+    found, verdict = await alongside(use(model.queue, work, time.monotonic() + seconds), lambda: awaited_verdict(asked))
     if found is None:
         raise DeadlineError("the request was given up before its plan was complete")
-    return found
+    return found.model_copy(update={"guard": verdict})
 
 # %% ../../nbs/api/site.ipynb #a33ca3f3
 def treatment_router(
@@ -59,13 +62,15 @@ def treatment_router(
     seconds: float = 300,  # for one plan, at most
 ) -> Any:
     "A FastAPI router with POST /api/treatment-recommendations."
-    from fastapi import APIRouter
+    from fastapi import APIRouter, Request
 
     routes = APIRouter(tags=["treatment"])
 
     @routes.post("/api/treatment-recommendations", summary="Suggest a plan in seven sections", responses=documented(404, 422, 502, 503, 504))
-    async def post_treatment(body: TreatmentRequest) -> TreatmentReply:
-        return await plan_in_turn(models, body, seconds)
+    async def post_treatment(body: TreatmentRequest, request: Request) -> TreatmentReply:
+        reply = await plan_in_turn(models, body, seconds)
+        note(request, model=reply.model, verdict=reply.guard, answer=reply.text)
+        return reply
 
     return routes
 

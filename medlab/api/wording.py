@@ -89,22 +89,44 @@ def without_settled(text: str) -> tuple[str, bool]:  # of a folded text
     return stated, len(stated) < len(text)
 
 # %% ../../nbs/api/wording.ipynb #c91f3a77
-def wording_groups(text: str) -> tuple[list[str], list[str], list[str]]:
-    "What is counted of a text: its words and pairs of words, its distinct words for their pieces, and its meanings."
+ENDS = 2.0  # the weight of the first and of the last statement
+
+
+def first_and_last(tokens: list[str]) -> tuple[list[str], list[str]]:
+    "The tokens of the first and of the last sentence that is no question; both empty where there are not two."
+    sentences: list[list[str]] = [[]]
+    for token in tokens:
+        sentences[-1].append(token)
+        if token in ".;!?":
+            sentences.append([])
+    told = [one for one in sentences if any(token not in ".;!?" for token in one)]
+    stated = [one for one in told if one[-1] != "?"] or told
+    return (stated[0], stated[-1]) if len(stated) > 1 else ([], [])
+
+# %% ../../nbs/api/wording.ipynb #af692523
+def end_names(mark: str, tokens: list[str]) -> list[str]:
+    "The words and meanings of the first (f:) or last (l:) statement, by names of their own."
+    return [mark + name for name in (*dict.fromkeys(marked_words(tokens)), *stated_meanings(tokens))]
+
+# %% ../../nbs/api/wording.ipynb #12169d85
+def wording_groups(text: str) -> tuple[list[str], list[str], list[tuple[list[str], float]]]:
+    "What is counted of a text: its words and pairs of words, its distinct words for their pieces, and groups of meanings and of its ends with the weight of each."
     stated, settled = without_settled(folded(text))
     tokens = WORD.findall(stated)
     words = marked_words(tokens)
     pairs = dict.fromkeys(zip(["^", *words], [*words, "$"], strict=True))
     distinct = list(dict.fromkeys(words))
-    return [f"w:{word}" for word in distinct] + [f"b:{one} {other}" for one, other in pairs], distinct, stated_meanings(tokens) + ["m:settled"] * settled
+    first, last = first_and_last(tokens)
+    more = [(stated_meanings(tokens) + ["m:settled"] * settled, 1.0), (end_names("f:", first), ENDS), (end_names("l:", last), ENDS)]
+    return [f"w:{word}" for word in distinct] + [f"b:{one} {other}" for one, other in pairs], distinct, more
 
-# %% ../../nbs/api/wording.ipynb #a7c31f02
+# %% ../../nbs/api/wording.ipynb #f1635c6e
 def wording_counts(text: str) -> dict[str, float]:
-    "What is counted of a text: words (w:), pairs of words (b:), pieces of words (c:) and meanings (m:), each kind divided by the root of its number."
-    words, distinct, meanings = wording_groups(text)
+    "What is counted of a text: words (w:), pairs (b:), pieces of words (c:), meanings (m:), its ends (f:, l:), each kind divided by the root of its number."
+    words, distinct, more = wording_groups(text)
     counts: dict[str, float] = {}
-    for group in (words, [piece for word in distinct for piece in letter_pieces(word)], meanings):
-        share = 1 / math.sqrt(len(group) or 1)
+    for group, weight in [(words, 1.0), ([piece for word in distinct for piece in letter_pieces(word)], 1.0), *more]:
+        share = weight / math.sqrt(len(group) or 1)
         for name in group:
             counts[name] = counts.get(name, 0.0) + share
     return counts
@@ -233,11 +255,11 @@ class Wording:
 
     def scores(self, text: str) -> dict[str, float]:
         "How far a text leans towards each kind of danger: above 0 it is nearer to those lines than to the others."
-        words, distinct, meanings = wording_groups(text)
+        words, distinct, more = wording_groups(text)
         pieces = [self.pieces(word) for word in distinct]
-        groups = [(len(group), *self.summed(group)) for group in (words, meanings)]
-        groups.append((sum(one[0] for one in pieces), sum(one[1] for one in pieces), sum(one[2] for one in pieces)))
-        emergency, harm = (sum(group[column] / math.sqrt(group[0] or 1) for group in groups) for column in (1, 2))
+        groups = [(weight / math.sqrt(len(group) or 1), *self.summed(group)) for group, weight in [(words, 1.0), *more]]
+        groups.append((1 / math.sqrt(sum(one[0] for one in pieces) or 1), sum(one[1] for one in pieces), sum(one[2] for one in pieces)))
+        emergency, harm = (sum(group[0] * group[column] for group in groups) for column in (1, 2))
         return {"emergency": self.bias["emergency"] + emergency, "harm": self.bias["harm"] + harm}
 
     def alarms(
