@@ -995,6 +995,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                        'medlab.cleaning.lists.short_item': ('cleaning/lists.html#short_item', 'medlab/cleaning/lists.py')},
             'medlab.cleaning.paraphrases': { 'medlab.cleaning.paraphrases.Suspect': ( 'cleaning/paraphrases.html#suspect',
                                                                                       'medlab/cleaning/paraphrases.py'),
+                                             'medlab.cleaning.paraphrases.cosines_from': ( 'cleaning/paraphrases.html#cosines_from',
+                                                                                           'medlab/cleaning/paraphrases.py'),
                                              'medlab.cleaning.paraphrases.encoder_folder': ( 'cleaning/paraphrases.html#encoder_folder',
                                                                                              'medlab/cleaning/paraphrases.py'),
                                              'medlab.cleaning.paraphrases.find_paraphrases': ( 'cleaning/paraphrases.html#find_paraphrases',

@@ -8,6 +8,7 @@ __all__ = ['Division', 'divide', 'gate', 'preprocess']
 # %% ../nbs/03_preprocess.ipynb #d4f43566
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,8 +108,8 @@ def check_paraphrases(placement: Placement, folder: Path, params: PreprocessPara
     except MissingError as error:
         encode, note = None, [f"paraphrases of held-out questions were not looked for: {error}"]
     for place, held in (("validation", ["test"]), ("train", ["test", "validation"])) if encode else ():
-        others: list[Any] = [record for name in held for record in placement.rows(name)]
-        others += [item for path in params.benchmarks for item in read_benchmark(path)] if place == "train" else []
+        others: Any = chain.from_iterable(map(placement.rows, held))
+        others = chain(others, *(read_benchmark(path) for path in params.benchmarks if place == "train"))
         found += find_paraphrases(placement.rows(place), others, encode, params.paraphrase_threshold)
     write_jsonl(folder / "paraphrases.jsonl", [suspect._asdict() for suspect in found])
     if found and params.on_paraphrase == "fail":

@@ -10,6 +10,7 @@ __all__ = ['connects', 'leans', 'Part', 'parts', 'kind_of', 'excerpt', 'standing
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import accumulate, chain, islice
 from typing import Literal, NamedTuple
 
@@ -113,6 +114,7 @@ def parts(
         row = following
 
 
+@lru_cache(maxsize=4096)  # a text is taken apart several times while it becomes an example
 def kind_of(
     piece: str,
     alone: bool,  # it is the whole line

@@ -153,7 +153,7 @@ FIRST_NAMES = (
 ).split()
 
 # %% ../../nbs/cleaning/personal.ipynb #599d5e6a
-STAY = (r"admitted|came in|arrived|brought in|underwent|doa|dod|"
+STAY = (r"admitted|came in|came back|returned|went home|arrived|brought in|underwent|doa|dod|"
         r"admission(?: date)?|date of admission|adm\.?|discharged|discharge(?: date)?|date of discharge|seen|reviewed|attended|visit(?:ed)?|transferred|died|"
         r"deceased|date of death|operated|operation|surgery|procedure|appointment|appt|follow[ -]?up|clinic|presented|readmitted|date of service|dos|date of visit|collected|"
         r"examined|delivered|intubated|extubated|consented|referred|booked|date")
@@ -172,11 +172,13 @@ NOTE_PATTERNS = {
         rf"(?<=(?:^|[\n(;,.] ?|\b)(?i:{WHO})\s?[:=]\s?)(?:{FULL_NAME}|{CAPITALS}|[A-Z][A-Za-z'’-]+, {ONE_NAME}(?: [A-Z]\.?)?)",
         rf"(?<=\b(?i:name is|named|this is|pt|patient|gentleman|lady) )(?!(?:Reported|Safety|Education|Global|Centered|Centred)\b){FULL_NAME}",
         rf"\b{FULL_NAME}(?=,? \(?(?:an? )?(?:aged? )?\d{{1,3}}[ -]?(?:yo\b|y/o|y\.o|years?|yrs?|[MFmf]\b))",
-        rf"(?<=\b(?i:{BY}) )(?:{FULL_NAME}|[A-Z]\. {ONE_NAME})", rf"(?<=\b(?:{KIN})(?:,| is| called| named|'s name is| \()? ?)(?<=[ (]){PERSON}(?!['’]s (?:wort|disease))",
+        rf"(?<=\b(?i:{BY}|signed:|author:|witness:|cc:|copy to:) )(?:{FULL_NAME}|[A-Z]\. {ONE_NAME})",
+        rf"(?<=\b(?:{KIN})(?:,| is| called| named|'s name is| \()? ?)(?<=[ (]){PERSON}(?!['’]s (?:wort|disease))",
         rf"\b(?:{'|'.join(FIRST_NAMES)})(?: [A-Z]\.?)? {NO_PERSON}{PARTICLE}{{0,2}}{ONE_NAME}",
     ],
     "MRN": [rf"{NOT_BANK}(?<=\b(?i:{RECORD_NUMBER})(?i: ?(?:numbers?|num\.?|nos?\.?|id|identifier|#|ref(?:erence)?\.?))(?i: is)?[\s:#=–-]{{0,3}})(?<![A-Za-z]){VALUE}",
-            rf"{NOT_BANK}(?<=\b(?i:accession|specimen|encounter|MRN|hosp\.?|acct?|account)(?: ?#)?[\s:#=–-]{{1,3}}){VALUE}"],
+            rf"{NOT_BANK}(?<=\b(?i:accession|specimen|encounter|MRN|hosp\.?|acct?|account|passport|driv(?:er'?s?|ing) licen[cs]e)(?: ?#)?[\s:#=–-]{{1,3}}){VALUE}",
+            r"(?<=[/?&](?i:patients?|patient[_-]?id|pid|mrn|charts?)[/=])(?=[A-Za-z-]{0,5}\d)[\w-]{4,}"],
     "IP ADDRESS": [rf"(?<!\b(?i:EC|version|ver|v|release|build|firmware|section|table|chapter|figure)\.? ?)(?<![\w.])(?!0)(?:{OCTET}\.){{3}}{OCTET}(?![\w.]*\d)",
                    r"(?<![\w:])(?:(?:[0-9a-fA-F]{1,4}:){7}|(?:[0-9a-fA-F]{1,4}:){1,6}(?::[0-9a-fA-F]{1,4}){0,5}:)[0-9a-fA-F]{1,4}(?![\w:])"],
     "ADDRESS": [rf"(?<![\w.-]){ADDRESS}", rf"{POSTCODE}", r"(?<=\b(?i:post ?code|zip(?: code)?)[\s:]{1,3})(?:[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}|\d{5}(?:-\d{4})?)\b",
@@ -187,7 +189,7 @@ NOTE_PATTERNS = {
               r"(?<=\b(?:(?i:tel|telephone|phone|mob|mobile|cell|contact|fax)|Ph|ph)(?i: ?(?:no|number|num|#))?\.?\W{1,3})\+?\(?\d[\d ().-]{6,16}\d(?!\w)"],
     "DATE": [rf"(?<=\b(?i:{STAY})(?i: (?:him|her|them|the patient|here|again|in clinic|to hospital|to the ward|home))?"
              rf"(?i: (?:on|date|from|at|to|for|until|by us on|was|is|on the))?[\s:,(]{{1,3}})"
-             rf"(?:{DATE}|{MONTHS} \d{{1,2}}(?:st|nd|rd|th)?\b|\d{{1,2}}(?:st|nd|rd|th)? {MONTHS}\b)", DATE],
+             rf"(?:{DATE}|{MONTHS} \d{{1,2}}(?:st|nd|rd|th)?\b|(?:the )?\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {MONTHS}\b)", DATE],
 }
 
 # %% ../../nbs/cleaning/personal.ipynb #9937e8d4

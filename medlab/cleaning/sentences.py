@@ -9,6 +9,7 @@ __all__ = ['ABBREVIATIONS', 'BEFORE_NUMBER', 'BOUNDARY', 'POINTER', 'POINTER_CUE
 # %% ../../nbs/cleaning/sentences.ipynb #a6bbac21
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 # %% ../../nbs/cleaning/sentences.ipynb #d4b9797a
 #: Abbreviations: a full stop after them ends no sentence.
@@ -70,6 +71,7 @@ POLITE = re.compile(
     r"(?:(?:please )?let me know )?(?:if|should) you have (?:any )?(?:other |more |further |additional )?(?:questions?|queries|query|doubts?)\b[^.!]{0,90})[.!]+", re.I)
 
 # %% ../../nbs/cleaning/sentences.ipynb #1d9c6254
+@lru_cache(maxsize=4096)  # a sentence is looked at several times while its record becomes an example
 def is_pointer(piece: str) -> bool:
     "Whether a piece of text only makes sense where it stood, or sends the reader elsewhere."
     small = piece.lower()
