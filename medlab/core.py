@@ -19,15 +19,16 @@ import re
 import subprocess
 import sys
 import time
+import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .basics.errors import InputError, MedlabError, MissingError, first_problem, nearest
 from medlab.basics.files import (
@@ -36,6 +37,15 @@ from medlab.basics.files import (
 )
 from .basics.processes import peak_memory_mb
 from .basics.secrets import masked
+
+# %% ../nbs/00_core.ipynb #7827e6b3
+def as_word(
+    value: bool,  # as YAML read it
+    field: Any,  # the parameter's pydantic field; None for one that is not known
+) -> bool | str:
+    "The word among a choice's values that YAML reads as this truth value; the value itself where there is none."
+    words = typing.get_args(field.annotation) if field and typing.get_origin(field.annotation) is Literal else ()
+    return next((word for word in words if word in (("off", "no"), ("on", "yes"))[value]), value)
 
 # %% ../nbs/00_core.ipynb #058653ed
 class Params(BaseModel):
@@ -49,6 +59,19 @@ class Params(BaseModel):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         Params.known[cls.step] = cls
+
+    @classmethod
+    def following(cls, given: dict, profile: "Profile") -> dict:
+        "What the profile gives for this step, with what follows from its other steps; a step with such a parameter overrides this."
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def words_stay_words(cls, given: Any) -> Any:
+        "Take a bare `off` or `on`, which YAML reads as false or true, as the word where the parameter is a choice of words."
+        if not isinstance(given, dict):
+            return given
+        return {name: as_word(value, cls.model_fields.get(name)) if isinstance(value, bool) else value for name, value in given.items()}
 
 # %% ../nbs/00_core.ipynb #3703c88f
 class Profile(BaseModel):
@@ -65,7 +88,7 @@ class Profile(BaseModel):
     def params(self, kind: type[Params]) -> Any:
         "One step's parameters, checked; raises `InputError` for an unknown key or a wrong type."
         try:
-            return kind(**self.steps.get(kind.step, {}))
+            return kind(**kind.following(self.steps.get(kind.step, {}), self))
         except ValidationError as error:
             raise InputError(f"profile {self.name!r}, step {kind.step!r}: {first_problem(error, kind)}") from None
 

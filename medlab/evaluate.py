@@ -68,12 +68,22 @@ class EvaluateParams(Params):
     arms: list[Literal[ARMS]] = list(USUAL_ARMS)  # the ways in which variants are asked; few_shot, written answers after examples, is not among them by default
     few_shot_variants: list[str] = ["base", "adapter"]  # the variants that are asked with examples
     text_variants: list[str] = ["base", "adapter", "merged"]  # the variants that are asked by text; llama.cpp takes seconds for the tokens of one question
-    variants: list[str] = Field(["base", "adapter", "merged", "q4_k_m", "served"], min_length=1)  # these, or another type of GGUF such as q8_0
+    variants: list[str] = Field(["base", "adapter", "merged", "q4_k_m", "served"], min_length=1)  # or other types of GGUF; where none are named, those of quantize.types
     readable_floor: float = Field(0.5, ge=0, le=1)  # no accuracy is given where a smaller share of a variant's choices can be read
     largest_drop: float = Field(1.0, ge=0, le=1)  # of the accuracy, from merged to a GGUF and on to served; a larger one is an error
     phrasing_items: int = Field(0, ge=0)  # held-out items of each task with a choice that are asked in five phrasings, by forced choice of letters; 0: none
     temperature: float = Field(0.0, ge=0)  # of written answers; 0: always the likeliest token
     seeds: int = Field(1, ge=1, le=20)  # seeds of the written answers, the profile's own first; more than one needs a temperature above 0
+
+    @classmethod
+    def following(cls, given: dict, profile: Profile) -> dict:
+        "Where the profile names no variants, the GGUFs among them are those that its quantize step makes."
+        made = Params.known.get("quantize")
+        if "variants" in given or made is None:
+            return given
+        usual = list(cls.model_fields["variants"].default)
+        place = usual.index("q4_k_m")
+        return {**given, "variants": [*usual[:place], *profile.params(made).types, *usual[place + 1 :]]}
 
     @field_validator("variants")
     @classmethod

@@ -205,7 +205,7 @@ def test_what_cannot_work_stops_before_a_model_is_loaded(base, rows, tmp_path):
     long = [1] * (context + 1)
     with pytest.raises(InputError, match=f"set finetune.max_length={context}"):
         check_rows([*rows, (long, long)], base)
-    with pytest.raises(InputError, match="needs a GPU"):
+    with pytest.raises(MissingError, match="needs a GPU"):
         train(base, rows, [], FinetuneParams(**SHORT, optimizer="paged_adamw_8bit"), 7, tmp_path, show=False)
 
 
@@ -481,7 +481,7 @@ def test_a_sharded_model_learns_what_a_whole_one_learns(base, rows, tmp_path, me
 @pytest.mark.long
 def test_sharding_without_gpus_is_refused(base, rows, tmp_path):
     params = FinetuneParams(**SHORT, engine="accelerate", workers=2, sharding="fsdp2")
-    with pytest.raises(InputError, match="needs a GPU for each worker"):
+    with pytest.raises(MissingError, match="needs a GPU for each worker"):
         train_apart(base, rows, [], params, 7, tmp_path, "tiny-random")
 
 

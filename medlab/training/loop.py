@@ -13,10 +13,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..basics.errors import InputError, MedlabError
+from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import atomic_path, flush_to_disk, remove
 from ..basics.processes import peak_memory_mb
 from ..engines.hf import quiet
@@ -362,9 +363,11 @@ OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "pag
 
 # %% ../../nbs/training/loop.ipynb #3f9a8092
 def optimizer_name(params: FinetuneParams, gpu: bool) -> str:
-    "transformers' name of the optimizer; raises `InputError` for one that needs a GPU where there is none."
-    if params.optimizer != "adamw" and not gpu:
-        raise InputError(f"finetune.optimizer={params.optimizer} needs a GPU; set it to adamw (LoRA's averages are small)")
+    "transformers' name of the optimizer; raises `MissingError` for one that lacks a GPU or bitsandbytes here."
+    if params.optimizer.startswith("paged") and not gpu:
+        raise MissingError(f"finetune.optimizer={params.optimizer} needs a GPU, whose memory it relieves; set it to {params.optimizer.removeprefix('paged_')}")
+    if params.optimizer != "adamw" and find_spec("bitsandbytes") is None:
+        raise MissingError(f"finetune.optimizer={params.optimizer} needs bitsandbytes; run `pip install bitsandbytes`, or set it to adamw")
     return OPTIMIZERS[params.optimizer]
 
 # %% ../../nbs/training/loop.ipynb #d8eca3cb
@@ -442,9 +445,9 @@ def tensors_of(rows: list[Row], pad_id: int, side: str, packing: Packing | None)
 
 # %% ../../nbs/training/loop.ipynb #3f5b7d10
 def check_sharded(params: FinetuneParams, trainer: Any) -> None:
-    "Raise `InputError` where the profile wants a sharded model and the libraries do not shard it: they do so on GPUs only."
+    "Raise `MissingError` where the profile wants a sharded model and the libraries do not shard it: they do so on GPUs only."
     if params.sharding != "none" and not trainer.is_fsdp_enabled:
-        raise InputError(f"finetune.sharding={params.sharding} needs a GPU for each worker, and there is none; set it to none")
+        raise MissingError(f"finetune.sharding={params.sharding} needs a GPU for each worker, and there is none; set it to none")
 
 # %% ../../nbs/training/loop.ipynb #3f5b7d11
 def problems_of(trackers: list[Any]) -> list[str]:

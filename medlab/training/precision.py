@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..basics.errors import InputError
+from ..basics.errors import MissingError
 from ..basics.files import cache_folder, read_json, sha256_file, sha256_json, write_json
 from ..basics.machine import processor
 from ..engines.hf import unpack
@@ -145,6 +145,6 @@ def choose_method(
         notes.append("bitsandbytes is not installed: plain LoRA on the 16-bit base, not 4-bit QLoRA; pip install bitsandbytes where it has a wheel")
     measured = fast_compute(base, quantization, params) if params.compute == "auto" else {"compute": params.compute}
     if measured["compute"] == "float16" and gpu_compute() is None:
-        raise InputError("finetune.compute=float16 needs a GPU: its small numbers vanish without a scaler; set it to auto, float32 or bfloat16")
+        raise MissingError("finetune.compute=float16 needs a GPU: its small numbers vanish without a scaler; set it to auto, float32 or bfloat16")
     unpacked = quantization == "nf4" and may_unpack(base, params)
     return {"quantization": quantization, "compute": measured["compute"], "unpacked": unpacked}, notes, measured

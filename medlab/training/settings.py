@@ -27,7 +27,7 @@ class FinetuneParams(Params):
     learning_rate: float = Field(3e-3, gt=0)  # at its highest
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the learning rate falls after the warm-up
     warmup: float = Field(2, ge=0)  # steps over which the learning rate rises; below 1: a share of all steps
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"  # the last three save memory and need a GPU
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"  # the last three save memory; paged ones need a GPU
     weight_decay: float = Field(0.0, ge=0)  # of AdamW
     rank: int = Field(16, ge=1)  # of LoRA's matrices
     alpha: float = Field(32, gt=0)  # LoRA's strength: the update is scaled by alpha / sqrt(rank), without rslora by alpha / rank
