@@ -22,7 +22,7 @@ from .models import Models, ServedModel
 from .page import mount_page
 from .queueing import alongside, gathered, stream, use
 from .safety import awaited_verdict
-from .treatment import TreatmentReply, TreatmentRequest, asked_words, check_patient, recommend
+from .treatment import TreatmentReply, TreatmentRequest, case_text, check_patient, recommend
 
 # %% ../../nbs/api/site.ipynb #9cd672a5
 class WhileWanted:
@@ -50,7 +50,7 @@ async def plan_in_turn(models: Models, body: TreatmentRequest, seconds: float) -
         except DeadlineError:
             return None
 
-    asked = [{"role": "user", "content": asked_words(body)}]
+    asked = [{"role": "user", "content": case_text(body)}]
     found, verdict = await alongside(use(model.queue, work, time.monotonic() + seconds), lambda: awaited_verdict(asked))
     if found is None:
         raise DeadlineError("the request was given up before its plan was complete")

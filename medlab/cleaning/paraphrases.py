@@ -104,7 +104,7 @@ def cosines_from(train: Sequence[str], held_out: Sequence[str], encode: Encode, 
 
     near = None if len(train) + len(held_out) <= ALL else np.array(sorted(neighbours(train, held_out)), dtype=np.int64).reshape(-1, 2)
     places = [np.arange(len(side)) if near is None else np.unique(near[:, one]) for one, side in enumerate((train, held_out))]
-    held = encode([held_out[place] for place in places[1].tolist()]) if len(places[1]) else ()
+    held: Any = encode([held_out[place] for place in places[1].tolist()]) if len(places[1]) else ()
     for start in range(0, len(places[0]) if len(held) else 0, AT_ONCE):
         part = places[0][start : start + AT_ONCE]
         vectors = encode([train[place] for place in part.tolist()])
@@ -131,7 +131,7 @@ def find_paraphrases(
             ids[-1][question_of(item)].append(item.id)
         ids[-1].pop("", None)
     texts = [sorted(side) for side in ids]
-    found = [(round(cosine, 4), texts[0][one], texts[1][other]) for cosine, one, other in cosines_from(*texts, encode, threshold)]
+    found = [(round(cosine, 4), texts[0][one], texts[1][other]) for cosine, one, other in cosines_from(texts[0], texts[1], encode, threshold)]
     suspects = [Suspect(cosine, one, other, *both) for cosine, *both in found for one in ids[0][both[0]] for other in ids[1][both[1]]]
     return sorted(suspects, key=lambda suspect: (-suspect.cosine, *suspect[1:]))
 
