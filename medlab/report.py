@@ -195,7 +195,7 @@ VARIANT_WORDS = {
     "base": "the published weights, before our training",
     "adapter": "the base with the trained LoRA adapter, as in training",
     "merged": "the adapter merged into the 16-bit weights",
-    "q4_k_m": "the merged weights quantized, in the embedded llama.cpp",
+    "adapter_gguf": "the base as GGUF with the adapter's own GGUF beside it, in the embedded llama.cpp",
     "served": "the deployed model, through its HTTP API, without the guard's words",
     "served_guarded": "the same with the guard's words first, as a client gets it",
 }
@@ -203,7 +203,7 @@ VARIANT_WORDS = {
 
 def describe_variants(rows: list[dict]) -> list[tuple[str, str]]:
     "Each variant of the rows and what it is."
-    return [(name, VARIANT_WORDS.get(name, "a variant that the run's profile names")) for name in variants_of(rows)]
+    return [(name, VARIANT_WORDS.get(name, f"the merged weights as GGUF of type {name}, in the embedded llama.cpp")) for name in variants_of(rows)]
 
 # %% ../nbs/12_report.ipynb #1fcee52d
 def headline(
