@@ -1924,6 +1924,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                'medlab.course.run_course': ('course.html#run_course', 'medlab/course.py'),
                                'medlab.course.run_lesson': ('course.html#run_lesson', 'medlab/course.py'),
                                'medlab.course.run_or_skip': ('course.html#run_or_skip', 'medlab/course.py'),
+                               'medlab.course.seldom_saved': ('course.html#seldom_saved', 'medlab/course.py'),
                                'medlab.course.select_lessons': ('course.html#select_lessons', 'medlab/course.py'),
                                'medlab.course.shielded': ('course.html#shielded', 'medlab/course.py'),
                                'medlab.course.short_path': ('course.html#short_path', 'medlab/course.py'),
