@@ -513,7 +513,7 @@ def guard_words(evidence: dict) -> dict[str, Any]:
     rows = [[row["set"], row["reader"], share(row["recall"]), share(row["false_alarms"])] for row in found["rows"]] if found else None
     return page_table("The guard on lines that its authors had not seen", ["lines", "reader", "dangers found", "false alarms"], rows,
                       words="What is shown before the model's answer, whatever the model writes; served_guarded is answered through rules and wording together (both). "
-                            "Shares with 95 % intervals. The starter lines were written to be hard: a danger told in passing, a harmless thing that sounds alarming.",
+                            "Shares with 95 % intervals. The starter lines were written to be hard: a danger mentioned in passing, a harmless thing that sounds alarming.",
                       notes=[found["note"]] if found and found["note"] else ())
 
 # %% ../nbs/12_report.ipynb #4bf78d6f
