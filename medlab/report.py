@@ -269,7 +269,7 @@ def evidence_plans(evidence: dict) -> list[tuple]:
     bins, curves = ({name: one[key] for name, one in named.items() if one.get(key)} for key in ("reliability", "risk_coverage"))
     points = (evidence.get("people") or {}).get("points") or []
     plans = [
-        (f"confusion_{task}", f"{task.replace('_', ' ').capitalize()}: what was taken for what", behind.describe_confusion(one["tables"], one["labels"]),
+        (f"confusion_{task}", f"{task.replace('_', ' ').capitalize()}: what was mistaken for what", behind.describe_confusion(one["tables"], one["labels"]),
          lambda theme, one=one: behind.draw_confusion(one["tables"], one["labels"], theme)) for task, one in (evidence.get("confusion") or {}).items()
     ]
     return plans + [

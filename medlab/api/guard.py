@@ -209,7 +209,7 @@ JUDGED = {
 #: What Granite Guardian is asked about first, in words; the second is one of its own risks.
 EMERGENCY_CRITERION = (
     "The user's message says that a person may now be in a medical emergency: signs that call for an ambulance or an emergency department at once, even if they are "
-    "told in passing. Questions in general, past events and harmless complaints do not meet the criterion."
+    "mentioned in passing. Questions in general, past events and harmless complaints do not meet the criterion."
 )
 
 

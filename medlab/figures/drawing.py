@@ -64,7 +64,7 @@ def short_line(text: str, length: int = 20) -> str:
 
 # %% ../../nbs/figures/drawing.ipynb #1fd57311
 def save_figure(figure: Any, path: Path) -> Path:
-    "Write a figure as PNG on transparent ground, 160 dots per inch; the same figure gives the same bytes."
+    "Write a figure as PNG on a transparent background, 160 dots per inch; the same figure gives the same bytes."
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=160, transparent=True, metadata={"Software": None})
     return path

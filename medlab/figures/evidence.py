@@ -68,7 +68,7 @@ def confusion(pairs: list[tuple[str, str | None]], labels: list[str]) -> list[li
 
 # %% ../../nbs/figures/evidence.ipynb #fa817908
 def draw_confusion(tables: dict[str, list[list[int]]], labels: list[str], theme: str) -> Any:
-    "A table of counts for each variant, side by side, darker where there are more."
+    "A table of counts for each variant, one below the other, darker where there are more."
     figure, axes = new_figure(theme, height=1.1 + 0.42 * len(labels) * len(tables) + 0.6 * len(tables), rows=max(1, len(tables)))
     colours, short = THEMES[theme], [short_line(label.replace("_", " ").replace("-", " "), 11) for label in (*labels, NO_CHOICE)]
     for one, (name, table) in zip(axes, tables.items()):

@@ -20,7 +20,7 @@ from ..contracts.tasks import Example
 # %% ../../nbs/judging/forms.ipynb #1cf3680e
 @dataclass(frozen=True)
 class Form:
-    "One way to judge: what the judge is told and what its reply must be."
+    "One way to judge: what the judge is given and what its reply must be."
 
     name: str  # "rubric", "checklist" or "pairwise"
     instructions: str  # the system turn
