@@ -449,7 +449,7 @@ def __getattr__(name: str) -> Any:
 
 # %% ../nbs/09_serve.ipynb #52e8a30b
 def promised_calls(deployment: Deployed) -> list[tuple[str, str, dict | None, int]]:
-    "Method, path, body and expected status: every endpoint once, and each kind of refusal."
+    "Method, path, body and expected status: the main routes, and the commonest refusals."
     options = {"A": "Kidney stone", "B": "Appendicitis"}
     ask = {"case": "Pain moved from the navel to the right lower belly, with fever. What is most likely?", "options": options}
     chat = {"model": deployment.model, "messages": [{"role": "user", "content": "What is aspirin?"}], "max_tokens": 8}

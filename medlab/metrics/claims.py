@@ -59,15 +59,15 @@ def against_rivals(mine: dict[str, bool], rivals: dict[str, dict[str, str]], gol
 # %% ../../nbs/metrics/claims.ipynb #2a1cce3e
 def says(claim: dict) -> str:
     "One plain sentence about a claim."
-    n, metric = claim["n"], claim["metric"].replace("_", " ")
+    n, metric = f"{claim['n']} item{'s' * (claim['n'] != 1)}", claim["metric"].replace("_", " ")
     least = claim["smallest_difference"]
     if claim["beats_base"]:
-        first = f"{claim['variant']} is better than base in {metric} on {n} items"
+        first = f"{claim['variant']} is better than base in {metric} on {n}"
     else:
         limit = f"a difference under {100 * least:.0f} points could not have been shown" if least else "no difference could have been shown"
-        first = f"no difference between {claim['variant']} and base in {metric} was shown on {n} items ({limit})"
+        first = f"no difference between {claim['variant']} and base in {metric} was shown on {n} ({limit})"
         if claim["high"] < 0 and claim["p_holm"] < 0.05:
-            first = f"{claim['variant']} is worse than base in {metric} on {n} items"
+            first = f"{claim['variant']} is worse than base in {metric} on {n}"
     if not claim["strongest_rival"]:
         return f"{first}."
     rival = claim["strongest_rival"].replace("_", " ")
