@@ -34,7 +34,14 @@ def pytest_configure(config):
                                        "HYPOTHESIS_EXAMPLES=new pytest -m fuzz")
 
 
+#: Minutes long. Where two files run at a time these begin, so that both processes end together.
+LONGEST_FILES = ["test_course.py", "test_readme.py", "test_instruct.py", "test_quantize.py", "test_preprocess.py", "test_finetune.py", "test_judge.py", "test_evaluate.py",
+                 "test_training.py", "test_bench.py"]
+
+
 def pytest_collection_modifyitems(items):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: LONGEST_FILES.index(item.path.name) if item.path.name in LONGEST_FILES else len(LONGEST_FILES))  # a stable sort
     for item in items:
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker(pytest.mark.fuzz)

@@ -16,6 +16,7 @@ from medlab.api.models import Models, beside_models
 from medlab.api.site import base_and_tuned
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json, remove
+from medlab.deploy import deploy
 from medlab.engines.deployment import model_file, open_base_and_tuned
 from medlab.engines.hf import HfEngine, load_model
 from medlab.engines.llama_cpp import LlamaCppEngine, at_strength
@@ -332,7 +333,7 @@ def test_every_type_that_is_offered_is_made_and_computes(whole, base, tmp_path):
 def test_several_types_in_one_run_and_the_adapter_alone(copied):
     run, profile = copied
     values = ["quantize.types=[f16, q8_0, Q3_K_M]", "quantize.importance_tokens=0", "quantize.merge_base=dequantized", "quantize.adapter=true"]
-    profile = load_profile("smoke", values)
+    profile = load_profile("smoke", [*values, "deploy.engine=llama_cpp"])
     quantize(run, profile)
     check = read_json(run.file("quantize", "check.json"))
     assert set(check["types"]) == {"q8_0", "q3_k_m", "f16"} and check["file"] == "model-f16.gguf" == model_file(run).name
@@ -355,6 +356,7 @@ def check_pair_over_http(run, profile):
     "A server offers the two as models of its own, one engine behind both; each answers as it does without a server, and the page finds them as a pair."
     from fastapi.testclient import TestClient
 
+    deploy(run, profile)
     pair, question = beside_models(run, profile), {"messages": [CHECK[0], CHECK[1]], "max_tokens": 6, "temperature": 0, "logprobs": True, "top_logprobs": 5}
     (base, tuned), served = [model.name for model in pair], Models(pair)
     assert base_and_tuned(served.models) == (base, tuned) and tuned == base.removesuffix("-base") + "-tuned"

@@ -27,7 +27,7 @@ part "every notebook alone, each lesson with an empty cache of its own"
 python tools/run_alone.py
 
 part "pytest, two files at a time"
-pytest -q --ignore=tests/test_repository.py -n 2 --dist loadfile --durations=60
+pytest -q --ignore=tests/test_repository.py -n 2 --dist loadfile --no-loadscope-reorder --durations=60
 
 part "pytest: the tests that look for examples, with new ones (a failure prints how to repeat it)"
 HYPOTHESIS_EXAMPLES=new pytest -q -m fuzz --ignore=tests/test_repository.py
