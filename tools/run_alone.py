@@ -4,7 +4,7 @@ Each lesson gets an empty run folder and an empty MEDLAB_CACHE_DIR of its own. T
 which is empty at the beginning. Two run side by side; the longest lessons start first. Prints a line for each, and the output of those that fail;
 one that is not done after `--limit` seconds fails, with the line at which each of its threads stood.
 
-A notebook runs in a process of its own, forked from one that has imported the large libraries (and nothing of medlab): that is 8 s each.
+A notebook runs in a process of its own, forked from one that has imported the large libraries (and nothing of medlab), which takes longer than most of them.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def run(path, scratch, forks, limit):
         pass
     print(f"{'ok    ' if good else 'FAILED'} {path.relative_to(folder).as_posix():<34} {time.monotonic() - started:6.1f} s", flush=True)
     if not good:
-        print((own / "output").read_text(errors="replace")[-6000:], flush=True)
+        print((own / "output").read_text(errors="replace")[-6000:] if (own / "output").exists() else f"ended with {process.exitcode} before it began", flush=True)
     return good
 
 

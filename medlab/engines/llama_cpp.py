@@ -353,16 +353,16 @@ class GrowingText:
     def __init__(self, chat: ChatFormat, before: list[int], window: int = 16):  # before: tokens whose text these go on with
         self.chat, self.window, self.kept = chat, window, ""
         self.last = list(before)  # the tokens that are decoded again
-        self.sent = len(chat.decode(before))  # how many letters of their text stand in `kept`, or come before it
+        self.known = len(chat.decode(before))  # how many letters of their text stand in `kept`, or come before it
 
     def add(self, ids: list[int]) -> str:
         "The text of all tokens so far, as `ChatFormat.decode` gives it; half a letter at its end is the sign U+FFFD."
         self.last = self.last + ids
-        whole = self.kept + self.chat.decode(self.last)[self.sent:]
+        whole = self.kept + self.chat.decode(self.last)[self.known:]
         if len(self.last) >= 2 * self.window:
             end = self.chat.decode(self.last[-self.window:])
             if end and "\ufffd" not in end and whole.endswith(end):
-                self.kept, self.last, self.sent = whole, self.last[-self.window:], len(end)
+                self.kept, self.last, self.known = whole, self.last[-self.window:], len(end)
         return whole
 
 # %% ../../nbs/engines/llama_cpp.ipynb #ae0e0841
