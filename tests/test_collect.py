@@ -25,7 +25,7 @@ from servers.openfda import OpenFdaServer, labels
 from medlab.collect import SOURCES, collect, progress, source_fingerprints
 from medlab.contracts.records import read_records, read_sources, read_unread
 from medlab.basics.errors import InputError, MissingError
-from medlab.basics.files import shipped
+from medlab.basics.files import sha256_file, shipped
 from medlab.contracts.records import TASKS, Record, Unread, record_id
 from medlab.core import NOT_HERE, Run, load_profile, open_run
 from medlab.fetch import Counts, Fetcher, host_of
@@ -688,7 +688,7 @@ def test_a_collection_killed_again_and_again_asks_for_nothing_twice_and_leaves_n
     names = {"records.parquet", "unread.jsonl", "sources.json", "manifest.json", ".begun"}
     assert {path.name for path in (tmp_path / "killed" / "collect").iterdir()} == names
     for name in ("records.parquet", "unread.jsonl"):
-        assert (tmp_path / "killed" / "collect" / name).read_bytes() == (tmp_path / "undisturbed" / "collect" / name).read_bytes()
+        assert sha256_file(tmp_path / "killed" / "collect" / name) == sha256_file(tmp_path / "undisturbed" / "collect" / name), name
 
 
 def test_what_a_source_is_sent_instead_of_data_does_not_stop_the_others(tmp_path, monkeypatch):
