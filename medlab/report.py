@@ -166,7 +166,7 @@ def build_results(run: Run, profile: Profile) -> dict[str, Any]:
 # %% ../nbs/12_report.ipynb #833e6201
 def results_hash(results: dict[str, Any]) -> str:
     "The hash of what the same seed must give again."
-    return sha256_json({name: results[name] for name in ("rows", "comparisons", "majority_baselines", "hashes")})
+    return sha256_json({name: results[name] for name in ("rows", "comparisons", "majority_baselines", "data", "hashes")})
 
 # %% ../nbs/12_report.ipynb #472f6437
 #: Metric to its name and what it says.

@@ -20,7 +20,7 @@ from medlab.figures.data import MISSING, describe_balance, draw_balance, draw_le
 from medlab.figures.drawing import THEMES
 from medlab.figures.claims import choice_claims, compare_results
 from medlab.figures.evidence import draw_training
-from medlab.figures.results import MAIN_METRICS, SHORT_TITLES, draw_loss, draw_tasks, draw_variants, formatted_value
+from medlab.figures.results import MAIN_METRICS, SHORT_TITLES, draw_tasks, draw_variants, formatted_value
 from medlab.instruct import instruct
 from medlab.metrics.scores import wanted_rows
 from medlab.report import (
@@ -241,7 +241,6 @@ def test_figures_cope_with_anything():
             draw_variants(rows, theme)
             draw_tasks(rows, theme)
     for curve in ([{"step": 1, "loss": 2.0}], [{"step": n, "loss": 2.0} for n in range(300)]):
-        draw_loss(curve, "dark")
         draw_training({"steps": curve}, "dark")
     assert set(SHORT_TITLES) == {metric for metric, _ in MAIN_METRICS} and len(TASKS) == 8
 
