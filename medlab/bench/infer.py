@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
@@ -36,6 +36,7 @@ class Timed:
     first: float  # seconds until its first token
     tokens: int
     seconds: float  # in all
+    processor: float = 0.0  # seconds of processor time in this process: what the client costs, and with transformers the model too
 
     @property
     def speed(self) -> float:
@@ -47,11 +48,11 @@ def timed_stream(
     stream: Iterable[int],  # yields the number of tokens that have come since the last time
 ) -> Timed:
     "Read a stream to its end and time it."
-    began, first, tokens = time.perf_counter(), 0.0, 0
+    began, used, first, tokens = time.perf_counter(), time.process_time(), 0.0, 0
     for new in stream:
         first = first or (time.perf_counter() - began if new else 0.0)
         tokens += new
-    return Timed(first, tokens, time.perf_counter() - began)
+    return Timed(first, tokens, time.perf_counter() - began, time.process_time() - used)
 
 # %% ../../nbs/bench/infer.ipynb #7ffeb10d
 #: What is asked: a question with a long answer.
@@ -149,30 +150,48 @@ def sides_of(engine: str) -> dict[str, Callable[[Any, Sampling], Iterator[int]]]
     return {"medlab": ours, "direct": THEIRS[engine]}
 
 # %% ../../nbs/bench/infer.ipynb #a3aca129
+def by_turns(
+    sides: dict[str, Callable[[], Any]],  # a side's name -> measures it once
+    turns: int,  # that count, after one that does not
+) -> dict[str, list[Any]]:  # what each side measured in each turn
+    "Let the sides take turns; the one that begins a turn ends the next."
+    taken: dict[str, list[Any]] = {side: [] for side in sides}
+    for turn in range(turns + 1):
+        for side in list(sides)[::1 if turn % 2 else -1]:
+            one = sides[side]()
+            if turn:
+                taken[side].append(one)
+    return taken
+
+# %% ../../nbs/bench/infer.ipynb #d61a06fa
+def added(ours: Sequence[float], theirs: Sequence[float], ratio: bool) -> dict[str, float]:
+    "Turn by turn our value beside theirs, as a ratio or a difference: the median with its quartiles."
+    found = [a / max(b, 1e-9) if ratio else a - b for a, b in zip(ours, theirs)]
+    low, middle, high = quantiles(found, n=4, method="inclusive") if len(found) > 1 else found * 3
+    return {"median": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}
+
+# %% ../../nbs/bench/infer.ipynb #620f4394
 def engine_speed(engine: str, file: str, folder: str, length: int, repeats: int) -> dict[str, Any]:
     "First token, speed alone and speed with eight requests at a time, of an engine and of its server asked directly, by turns."
     sampling, sides = Sampling(length=length), sides_of(engine)
-    times: dict[str, list[Timed]] = {side: [] for side in sides}
     with bench_engine(engine, file, folder) as found:
-        for turn in range(repeats + 1):
-            for side, ask in sides.items():
-                one = timed_stream(ask(found, sampling))
-                if turn:
-                    times[side].append(one)
+        alone = by_turns({side: partial(lambda ask: timed_stream(ask(found, sampling)), ask) for side, ask in sides.items()}, repeats)
     with bench_engine(engine, file, folder, slots=8) as found:
-        eight = {side: max(together(partial(ask, found, sampling)) for _ in range(2)) for side, ask in sides.items()}
-    return {"bytes": size_of(Path(file)), "sides": {side: side_summary(times[side], eight[side]) for side in sides}}
+        eight = by_turns({side: partial(together, partial(ask, found, sampling)) for side, ask in sides.items()}, repeats)
+    figures = {side: {"first_ms": [1000 * one.first for one in alone[side]], "tokens_per_second": [one.speed for one in alone[side]],
+                      "tokens_per_second_of_8": eight[side], "processor_ms": [1000 * one.processor for one in alone[side]]} for side in sides}
+    return {"bytes": size_of(Path(file)), "sides": {side: side_summary(figures[side], alone[side][0].tokens) for side in sides},
+            "added": {name: added(figures["medlab"][name], figures["direct"][name], ratio=not name.endswith("_ms")) for name in figures["medlab"]}}
 
-# %% ../../nbs/bench/infer.ipynb #6b285cf3
+# %% ../../nbs/bench/infer.ipynb #c8fabe00
 def size_of(file: Path) -> int:
     "The size of a file, or of a folder's weights."
     return sum(path.stat().st_size for path in (file.glob("*.safetensors") if file.is_dir() else [file]))
 
 
-def side_summary(times: list[Timed], eight: float) -> dict[str, float]:
+def side_summary(figures: dict[str, list[float]], tokens: int) -> dict[str, float]:
     "The medians of one side."
-    first, speed = median(one.first for one in times), median(one.speed for one in times)
-    return {"first_ms": round(first * 1000, 2), "tokens_per_second": round(speed, 2), "tokens_per_second_of_8": round(eight, 2), "tokens": times[0].tokens}
+    return {name: round(median(values), 2) for name, values in figures.items()} | {"tokens": tokens}
 
 # %% ../../nbs/bench/infer.ipynb #1be0182b
 def infer_plan(
@@ -226,10 +245,17 @@ def infer_line(name: str, found: dict[str, Any]) -> str:
     "One part in words."
     if "not_run" in found:
         return f"{name}: not run: {found['not_run']}"
-    medlab, direct = found["sides"]["medlab"], found["sides"]["direct"]
-    return (f"{name}: first token {medlab['first_ms']:.0f} ms ({medlab['first_ms'] - direct['first_ms']:+.1f} ms beside direct), "
-            f"{medlab['tokens_per_second']:.1f} tokens/s ({100 * (medlab['tokens_per_second'] / max(direct['tokens_per_second'], 1e-9) - 1):+.1f} %), "
-            f"8 at a time {medlab['tokens_per_second_of_8']:.1f} tokens/s (direct {direct['tokens_per_second_of_8']:.1f}), {found['peak_mb']:.0f} MB")
+    medlab, added = found["sides"]["medlab"], found["added"]
+    return (f"{name}: first token {medlab['first_ms']:.0f} ms ({added['first_ms']['median']:+.1f} ms beside direct), "
+            f"{medlab['tokens_per_second']:.1f} tokens/s ({percent(added['tokens_per_second'])}), "
+            f"8 at a time {medlab['tokens_per_second_of_8']:.1f} tokens/s ({percent(added['tokens_per_second_of_8'])}), "
+            f"processor {added['processor_ms']['median']:+.0f} ms an answer, {found['peak_mb']:.0f} MB")
+
+
+def percent(ratio: dict[str, float]) -> str:
+    "A ratio as what it adds, with its quartiles."
+    median, low, high = (f"{100 * (ratio[name] - 1):+.1f}" for name in ("median", "low", "high"))
+    return f"{median} %, {low} to {high}"
 
 # %% ../../nbs/bench/infer.ipynb #28f3113a
 def infer_origin(found: dict[str, Any]) -> str:
@@ -237,19 +263,21 @@ def infer_origin(found: dict[str, Any]) -> str:
     conditions, machine = found["conditions"], found["conditions"]["machine"]
     most = max((part.get("others_cores", 0.0) for part in found["parts"].values()), default=0.0)
     return (f"Measured by `{found['command']}`, started {found['began'][:10]} at commit `{(found['commit'] or 'unknown')[:10]}`, on {machine['processor']}, "
-            f"{machine['cores']} cores, {machine['memory_gb']} GB. Medians of {conditions['repeats']}; both sides by turns on one running server. "
+            f"{machine['cores']} cores, {machine['memory_gb']} GB. Medians of {conditions['repeats']} turns, both sides on one running server; what medlab adds is compared turn by turn. "
             f"Other programs used at most {most:.1f} cores meanwhile.{'' if found['finished'] else ' **Unfinished: the command was interrupted.**'}")
 
 # %% ../../nbs/bench/infer.ipynb #500195a3
 def infer_table(found: dict[str, Any]) -> str:
     "A results file as a Markdown table, with its origin."
-    head = ["| | first token, ms | direct | tokens/s | direct | 8 at a time | direct | file, MB | memory, MB |", "|---|" + "---|" * 8]
+    head = ["| | first token, ms | added | tokens/s | added (quartiles) | 8 at a time | added (quartiles) | file, MB | memory, MB |", "|---|" + "---|" * 8]
     rows = []
     for name, part in found["parts"].items():
         if "not_run" in part:
             rows.append(f"| {name} | not run |" + " |" * 7)
             continue
-        pairs = [(part["sides"]["medlab"][key], part["sides"]["direct"][key]) for key in ("first_ms", "tokens_per_second", "tokens_per_second_of_8")]
-        cells = [f"{value:.1f}" for pair in pairs for value in pair]
+        medlab, added = part["sides"]["medlab"], part["added"]
+        cells = [f"{medlab['first_ms']:.1f}", f"{added['first_ms']['median']:+.1f}"]
+        for key in ("tokens_per_second", "tokens_per_second_of_8"):
+            cells += [f"{medlab[key]:.1f}", percent(added[key])]
         rows.append(f"| {name} | " + " | ".join([*cells, f"{part['bytes'] / 1e6:.0f}", f"{part['peak_mb']:.0f}"]) + " |")
     return "\n".join([*head, *rows, "", infer_origin(found)])
