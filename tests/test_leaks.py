@@ -48,6 +48,18 @@ def test_what_everybody_asks_and_what_goes_on_is_another_question(question, held
     assert kinds(question, held) == []
 
 
+LONG_QUESTION = "Does daily walking lower blood pressure in women and men?"  # ten words: a comma ends it
+
+
+@pytest.mark.parametrize("question, held, found", [
+    (f"{LONG_QUESTION[:-1]}, my aunt would like to know", LONG_QUESTION, True), ("Is gout painful, or does it only itch at night?", "Is gout painful?", False),
+    (f"{LONG_QUESTION[:-1]} of Bergen in the spring?", LONG_QUESTION, False), ("Is gout painful a) yes b) no", "Is gout painful?", True),
+    ("Q: What is TB? Explain.", "What is TB?", True), ("Q: Does daily walking raise blood sugar?", WALKING, False),
+], ids=["a comma after a long one", "a comma after a short one", "a long one goes on", "options in small letters", "two letters say what it is about", "three words of it alone"])
+def test_where_a_question_ends_and_whether_all_of_it_is_there(question, held, found):
+    assert kinds(question, held) == ["contained"] * found
+
+
 def test_a_question_inside_a_page_is_found():
     page = "Facts about walking. " + TULIPS + "\n" + WALKING + "\nYes, by a few points in most people who were studied."
     assert kinds("Tell me about sport.", WALKING, answer=page) == ["contained"]

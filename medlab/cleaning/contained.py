@@ -63,7 +63,7 @@ def ends_there(
     words = list(WORD.finditer(text))
     last, following = words[start + count - 1].end(), words[start + count] if start + count < len(words) else None
     gap = text[last : following.start()] if following else "?"
-    return bool(ENDS.search(gap) or count >= COMMA_ENDS and "," in gap or following and MARKED_OPTION.match(text, last))
+    return bool(ENDS.search(gap) or count >= COMMA_ENDS and "," in gap or MARKED_OPTION.match(text, last))
 
 # %% ../../nbs/cleaning/contained.ipynb #9ed59165
 def rarest_runs(
