@@ -71,6 +71,25 @@ def test_a_common_question_counts_only_where_it_is_most_of_the_text():
     assert [(leak.kind, leak.train) for leak in leaks] == [("contained", "t30")]
 
 
+def test_a_common_question_that_is_half_of_the_text_counts():
+    stories = [f"The {n}th cousin of my neighbour has had a red toe since the wedding in May. Is it gout?" for n in range(30)]
+    greeted = ["Good evening doctor. Is it gout?", "Good evening dear doctor. Is it gout?"]  # three words of six, and of seven
+    leaks = find_leaks([qa(f"t{n}", text) for n, text in enumerate([*stories, *greeted])], [qa("h", "Is it gout?", "yes")])
+    assert [(leak.kind, leak.train) for leak in leaks] == [("contained", "t30")]
+
+
+@pytest.mark.parametrize("question, held, found", [("Does pain cause gout?", "Does gout cause pain?", ["near_duplicate"]), ("Pain causes gout?", "Gout causes pain?", [])])
+def test_from_four_words_on_another_order_is_the_same_question(question, held, found):
+    assert kinds(question, held) == found
+
+
+def test_the_gate_looks_for_near_duplicates_unless_told_otherwise():
+    words = [f"word{number}" for number in range(60)]
+    near = " ".join([*words[:30], "changed", *words[31:]])
+    with pytest.raises(LeakageError, match="1 near_duplicate"):
+        check_leakage([qa("t", "What is said?", near)], [qa("h", "What is meant?", " ".join(words))])
+
+
 @pytest.mark.parametrize("text", [
     "Does daily walking lower hyper-\ntension in women and men?", "Does daily walking lower hyper-  \n  tension in women and men?", "Does daily walk-\ning lower hyper-\ntension in wo-\nmen and men?",
     "Does daily walking lower hyper\u00ad\ntension in women and men?", "Does daily walking lower hyper- tension in women and men?", "DOES DAILY WALKING LOWER HYPER-\nTENSION IN WOMEN AND MEN?",

@@ -589,9 +589,10 @@ def test_a_held_out_question_inside_a_training_record_takes_it_out_of_training()
     dressed = made(f"A reader asks: {question} (A) yes (B) no", sentence(rng, 20), key="dressed", split="train")
     page = made("What is sport?", f"{sentence(rng, 20)} {question} {sentence(rng, 20)}", key="page", split="train")
     case = authored(f"{sentence(rng, 12)[:-1]}?", f"{sentence(rng, 20)} {question}", "train")  # of an authored record the question alone is compared
-    division = divide([exam, dressed, page, case, *many(20)])
+    untitled = made(None, None, kind="abstract", key="abstract", text=sentence(rng, 30), split="test")  # held out, and it asks nothing
+    division = divide([exam, untitled, dressed, page, case, *many(20)])
     assert {record.id: (record.reason, record.twin) for record in division.rejected} == {one.id: ("near_duplicate", exam.id) for one in (dressed, page)}
-    assert splits(division)[exam.id] == "test" and splits(division)[case.id] == "train"
+    assert splits(division)[exam.id] == splits(division)[untitled.id] == "test" and splits(division)[case.id] == "train"
 
 
 @pytest.mark.parametrize("rank", [range(10), range(9, -1, -1)])

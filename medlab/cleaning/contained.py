@@ -108,7 +108,7 @@ class HeldQuestions:
         for place in np.flatnonzero(self.table.find(runs)).tolist() if len(self.numbers) else ():
             for number, offset in self.filed[int(runs[place])]:
                 start, count = place - offset, len(self.numbers[number])
-                if start >= 0 and np.array_equal(words[start : start + count], self.numbers[number]):
+                if np.array_equal(words[start : start + count], self.numbers[number]):  # before the text's first word a slice is too short
                     yield number, start
 
     def contained(self, text: str, words: Any) -> dict[int, float]:
