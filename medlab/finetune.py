@@ -48,11 +48,11 @@ def model_info(
 ) -> dict:
     "What was trained, on what, and how: equal for equal work, so no timings."
     spec, log, full = load_spec(profile.model), done["log"], params.method == "full"
-    asked = "lora" if params.method == "qlora" and log["method"]["quantization"] == "none" else params.method  # without bitsandbytes
+    method = "lora" if params.method == "qlora" and log["method"]["quantization"] == "none" else params.method  # without bitsandbytes
     scaling = None if full else params.alpha / (params.rank**0.5 if params.rslora else params.rank)
     return {
         "base_model": spec.name, "base_license": spec.license, "base_fingerprint": spec.fingerprint, "seed": profile.seed,
-        "method": METHODS[asked] + (" with DoRA" if params.dora else ""), **log["method"],
+        "method": METHODS[method] + (" with DoRA" if params.dora else ""), **log["method"],
         "rank": None if full else params.rank, "alpha": None if full else params.alpha, "scaling": scaling, "targets": done["targets"],
         "trainable_parameters": done["trainable_parameters"], "total_parameters": done["total_parameters"],
         "examples": examples, "steps": len(log["steps"]), "kept_step": log["kept"], "tokens": log["tokens"],

@@ -81,9 +81,9 @@ def built_fault(gold: dict[str, str], record: SplitRecord) -> str | None:
     "What the text fields of a built example get wrong about the record that they were cut from; None when nothing."
     sections = (f"{name}\n{text}" for name, text in (record.sections or {}).items())
     sources = [text for text in (record.answer, *sections, record.text) if text]
-    asked = record.kind == "abstract" or record.kind == "qa" and not record.aspect
+    refers_back = record.kind == "abstract" or record.kind == "qa" and not record.aspect
     for value in (text for name, text in gold.items() if name != "letter"):
-        faults = (excerpt_fault(value, text, asked) for text in sources)
+        faults = (excerpt_fault(value, text, refers_back) for text in sources)
         if sources and (fault := next(faults)) and all(faults):
             return f"what was cut does not say what its source says: {fault}"
     return None

@@ -479,8 +479,8 @@ def judge_summary(
 # %% ../nbs/11_judge.ipynb #62af5a4d
 def changes(judgements: list[Judgement], params: JudgeParams) -> dict | None:  # None when only one side was marked
     "Items on which the variant's mark differs from the other side's by a point at least, and the paired difference of the marks."
-    marks = {side: {one.item_id: one.score for one in judgements if (one.form, one.variant) == ("rubric", side) and one.score is not None} for side in (params.variant, params.against)}
-    gaps = {item: marks[params.variant][item] - marks[params.against][item] for item in marks[params.variant] if item in marks[params.against]}
+    scores = {side: {one.item_id: one.score for one in judgements if (one.form, one.variant) == ("rubric", side) and one.score is not None} for side in (params.variant, params.against)}
+    gaps = {item: scores[params.variant][item] - scores[params.against][item] for item in scores[params.variant] if item in scores[params.against]}
     if not gaps:
         return None
     low, high = bootstrap_mean(gaps.values(), 42, bounds=(-4.0, 4.0))
@@ -581,8 +581,8 @@ def second_opinion(run: Run, profile: Profile, first: Judge, judgements: list[Ju
     rubric = [(mine, one) for mine, one in zip(judgements, work) if one.form == "rubric"]
     with open_judge(run, profile, other) as judge:
         judged = judge_all(judge, [one for _, one in rubric])
-    marks = same_twice([mine.score for mine, _ in rubric], [one.score for one in judged])
-    return {"model": params.second, **marks, "failures": dict(Counter(one.status for one in judged if one.score is None)), "spent": judge.ledger.spent()}
+    agreement = same_twice([mine.score for mine, _ in rubric], [one.score for one in judged])
+    return {"model": params.second, **agreement, "failures": dict(Counter(one.status for one in judged if one.score is None)), "spent": judge.ledger.spent()}
 
 # %% ../nbs/11_judge.ipynb #a1c00e83
 def print_estimate(judge: Judge, before: dict) -> None:

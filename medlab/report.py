@@ -403,8 +403,8 @@ def page_hashes(profile: Profile) -> dict[str, str]:
     "What the step depends on besides its code: the templates, and what the guard's table is measured with and on."
     pages = {f"pages/{name}": sha256_text(text) for name, text in page_parts().items()}
     measured = [*shipped("data", "guard").iterdir(), *(shipped("data", "starter") / f"{task}.jsonl" for task in ("emergency_escalation", "safety_refusal"))]
-    asked = profile.steps.get("serve", {}).get("model_guard")
-    return pages | {f"{path.parent.name}/{path.name}": sha256_file(path) for path in sorted(measured)} | ({"model_guard": sha256_json(asked)} if asked else {})
+    model_guard = profile.steps.get("serve", {}).get("model_guard")
+    return pages | {f"{path.parent.name}/{path.name}": sha256_file(path) for path in sorted(measured)} | ({"model_guard": sha256_json(model_guard)} if model_guard else {})
 
 # %% ../nbs/12_report.ipynb #7e640d29
 def data_headline(data: dict) -> str:

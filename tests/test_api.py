@@ -1,5 +1,6 @@
 """The API under attack and under load, over a real socket, with engines that a test controls."""
 
+import itertools
 import json
 import os
 import pwd
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -217,9 +218,16 @@ def test_what_needs_no_engine_never_waits(serve_it):
 
 
 def test_a_full_queue_is_503_with_a_time(serve_it):
-    url, _, _ = serve_it(Scripted(pause=0.05), queue_length=2)
+    engine, go_on = Scripted(), threading.Event()
+    answer, engine.stream = engine.stream, lambda *asked: go_on.wait(60) and answer(*asked)  # no answer before the event
+    url, _, _ = serve_it(engine, queue_length=2)
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda _: call(url, "/v1/chat/completions", {**HELLO, "max_tokens": 20}), range(8)))
+        sent = [pool.submit(call, url, "/v1/chat/completions", {**HELLO, "max_tokens": 20}) for _ in range(8)]
+        try:
+            assert {one.result().status_code for one in itertools.islice(as_completed(sent, timeout=60), 5)} == {503}
+        finally:
+            go_on.set()
+        replies = [one.result() for one in sent]
     assert sorted(reply.status_code for reply in replies) == [200] * 3 + [503] * 5
     assert all(int(reply.headers["retry-after"]) >= 1 for reply in replies if reply.status_code == 503)
 
@@ -227,7 +235,7 @@ def test_a_full_queue_is_503_with_a_time(serve_it):
 @pytest.mark.parametrize("body", [HELLO, {**HELLO, "stream": True}])
 def test_a_request_that_takes_too_long_is_504_and_stops_the_engine(serve_it, body):
     engine = Scripted(pause=0.05)
-    url, _, _ = serve_it(engine, answer_seconds=0.4)
+    url, _, _ = serve_it(engine, answer_seconds=0.8)
     reply = call(url, "/v1/chat/completions", {**body, "max_tokens": 1000})
     if body.get("stream"):
         last = json.loads(reply.text.strip().splitlines()[-1][6:])
@@ -235,7 +243,7 @@ def test_a_request_that_takes_too_long_is_504_and_stops_the_engine(serve_it, bod
     else:
         assert reply.status_code == 504
     assert call(url, "/v1/chat/completions", {**HELLO, "max_tokens": 1}).status_code == 200
-    assert engine.words < 30
+    assert engine.words < 60  # of 1000
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -246,13 +254,21 @@ def test_the_engine_stops_when_the_client_goes(serve_it, path, body, stream):
     for _ in range(3):
         with pytest.raises(httpx.TimeoutException):
             httpx.post(url + path, json={**body, "stream": stream}, timeout=0.3) if not stream else read_for(url + path, {**body, "stream": True}, 0.3)
-    time.sleep(0.3)
-    stopped = engine.words
-    time.sleep(0.3)
-    assert engine.words == stopped < 40
-    started = time.perf_counter()
-    assert call(url, "/v1/chat/completions", {**HELLO, "max_tokens": 1}).status_code == 200 and time.perf_counter() - started < 1
+    stopped = words_at_rest(engine)
+    assert stopped < 300  # of 3000
+    assert call(url, "/v1/chat/completions", {**HELLO, "max_tokens": 1}).status_code == 200 and engine.words == stopped + 1
     assert stream or " 499 " in "".join(lines)
+
+
+def words_at_rest(engine, seconds=10):
+    "How many words an engine has written when it writes no more."
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        before = engine.words
+        time.sleep(0.5)
+        if engine.words == before:
+            return before
+    raise AssertionError("the engine still writes")
 
 
 def read_for(url, body, seconds):
@@ -382,8 +398,7 @@ def test_embeddings_through_the_openai_client(serve_it, encoders):
     assert cut.usage.prompt_tokens == 64
     with pytest.raises(openai.NotFoundError, match="tiny-encoder"):
         client.embeddings.create(model="text-embedding-3-small", input="a")
-    time.sleep(0.5)
-    assert {line["route"] for line in log_lines(path)} == {"/v1/embeddings"}
+    assert {line["route"] for line in lines_soon(path)} == {"/v1/embeddings"}
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/classify"])
@@ -512,8 +527,7 @@ def test_kill_9_in_the_middle_of_a_write_loses_no_finished_turn(tmp_path):
 def test_the_log_holds_sizes_and_text_only_when_asked_to(serve_it):
     url, _, path = serve_it(Scripted())
     call(url, "/v1/chat/completions", {**HELLO, "messages": [{"role": "user", "content": "Zebrawitz asks"}]})
-    time.sleep(0.5)
-    (line,) = log_lines(path)
+    (line,) = lines_soon(path)
     assert line["route"] == "/v1/chat/completions" and line["completion_tokens"] == 4 and line["owner"] == "local" and "question" not in line
 
 
@@ -743,11 +757,19 @@ def test_slow_and_half_open_clients_are_closed(serve_it):
     assert call(url, "/v1/models").status_code == 200
     time.sleep(2.5)
     for number, client in enumerate(clients):
-        client.settimeout(5)
+        client.settimeout(20)
         said = client.recv(1000)
         assert said.startswith(b"HTTP/1.1 408") if number % 4 == 3 else said == b"", (number, said)
         client.close()
     assert call(url, "/v1/models").status_code == 200
+
+
+def lines_soon(path, seconds=30):
+    "The lines of the inference log, which is written after the answer."
+    until = time.monotonic() + seconds
+    while not (lines := log_lines(path)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return lines
 
 
 def said_by(number):

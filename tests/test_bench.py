@@ -110,6 +110,7 @@ def test_ctrl_c_ends_the_process_under_way_and_keeps_what_was_measured(small, tm
         if line.startswith("parse"):
             break
     while not (children := psutil.Process(process.pid).children(recursive=True)):
+        assert process.poll() is None, "it ended before its helpers were seen"
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)  # to this one process alone, as `kill -INT` does
     process.wait(30)

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from own_data import FOLDER
 from typer.testing import CliRunner
 
 import medlab.cli.evaluate as room
@@ -253,6 +254,22 @@ def test_the_commands_say_what_they_found(tmp_path, likes, monkeypatch):
     told = CliRunner().invoke(app, ["benchmark", str(path), "--as", "mcq", "--columns", COLUMNS])
     assert told.exit_code == 0, told.output
     assert "option_accuracy" in told.output and "12 items" in told.output
+
+
+def test_files_in_the_form_of_real_exams_are_read():
+    "The twin of `test_real_exam_files_are_read`: MedMCQA numbers the right option from 1, PubMedQA names it in a word and keeps its contexts in a list."
+    columns = "question=question,options=opa+opb+opc+opd,correct=cop,correct_is=number"
+    mcq, left_out = room.benchmark_items(FOLDER / "medmcqa.jsonl", "mcq", columns)
+    assert len(mcq) + sum(left_out.values()) == 24 and len(mcq) >= 22
+    scurvy = next(one for one in mcq if "scurvy" in one.question)
+    assert scurvy.gold["letter"] == "C" and options_in(scurvy.question)["C"] == "Vitamin C"
+    assert {one.gold["letter"] for one in mcq} == set("ABCD") and room.surface_audit(mcq)["chance"] == 0.25
+    few, left_out = room.benchmark_items(FOLDER / "medmcqa.jsonl", "mcq", columns, limit=6)  # from all over the file
+    assert len(few) + sum(left_out.values()) == 6 and {one.id for one in few} < {one.id for one in mcq} and few != mcq[: len(few)]
+    pubmed, _ = room.benchmark_items(FOLDER / "pubmedqa.json", "yesnomaybe", "question=QUESTION,text=CONTEXTS,correct=final_decision")
+    assert [one.gold["option"] for one in pubmed] == ["yes", "no", "maybe", "yes", "no", "maybe"]
+    assert "Lying down soon after a meal" in pubmed[0].question and "They slept 31 minutes longer" in pubmed[0].question  # the whole context
+    assert all(list(options_in(one.question)) == list(LETTERS[:3]) for one in pubmed)
 
 
 def test_real_exam_files_are_read(tmp_path, shared_data):

@@ -61,9 +61,9 @@ def test_tidying_loses_no_letter(text):
 
 
 def test_a_long_run_of_blanks_takes_no_long_time():
-    began = time.perf_counter()
+    began = time.process_time()
     repair_text("a" + " " * 300_000 + "b" + "\n" * 100_000 + "?" * 50_000 + "(" * 50_000)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("text,mended", [
@@ -528,9 +528,12 @@ def test_time_grows_with_the_texts_and_not_with_their_square():
     seconds = []
     for count in (2000, 8000):
         signed = signatures([shingle_hashes(hashed([*(f"w{n}" for n in range(40)), f"x{number}"])) for number in range(count)])
-        began = time.process_time()
-        candidates(signed, 0.95)
-        seconds.append(time.process_time() - began)
+        tries = []
+        for _ in range(3):
+            began = time.process_time()
+            candidates(signed, 0.95)
+            tries.append(time.process_time() - began)
+        seconds.append(min(tries))  # what else the computer does can only add to it
     assert seconds[1] < 9 * seconds[0]
 
 

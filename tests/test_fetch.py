@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import html
 import json
 import os
@@ -152,8 +153,11 @@ def test_requests_keep_their_distance_over_threads(server, tmp_path):
 
 @pytest.mark.parametrize("header", ["1", "date"])
 def test_429_waits_as_long_as_asked(server, fetcher, header):
-    asked = header if header == "1" else formatdate(time.time() + 2, usegmt=True)
-    server.answers["/a"] = [says(429, b'{"api-key": "10.1.2.3"}', {"Retry-After": asked}), says(200)]
+    def refuses(handler):
+        asked = header if header == "1" else formatdate(time.time() + 2, usegmt=True)  # from the moment of the answer on
+        return says(429, b'{"api-key": "10.1.2.3"}', {"Retry-After": asked})(handler)
+
+    server.answers["/a"] = [refuses, says(200)]
     assert fetcher.get(server.url + "/a").text == "ok"
     assert gaps(server)[0] >= 0.9
 
@@ -642,7 +646,7 @@ def test_a_slow_drip_is_given_up(tmp_path, head):
         began = time.monotonic()
         with pytest.raises(TryAgain, match="not done after 0.4 s"):
             fetcher.get(server.url + "/a")
-        assert time.monotonic() - began < 3 and len(server.asked) == 2
+        assert time.monotonic() - began < 20 and len(server.asked) == 2  # the whole drip takes 50 s
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc, which this system has not")
@@ -890,10 +894,15 @@ def test_no_word_of_html_is_lost(words, data):
 
 
 def test_html_of_absurd_depth_is_read_in_no_time():
-    began = time.monotonic()
+    began = time.process_time()
     assert html_text("<div>" * 50_000 + "deep") == "deep"
     assert html_text("<td>" * 1500 + "deep").endswith("deep")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
+
+
+def holds(path, body):
+    "Whether a file holds these bytes, by their hashes: of long bytes that differ pytest would write the difference for hours."
+    return hashlib.sha256(path.read_bytes()).hexdigest() == hashlib.sha256(body).hexdigest()
 
 
 # --- download ------------------------------------------------------------------------------------------------------------
@@ -919,7 +928,7 @@ def get(server, path, **options):
 def test_a_download_goes_on_where_the_connection_dropped(server, tmp_path):
     server.answers["/file"] = [ranged()]
     path = get(server, tmp_path / "file.zip")
-    assert path.read_bytes() == BODY
+    assert holds(path, BODY)
     starts = [headers.get("Range") for _, _, headers in server.seen]
     assert starts[0] is None and len(starts) == 4 and all(starts[1:])
     assert {left.name for left in tmp_path.iterdir()} <= {"file.zip", "file.zip.lock"}
@@ -930,26 +939,26 @@ def test_a_download_goes_on_where_the_connection_dropped(server, tmp_path):
 def test_a_file_that_was_replaced_meanwhile_is_fetched_from_the_start(server, tmp_path):
     new = BODY[::-1]
     server.answers["/file"] = [ranged("v1"), ranged("v2", new, send=None)]
-    assert get(server, tmp_path / "file.zip").read_bytes() == new
+    assert holds(get(server, tmp_path / "file.zip"), new)
 
 
 def test_without_a_version_tag_it_begins_again_rather_than_glue(server, tmp_path):
     server.answers["/file"] = [ranged(etag=False), says(200, BODY)]
-    assert get(server, tmp_path / "file.zip").read_bytes() == BODY
+    assert holds(get(server, tmp_path / "file.zip"), BODY)
     assert all("Range" not in headers for _, _, headers in server.seen)
 
 
 def test_a_server_without_ranges_sends_it_whole(server, tmp_path):
     server.answers["/file"] = [says(200, BODY, {"ETag": '"v1"'}, send=1000), says(200, BODY, {"ETag": '"v1"'})]
-    assert get(server, tmp_path / "file.zip").read_bytes() == BODY
+    assert holds(get(server, tmp_path / "file.zip"), BODY)
 
 
 def test_416_and_a_range_that_was_not_asked_for_begin_again(server, tmp_path):
     server.answers["/file"] = [ranged(), says(416), ranged(send=None)]
-    assert get(server, tmp_path / "a.zip").read_bytes() == BODY
+    assert holds(get(server, tmp_path / "a.zip"), BODY)
     wrong = says(206, BODY[5:], {"Content-Range": f"bytes 5-{len(BODY) - 1}/{len(BODY)}", "ETag": '"v1"'})
     server.answers["/file"] = [ranged(), wrong, ranged(send=None)]
-    assert get(server, tmp_path / "b.zip").read_bytes() == BODY
+    assert holds(get(server, tmp_path / "b.zip"), BODY)
 
 
 def test_a_wrong_hash_is_said_and_nothing_is_left(server, tmp_path):
@@ -996,7 +1005,7 @@ def test_a_killed_download_is_resumed_by_the_next_process(server, tmp_path):
     child.wait()
     kept = part.stat().st_size
     assert not (tmp_path / "file.zip").exists() and kept > 100_000
-    assert get(server, tmp_path / "file.zip").read_bytes() == BODY
+    assert holds(get(server, tmp_path / "file.zip"), BODY)
     assert server.seen[-1][2]["Range"] == f"bytes={kept}-"
 
 
@@ -1005,7 +1014,7 @@ def test_two_processes_download_a_file_once(server, tmp_path):
     code = f"from medlab.fetching.download import download; download({server.url + '/file'!r}, {str(tmp_path / 'file.zip')!r}, progress=False)"
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [child.wait(30) for child in both] == [0, 0]
-    assert (tmp_path / "file.zip").read_bytes() == BODY and len(server.seen) == 1
+    assert holds(tmp_path / "file.zip", BODY) and len(server.seen) == 1
 
 
 def test_the_note_of_an_answer_is_readable_by_people(server, fetcher):

@@ -250,16 +250,18 @@ def test_granite_guardian_is_asked_about_emergencies_and_harm(replies, kind):
 
 
 def test_a_guard_model_that_fails_or_sleeps_keeps_nobody_waiting():
-    settings, calls = ModelGuard(url="http://127.0.0.1:9", model="m", seconds=0.2), []
+    settings, calls, wakes, ended = ModelGuard(url="http://127.0.0.1:9", model="m", seconds=0.2), [], threading.Event(), threading.Event()
 
     def sleeps(question):
         calls.append(question)
-        threading.Event().wait(1)
+        wakes.wait(60)
+        ended.set()
 
-    beside = BesideReader(settings, reader=sleeps)
-    began = time.monotonic()
+    beside = BesideReader(settings, pause=600, reader=sleeps)
     assert [beside(text) for text in ("a", "b", "c")] == [None] * 3
-    assert time.monotonic() - began < 0.9 and calls == ["a"] and beside.failed == 1 and "Timeout" in beside.error
+    assert not ended.is_set() and beside.failed == 1 and "Timeout" in beside.error  # nobody waited for its end
+    wakes.set()
+    assert ended.wait(60) and calls == ["a"]
     beside.close()
     again = BesideReader(settings, pause=0, reader=lambda question: {"kind": "harm"} if question == "b" else 1 / 0)
     assert [again(text) for text in ("a", "b")] == [None, {"kind": "harm"}] and again.failed == 1
@@ -338,9 +340,15 @@ def test_a_server_goes_on_while_it_waits_for_the_guard_model(guard_server):
         return found
 
     replies.append("unsafe\nS2")
-    with standing_beside(ModelGuard(url=url, model="a-guard")):
-        BESIDE[0].reader = lambda question, reader=BESIDE[0].reader: (time.sleep(0.3), reader(question))[1]
-        assert asyncio.run(asking())["rule"] == "llama_guard S2" and len(gone_on) > 5
+    with standing_beside(ModelGuard(url=url, model="a-guard", seconds=60)):
+        def slow(question, reader=BESIDE[0].reader):
+            deadline = time.monotonic() + 20
+            while len(gone_on) < 6 and time.monotonic() < deadline:  # it answers when the server has gone on
+                time.sleep(0.01)
+            return reader(question)
+
+        BESIDE[0].reader = slow
+        assert asyncio.run(asking())["rule"] == "llama_guard S2" and len(gone_on) >= 6
 
 
 PLAN = {"patient": {"age": 62, "sex": "female", "complaint": "A sore knee."}}

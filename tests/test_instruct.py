@@ -363,10 +363,10 @@ def test_the_readers_stand_any_text():
         assert strict is None or strict["letter"] == letter  # what the strict reader takes, the lenient one takes too
     assert find_field("clinical_reasoning", "letter", "Answer: " + "A, " * 20000) == "A"
     assert find_field("clinical_reasoning", "letter", "*" * 50000 + "\n" + " " * 50000) is None
-    clock = time.perf_counter()
+    clock = time.process_time()
     for long in ("<analysis>" * 5000, "<analysis>x</analysis>\n" * 2000, "<answer>" * 5000 + "</answer>"):
         assert parse_answer(CASE, long) is None
-    assert time.perf_counter() - clock < 5
+    assert time.process_time() - clock < 5
 
 
 def test_lenient_labels_forgive_a_hyphen():

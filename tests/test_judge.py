@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from medlab.basics.errors import InputError, MissingError
-from medlab.basics.files import read_json, read_jsonl
+from medlab.basics.files import read_json, read_jsonl, sha256_file
 from medlab.basics.processes import free_port
 from medlab.contracts.records import TASKS
 from medlab.contracts.tasks import FORMATS, options_in, parse_answer
@@ -181,7 +181,7 @@ def test_it_waits_as_long_as_it_is_told(start):
     clock = time.monotonic()
     found = ask(judge)
     assert (found.status, found.score, len(server.requests)) == ("scored", 2, 3)
-    assert 0.35 < time.monotonic() - clock < 5
+    assert 0.35 < time.monotonic() - clock < 30
     assert found.attempts == 1  # calls that brought no reply are no second attempt at a verdict
 
 
@@ -607,6 +607,31 @@ def test_controls_never_come_from_the_test_split(smoke_run):
     assert len(chosen) == 6 and not {one.id for one in chosen} & test and sum(one.task == "clinical_reasoning" for one in chosen) >= 2
 
 
+def test_agreement_with_grades_of_our_own(tmp_path, start):
+    "The twin of `test_agreement_with_the_grades_that_people_gave`: 12 questions with an excellent answer and three that keep less and less of its words."
+    words = "warm cloth rest water salt sleep walk light bread tea fruit air".split()
+    lines, rows = [], []
+    for question in range(12):
+        best = [f"{word}{question}" for word in words]
+        for grade, kept in ((4, 12), (3, 9), (2, 5), (1, 1)):
+            name = f"ADAM_{question}_{grade}"
+            lines.append(f"{question} {grade}-{'Incorrect Related Incomplete Excellent'.split()[grade - 1]} {name}")
+            text = " ".join(best[:kept] + [f"other{question}x{place}" for place in range(12 - kept)])
+            rows.append(f'{name},"Question: What helps against ailment {question}? (Also called: it)\nAnswer: {text}"')
+    (tmp_path / "qrels.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "answers.csv").write_text("\n".join(["AnswerID,Answer", *rows]) + "\n")
+    usable, counts = read_graded(tmp_path)
+    assert (counts["questions"], counts["answers"], counts["usable_answers"]) == (12, 48, 36) and {one.grade for one in usable} == {1, 2, 3}
+    assert len(tuning_questions(usable, 42)) == 4
+    judge, server = start(rule=by_words)
+    found = compare_with_people(judge, JudgeParams(graded=str(tmp_path), graded_items=30), 42)
+    assert len(server.requests) == found["counts"]["judged"] == 30 and found["counts"]["without_verdict"] == 0
+    for name in ("spearman", "auc"):
+        assert found[name]["low"] <= found[name]["value"] <= found[name]["high"] and found[name]["value"] > 0.9  # it counts the words that were taken away
+    corrected = found["corrected_mean_grade"]
+    assert 1 <= corrected["low"] <= corrected["value"] <= corrected["high"] <= 4
+
+
 def test_agreement_with_the_grades_that_people_gave(shared_data, start):
     folder = shared_data / "medquad_qrels"
     if not folder.is_dir():
@@ -751,14 +776,14 @@ def test_a_hosted_judges_result_is_not_replaced_when_its_key_is_gone(copied, hos
     profile = load_profile("smoke", ["judge.model=toy", "judge.controls=0"])
     assert len(judge_inputs(profile)["the hosted judge"]) == 64
     done = judge(run, profile)
-    before = run.file("judge", "judge.json").read_bytes()
+    before = sha256_file(run.file("judge", "judge.json"))
     monkeypatch.delenv("GROQ_BASE_URL")
     monkeypatch.delenv("GROQ_API_KEY")
     assert judge_inputs(profile)["the hosted judge"].startswith("not here: neither GROQ_API_KEY nor GROQ_BASE_URL is set")
     for changed in (profile, load_profile("smoke", ["judge.model=toy", "judge.controls=0", "judge.items=1"])):
         with pytest.raises(MissingError, match="the hosted judge was used for the finished result.*neither GROQ_API_KEY.*--replace"):
             judge(run, changed)
-    assert run.manifest("judge") == done and run.file("judge", "judge.json").read_bytes() == before
+    assert run.manifest("judge") == done and sha256_file(run.file("judge", "judge.json")) == before
     monkeypatch.setenv("MEDLAB_REPLACE", "1")
     judge(run, profile)
     assert read_json(run.file("judge", "judge.json"))["judges_itself"]

@@ -48,6 +48,18 @@ def test_what_everybody_asks_and_what_goes_on_is_another_question(question, held
     assert kinds(question, held) == []
 
 
+LONG_QUESTION = "Does daily walking lower blood pressure in women and men?"  # ten words: a comma ends it
+
+
+@pytest.mark.parametrize("question, held, found", [
+    (f"{LONG_QUESTION[:-1]}, my aunt would like to know", LONG_QUESTION, True), ("Is gout painful, or does it only itch at night?", "Is gout painful?", False),
+    (f"{LONG_QUESTION[:-1]} of Bergen in the spring?", LONG_QUESTION, False), ("Is gout painful a) yes b) no", "Is gout painful?", True),
+    ("Q: What is TB? Explain.", "What is TB?", True), ("Q: Does daily walking raise blood sugar?", WALKING, False),
+], ids=["a comma after a long one", "a comma after a short one", "a long one goes on", "options in small letters", "two letters say what it is about", "three words of it alone"])
+def test_where_a_question_ends_and_whether_all_of_it_is_there(question, held, found):
+    assert kinds(question, held) == ["contained"] * found
+
+
 def test_a_question_inside_a_page_is_found():
     page = "Facts about walking. " + TULIPS + "\n" + WALKING + "\nYes, by a few points in most people who were studied."
     assert kinds("Tell me about sport.", WALKING, answer=page) == ["contained"]
@@ -57,6 +69,25 @@ def test_a_common_question_counts_only_where_it_is_most_of_the_text():
     stories = [f"The {n}th cousin of my neighbour has had a red toe since the wedding in May. Is it gout?" for n in range(30)]
     leaks = find_leaks([qa(f"t{n}", text) for n, text in enumerate([*stories, "Q: Is it gout?"])], [qa("h", "Is it gout?", "yes")])
     assert [(leak.kind, leak.train) for leak in leaks] == [("contained", "t30")]
+
+
+def test_a_common_question_that_is_half_of_the_text_counts():
+    stories = [f"The {n}th cousin of my neighbour has had a red toe since the wedding in May. Is it gout?" for n in range(30)]
+    greeted = ["Good evening doctor. Is it gout?", "Good evening dear doctor. Is it gout?"]  # three words of six, and of seven
+    leaks = find_leaks([qa(f"t{n}", text) for n, text in enumerate([*stories, *greeted])], [qa("h", "Is it gout?", "yes")])
+    assert [(leak.kind, leak.train) for leak in leaks] == [("contained", "t30")]
+
+
+@pytest.mark.parametrize("question, held, found", [("Does pain cause gout?", "Does gout cause pain?", ["near_duplicate"]), ("Pain causes gout?", "Gout causes pain?", [])])
+def test_from_four_words_on_another_order_is_the_same_question(question, held, found):
+    assert kinds(question, held) == found
+
+
+def test_the_gate_looks_for_near_duplicates_unless_told_otherwise():
+    words = [f"word{number}" for number in range(60)]
+    near = " ".join([*words[:30], "changed", *words[31:]])
+    with pytest.raises(LeakageError, match="1 near_duplicate"):
+        check_leakage([qa("t", "What is said?", near)], [qa("h", "What is meant?", " ".join(words))])
 
 
 @pytest.mark.parametrize("text", [

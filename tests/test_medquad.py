@@ -2,11 +2,13 @@
 
 import io
 import os
+import re
 import struct
 import tarfile
 import zipfile
 
 import pytest
+from own_data import medquad_zip
 
 from medlab.basics.errors import InputError
 from medlab.contracts.records import Record, Unread
@@ -289,6 +291,18 @@ def test_an_aspect_that_a_page_has_twice_must_be_spoken_of():
 def test_a_yes_answers_a_question_that_asks_for_yes():
     asked = '<Document><Focus>X</Focus><QAPair><Question qid="1" qtype="inheritance">Is X inherited ?</Question><Answer>Yes. It runs in families.</Answer></QAPair></Document>'
     assert read_medquad_document(asked.encode(), "2_GARD_QA/1.xml")[0].flags == []
+
+
+def test_an_archive_of_ours_has_no_measured_rates_and_its_collapsed_headings_are_found(tmp_path):
+    "The twin of `test_the_real_archive_has_no_measured_rates_and_its_collapsed_headings_are_found`."
+    collapsed = "".join(f'<QAPair><Question qid="77-{number}" qtype="information">What is (are) Glass Wrist ?</Question><Answer>{answer}</Answer></QAPair>'
+                        for number, answer in enumerate((DEFINITION[1], "The wrist is a joint of eight bones.", "Hearing aids are paid for by some insurers.")))
+    body = f'<Document id="77" source="NIHSeniorHealth" url="https://example.org/77"><Focus>Glass Wrist</Focus><QAPairs>{collapsed}</QAPairs></Document>'
+    pairs = [pair for pair in MedQuad(medquad_zip(tmp_path / "MedQuAD-master.zip", [("7_SeniorHealth_QA/0000077.xml", body)])).fetch() if isinstance(pair, Record) and pair.answer]
+    assert not [pair.answer for pair in pairs if "About 90%" in pair.answer or re.search(r"\d%", pair.answer)]
+    assert [pair.subject for pair in pairs if pair.flags == ["list of terms"]] == ["Yellow elbow syndrome"]
+    senior = {pair.answer: pair.flags for pair in pairs if pair.labels["part"] == "7_SeniorHealth_QA" and pair.aspect == "information"}
+    assert len(senior) == 4 and [answer.partition(" is ")[0] for answer, flags in senior.items() if not flags] == ["Quiet ear", "Glass wrist"]
 
 
 def test_the_real_archive_has_no_measured_rates_and_its_collapsed_headings_are_found(shared_data):

@@ -472,6 +472,7 @@ def test_whatever_stands_in_one_place_of_a_page_it_is_read_or_unread(body):
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_pages_are_read_or_unread(data):
+    "The twin of `test_damaged_real_pages_are_read_or_unread`."
     check_read(read(damage(data.draw(st.sampled_from([page("conditions/a"), medicine("medicines/b"), front("conditions"), zana_fever(), zilch(), zanatidine()])), data)))
 
 

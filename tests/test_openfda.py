@@ -457,6 +457,7 @@ def test_only_a_list_of_results_is_an_answer():
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_labels_are_read_or_unread(data):
+    "The twin of `test_damaged_real_labels_are_read_or_unread`."
     check_read(read(damaged(data.draw(st.sampled_from([*labels(3), OWN["syrup"], OWN["tablets"]])), data)))
 
 
@@ -509,6 +510,14 @@ def test_a_sentence_that_is_listed_twice_is_said_once():
 def test_a_limit_that_is_no_number_is_said(default_limit):
     with pytest.raises(InputError, match="openfda: default_limit"):
         OpenFda(default_limit=default_limit)
+
+
+def test_every_label_of_ours_has_usable_sections_or_a_reason():
+    "The twin of `test_every_recorded_label_has_usable_sections_or_a_reason`."
+    found = [read(label) for label in (OWN["syrup"], OWN["tablets"], *OWN["page"]["results"])]
+    assert [type(one) for one in found] == [Record, Record, Unread, Unread, Record] and all(one.reason for one in found if isinstance(one, Unread))
+    for one in (one for one in found if isinstance(one, Record)):
+        assert {"indications", "purpose", "warnings"} & set(one.sections) and not re.search(r"(?i)^(\w+) \1$", one.title)
 
 
 def test_every_recorded_label_has_usable_sections_or_a_reason(shared_data):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from medlab.basics.errors import MedlabError
-from medlab.basics.processes import free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytest.importorskip("gradio", reason="gradio is not installed: pip install medlab[serve]")
@@ -55,14 +54,14 @@ def served():
 
     from medlab.api.page import mount_page
 
-    backend, port = Backend(), free_port()
-    server = uvicorn.Server(uvicorn.Config(mount_page(FastAPI(), backend), host="127.0.0.1", port=port, log_level="error"))
+    backend = Backend()
+    server = uvicorn.Server(uvicorn.Config(mount_page(FastAPI(), backend), host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.05)
-    yield backend, f"http://127.0.0.1:{port}/chat/"
+    yield backend, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/chat/"
     server.should_exit = True
     thread.join(10)
 

@@ -25,7 +25,7 @@ from medlab.cleaning.records import PreprocessParams, clean, record_fault
 from medlab.contracts.records import REASONS, Rejected, SplitRecord
 from medlab.preprocess import divide, preprocess
 from medlab.cleaning.disk_store import DiskStore
-from medlab.splitting.decontaminate import Placement, drop_near_duplicates
+from medlab.splitting.decontaminate import Placement, drop_near_duplicates, in_the_way
 from medlab.splitting.facts import Facts, examine_batch, split_of
 from medlab.splitting.groups import LARGEST, largest_group
 from medlab.sources.medquad_tables import readable_answer
@@ -581,6 +581,32 @@ def test_two_training_records_that_are_alike_are_no_leak():
     placement = Placement(Facts([examine_batch([exam, *pair], params, 42)], DiskStore(io.BytesIO())), params)
     placement.place[:] = (0, 2, 2)
     assert drop_near_duplicates(placement, "train", np.array([0])) is False and not list(placement.rows("rejected"))
+
+
+def test_a_held_out_question_inside_a_training_record_takes_it_out_of_training():
+    rng, question = random.Random(6), "Does daily walking lower blood pressure?"
+    exam = made(question, sentence(rng, 20), key="exam", split="test")
+    dressed = made(f"A reader asks: {question} (A) yes (B) no", sentence(rng, 20), key="dressed", split="train")
+    page = made("What is sport?", f"{sentence(rng, 20)} {question} {sentence(rng, 20)}", key="page", split="train")
+    case = authored(f"{sentence(rng, 12)[:-1]}?", f"{sentence(rng, 20)} {question}", "train")  # of an authored record the question alone is compared
+    untitled = made(None, None, kind="abstract", key="abstract", text=sentence(rng, 30), split="test")  # held out, and it asks nothing
+    division = divide([exam, untitled, dressed, page, case, *many(20)])
+    assert {record.id: (record.reason, record.twin) for record in division.rejected} == {one.id: ("near_duplicate", exam.id) for one in (dressed, page)}
+    assert splits(division)[exam.id] == splits(division)[untitled.id] == "test" and splits(division)[case.id] == "train"
+
+
+@pytest.mark.parametrize("rank", [range(10), range(9, -1, -1)])
+@pytest.mark.parametrize("pairs, kept, gone", [
+    ([(0, 1)], (), {0: 1}), ([(0, 1)], (0, 1), {0: 1}),  # of two the one in the less strict place leaves, whatever its name and whoever fixed it
+    ([(0, 2), (1, 2)], (), {2}), ([(0, 2), (1, 2)], (2,), {0: 2, 1: 2}),  # who is in two pairs leaves alone, unless an author holds it out
+    ([(7, 5), (7, 6), (7, 8), (7, 9), (0, 5), (1, 5)], (), {5, 7}),  # when 7 has left, 5 is still in more pairs than 0 and 1
+    ([], (), {}),
+])
+def test_who_leaves_so_that_no_pair_stays_whole(rank, pairs, kept, gone):
+    "Each pair is a record and one in a stricter place."
+    found = in_the_way(np.array(pairs, dtype=np.int64).reshape(-1, 2), rank, [number in kept for number in range(10)])
+    assert (set(found) if isinstance(gone, set) else found) == gone
+    assert all((number, twin) in pairs or (twin, number) in pairs for number, twin in found.items())
 
 
 @pytest.mark.parametrize("changed, together", [(1, True), (2, True), (3, False), (4, False)])  # of 20 words: 19/21, 18/22, 17/23 and 16/24 are shared

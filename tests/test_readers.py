@@ -105,11 +105,11 @@ def test_no_text_stops_the_readers_or_takes_long():
         text = "".join(rng.choices(pieces, k=rng.randint(0, 40)))
         for task in CHOICES:
             assert choice_in(task, text, OPTIONS) in (None, *"ABCD", "emergency", "urgent", "soon", "routine", "self-care", "yes", "no", "refuse", "answer")
-    clock = time.perf_counter()
+    clock = time.process_time()
     for long in ("Answer: A, " * 9000, "<analysis>" * 5000, "I cannot " * 9000, "{" * 20000, "emergency " * 9000, "A) x B) y " * 4000):
         for task in CHOICES:
             choice_in(task, long, OPTIONS)
-    assert time.perf_counter() - clock < 30
+    assert time.process_time() - clock < 30
 
 
 def test_a_refusal_is_the_same_for_scores_and_for_the_judge():

@@ -203,7 +203,7 @@ def cleans(command, new):
 
 def copies_lessons(command, new):
     said = new.do(command)
-    assert "13_course" in said and (new.clone / "FOLDER" / "00_core.ipynb").read_bytes() == (new.clone / "nbs" / "00_core.ipynb").read_bytes()
+    assert "13_course" in said and sha256_file(new.clone / "FOLDER" / "00_core.ipynb") == sha256_file(new.clone / "nbs" / "00_core.ipynb")
     shutil.rmtree(new.clone / "FOLDER")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from medlab.basics.files import sha256_file
 from medlab.core import LESSONS, direct_imports, find_step, imported_modules
 
 ROOT = Path(__file__).parent.parent
@@ -76,8 +77,7 @@ def test_notebooks_are_clean(tmp_path):
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     subprocess.run([sys.executable, "-c", "from nbdev.clean import nbdev_clean; nbdev_clean()"], cwd=tmp_path, check=True)
     for path in NOTEBOOKS:
-        cleaned = (tmp_path / path.relative_to(ROOT)).read_bytes()
-        assert cleaned == path.read_bytes(), f"{label(path)} is not clean: run nbdev_clean"
+        assert sha256_file(tmp_path / path.relative_to(ROOT)) == sha256_file(path), f"{label(path)} is not clean: run nbdev_clean"
         assert not any(cell.outputs or cell.execution_count for cell in code_of(nbformat.read(path, as_version=4)))
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -456,11 +457,23 @@ class Slow:
 
 
 def test_a_request_that_waits_in_vain_is_503(llama):
-    client, _ = in_process(Slow(), llama[0], ServeParams(queue_seconds=0.05))
+    engine, begun, go_on = Slow(), threading.Event(), threading.Event()
+    answer = engine.stream
+
+    def held(*asked):
+        begun.set()
+        go_on.wait(60)
+        return answer(*asked)
+
+    engine.stream = held
+    client, _ = in_process(engine, llama[0], ServeParams(queue_seconds=0.05))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(client.post, "/v1/chat/completions", json={**CHAT, "max_tokens": 50})
-        time.sleep(0.3)
-        health, second = client.get("/health"), client.post("/v1/chat/completions", json=CHAT)
+        try:
+            assert begun.wait(60)
+            health, second = client.get("/health"), client.post("/v1/chat/completions", json=CHAT)
+        finally:
+            go_on.set()
     assert (first.result().status_code, health.status_code, health.json()["busy"], second.status_code) == (200, 200, True, 503)
     assert "busy" in second.json()["error"]["message"] and int(second.headers["retry-after"]) >= 1
 

@@ -198,46 +198,46 @@ async def checked_ask(models: Models, body: AskRequest, seconds: float) -> Check
     return CheckedAsk(body, model, messages, options, sampling, threshold, began, began + seconds)
 
 # %% ../../nbs/api/ask.ipynb #c236cb36
-def ask_reply(asked: CheckedAsk, completion: Completion, confidence: Confidence | None, why_not: str | None, verdict: dict | None) -> AskReply:
+def ask_reply(checked: CheckedAsk, completion: Completion, confidence: Confidence | None, why_not: str | None, verdict: dict | None) -> AskReply:
     "Everything that is said about one answer."
-    analysis, letter, valid = read_answer(completion.text, asked.options)
-    label = asked.labels.get(letter or "")
+    analysis, letter, valid = read_answer(completion.text, checked.options)
+    label = checked.labels.get(letter or "")
     notes = [note for note in (None if letter else "the answer names none of the options, or more than one", why_not) if note]
     found = None
-    if asked.threshold is not None:
+    if checked.threshold is not None:
         if confidence is None:
             notes.append("set: needs the confidence, which this engine does not give")
         else:
-            found = conformal_set(confidence, asked.threshold)
+            found = conformal_set(confidence, checked.threshold)
     return AskReply(
-        analysis=analysis, answer=Choice(label=label, text=asked.body.options[label]) if label else None, format_valid=valid, text=completion.text,
-        finish_reason=completion.finish_reason, confidence=confidence, set=found, notes=notes, model=asked.model.name,
-        latency_ms=round(1000 * (time.monotonic() - asked.began)), guard=verdict, disclaimer=DISCLAIMER,
+        analysis=analysis, answer=Choice(label=label, text=checked.body.options[label]) if label else None, format_valid=valid, text=completion.text,
+        finish_reason=completion.finish_reason, confidence=confidence, set=found, notes=notes, model=checked.model.name,
+        latency_ms=round(1000 * (time.monotonic() - checked.began)), guard=verdict, disclaimer=DISCLAIMER,
     )
 
 # %% ../../nbs/api/ask.ipynb #b13818f2
-async def ask(asked: CheckedAsk) -> tuple[AskReply, Completion]:
+async def ask(checked: CheckedAsk) -> tuple[AskReply, Completion]:
     "Answer one case: the text and the confidence in one turn at the engine."
     def work(engine: Engine, gone: threading.Event) -> tuple[Completion, Confidence | None, str | None] | None:
-        completion = gathered(asked.messages, asked.sampling)(engine, gone)
-        return (completion, *confidence_of(engine, asked.messages, completion.text, asked.labels)) if completion else None
+        completion = gathered(checked.messages, checked.sampling)(engine, gone)
+        return (completion, *confidence_of(engine, checked.messages, completion.text, checked.labels)) if completion else None
 
-    found, verdict = await alongside(use(asked.model.queue, work, asked.deadline), lambda: awaited_verdict(asked.messages))
+    found, verdict = await alongside(use(checked.model.queue, work, checked.deadline), lambda: awaited_verdict(checked.messages))
     if found is None:
         raise DeadlineError("the request was given up before its answer was complete")
     completion, confidence, why_not = found
-    return ask_reply(asked, completion, confidence, why_not, verdict), completion
+    return ask_reply(checked, completion, confidence, why_not, verdict), completion
 
 # %% ../../nbs/api/ask.ipynb #661eacb8
-async def ask_events(asked: CheckedAsk, written: Any) -> AsyncGenerator[str, None]:
+async def ask_events(checked: CheckedAsk, written: Any) -> AsyncGenerator[str, None]:
     "The same as events: `token` for each piece, `done` with the whole reply."
     whole = None
-    async for piece in stream(asked.model.queue, asked.messages, asked.sampling, asked.deadline):
+    async for piece in stream(checked.model.queue, checked.messages, checked.sampling, checked.deadline):
         if piece.text:
             yield event({"text": piece.text}, "token")
         whole = piece.done or whole
-    confidence, why_not = await use(asked.model.queue, lambda engine, _: confidence_of(engine, asked.messages, whole.text, asked.labels), asked.deadline)
-    reply = ask_reply(asked, whole, confidence, why_not, await awaited_verdict(asked.messages))
+    confidence, why_not = await use(checked.model.queue, lambda engine, _: confidence_of(engine, checked.messages, whole.text, checked.labels), checked.deadline)
+    reply = ask_reply(checked, whole, confidence, why_not, await awaited_verdict(checked.messages))
     written(whole, reply.guard)
     yield event(reply.model_dump(), "done")
 
@@ -254,13 +254,13 @@ def router(
 
     @routes.post("/ask", summary="Answer a clinical case with options", responses=documented(404, 422, 502, 503, 504), response_model=AskReply)
     async def post_ask(body: AskRequest, request: Request) -> Any:
-        asked = await checked_ask(models, body, seconds)
+        checked = await checked_ask(models, body, seconds)
         note(request, question=body.case)
         if body.stream:
-            written = partial(note_answer, request, asked.model.name)
-            return await event_response(ask_events(asked, written), request.scope, "error")
-        reply, completion = await ask(asked)
-        note_answer(request, asked.model.name, completion, reply.guard)
+            written = partial(note_answer, request, checked.model.name)
+            return await event_response(ask_events(checked, written), request.scope, "error")
+        reply, completion = await ask(checked)
+        note_answer(request, checked.model.name, completion, reply.guard)
         return Response(reply.model_dump_json(), media_type="application/json")  # it was checked when it was made
 
     return routes

@@ -79,10 +79,10 @@ def chat_sampling(body: ConversationRequest, base: Sampling) -> Sampling:
     return base.model_copy(update={"length": length, **stated})
 
 # %% ../../nbs/api/chat.ipynb #ddbada86
-def kept_from(chat: Any, begin: list[dict], history: list[dict], asked: dict, sampling: Sampling) -> int:
+def kept_from(chat: Any, begin: list[dict], history: list[dict], user_message: dict, sampling: Sampling) -> int:
     "From which message on the history fits; found by halving, since less of it always takes less room."
     def fits(pairs: int) -> bool:
-        return has_room(chat, chat.prompt_text([*begin, *history[2 * pairs :], asked]), sampling)
+        return has_room(chat, chat.prompt_text([*begin, *history[2 * pairs :], user_message]), sampling)
 
     none = len(history) // 2
     low = max(0, none - sampling.context // 2)  # every message takes a token
@@ -98,12 +98,12 @@ async def fitting(
 ) -> tuple[list[dict], int]:  # the messages, and how many of the history were left out
     "The conversation with as much of its history as fits; raises `FieldError` when the question alone does not."
     chat, begin = await model.format(), [{"role": "system", "content": system}] if system.strip() else []
-    asked = {"role": "user", "content": question}
+    user_message = {"role": "user", "content": question}
     if not question.strip():
         raise FieldError("user_message", "is empty; expected a question")
-    await checked_prompt(chat, [*begin, asked], sampling, "user_message")
-    dropped = await beside((message["content"] for message in history), lambda: kept_from(chat, begin, history, asked, sampling)) if history else 0
-    return [*begin, *history[dropped:], asked], dropped
+    await checked_prompt(chat, [*begin, user_message], sampling, "user_message")
+    dropped = await beside((message["content"] for message in history), lambda: kept_from(chat, begin, history, user_message, sampling)) if history else 0
+    return [*begin, *history[dropped:], user_message], dropped
 
 # %% ../../nbs/api/chat.ipynb #4bb01883
 class OpenTurns:

@@ -60,7 +60,7 @@ def wording_verdict(kind: Literal["emergency", "harm"], question: str, probabili
     "What is said to a question whose wording resembles a kind of danger."
     wording = load_wording()
     basis = f"a classifier of wording, trained on {wording.lines} lines; probability {probability:.2f} where dangers and other lines are equally frequent"
-    return GuardVerdict(kind=kind, rule="wording", text=RESEMBLES[kind], basis=basis, because=wording.telling(question, kind), probability=probability)
+    return GuardVerdict(kind=kind, rule="wording", text=RESEMBLES[kind], basis=basis, because=wording.strongest_words(question, kind), probability=probability)
 
 # %% ../../nbs/api/guard.ipynb #9bf07010
 EXAM = re.compile(
@@ -238,8 +238,8 @@ def model_verdict(
     "Ask a guard model about a question. Raises `MedlabError` when it fails or replies in no known form."
     basis = f"the guard model's judgement ({style})"
     if style == "granite_guardian":
-        asked = {"emergency": EMERGENCY_CRITERION, "harm": "harm"} if criteria is None else criteria
-        kind = next((kind for kind, criterion in asked.items() if ask_guardian(engine, question, criterion)), None)
+        checks = {"emergency": EMERGENCY_CRITERION, "harm": "harm"} if criteria is None else criteria
+        kind = next((kind for kind, criterion in checks.items() if ask_guardian(engine, question, criterion)), None)
         return GuardVerdict(kind=kind, rule=style, text=JUDGED[kind], basis=basis, because=[]).model_dump() if kind else None
     found, categories = read_guard_reply(engine.generate([[{"role": "user", "content": question}]], Sampling(length=20))[0].text, style)
     if not found:
@@ -284,14 +284,14 @@ class BesideReader:
         key = os.environ.get("MEDLAB_GUARD_KEY") or None
         self.reader = reader or model_reader(settings.url, settings.model, settings.style, key, settings.seconds)
         self.seconds, self.pause, self.again_at = settings.seconds, pause, 0.0
-        self.asked, self.failed, self.error = 0, 0, ""
+        self.calls, self.failed, self.error = 0, 0, ""
         self.threads = ThreadPoolExecutor(8, thread_name_prefix="medlab-guard")
 
     def __call__(self, question: str) -> dict | None:
         "The model's verdict; None too where it does not answer in time."
         if time.monotonic() < self.again_at:
             return None
-        self.asked += 1
+        self.calls += 1
         try:
             return self.threads.submit(self.reader, question).result(self.seconds)
         except Exception as error:  # noqa: BLE001 - a guard model's trouble of any kind must not keep an answer back

@@ -183,12 +183,12 @@ def with_logprobs(sampling: Sampling, body: ChatRequest, engine: str) -> Samplin
     return sampling.model_copy(update={"logprobs": body.top_logprobs or 0})
 
 
-def logprobs_of(tokens: Sequence[TokenLogprob], asked: int | None) -> dict | None:  # None where nobody asked
+def logprobs_of(tokens: Sequence[TokenLogprob], wanted: int | None) -> dict | None:  # None where nobody asked
     "Tokens in OpenAI's form."
     def entry(one: TokenLogprob) -> dict:
         return {"token": one.token, "logprob": one.logprob, "bytes": list(one.bytes)}
 
-    return None if asked is None else {"content": [{**entry(one), "top_logprobs": [entry(other) for other in one.top]} for one in tokens], "refusal": None}
+    return None if wanted is None else {"content": [{**entry(one), "top_logprobs": [entry(other) for other in one.top]} for one in tokens], "refusal": None}
 
 # %% ../../nbs/api/openai_compatible.ipynb #d9ad8543
 def begun_answer(body: ChatRequest, messages: list[dict], engine: str) -> str:  # empty: none was begun
@@ -221,12 +221,12 @@ def completion_reply(
     completions: list[Completion],  # the answers to one request
     model: ServedModel,
     verdict: dict | None = None,  # whose words stand before each answer
-    asked: int | None = None,  # how many likely tokens were asked for; None: no probabilities
+    wanted: int | None = None,  # how many likely tokens were asked for; None: no probabilities
 ) -> dict:
     "Answers as a chat completion object. Source: OpenAI, API reference."
     choices = [
         {"index": number, "message": {"role": "assistant", "content": prefixed(one.text, verdict), "refusal": None},
-         "finish_reason": one.finish_reason, "logprobs": logprobs_of(one.tokens, asked)}
+         "finish_reason": one.finish_reason, "logprobs": logprobs_of(one.tokens, wanted)}
         for number, one in enumerate(completions)
     ]
     return {**reply_head("chat.completion", model), "choices": choices, "usage": usage_of(completions)}

@@ -200,7 +200,7 @@ def comparison_tab(backend: PageBackend) -> None:
     import gradio
 
     names = backend.models()
-    asked = gradio.Textbox(label="Question", elem_id="both-question")
+    question = gradio.Textbox(label="Question", elem_id="both-question")
     button = gradio.Button("Ask both", variant="primary", elem_id="both-button")
     banner = gradio.Markdown(elem_id="both-guard", elem_classes="guard")
     with gradio.Row():
@@ -214,8 +214,8 @@ def comparison_tab(backend: PageBackend) -> None:
         yield from side_by_side(backend, question, left, right)
 
     (left, left_text), (right, right_text) = columns
-    for trigger in (button.click, asked.submit):
-        trigger(shown(compare), [asked, left, right], [banner, left_text, right_text], api_visibility="private")
+    for trigger in (button.click, question.submit):
+        trigger(shown(compare), [question, left, right], [banner, left_text, right_text], api_visibility="private")
 
 # %% ../../nbs/api/page.ipynb #ff8ec3ec
 def read_options(text: str) -> dict[str, str]:

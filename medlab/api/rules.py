@@ -91,8 +91,8 @@ def is_meant(
     "Whether a phrase says what is the case now: not denied in its clause, not past, not over, and not part of a question in general."
     clause = max((mark.end() for mark in CLAUSE.finditer(text, 0, start)), default=0)
     sentence = sentence_around(text, start, end)
-    asked = GENERAL.search(sentence) and not SOMEBODY.search(sentence)
-    return not (DENIED.search(text[clause:start]) or PAST.search(sentence) or OVER.search(text[end:]) or asked)
+    in_general = GENERAL.search(sentence) and not SOMEBODY.search(sentence)
+    return not (DENIED.search(text[clause:start]) or PAST.search(sentence) or OVER.search(text[end:]) or in_general)
 
 # %% ../../nbs/api/rules.ipynb #e8de5320
 def split_outside(text: str, mark: str) -> list[str]:
@@ -127,8 +127,8 @@ def leading_letters(piece: str) -> set[str]:
 def needed_letters(phrase: str) -> set[str] | None:
     "Runs of two letters or more, or `#`, one of which is in every text that a phrase matches; None where a phrase does not tell."
     if len(parts := split_outside(phrase, "|")) > 1:
-        told = [needed_letters(part) for part in parts]
-        return None if None in told else {run for runs in told for run in runs or ()}
+        alternatives = [needed_letters(part) for part in parts]
+        return None if None in alternatives else {run for runs in alternatives for run in runs or ()}
     pieces = [piece for piece in split_outside(phrase.strip(), " ") if len(split_outside(piece, "~")) == 1 and not piece.startswith("?") and not piece.endswith(")?")]
     best = max(map(leading_letters, pieces), key=lambda runs: min(map(run_length, runs)), default={""})
     return best if min(map(run_length, best)) >= 2 else None

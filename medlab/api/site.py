@@ -50,8 +50,8 @@ async def plan_in_turn(models: Models, body: TreatmentRequest, seconds: float) -
         except DeadlineError:
             return None
 
-    asked = [{"role": "user", "content": case_text(body)}]
-    found, verdict = await alongside(use(model.queue, work, time.monotonic() + seconds), lambda: awaited_verdict(asked))
+    messages = [{"role": "user", "content": case_text(body)}]
+    found, verdict = await alongside(use(model.queue, work, time.monotonic() + seconds), lambda: awaited_verdict(messages))
     if found is None:
         raise DeadlineError("the request was given up before its plan was complete")
     return found.model_copy(update={"guard": verdict})

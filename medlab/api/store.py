@@ -95,7 +95,7 @@ def open_database(
 
 # %% ../../nbs/api/store.ipynb #acaf4d50
 @contextmanager
-def told_conflict() -> Iterator[None]:
+def conflicts_reported() -> Iterator[None]:
     "Raise `ConflictError` when another request has written the same turn meanwhile."
     from sqlalchemy.exc import IntegrityError
 
@@ -132,7 +132,7 @@ class Store:
         now = datetime.now(timezone.utc)
         turns = [{"conversation": conversation, "number": number + place, "role": role, "text": text}
                  for place, (role, text) in enumerate((("user", question), ("assistant", answer)))]
-        with told_conflict(), self.engine.begin() as connection:
+        with conflicts_reported(), self.engine.begin() as connection:
             if number == 0:
                 connection.execute(self.conversations.insert().values(id=conversation, owner=owner, model=model, made=now, used=now))
             else:

@@ -203,8 +203,8 @@ def section_probabilities(
     for token in answer.tokens:
         starts.append(place)
         place += len(token.bytes)
-    marks = {label: (f'"{name}"' if form == "json" else f"{label}:").encode() for name, label in SECTIONS.items()}
-    begins = {label: text.find(mark) + len(mark) for label, mark in marks.items() if mark in text}
+    labels = {label: (f'"{name}"' if form == "json" else f"{label}:").encode() for name, label in SECTIONS.items()}
+    begins = {label: text.find(written) + len(written) for label, written in labels.items() if written in text}
     found = {}
     for label, begin in begins.items():
         end = min((other for other in begins.values() if other > begin), default=len(text))

@@ -99,8 +99,8 @@ def first_and_last(tokens: list[str]) -> tuple[list[str], list[str]]:
         sentences[-1].append(token)
         if token in ".;!?":
             sentences.append([])
-    told = [one for one in sentences if any(token not in ".;!?" for token in one)]
-    stated = [one for one in told if one[-1] != "?"] or told
+    with_words = [one for one in sentences if any(token not in ".;!?" for token in one)]
+    stated = [one for one in with_words if one[-1] != "?"] or with_words
     return (stated[0], stated[-1]) if len(stated) > 1 else ([], [])
 
 # %% ../../nbs/api/wording.ipynb #af692523
@@ -272,7 +272,7 @@ class Wording:
         raised = sorted((kind for kind, score in scores.items() if score > self.alarm[kind]), key=lambda kind: -scores[kind])
         return {kind: round(1 / (1 + math.exp(-scores[kind])), 3) for kind in raised}
 
-    def telling(self, text: str, kind: Literal["emergency", "harm"], most: int = 4) -> list[str]:
+    def strongest_words(self, text: str, kind: Literal["emergency", "harm"], most: int = 4) -> list[str]:
         "The words of a text that lean most towards a kind, folded, in the text's order."
         column = 0 if kind == "emergency" else 1
         words = dict.fromkeys(token for token in WORD.findall(folded(text)) if token.isalpha())

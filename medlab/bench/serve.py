@@ -165,8 +165,8 @@ def beside_engine(run: Run, profile: Profile, report: Callable[[str], None] = pr
             sides = {"medlab": (url, "/v1/chat/completions", {**MEASURED["chat"][1], "max_tokens": 8, "guard": False, **more}), engine.name: (own, path, {**body, **more})}
             times: dict[str, dict[str, list]] = {side: {"seconds": [], "first": [], "all": [0.0]} for side in sides}
             for turn in range(rounds + 1):
-                for side, asked in sides.items():
-                    got = asyncio.run(load(*asked, each, 1))
+                for side, request in sides.items():
+                    got = asyncio.run(load(*request, each, 1))
                     for key in times[side] if turn else ():  # the first turn opens engines and fills caches
                         times[side][key] = [times[side][key][0] + got[key][0]] if key == "all" else times[side][key] + got[key]
             measured = {side: summary_of(one) for side, one in times.items()}

@@ -497,8 +497,8 @@ def score_fault(record: SplitRecord) -> str | None:
     "The reason why an item is of no use even to be scored on; None when it is usable."
     right = (record.options or {}).get((record.gold or {}).get("letter"), "")
     text = "" if record.text else analysis_text(record.answer or "", right)
-    told = len(text.split()) >= NAMES_ITS_OPTION and re.search(r"[^\W\d_]{4}", right)
-    silent = told and share_mentioned(text, right) < 0.6
+    long_enough = len(text.split()) >= NAMES_ITS_OPTION and re.search(r"[^\W\d_]{4}", right)
+    silent = long_enough and share_mentioned(text, right) < 0.6
     return item_fault(record) or ("the explanation does not mention the option that is marked as right" if silent else None)
 
 # %% ../../nbs/builders/choices.ipynb #8acf9ab6

@@ -279,7 +279,7 @@ EVERYDAY = frozenset((
     "similar since size some sometimes special specific stage standard start state still stud such suffer suggest suit support sure symptom syndrome system take team test than that their "
     "them then there therap these they thing think this those through time together treat trial type typical under until upon used useful using usual vari various vary very want "
     "ways well were what when where whether which while will with within without work would your years").split())
-LEAST_TOLD = 3  # words that are neither the subject's nor everyday
+FEWEST_INFORMATIVE = 3  # words that are neither the subject's nor everyday
 
 
 #: Sentences that say of any disease that it is treated, and of any advice that there is some.
@@ -292,7 +292,7 @@ RISK_FACTORS = re.compile(
     r"[^.]*(?:\b(?:these conditions are known as|the more|most|other|many|several|certain|some|your|control(?:ling)?(?: your)?) risk factors?\b(?![^.]*(?:include|such as|:))|"
     r"\bcertain (?:traits|factors|conditions|things|groups)\b(?![^.]*(?:include|such as|:)))[^.]*\.", re.I)
 
-def told(answer: str, subject: str) -> int:
+def informative_words(answer: str, subject: str) -> int:
     "How many different words of an answer, and how many numbers, are neither those of its subject nor everyday."
     stems = {word[:4] for word in re.findall(r"[^\W\d_]{4,}", subject.casefold())}
     text = SAYS_LITTLE.sub("", answer)
@@ -460,7 +460,7 @@ def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
         return "it does not speak of what the question asks for"
     if record.aspect == "symptoms" and names_no_sign(answer, subject) or record.aspect == "prevention" and not NAMED_ACTION.search(ONLY_POSSIBLE.sub("", answer)):
         return "it does not speak of what the question asks for"
-    short = told(answer, subject) < LEAST_TOLD and not whole and not (record.aspect != "treatment" and NONE_KNOWN.search(answer))
+    short = informative_words(answer, subject) < FEWEST_INFORMATIVE and not whole and not (record.aspect != "treatment" and NONE_KNOWN.search(answer))
     if record.aspect and record.aspect != "frequency" and short:
         return "it tells nothing that is not true of every disease"
     if record.aspect == "inheritance" and patterns_of(record.answer or "") - patterns_of(answer):

@@ -63,7 +63,7 @@ def ends_there(
     words = list(WORD.finditer(text))
     last, following = words[start + count - 1].end(), words[start + count] if start + count < len(words) else None
     gap = text[last : following.start()] if following else "?"
-    return bool(ENDS.search(gap) or count >= COMMA_ENDS and "," in gap or following and MARKED_OPTION.match(text, last))
+    return bool(ENDS.search(gap) or count >= COMMA_ENDS and "," in gap or MARKED_OPTION.match(text, last))
 
 # %% ../../nbs/cleaning/contained.ipynb #9ed59165
 def rarest_runs(
@@ -108,7 +108,7 @@ class HeldQuestions:
         for place in np.flatnonzero(self.table.find(runs)).tolist() if len(self.numbers) else ():
             for number, offset in self.filed[int(runs[place])]:
                 start, count = place - offset, len(self.numbers[number])
-                if start >= 0 and np.array_equal(words[start : start + count], self.numbers[number]):
+                if np.array_equal(words[start : start + count], self.numbers[number]):  # before the text's first word a slice is too short
                     yield number, start
 
     def contained(self, text: str, words: Any) -> dict[int, float]:

@@ -30,7 +30,7 @@ from ..contracts.tasks import FORMATS, Example, build_messages, options_in, read
 from ..metrics.forced_choice import ForcedQuestion, few_shot_examples, forced_choice, forced_question
 from ..metrics.intervals import smallest_difference, wilson
 from ..metrics.items import error_kinds
-from ..metrics.rivals import asked_words
+from ..metrics.rivals import question_stem
 from ..metrics.scores import compare, score
 from ..core import Profile, Run
 from ..sources.hub import DATASETS, Columns, Hub, letter_of, options_of, rows_from_all_over, table_of, text_at
@@ -138,7 +138,7 @@ def benchmark_items(
 # %% ../../nbs/cli/evaluate.ipynb #468f36cd
 def gate_item(example: Example) -> Item:
     "What the gate against leaks compares of an item: its question without the options, and all that is asked."
-    return Item(example.id, question=asked_words(example), text=example.question)
+    return Item(example.id, question=question_stem(example), text=example.question)
 
 # %% ../../nbs/cli/evaluate.ipynb #87848925
 def leaked_items(
@@ -151,7 +151,7 @@ def leaked_items(
     normal = {" ".join(re.findall(r"\w+", text.casefold())) for text in seen}
     whole, found = "\n".join(sorted(normal)), {}
     for one in items:
-        words = " ".join(re.findall(r"\w+", asked_words(one).casefold()))
+        words = " ".join(re.findall(r"\w+", question_stem(one).casefold()))
         if one.question in seen:
             found[one.id] = "exact"
         elif words in normal or " ".join(re.findall(r"\w+", one.question.casefold())) in normal:
@@ -327,7 +327,7 @@ def rotations(
 ) -> list[Example]:  # as many as there are options, the first as it is
     "The item with its options moved on by one, by two and so on; the right option moves with them."
     options = list(options_in(item.question).values())
-    right, found, question = options[LETTERS.index(item.gold["letter"])], [], asked_words(item)
+    right, found, question = options[LETTERS.index(item.gold["letter"])], [], question_stem(item)
     for step in range(len(options)):
         rotated = options[-step:] + options[:-step] if step else options
         letter = LETTERS[(LETTERS.index(item.gold["letter"]) + step) % len(options)]
@@ -341,7 +341,7 @@ def changed_item(
     change: str,  # "no_question" or "none_of_the_others"
 ) -> Example:
     "The item without its question, or with its right option replaced by `None of the others`."
-    options, question = options_in(item.question), asked_words(item)
+    options, question = options_in(item.question), question_stem(item)
     if change == "none_of_the_others":
         options = options | {item.gold["letter"]: "None of the others"}
     else:
@@ -390,7 +390,7 @@ def as_protocol(question: ForcedQuestion, protocol: str) -> ForcedQuestion:
     if protocol != "lm-eval" or question.example.task != "clinical_reasoning":
         return question
     options = options_in(question.example.question)
-    lines = [f"Question: {asked_words(question.example)}", *(f"{letter}. {text}" for letter, text in options.items()), "Answer:"]
+    lines = [f"Question: {question_stem(question.example)}", *(f"{letter}. {text}" for letter, text in options.items()), "Answer:"]
     return replace(question, messages=[{"role": "user", "content": "\n".join(lines)}], lead="")
 
 # %% ../../nbs/cli/evaluate.ipynb #8b67e66c

@@ -13,7 +13,7 @@ from ..basics.errors import InputError
 from ..basics.files import write_jsonl
 from ..contracts.plain import LETTERS
 from ..contracts.tasks import FORMATS, Example, options_in
-from ..metrics.rivals import asked_words
+from ..metrics.rivals import question_stem
 from ..metrics.scores import CHOICES
 
 # %% ../../nbs/cli/harness.ipynb #f4ebbd64
@@ -28,7 +28,7 @@ def harness_row(
     lines = [f"{letter}. {text}" for letter, text in options.items()]
     right = item.gold[field.name]
     place = list(options).index(right) if right in options else list(options.values()).index(right)
-    return {"id": item.id, "prompt": "\n".join([f"Question: {asked_words(item)}", *lines, "Answer:"]), "letters": list(options), "texts": list(options.values()), "gold": place}
+    return {"id": item.id, "prompt": "\n".join([f"Question: {question_stem(item)}", *lines, "Answer:"]), "letters": list(options), "texts": list(options.values()), "gold": place}
 
 # %% ../../nbs/cli/harness.ipynb #df5169fc
 def harness_config(name: str, by: str, data: Path) -> dict:

@@ -232,11 +232,11 @@ def answer_labels(
     return encoded.ids, [-100] * first + encoded.ids[first:]
 
 # %% ../../nbs/contracts/chat.ipynb #8c5008fb
-def between(text: str, marks: list[str]) -> list[str]:
-    "The texts before, between and after marks that must follow one another; raises `InputError` for a mark that is not there."
+def between(text: str, placeholders: list[str]) -> list[str]:
+    "The texts before, between and after placeholders that must follow one another; raises `InputError` for one that is not there."
     parts = []
-    for mark in marks:
-        part, found, text = text.partition(mark)
+    for placeholder in placeholders:
+        part, found, text = text.partition(placeholder)
         if not found:
             raise InputError("it leaves out or rewrites a message")
         parts.append(part)
@@ -258,21 +258,21 @@ def find_pieces(
         parts = between(chat.rendered(messages, asks), [message["content"] for message in messages])
         return parts if system else ["", *parts]
 
-    before_user, asked = between(chat.rendered(marked("U"), True), ["ZqUqZ"])
-    before_system, after_system, asked_after_system = around("S", "U")
+    before_user, generation_prompt = between(chat.rendered(marked("U"), True), ["ZqUqZ"])
+    before_system, after_system, generation_after_system = around("S", "U")
     long, answered = around("S", "U", "A", "U2", "A2", "U3"), around("S", "U", "A", asks=False)
     after_user, after_assistant = long[2], long[3]
-    if asked != asked_after_system or long != [before_system, after_system, after_user, after_assistant, after_user, after_assistant, asked]:
+    if generation_prompt != generation_after_system or long != [before_system, after_system, after_user, after_assistant, after_user, after_assistant, generation_prompt]:
         raise InputError("it writes turns differently by their place")
     if not system:
         before_system, after_system = before_user, "\n\n"
-    before_answer, lead = prompt_and_lead(asked, answered[2])
-    return Pieces(before_system, after_system, before_user, after_user, after_assistant, before_answer, before_answer[len(asked):], lead,
+    before_answer, lead = prompt_and_lead(generation_prompt, answered[2])
+    return Pieces(before_system, after_system, before_user, after_user, after_assistant, before_answer, before_answer[len(generation_prompt):], lead,
                   answered[3], folded=not system)
 
 # %% ../../nbs/contracts/chat.ipynb #43a41e13
 def prompt_and_lead(
-    asked: str,  # what the template writes after the last user's words when it asks for an answer
+    generation_prompt: str,  # what the template writes after the last user's words when it asks for an answer
     answered: str,  # what it writes there when the answer follows
 ) -> tuple[str, str]:  # the end of the prompt, and what the model writes before its answer: nothing, or white space
     """Where the prompt ends and the model's own words begin.
@@ -280,12 +280,12 @@ def prompt_and_lead(
     A template that writes an empty think block in training only, writes it into the prompt: the model need not learn it. A space before the answer
     belongs to the answer, because tokenizers join it with the first word. Raises `InputError` for a template that writes two different prompts.
     """
-    if asked.startswith(answered):
-        return asked, ""
-    rest = answered[len(asked):]
-    if not answered.startswith(asked):
+    if generation_prompt.startswith(answered):
+        return generation_prompt, ""
+    rest = answered[len(generation_prompt):]
+    if not answered.startswith(generation_prompt):
         raise InputError("it writes another prompt in training than in use")
-    return (answered, "") if rest.strip() else (asked, rest)
+    return (answered, "") if rest.strip() else (generation_prompt, rest)
 
 # %% ../../nbs/contracts/chat.ipynb #9074e101
 def take_apart(chat: ChatFormat) -> Pieces:

@@ -606,12 +606,12 @@ def weighed_letters(found, clean, offered, options):
         return found or set()
     if found and any(strong for _, strong in values_after(kept, ANSWER_LABEL, ANSWER_NAMES)):
         return found  # what stands behind a label counts, whatever was thought before
-    told, against = weighed(stances(kept, offered, options))
+    chosen, against = weighed(stances(kept, offered, options))
     if found is None:
-        return set() if told is None or is_settled(kept, options) else {told}
+        return set() if chosen is None or is_settled(kept, options) else {chosen}
     if len(found) == 1:
-        return set() if (told and told not in found) or found & against else found
-    return {told} & found if found else {told} - {None}
+        return set() if (chosen and chosen not in found) or found & against else found
+    return {chosen} & found if found else {chosen} - {None}
 
 # %% ../../nbs/contracts/letters.ipynb #dad8c19c
 def read_letter(

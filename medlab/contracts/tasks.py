@@ -320,8 +320,8 @@ def build_messages(
     roles = [turn.get("role") for turn in turns or []]
     if roles != ["user", "assistant"] * (len(roles) // 2):
         raise InputError(f"earlier turns: got roles {roles}, expected user and assistant in turn, ending with assistant")
-    asked = {"role": "user", "content": user_prompt(task, question, options, patient)}
-    messages = [{"role": "system", "content": system_prompt(task)}, *(turns or []), asked]
+    user_message = {"role": "user", "content": user_prompt(task, question, options, patient)}
+    messages = [{"role": "system", "content": system_prompt(task)}, *(turns or []), user_message]
     return messages + ([] if fields is None else [{"role": "assistant", "content": render_answer(task, fields, options, letter_alone)}])
 
 # %% ../../nbs/contracts/tasks.ipynb #115ed302

@@ -36,8 +36,8 @@ def choice_verdict(example: Example, text: str) -> str:  # "right", "wrong", "no
 def items_side_by_side(examples: list[Example], predictions: Iterable[Prediction], n: int = 10) -> list[dict[str, Any]]:  # at most n
     "Items with the answers of all variants: the first item of every task, then the second of every task, and so on."
     given = written(predictions)
-    asked = {item for items in given.values() for item in items}
-    by_task = [sorted((one for one in examples if one.task == task and one.id in asked), key=lambda one: one.id) for task in TASKS]
+    answered = {item for items in given.values() for item in items}
+    by_task = [sorted((one for one in examples if one.task == task and one.id in answered), key=lambda one: one.id) for task in TASKS]
     order = [found[place] for place in range(max(map(len, by_task), default=0)) for found in by_task if place < len(found)]
     return [
         {"id": one.id, "task": one.task, "question": one.messages[-2]["content"], "reference": one.gold["reference"],

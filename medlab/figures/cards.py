@@ -74,8 +74,8 @@ def answer_lines(example: Example) -> list[tuple[str, str]]:  # label and value
 # %% ../../nbs/figures/cards.ipynb #a14c1a2b
 def is_as_written(example: Example, record: Record) -> bool:
     "Whether a person wrote the record for this task and the example is the record, word for word."
-    asked = (record.question or "").strip()
-    return record.task == example.task and example.question.startswith(asked) and all(example.gold.get(name) == value for name, value in (record.gold or {}).items())
+    question = (record.question or "").strip()
+    return record.task == example.task and example.question.startswith(question) and all(example.gold.get(name) == value for name, value in (record.gold or {}).items())
 
 # %% ../../nbs/figures/cards.ipynb #4d013cb0
 def example_card(

@@ -112,21 +112,21 @@ def agreement_with_people(
 
 # %% ../../nbs/judging/calibration.ipynb #a05a242c
 def corrected_mean(
-    people: Sequence[float],  # human marks of the answers that people marked
+    people: Sequence[float],  # human ratings of the answers that people rated
     judge: Sequence[float],  # the judge's scores of the same answers, in the same order
     rest: Sequence[float],  # the judge's scores of all other answers
 ) -> dict:  # value, low, high, weight, n, n_judged
-    "A mean human mark with its 95 % interval, from few human marks and many scores (prediction-powered inference with a tuned weight, 2311.01453)."
+    "A mean human rating with its 95 % interval, from few human ratings and many scores (prediction-powered inference with a tuned weight, 2311.01453)."
     import numpy
 
-    marks, scores, others = (numpy.asarray(values, dtype=float) for values in (people, judge, rest))
-    if len(marks) != len(scores) or len(marks) < 2 or len(others) < 2:
-        raise InputError(f"got {len(marks)} marks, {len(scores)} scores of the same answers and {len(others)} other scores; expected as many marks as scores, two at least of each")
-    n, more = len(marks), len(others)
+    ratings, scores, others = (numpy.asarray(values, dtype=float) for values in (people, judge, rest))
+    if len(ratings) != len(scores) or len(ratings) < 2 or len(others) < 2:
+        raise InputError(f"got {len(ratings)} ratings, {len(scores)} scores of the same answers and {len(others)} other scores; expected as many ratings as scores, two at least of each")
+    n, more = len(ratings), len(others)
     spread = numpy.var(numpy.concatenate([scores, others]), ddof=1)
-    weight = float(numpy.clip(numpy.cov(marks, scores)[0, 1] / ((1 + n / more) * spread), 0, 1)) if spread else 0.0
-    value = weight * others.mean() + (marks - weight * scores).mean()
-    error = (weight**2 * others.var(ddof=1) / more + (marks - weight * scores).var(ddof=1) / n) ** 0.5
+    weight = float(numpy.clip(numpy.cov(ratings, scores)[0, 1] / ((1 + n / more) * spread), 0, 1)) if spread else 0.0
+    value = weight * others.mean() + (ratings - weight * scores).mean()
+    error = (weight**2 * others.var(ddof=1) / more + (ratings - weight * scores).var(ddof=1) / n) ** 0.5
     return {**rounded(value=float(value), low=float(value - 1.96 * error), high=float(value + 1.96 * error), weight=weight), "n": n, "n_judged": more}
 
 # %% ../../nbs/judging/calibration.ipynb #5c96f01b

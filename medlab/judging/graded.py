@@ -62,9 +62,9 @@ def against_best(question: str, rows: list[tuple[int, str]], answers: dict[str, 
     best = next((name for grade, name in sorted(rows, key=lambda row: (-row[0], row[1])) if grade == 4), None)
     if best is None:
         return []
-    question_asked, reference = answers[best]
+    question_text, reference = answers[best]
     first = {answers[name][1]: name for _, name in reversed(rows)}  # MedQuAD holds some texts twice
-    return [GradedAnswer(question, name, question_asked, reference, answers[name][1], grade)
+    return [GradedAnswer(question, name, question_text, reference, answers[name][1], grade)
             for grade, name in rows if first[answers[name][1]] == name and answers[name][1] != reference]
 
 # %% ../../nbs/judging/graded.ipynb #e17228d2

@@ -23,14 +23,14 @@ def wordpiece_tokenizer(vocabulary: list[str], lowercase: bool) -> Any:  # a tok
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     ids = {word: number for number, word in enumerate(vocabulary)}
-    if missing := [mark for mark in ("[UNK]", "[CLS]", "[SEP]") if mark not in ids]:
+    if missing := [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in ids]:
         raise InputError(f"vocab.txt has no {', '.join(missing)}; expected a BERT's vocabulary, take another model")
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase)
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(prefix="##")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-    marks = [mark for mark in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if mark in ids]
-    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    special = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token in ids]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer
 
 # %% ../../nbs/loaders/wordpiece.ipynb #a70bc1f7

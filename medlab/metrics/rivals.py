@@ -16,7 +16,7 @@ from .intervals import wilson
 from .scores import CHOICES
 
 # %% ../../nbs/metrics/rivals.ipynb #af82804c
-def asked_words(example: Example) -> str:
+def question_stem(example: Example) -> str:
     "What the user says, without the options of a case."
     options = options_in(example.question)
     lines = example.question.splitlines()
@@ -47,11 +47,11 @@ def text_lengths(texts: Iterable[str]) -> list[list[int]]:
 # %% ../../nbs/metrics/rivals.ipynb #7b7f6f5e
 def by_label_rivals(train: list[Example], test: list[Example], field: str) -> dict[str, dict[str, str]]:
     "Rival to item to answer, for a task with a label."
-    texts, labels = [asked_words(one) for one in train], [one.gold[field] for one in train]
+    texts, labels = [question_stem(one) for one in train], [one.gold[field] for one in train]
     majority = min(Counter(labels).items(), key=lambda pair: (-pair[1], pair[0]))[0]
     found = {"majority": {one.id: majority for one in test}}
     for name, rival in label_rivals().items() if len(set(labels)) > 1 else ():
-        answers = rival.fit(texts, labels).predict([asked_words(one) for one in test])
+        answers = rival.fit(texts, labels).predict([question_stem(one) for one in test])
         found[name] = {one.id: str(answer) for one, answer in zip(test, answers)}
     return found
 
@@ -59,7 +59,7 @@ def by_label_rivals(train: list[Example], test: list[Example], field: str) -> di
 def by_option(train: list[Example], test: list[Example], question: bool, classifier: Any) -> dict[str, str]:
     "Item to the letter of the option that a classifier holds for the likeliest to be right, with the question or without."
     def texts(example: Example) -> dict[str, str]:
-        return {letter: f"{asked_words(example)}\n{text}" if question else text for letter, text in options_in(example.question).items()}
+        return {letter: f"{question_stem(example)}\n{text}" if question else text for letter, text in options_in(example.question).items()}
 
     rows = [(text, letter == one.gold["letter"]) for one in train for letter, text in texts(one).items()]
     classifier.fit([text for text, _ in rows], [right for _, right in rows])
