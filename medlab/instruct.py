@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .basics.errors import InputError, MedlabError
 from .basics.files import atomic_path, hash_fraction, read_json, scan_parquet, sha256_text, write_json, write_jsonl
-from .basics.workers import batches_of, in_order
+from .basics.workers import batches_of, spread_work
 from .contracts.croissant import croissant, dataset_card, used_licences
 from .contracts.datasheet import datasheet
 from .contracts.records import SPLITS, TASKS, Patient, SplitRecord
@@ -311,7 +311,7 @@ def make_examples(
     drafts: dict[str, list[Draft]] = {}
     left_out = Counter()
     for split in SPLITS:
-        batches = in_order(partial(drafts_of_batch, max_answer_words=params.max_answer_words), batches_of(records[split], RECORDS_AT_ONCE))
+        batches = spread_work(partial(drafts_of_batch, max_answer_words=params.max_answer_words), batches_of(records[split], RECORDS_AT_ONCE))
         found = list(chain.from_iterable(batches))
         left_out.update(one for one in found if isinstance(one, str))
         drafts[split] = shuffled_drafts((one for one in found if isinstance(one, Draft)), seed)

@@ -26,7 +26,7 @@ from typing import Any
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import cache_folder, read_json, sha256_json, sha256_text, write_json
-from ..basics.workers import batches_of, in_order
+from ..basics.workers import batches_of, spread_work
 from ..contracts.records import Record, Unread, record_id
 from ..fetching.download import download
 from ..fetching.markup import parse_xml
@@ -343,7 +343,7 @@ class MedQuad:
             read = partial(read_medquad_documents, files=words_of_files(map(archive.read, names)))
             batches = batches_of(chosen_files(names, limit), 20 if limit else FILES_AT_ONCE)
             documents = ({name: archive.read(name) for name in batch} for batch in batches)
-            found = in_order(read, documents, workers=1 if limit else 0)  # a few pairs are soon read
+            found = spread_work(read, documents, workers=1 if limit else 0)  # a few pairs are soon read
             yield from islice(chain(chain.from_iterable(found), left_out), limit)
 
 # %% ../../nbs/sources/medquad.ipynb #4389ae22

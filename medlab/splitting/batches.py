@@ -16,7 +16,7 @@ from typing import Any
 
 from ..basics.errors import MissingError
 from ..basics.files import is_nested
-from ..basics.workers import batches_of, in_order
+from ..basics.workers import batches_of, spread_work
 from ..contracts.records import Record
 from ..cleaning.records import PreprocessParams
 from .facts import examine_batch
@@ -26,7 +26,7 @@ BATCH = 1000  # records
 
 def examine_batches(records: Iterable[Record], params: PreprocessParams, seed: int) -> Iterator[dict[str, Any]]:
     "Results of `examine_batch` for batches of a thousand records, computed on all cores of this machine."
-    yield from in_order(functools.partial(examine_batch, params=params, seed=seed), batches_of(records, BATCH))
+    yield from spread_work(functools.partial(examine_batch, params=params, seed=seed), batches_of(records, BATCH))
 
 # %% ../../nbs/splitting/batches.ipynb #ab1e12d2
 #: Columns of a file of records that hold JSON.
