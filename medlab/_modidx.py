@@ -1029,6 +1029,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                               'medlab/cleaning/passages.py'),
                                           'medlab.cleaning.passages.HeldPassages.find': ( 'cleaning/passages.html#heldpassages.find',
                                                                                           'medlab/cleaning/passages.py'),
+                                          'medlab.cleaning.passages.HeldPassages.likely': ( 'cleaning/passages.html#heldpassages.likely',
+                                                                                            'medlab/cleaning/passages.py'),
                                           'medlab.cleaning.passages.HeldPassages.shared': ( 'cleaning/passages.html#heldpassages.shared',
                                                                                             'medlab/cleaning/passages.py'),
                                           'medlab.cleaning.passages.Shared': ( 'cleaning/passages.html#shared',

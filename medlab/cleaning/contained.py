@@ -111,13 +111,9 @@ class HeldQuestions:
                 if start >= 0 and np.array_equal(words[start : start + count], self.numbers[number]):
                     yield number, start
 
-    def likely(self, texts: Sequence[Any]) -> Any:  # NumPy array of int, sorted
-        "The places of the texts (hashed words of each) that may hold a question; the others hold none. Much quicker than one text after the other."
-        import numpy as np
-
-        ends = np.cumsum([len(words) for words in texts])
-        runs = word_windows(np.concatenate([self.table.numbers[:0], *texts]), SHORTEST)  # a run over the end of a text finds a text too many
-        return np.unique(np.searchsorted(ends, np.flatnonzero(self.table.find(runs)), "right"))
+    def likely(self, texts: Sequence[Any]) -> list[int]:
+        "The places of the texts (hashed words of each) that may hold a question; the others hold none."
+        return self.table.likely([[words] for words in texts], SHORTEST)
 
     def contained(self, text: str, words: Any) -> dict[int, float]:
         "The questions that a text asks, each with its share of the text's words; `words` are those of the text, hashed."

@@ -85,6 +85,17 @@ class HeldPassages:
             found[found] = self.numbers[np.minimum(np.searchsorted(self.numbers, likely), len(self.numbers) - 1)] == likely
         return found
 
+    def likely(self, items: Sequence[Sequence[Any]], width: int = PASSAGE) -> list[int]:
+        """The places of the items that may contain a held-out passage of so many words; the others contain none. `items`: for each its texts as hashed words.
+
+        All are searched at once, which takes a fraction of the time that it takes one by one.
+        """
+        import numpy as np
+
+        ends = np.cumsum([sum(map(len, texts)) for texts in items])
+        runs = word_windows(np.concatenate([self.numbers[:0], *(words for texts in items for words in texts)]), width)  # a run over the end of a text does no harm
+        return np.unique(np.searchsorted(ends, np.flatnonzero(self.find(runs)), "right")).tolist()
+
     def shared(
         self,
         passages: Any,  # of a training item's question and collected text
