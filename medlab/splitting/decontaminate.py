@@ -148,7 +148,7 @@ def texts_to_search(placement: Placement, place: str, questions: HeldQuestions) 
     facts = placement.facts
     for numbers in batches_of(placement.numbers(place).tolist(), 2000):
         texts = [(number, name) for number in numbers for name in (("question",) if facts["task hash"][number] else ("question", "text"))]
-        likely = set(questions.likely([facts.words(*text) for text in texts]).tolist())
+        likely = set(questions.likely([facts.words(*text) for text in texts]))
         yield from (text for index, text in enumerate(texts) if index in likely or facts.has_cut_words(*text))
 
 # %% ../../nbs/splitting/decontaminate.ipynb #734a68ad
