@@ -54,6 +54,12 @@ def mended_title(title: str, answer: str, url: str) -> str:
 def usable_subject(record: SplitRecord) -> str | None:
     "The subject of a pair in a form that fits into a sentence; None when there is no such form."
     title = mended(" ".join((record.subject or record.title or "").split()), record)
+    return subject_of(title)
+
+
+@lru_cache(maxsize=64)  # for each phrasing again
+def subject_of(title: str) -> str | None:
+    "The subject of a title in a form that fits into a sentence; None when there is no such form."
     subject = TITLE_WORDS.sub("", title.rstrip(" .;:"))
     fits = 1 <= len(subject.split()) <= 10 and not re.search(r"[?!\"|]|^(?:what|how|who|why|is|are)\b", subject, re.I)
     return subject if fits and re.search(r"[^\W\d_]{3}", subject) and not BROCHURE.search(subject) else None
@@ -292,6 +298,12 @@ RISK_FACTORS = re.compile(
     r"[^.]*(?:\b(?:these conditions are known as|the more|most|other|many|several|certain|some|your|control(?:ling)?(?: your)?) risk factors?\b(?![^.]*(?:include|such as|:))|"
     r"\bcertain (?:traits|factors|conditions|things|groups)\b(?![^.]*(?:include|such as|:)))[^.]*\.", re.I)
 
+@lru_cache(maxsize=20_000)  # most words come again and again
+def is_everyday(word: str) -> bool:
+    "Whether a word begins with an everyday one."
+    return any(word[:end] in EVERYDAY for end in range(3, 13))
+
+
 def told(answer: str, subject: str) -> int:
     "How many different words of an answer, and how many numbers, are neither those of its subject nor everyday."
     stems = {word[:4] for word in re.findall(r"[^\W\d_]{4,}", subject.casefold())}
@@ -299,7 +311,7 @@ def told(answer: str, subject: str) -> int:
     if re.search(r"risk factor|certain ", text, re.I):  # the pattern is slow, and few answers have these words
         text = RISK_FACTORS.sub("", text)
     text = re.sub(r"\([A-Z]{2,}s?\)", "", text)
-    words = {word for word in re.findall(r"[^\W\d_]{4,}", text.casefold()) if word[:4] not in stems and not any(word[:end] in EVERYDAY for end in range(3, 13))}
+    words = {word for word in re.findall(r"[^\W\d_]{4,}", text.casefold()) if word[:4] not in stems and not is_everyday(word)}
     return len(words) + len(re.findall(r"\d+|\b[A-Z][A-Z0-9-]+\b", text))
 
 # %% ../../nbs/builders/qa.ipynb #6f70bce8
@@ -340,6 +352,8 @@ NONE_KNOWN = re.compile(r"\bno (?:known )?(?:way|cause|risk factors?)|\bunknown\
 SIGNS_DIFFER = re.compile(
     r"[^.]*\b(?:signs?|symptoms?|features?|severity|forms|types)\b[^.,;:]*\b(?:var(?:y|ies)|depends?|differ|differs|different|related to|similar to (?:those|that|the|other|many))\b[^.,;:]*\."
     r"|[^.]*\b(?:should be (?:checked|seen|evaluated)|seek (?:medical )?(?:help|care|attention)|(?:see|call|tell|talk to) (?:a|your|the) doctor|able to diagnose)\b[^.]*\.")
+#: Every such sentence has one of these. The pattern tries each letter of a sentence as its beginning, and takes a hundred times longer.
+DIFFER_CUES = ("vary", "varies", "depend", "differ", "related to", "similar to", "should be", "seek ", " doctor", "able to diagnose")
 NAMED_SIGN = re.compile(
     r"includ|such as|characteri[sz]|\bno\b|n't (?:have|cause|notice)|not (?:have|cause)|silent|pain|ache|fever|weak|swell|swoll|bleed|cough|breath|skin|rash|itch|vomit|nause|"
     r"diarrh|fatigue|tired|seizure|loss|"
@@ -351,6 +365,7 @@ NAMED_SIGN = re.compile(
 LEADS_TO = re.compile(r"\b(?:an?|the|one of the) (?:\w+ ){0,2}(?:leading|common|major|main|frequent|important) causes? of\b", re.I)
 #: A sentence that says how a cause is found, and not what it is.
 LOOKED_FOR = re.compile(r"[^.]*\b(?:to|will|may|can|help) (?:find|find out|determine|identify|learn|know)\b[^.:;]{0,30}\b(?:causes?|causing|reason)\b[^.]*\.", re.I)
+LOOKED_FOR_CUE = re.compile(r"\b(?:find|determine|identify|learn|know)\b", re.I)  # a quick look for it
 #: An examination that every diagnosis has, and no other is named.
 ANY_EXAM = re.compile(r"physical exam\w*|medical histor\w*|family histor\w*|\bexam\w*|routine blood tests?|(?:your )?blood tests? (?:aren't|done)|signs and symptoms|"
     r"test results|based on|\bhistor\w+|suspect\w*", re.I)
@@ -362,6 +377,7 @@ KNOWN = frozenset("DNA RNA HIV AIDS MRI CT PET ECG EKG EEG EMG FDA NIH CDC USA A
                   "IQ LDL HDL BMI NSAID NSAIDs TV OK DTaP MMR HPV IgA IgE IgG IgM ATP IU CPR TB STD STDs SIDS ALS COPD CPAP CDC's OTC SCID PCR CSF IVF GI GH CK DVT ICU "
                       "DEET ACTH ELISA GTP FISH AMP ADP TSH OB GYN MD LLC PSA EU UK BRCA LA NY HLA HCV HBV SPF AV SSRI SSRIs".split())
 ACRONYM = re.compile(r"(?<![\w/+-])[A-Z]{2,}(?:s)?(?![\w+-]| type\b)")
+TWO_CAPITALS = re.compile(r"[A-Z][A-Z]")  # every abbreviation has them
 OWN_SHORT = re.compile(r"(?<![\w/+-])[A-Z]{3,}[e-rt-z\d]?\b(?![\w+/-])|(?<![\w/+-])[A-Z]{2,}/[A-Z]{2,}\b")  # of the subject, if the letters stand for it
 #: An abbreviation that is explained where it stands, or names a gene.
 EXPLAINED = re.compile(
@@ -378,6 +394,8 @@ def stands_for(short: str, subject: str) -> bool:
 
 def unexplained(answer: str, asked: str) -> list[str]:
     "The abbreviations of an answer, most of all of its first sentence, that neither it nor its question explains."
+    if not TWO_CAPITALS.search(answer):  # most answers
+        return []
     first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]
     explained = KNOWN | {one for pair in EXPLAINED.findall(answer) for one in pair if one}
     gene = set(re.findall(r"\b([A-Z]+\d*) genes?\b", answer))
@@ -432,7 +450,7 @@ ONLY_POSSIBLE = re.compile(r"[^.]*\b(?:take steps to prevent|is preventable|need
 def names_no_sign(answer: str, subject: str) -> bool:
     "Whether an answer about signs names none of them: it says only that they differ, or when to see a doctor."
     stems = {word[:5] for word in re.findall(r"[^\W\d_]{4,}", subject.casefold())}
-    rest = SIGNS_DIFFER.sub("", answer)
+    rest = SIGNS_DIFFER.sub("", answer) if any(map(answer.__contains__, DIFFER_CUES)) else answer
     return not NAMED_SIGN.search(" ".join(word for word in rest.split() if word.casefold()[:5] not in stems))
 
 # %% ../../nbs/builders/qa.ipynb #c945ee13
@@ -448,7 +466,8 @@ def patterns_of(text: str) -> set[str]:
 # %% ../../nbs/builders/qa.ipynb #99c2d023
 def own_causes(answer: str, subject: str) -> str:
     "An answer without what says how a cause is looked for, and what its subject is the cause of."
-    return LOOKED_FOR.sub("", LEADS_TO.sub(lambda found: found[0] if names(answer[found.end():][:60], subject) else "", answer))
+    own = LEADS_TO.sub(lambda found: found[0] if names(answer[found.end():][:60], subject) else "", answer)
+    return LOOKED_FOR.sub("", own) if LOOKED_FOR_CUE.search(own) else own
 
 # %% ../../nbs/builders/qa.ipynb #ed669cd0
 def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
@@ -498,6 +517,7 @@ WORSE = re.compile(r"\b(?:depends?|factors?)\b", re.I)
 
 DEFINES = re.compile(r"mean|^Can you explain|describe")
 
+@lru_cache(maxsize=64)  # asked for each phrasing of a question
 def defines(answer: str, subject: str) -> bool:
     "Whether an answer begins with what its subject is, or does, and not with advice."
     first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]

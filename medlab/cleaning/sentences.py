@@ -75,7 +75,7 @@ POLITE = re.compile(
 def is_pointer(piece: str) -> bool:
     "Whether a piece of text only makes sense where it stood, or sends the reader elsewhere."
     small = piece.lower()
-    return any(cue in small for cue in POINTER_CUES) and bool(POINTER.search(piece))
+    return any(map(small.__contains__, POINTER_CUES)) and bool(POINTER.search(piece))
 
 
 def is_polite(piece: str) -> bool:
