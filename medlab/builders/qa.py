@@ -289,6 +289,12 @@ EVERYDAY = frozenset((
 LEAST_TOLD = 3  # words that are neither the subject's nor everyday
 
 
+@lru_cache(maxsize=20_000)  # most words come again and again
+def is_everyday(word: str) -> bool:
+    "Whether a word begins with an everyday one."
+    return any(word[:end] in EVERYDAY for end in range(3, 13))
+
+# %% ../../nbs/builders/qa.ipynb #f1282c37
 #: Sentences that say of any disease that it is treated, and of any advice that there is some.
 SAYS_LITTLE = re.compile(r"(?:There are different types of treatment|Different types of treatments? are|Some clinical trials are|You (?:get|hear|have) (?:plenty|many|a lot)|"
     r"If you're a parent, you get|Anything that increases (?:your|the) (?:risk|chance)|Having a risk factor does not|Talk (?:to|with) your (?:child's )?doctor|Because cancer in "
@@ -303,12 +309,6 @@ UP_TO_STOP = re.compile(r"[^.]*\.|[^.]+$")
 def without_sentences(said: re.Pattern, text: str) -> str:
     "A text without the sentences, up to a full stop, in which a pattern is found: much quicker than a pattern that begins with any number of letters."
     return "".join(one for one in UP_TO_STOP.findall(text) if not (one[-1] == "." and said.search(one)))
-
-
-@lru_cache(maxsize=20_000)  # most words come again and again
-def is_everyday(word: str) -> bool:
-    "Whether a word begins with an everyday one."
-    return any(word[:end] in EVERYDAY for end in range(3, 13))
 
 
 def told(answer: str, subject: str) -> int:
