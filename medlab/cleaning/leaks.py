@@ -18,7 +18,7 @@ from ..basics.errors import MedlabError
 from ..contracts.records import Record
 from .contained import SEVERAL, HeldQuestions, is_telling, readings
 from .duplicates import candidates, hashed, overlap, shingle_hashes, signatures, words_of
-from .passages import COMMON, PASSAGE, HeldPassages, uncommon_pairs, uncommon_passages, word_windows
+from .passages import COMMON, PASSAGE, HeldPassages, likely_items, uncommon_pairs, uncommon_passages, word_windows
 from .stock import PhraseModel, repeats, verdict, without_numbers
 
 # %% ../../nbs/cleaning/leaks.ipynb #920df396
@@ -196,7 +196,7 @@ class ItemIndex:
                 else:
                     self.leaks.append(leak)
         both = [[numbers for _, numbers in hashes.texts + hashes.authored] for _, hashes in items]
-        for index in held.table.likely(both):
+        for index in likely_items(held.table, both):
             place, hashes = items[index]
             if len(found := held.table.shared(*hashes.passages())):
                 self.shared[place] = found
