@@ -10,12 +10,15 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from .basics.errors import InputError, MedlabError
 from .basics.files import atomic_path, hash_fraction, read_json, scan_parquet, sha256_text, write_json, write_jsonl
+from .basics.workers import batches_of, spread_work
 from .contracts.croissant import croissant, dataset_card, used_licences
 from .contracts.datasheet import datasheet
 from .contracts.records import SPLITS, TASKS, Patient, SplitRecord
@@ -103,6 +106,14 @@ def make_drafts(
     else:
         for built in BUILDERS[record.kind](record, max_answer_words):
             yield built if isinstance(built, str) else built_fault(built[0].gold or {}, record) or draft_or_reason(make_draft(*built))
+
+
+RECORDS_AT_ONCE = 250  # a worker makes their drafts in about half a second
+
+
+def drafts_of_batch(records: Iterable[SplitRecord], max_answer_words: int = 45) -> list[Draft | str]:
+    "The drafts of several records, and the reasons why others have none."
+    return [one for record in records for one in make_drafts(record, max_answer_words)]
 
 # %% ../nbs/04_instruct.ipynb #e500236a
 def draft_messages(draft: Draft, question: str) -> list[dict[str, str]]:
@@ -300,7 +311,8 @@ def make_examples(
     drafts: dict[str, list[Draft]] = {}
     left_out = Counter()
     for split in SPLITS:
-        found = [one for record in records[split] for one in make_drafts(record, params.max_answer_words)]
+        batches = spread_work(partial(drafts_of_batch, max_answer_words=params.max_answer_words), batches_of(records[split], RECORDS_AT_ONCE))
+        found = list(chain.from_iterable(batches))
         left_out.update(one for one in found if isinstance(one, str))
         drafts[split] = shuffled_drafts((one for one in found if isinstance(one, Draft)), seed)
         del found

@@ -21,7 +21,7 @@ from .core import Outcome, Profile, Run, step
 from .cleaning.benchmarks import read_benchmark
 from .cleaning.disk_store import DiskStore
 from .cleaning.leaks import Leak, LeakageError, check_leakage
-from .cleaning.paraphrases import Suspect, find_paraphrases, load_encoder
+from .cleaning.paraphrases import Suspect, find_paraphrases, load_encoder, remembering
 from .cleaning.records import PreprocessParams
 from .splitting.batches import examine_batches, examine_on_ray
 from .splitting.decontaminate import Placement, arrange
@@ -102,7 +102,7 @@ def gate(
 def check_paraphrases(placement: Placement, folder: Path, params: PreprocessParams) -> list[str]:  # notes
     "List records that may ask a held-out question in other words in `paraphrases.jsonl`; reject them or raise `LeakageError`, as the profile says."
     found: list[Suspect] = []
-    note = []
+    note, vectors = [], {}
     try:
         encode = load_encoder() if params.on_paraphrase != "off" else None
     except MissingError as error:
@@ -110,7 +110,7 @@ def check_paraphrases(placement: Placement, folder: Path, params: PreprocessPara
     for place, held in (("validation", ["test"]), ("train", ["test", "validation"])) if encode else ():
         others: Any = chain.from_iterable(map(placement.rows, held))
         others = chain(others, *(read_benchmark(path) for path in params.benchmarks if place == "train"))
-        found += find_paraphrases(placement.rows(place), others, encode, params.paraphrase_threshold)
+        found += find_paraphrases(placement.rows(place), others, remembering(encode, vectors, add=place == "validation"), params.paraphrase_threshold)
     write_jsonl(folder / "paraphrases.jsonl", [suspect._asdict() for suspect in found])
     if found and params.on_paraphrase == "fail":
         raise LeakageError(f"{len(found)} pairs of questions may say the same in other words; expected none, since on_paraphrase is fail. Read "

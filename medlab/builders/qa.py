@@ -39,7 +39,7 @@ def mended(title: str, record: SplitRecord) -> str:
 def mended_title(title: str, answer: str, url: str) -> str:
     "A title with the letters and hyphens that its words have lost, as its answer or its address shows them."
     address = re.sub(r"\.\w+$", "", url.rstrip("/")).rsplit("/", 1)[-1].split("-")
-    whole = [one for one in re.findall(r"\b[A-Z][^\W\d_]+(?:-[A-Z][^\W\d_]+)+", answer)]
+    whole = re.findall(r"\b[A-Z][^\W\d_]+(?:-[A-Z][^\W\d_]+)+", answer) if re.search("-[A-Z]", answer) else []
     for word in re.findall(r"[^\W\d_]{3,}", title):
         hyphened = next((one for one in whole if one.replace("-", "") == word), None)
         longer = [one for one in address if len(one) == len(word) + 1 and word.casefold() not in address and one.startswith(word.casefold())]
@@ -54,6 +54,12 @@ def mended_title(title: str, answer: str, url: str) -> str:
 def usable_subject(record: SplitRecord) -> str | None:
     "The subject of a pair in a form that fits into a sentence; None when there is no such form."
     title = mended(" ".join((record.subject or record.title or "").split()), record)
+    return subject_of(title)
+
+
+@lru_cache(maxsize=64)  # for each phrasing again
+def subject_of(title: str) -> str | None:
+    "The subject of a title in a form that fits into a sentence; None when there is no such form."
     subject = TITLE_WORDS.sub("", title.rstrip(" .;:"))
     fits = 1 <= len(subject.split()) <= 10 and not re.search(r"[?!\"|]|^(?:what|how|who|why|is|are)\b", subject, re.I)
     return subject if fits and re.search(r"[^\W\d_]{3}", subject) and not BROCHURE.search(subject) else None
@@ -211,7 +217,8 @@ def part_about(text: str, aspect: str | None, question: str = "", subject: str =
         rf"(?:^|(?<=[.!?\n])|(?<=[.!?] )|(?<=page ))(?![^?]*\b(?:severe|if|after|related|complications?|in (?:a person|people))\b[^?]*\?){asked}\?\s+(?=[A-Z])",
         text, re.I)
     found = None if found and subject and not names(found[0], subject) else found  # "How is its tumour treated?"
-    return PART_BEGINS.sub("\n", text[found.end():] if found else text)
+    text = text[found.end():] if found else text
+    return PART_BEGINS.sub("\n", text) if "top of page" in text.lower() else text
 
 # %% ../../nbs/builders/qa.ipynb #bf16853d
 TITLE_CASE = re.compile(r"(?:(?:[A-Z][\w'-]*|of|and|or|the|for|to|in|with|a),? )+")
@@ -282,6 +289,12 @@ EVERYDAY = frozenset((
 FEWEST_INFORMATIVE = 3  # words that are neither the subject's nor everyday
 
 
+@lru_cache(maxsize=20_000)  # most words come again and again
+def is_everyday(word: str) -> bool:
+    "Whether a word begins with an everyday one."
+    return any(word[:end] in EVERYDAY for end in range(3, 13))
+
+# %% ../../nbs/builders/qa.ipynb #f1282c37
 #: Sentences that say of any disease that it is treated, and of any advice that there is some.
 SAYS_LITTLE = re.compile(r"(?:There are different types of treatment|Different types of treatments? are|Some clinical trials are|You (?:get|hear|have) (?:plenty|many|a lot)|"
     r"If you're a parent, you get|Anything that increases (?:your|the) (?:risk|chance)|Having a risk factor does not|Talk (?:to|with) your (?:child's )?doctor|Because cancer in "
@@ -289,17 +302,23 @@ SAYS_LITTLE = re.compile(r"(?:There are different types of treatment|Different t
 
 #: Sentences that speak of risk factors and name none.
 RISK_FACTORS = re.compile(
-    r"[^.]*(?:\b(?:these conditions are known as|the more|most|other|many|several|certain|some|your|control(?:ling)?(?: your)?) risk factors?\b(?![^.]*(?:include|such as|:))|"
-    r"\bcertain (?:traits|factors|conditions|things|groups)\b(?![^.]*(?:include|such as|:)))[^.]*\.", re.I)
+    r"\b(?:these conditions are known as|the more|most|other|many|several|certain|some|your|control(?:ling)?(?: your)?) risk factors?\b(?![^.]*(?:include|such as|:))|"
+    r"\bcertain (?:traits|factors|conditions|things|groups)\b(?![^.]*(?:include|such as|:))", re.I)
+UP_TO_STOP = re.compile(r"[^.]*\.|[^.]+$")
+
+def without_sentences(said: re.Pattern, text: str) -> str:
+    "A text without the sentences, up to a full stop, in which a pattern is found: much quicker than a pattern that begins with any number of letters."
+    return "".join(one for one in UP_TO_STOP.findall(text) if not (one[-1] == "." and said.search(one)))
+
 
 def informative_words(answer: str, subject: str) -> int:
     "How many different words of an answer, and how many numbers, are neither those of its subject nor everyday."
     stems = {word[:4] for word in re.findall(r"[^\W\d_]{4,}", subject.casefold())}
     text = SAYS_LITTLE.sub("", answer)
     if re.search(r"risk factor|certain ", text, re.I):  # the pattern is slow, and few answers have these words
-        text = RISK_FACTORS.sub("", text)
+        text = without_sentences(RISK_FACTORS, text)
     text = re.sub(r"\([A-Z]{2,}s?\)", "", text)
-    words = {word for word in re.findall(r"[^\W\d_]{4,}", text.casefold()) if word[:4] not in stems and not any(word[:end] in EVERYDAY for end in range(3, 13))}
+    words = {word for word in re.findall(r"[^\W\d_]{4,}", text.casefold()) if word[:4] not in stems and not is_everyday(word)}
     return len(words) + len(re.findall(r"\d+|\b[A-Z][A-Z0-9-]+\b", text))
 
 # %% ../../nbs/builders/qa.ipynb #6f70bce8
@@ -338,8 +357,8 @@ NONE_KNOWN = re.compile(r"\bno (?:known )?(?:way|cause|risk factors?)|\bunknown\
     r"a way to prevent", re.I)
 #: Sentences that say only that the signs differ, or are like others, or whom to see; and what an answer about signs names.
 SIGNS_DIFFER = re.compile(
-    r"[^.]*\b(?:signs?|symptoms?|features?|severity|forms|types)\b[^.,;:]*\b(?:var(?:y|ies)|depends?|differ|differs|different|related to|similar to (?:those|that|the|other|many))\b[^.,;:]*\."
-    r"|[^.]*\b(?:should be (?:checked|seen|evaluated)|seek (?:medical )?(?:help|care|attention)|(?:see|call|tell|talk to) (?:a|your|the) doctor|able to diagnose)\b[^.]*\.")
+    r"\b(?:signs?|symptoms?|features?|severity|forms|types)\b[^.,;:]*\b(?:var(?:y|ies)|depends?|differ|differs|different|related to|similar to (?:those|that|the|other|many))\b[^.,;:]*\.|"
+    r"\b(?:should be (?:checked|seen|evaluated)|seek (?:medical )?(?:help|care|attention)|(?:see|call|tell|talk to) (?:a|your|the) doctor|able to diagnose)\b")
 NAMED_SIGN = re.compile(
     r"includ|such as|characteri[sz]|\bno\b|n't (?:have|cause|notice)|not (?:have|cause)|silent|pain|ache|fever|weak|swell|swoll|bleed|cough|breath|skin|rash|itch|vomit|nause|"
     r"diarrh|fatigue|tired|seizure|loss|"
@@ -350,7 +369,7 @@ NAMED_SIGN = re.compile(
 #: What a disease is the cause of, and not its own cause.
 LEADS_TO = re.compile(r"\b(?:an?|the|one of the) (?:\w+ ){0,2}(?:leading|common|major|main|frequent|important) causes? of\b", re.I)
 #: A sentence that says how a cause is found, and not what it is.
-LOOKED_FOR = re.compile(r"[^.]*\b(?:to|will|may|can|help) (?:find|find out|determine|identify|learn|know)\b[^.:;]{0,30}\b(?:causes?|causing|reason)\b[^.]*\.", re.I)
+LOOKED_FOR = re.compile(r"\b(?:to|will|may|can|help) (?:find|find out|determine|identify|learn|know)\b[^.:;]{0,30}\b(?:causes?|causing|reason)\b", re.I)
 #: An examination that every diagnosis has, and no other is named.
 ANY_EXAM = re.compile(r"physical exam\w*|medical histor\w*|family histor\w*|\bexam\w*|routine blood tests?|(?:your )?blood tests? (?:aren't|done)|signs and symptoms|"
     r"test results|based on|\bhistor\w+|suspect\w*", re.I)
@@ -362,6 +381,7 @@ KNOWN = frozenset("DNA RNA HIV AIDS MRI CT PET ECG EKG EEG EMG FDA NIH CDC USA A
                   "IQ LDL HDL BMI NSAID NSAIDs TV OK DTaP MMR HPV IgA IgE IgG IgM ATP IU CPR TB STD STDs SIDS ALS COPD CPAP CDC's OTC SCID PCR CSF IVF GI GH CK DVT ICU "
                       "DEET ACTH ELISA GTP FISH AMP ADP TSH OB GYN MD LLC PSA EU UK BRCA LA NY HLA HCV HBV SPF AV SSRI SSRIs".split())
 ACRONYM = re.compile(r"(?<![\w/+-])[A-Z]{2,}(?:s)?(?![\w+-]| type\b)")
+TWO_CAPITALS = re.compile(r"[A-Z][A-Z]")  # every abbreviation has them
 OWN_SHORT = re.compile(r"(?<![\w/+-])[A-Z]{3,}[e-rt-z\d]?\b(?![\w+/-])|(?<![\w/+-])[A-Z]{2,}/[A-Z]{2,}\b")  # of the subject, if the letters stand for it
 #: An abbreviation that is explained where it stands, or names a gene.
 EXPLAINED = re.compile(
@@ -378,6 +398,8 @@ def stands_for(short: str, subject: str) -> bool:
 
 def unexplained(answer: str, asked: str) -> list[str]:
     "The abbreviations of an answer, most of all of its first sentence, that neither it nor its question explains."
+    if not TWO_CAPITALS.search(answer):  # most answers
+        return []
     first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]
     explained = KNOWN | {one for pair in EXPLAINED.findall(answer) for one in pair if one}
     gene = set(re.findall(r"\b([A-Z]+\d*) genes?\b", answer))
@@ -432,7 +454,7 @@ ONLY_POSSIBLE = re.compile(r"[^.]*\b(?:take steps to prevent|is preventable|need
 def names_no_sign(answer: str, subject: str) -> bool:
     "Whether an answer about signs names none of them: it says only that they differ, or when to see a doctor."
     stems = {word[:5] for word in re.findall(r"[^\W\d_]{4,}", subject.casefold())}
-    rest = SIGNS_DIFFER.sub("", answer)
+    rest = without_sentences(SIGNS_DIFFER, answer)
     return not NAMED_SIGN.search(" ".join(word for word in rest.split() if word.casefold()[:5] not in stems))
 
 # %% ../../nbs/builders/qa.ipynb #c945ee13
@@ -448,7 +470,7 @@ def patterns_of(text: str) -> set[str]:
 # %% ../../nbs/builders/qa.ipynb #99c2d023
 def own_causes(answer: str, subject: str) -> str:
     "An answer without what says how a cause is looked for, and what its subject is the cause of."
-    return LOOKED_FOR.sub("", LEADS_TO.sub(lambda found: found[0] if names(answer[found.end():][:60], subject) else "", answer))
+    return without_sentences(LOOKED_FOR, LEADS_TO.sub(lambda found: found[0] if names(answer[found.end():][:60], subject) else "", answer))
 
 # %% ../../nbs/builders/qa.ipynb #ed669cd0
 def answer_fault(answer: str, record: SplitRecord, subject: str) -> str | None:
@@ -498,6 +520,7 @@ WORSE = re.compile(r"\b(?:depends?|factors?)\b", re.I)
 
 DEFINES = re.compile(r"mean|^Can you explain|describe")
 
+@lru_cache(maxsize=64)  # asked for each phrasing of a question
 def defines(answer: str, subject: str) -> bool:
     "Whether an answer begins with what its subject is, or does, and not with advice."
     first = re.split(r"(?<=[.!?])\s+", answer, maxsplit=1)[0]

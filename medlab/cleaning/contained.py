@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .duplicates import WORD, hashed, plain_letters, words_of
-from .passages import HeldPassages, word_windows
+from .passages import HeldPassages, likely_items, word_windows
 
 # %% ../../nbs/cleaning/contained.ipynb #b743ebd3
 BROKEN_WORD = re.compile(r"(?<=[^\W\d_])(?:[-\u2010\u2011\u00ad\u00ac]\s*\n\s*(?=[^\W\d_])|[-\u2010\u2011\u00ad\u00ac] +(?=[a-z]))")
@@ -80,6 +80,7 @@ def rarest_runs(
 # %% ../../nbs/cleaning/contained.ipynb #2ebaa424
 SEVERAL = 3  # a question or phrase in so many held-out items is a common one
 
+# %% ../../nbs/cleaning/contained.ipynb #cee80a44
 class HeldQuestions:
     "Held-out questions, to be found inside other texts. `owners` has for each question the items that ask it."
 
@@ -110,6 +111,10 @@ class HeldQuestions:
                 start, count = place - offset, len(self.numbers[number])
                 if np.array_equal(words[start : start + count], self.numbers[number]):  # before the text's first word a slice is too short
                     yield number, start
+
+    def likely(self, texts: Sequence[Any]) -> list[int]:
+        "The places of the texts (hashed words of each) that may hold a question; the others hold none."
+        return likely_items(self.table, [[words] for words in texts], SHORTEST)
 
     def contained(self, text: str, words: Any) -> dict[int, float]:
         "The questions that a text asks, each with its share of the text's words; `words` are those of the text, hashed."

@@ -18,7 +18,7 @@ from ..basics.errors import MedlabError
 from ..contracts.records import Record
 from .contained import SEVERAL, HeldQuestions, is_telling, readings
 from .duplicates import candidates, hashed, overlap, shingle_hashes, signatures, words_of
-from .passages import COMMON, PASSAGE, HeldPassages, uncommon_pairs, uncommon_passages, word_windows
+from .passages import COMMON, PASSAGE, HeldPassages, likely_items, uncommon_pairs, uncommon_passages, word_windows
 from .stock import PhraseModel, repeats, verdict, without_numbers
 
 # %% ../../nbs/cleaning/leaks.ipynb #920df396
@@ -161,7 +161,7 @@ class ItemIndex:
     def __init__(self, items: Iterable[Item], held: "ItemIndex | None" = None):
         self.ids, self.groups, self.known, self.leaks, self.same_text, self.shared, self.asked = [], [], {}, [], [], {}, {}
         self.places, self.signed = defaultdict(lambda: array("q")), defaultdict(lambda: [signatures([])])
-        passages, questions, waiting = [], [], defaultdict(list)
+        passages, questions, unsearched, waiting = [], [], [], defaultdict(list)
         for place, hashes in enumerate(tqdm(map(hash_item, items), "look for leaks", unit=" items", leave=False, delay=3)):
             self.ids.append(hashes.id)
             asked = next((key for key, _ in hashes.keys if key[0] == "question"), place)  # a benchmark may list a question several times
@@ -176,22 +176,32 @@ class ItemIndex:
                 passages.append(hashes.passages())
                 questions += [(place, text) for text, _ in hashes.texts[:1]]
             else:
-                self.look_up(place, hashes, held)
+                unsearched.append((place, hashes))
+                if len(unsearched) == 500:
+                    self.look_up(unsearched, held)
+                    unsearched = []
+        if held is not None:
+            self.look_up(unsearched, held)
         for name, cuts in waiting.items():
             self.signed[name].append(signatures(cuts))
         self.table, self.questions = HeldPassages(passages, self.groups if held is None else ()), HeldQuestions(questions)
         self.owners = Owners(passages, self.table)
 
-    def look_up(self, place: int, hashes: ItemHashes, held: "ItemIndex") -> None:
-        "Note what one training item shares with held-out ones."
-        for (name, _), owner, leak in held.equal(hashes):
-            if name == "text":
-                self.same_text.append((owner, place, leak))
-            else:
-                self.leaks.append(leak)
-        if len(found := held.table.shared(*hashes.passages())):
-            self.shared[place] = found
-        for text, numbers in hashes.texts:
+    def look_up(self, items: Sequence[tuple[int, ItemHashes]], held: "ItemIndex") -> None:
+        "Note what some training items, each with its place, share with held-out ones."
+        for place, hashes in items:
+            for (name, _), owner, leak in held.equal(hashes):
+                if name == "text":
+                    self.same_text.append((owner, place, leak))
+                else:
+                    self.leaks.append(leak)
+        both = [[numbers for _, numbers in hashes.texts + hashes.authored] for _, hashes in items]
+        for index in likely_items(held.table, both):
+            place, hashes = items[index]
+            if len(found := held.table.shared(*hashes.passages())):
+                self.shared[place] = found
+        texts = [(place, *text) for place, hashes in items for text in hashes.texts]
+        for place, text, numbers in (texts[index] for index in held.questions.likely([numbers for *_, numbers in texts])):
             for question, share in held.questions.contained(text, numbers).items():
                 self.asked[place, question] = max(share, self.asked.get((place, question), 0))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENCODER', 'FOLDER', 'SHA256', 'INSTALL', 'Encode', 'NEIGHBOURS', 'ALL', 'FREQUENT', 'encoder_folder', 'load_encoder',
-           'word_stems', 'neighbours', 'Suspect', 'find_paraphrases', 'rates']
+           'word_stems', 'neighbours', 'Suspect', 'remembering', 'find_paraphrases', 'rates']
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #e44d4846
 import math
@@ -115,6 +115,19 @@ def cosines_from(train: Sequence[str], held_out: Sequence[str], encode: Encode, 
             first, second = np.searchsorted(part, mine[:, 0]), np.searchsorted(places[1], mine[:, 1])
         cosines = (vectors @ held.T).ravel() if near is None else np.einsum("ij,ij->i", vectors[first], held[second])
         yield from ((float(cosines[one]), int(part[first[one]]), int(places[1][second[one]])) for one in np.flatnonzero(cosines >= threshold))
+
+# %% ../../nbs/cleaning/paraphrases.ipynb #e9934094
+def remembering(encode: Encode, known: dict[str, Any], add: bool) -> Encode:
+    "An encoder that takes the vectors of `known` texts from there; with `add`, it puts new ones there."
+    import numpy as np
+
+    def encoded(texts: Sequence[str]) -> Any:
+        new = [text for text in texts if text not in known]
+        vectors = dict(zip(new, encode(new))) if new else {}
+        known.update(vectors if add else {})
+        return np.stack([known[text] if text in known else vectors[text] for text in texts]) if len(texts) else encode(texts)
+
+    return encoded
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #0058fcda
 def find_paraphrases(

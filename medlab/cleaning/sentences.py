@@ -26,7 +26,7 @@ def split_line(line: str) -> Iterator[str]:
     for place, piece in enumerate(pieces, 1):
         whole = f"{whole} {piece}".strip()
         numbered = place < len(pieces) and pieces[place][:1].isdigit() and BEFORE_NUMBER.search(whole)
-        if place == len(pieces) or not (numbered or ABBREVIATIONS.search(whole)):
+        if place == len(pieces) or not (numbered or whole[-1:] == "." and ABBREVIATIONS.search(whole, max(0, len(whole) - 10))):
             yield " ".join(whole.split())
             whole = ""
 
@@ -75,7 +75,7 @@ POLITE = re.compile(
 def is_pointer(piece: str) -> bool:
     "Whether a piece of text only makes sense where it stood, or sends the reader elsewhere."
     small = piece.lower()
-    return any(cue in small for cue in POINTER_CUES) and bool(POINTER.search(piece))
+    return any(map(small.__contains__, POINTER_CUES)) and bool(POINTER.search(piece))
 
 
 def is_polite(piece: str) -> bool:

@@ -23,7 +23,8 @@ def embed_batches(
     import numpy as np
     import torch
 
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    sizes = [len(ids) for ids in tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]] if len(texts) else []
+    order = sorted(range(len(texts)), key=sizes.__getitem__)
     vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     for start in tqdm(range(0, len(order), batch), "encode", unit=" batches", leave=False, delay=3):
         places = order[start : start + batch]

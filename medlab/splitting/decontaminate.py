@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from tqdm import tqdm
-
+from ..basics.workers import batches_of
 from ..contracts.records import PLACES, REASONS, STRICTEST_FIRST, Rejected, SplitRecord
 from ..cleaning.benchmarks import BenchmarkItem, read_benchmark
 from ..cleaning.contained import HeldQuestions, readings
@@ -144,18 +143,25 @@ def drop_passages(placement: Placement, place: str, stricter: Sequence[str]) -> 
     return changed
 
 # %% ../../nbs/splitting/decontaminate.ipynb #1c6382a1
+def texts_to_search(placement: Placement, place: str, questions: HeldQuestions) -> Iterator[tuple[int, str]]:
+    "The compared texts of a place that may hold a held-out question: numbers of records and names of texts. Thousands of hashed texts are searched at once."
+    facts = placement.facts
+    for numbers in batches_of(placement.numbers(place).tolist(), 2000):
+        texts = [(number, name) for number in numbers for name in (("question",) if facts["task hash"][number] else ("question", "text"))]
+        likely = set(questions.likely([facts.words(*text) for text in texts]))
+        yield from (text for index, text in enumerate(texts) if index in likely or facts.has_cut_words(*text))
+
+# %% ../../nbs/splitting/decontaminate.ipynb #734a68ad
 def drop_contained(placement: Placement, place: str, held: Any) -> bool:  # whether there were any
     "Reject records of a place that ask the question of a held-out record with something beside it."
     facts, contained = placement.facts, {}
     questions = HeldQuestions((number, facts.record(number).question or "") for number in held.tolist())
-    for number in tqdm(placement.numbers(place).tolist(), f"questions in {place}", unit=" records", leave=False, delay=3):
-        texts = compared_texts(facts.record(number))
-        for name in ("question",) if facts["task hash"][number] else ("question", "text"):
-            heard = readings(texts[name])
-            for reading in heard:
-                words = facts.words(number, name) if len(heard) == 1 else hashed(words_of(reading))
-                for question, share in questions.contained(reading, words).items():
-                    contained[number, question] = max(share, contained.get((number, question), 0))
+    for number, name in texts_to_search(placement, place, questions):
+        heard = readings(compared_texts(facts.record(number))[name])
+        for reading in heard:
+            words = facts.words(number, name) if len(heard) == 1 else hashed(words_of(reading))
+            for question, share in questions.contained(reading, words).items():
+                contained[number, question] = max(share, contained.get((number, question), 0))
     found = {number: questions.owners[question][0] for number, question in telling_questions(contained, placement.group.__getitem__)}
     for number, twin in found.items():
         placement.reject(number, "near_duplicate", twin)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from ..basics.errors import InputError
 from ..basics.files import hash_fraction
 from ..contracts.records import REASONS, STRICTEST_FIRST, Record
+from ..cleaning.contained import readings
 from ..cleaning.disk_store import DiskStore, key64
 from ..cleaning.duplicates import hashed, openness, shingle_hashes, signatures, text_key, words_of
 from ..cleaning.leaks import LONG, REORDERED, authored_answer, body_of, record_text
@@ -76,7 +77,7 @@ def shingles_of(name: str, numbers: Any) -> Any:
 # %% ../../nbs/splitting/facts.ipynb #848adb00
 #: The facts that are kept in memory for each record, with their NumPy types; a hash of 0 means none.
 TYPES = {"reason": "u1", "trainable": "?", "rank": "i4", "fixed": "u1", "task hash": "u8", "text hash": "u8", "question hash": "u8", "fraction": "f8",
-         "shared hash": "u8", "reordered question hash": "u8", "asks": "?", "subject hash": "u8", "aspect hash": "u8", "answer words": "i4"}
+         "shared hash": "u8", "reordered question hash": "u8", "asks": "?", "subject hash": "u8", "aspect hash": "u8", "answer words": "i4", "cut words": "u1"}
 
 def facts_of(item: Examined, params: PreprocessParams, seed: int) -> dict[str, Any]:
     "The facts of one record, and under `words` the hashed words of its compared texts."
@@ -95,6 +96,7 @@ def facts_of(item: Examined, params: PreprocessParams, seed: int) -> dict[str, A
         "reordered question hash": key64(" ".join(sorted(words[1]))) if len(words[1]) >= REORDERED else 0,
         "asks": bool(words[1]), "subject hash": key64(subject) if subject else 0, "aspect hash": key64(aspect) if aspect else 0,
         "answer words": len(set(competing)) if record.kind == "qa" and record.task is None and not record.split else 0,
+        "cut words": sum((len(readings(text)) > 1) << place for place, text in enumerate(texts.values())),
         "words": [hashed(text) for text in words],
     }
 
@@ -183,6 +185,10 @@ class Facts:
         import numpy as np
 
         return np.frombuffer(self.store.line(4 * int(number) + 1 + COMPARED_TEXTS.index(name)), dtype=np.uint64)
+
+    def has_cut_words(self, number: int, name: str) -> bool:
+        "Whether line breaks have cut words of one compared text of a record, so that it has another reading."
+        return bool(self["cut words"][number] >> COMPARED_TEXTS.index(name) & 1)
 
     def signatures(self, name: str, numbers: Any) -> Any:
         "The signatures of one compared text for these records, which must all have it."
