@@ -216,19 +216,24 @@ def ask_reply(asked: CheckedAsk, completion: Completion, confidence: Confidence 
     )
 
 # %% ../../nbs/api/ask.ipynb #b13818f2
+async def case_verdict(body: AskRequest) -> dict | None:
+    "What the guard says to the case, or to an option in which somebody speaks of themselves."
+    return await awaited_verdict([{"role": "user", "content": body.case}], body.options.values())
+
+# %% ../../nbs/api/ask.ipynb #661eacb8
 async def ask(asked: CheckedAsk) -> tuple[AskReply, Completion]:
     "Answer one case: the text and the confidence in one turn at the engine."
     def work(engine: Engine, gone: threading.Event) -> tuple[Completion, Confidence | None, str | None] | None:
         completion = gathered(asked.messages, asked.sampling)(engine, gone)
         return (completion, *confidence_of(engine, asked.messages, completion.text, asked.labels)) if completion else None
 
-    found, verdict = await alongside(use(asked.model.queue, work, asked.deadline), lambda: awaited_verdict(asked.messages))
+    found, verdict = await alongside(use(asked.model.queue, work, asked.deadline), lambda: case_verdict(asked.body))
     if found is None:
         raise DeadlineError("the request was given up before its answer was complete")
     completion, confidence, why_not = found
     return ask_reply(asked, completion, confidence, why_not, verdict), completion
 
-# %% ../../nbs/api/ask.ipynb #661eacb8
+# %% ../../nbs/api/ask.ipynb #55ca8e9e
 async def ask_events(asked: CheckedAsk, written: Any) -> AsyncGenerator[str, None]:
     "The same as events: `token` for each piece, `done` with the whole reply."
     whole = None
@@ -237,7 +242,7 @@ async def ask_events(asked: CheckedAsk, written: Any) -> AsyncGenerator[str, Non
             yield event({"text": piece.text}, "token")
         whole = piece.done or whole
     confidence, why_not = await use(asked.model.queue, lambda engine, _: confidence_of(engine, asked.messages, whole.text, asked.labels), asked.deadline)
-    reply = ask_reply(asked, whole, confidence, why_not, await awaited_verdict(asked.messages))
+    reply = ask_reply(asked, whole, confidence, why_not, await case_verdict(asked.body))
     written(whole, reply.guard)
     yield event(reply.model_dump(), "done")
 
