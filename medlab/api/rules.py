@@ -189,7 +189,7 @@ class Rules(BaseModel):
     def together(self) -> dict[str, list[tuple[int, Rule, list[str]]]]:
         "The lists of concepts by their first one, each with its place in the rules' order and its rule."
         lists: dict[str, list[tuple[int, Rule, list[str]]]] = {}
-        for place, (rule, names) in enumerate([(rule, names) for rule in self.rules for names in rule.when]):
+        for place, (rule, names) in enumerate((one, names) for one in self.rules for names in one.when):
             lists.setdefault(names[0], []).append((place, rule, names))
         return lists
 
