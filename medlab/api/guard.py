@@ -326,12 +326,12 @@ def standing_beside(settings: ModelGuard | None) -> Iterator[None]:
 
 # %% ../../nbs/api/guard.ipynb #cad615a1
 #: Somebody speaks of themselves; in `Lymph nodes I and II` and `I.V. fluids` nobody does.
-SPEAKS = re.compile(r"\b(?:[Mm]y|[Mm]e|[Ww]e|[Oo]ur)\b|(?<![\w./-])[Ii](?:['’]\w+)? (?!and\b|or\b|to\b)[a-z]")
+OF_ONESELF = re.compile(r"\b(?:[Mm]y|[Mm]e|[Ww]e|[Oo]ur)\b|(?<![\w./-])[Ii](?:['’]\w+)? (?!and\b|or\b|to\b)[a-z]")
 
 
 def option_verdict(options: Iterable[str]) -> dict | None:  # a `GuardVerdict` as a dict
     "What the rules find in the first of the options that says `I` or `my` and that they would not leave alone."
-    return next((verdict for option in options if SPEAKS.search(option) and (verdict := guard_verdict(option, readers=("rules",)))), None)
+    return next((verdict for option in options if OF_ONESELF.search(option) and (verdict := guard_verdict(option, readers=("rules",)))), None)
 
 # %% ../../nbs/api/guard.ipynb #e0db3a3c
 def served_verdict(

@@ -615,7 +615,7 @@ def weighed_letters(found, clean, offered, options):
 
 # %% ../../nbs/contracts/letters.ipynb #dad8c19c
 #: Runs of letters or digits; characters behind which a letter may hide: LaTeX, entities, tags, JSON, tables.
-RUN, MARKUP = re.compile(r"[a-z]+|\d+"), re.compile(r"[\\&<{\[|]|[^\x00-\x7f]")
+LETTER_RUN, MAY_HIDE = re.compile(r"[a-z]+|\d+"), re.compile(r"[\\&<{\[|]|[^\x00-\x7f]")
 
 
 def names_nothing(
@@ -623,12 +623,12 @@ def names_nothing(
     options: dict[str, str],  # letter -> text
 ) -> bool:
     "Whether a text can choose no letter and no option, told by its words alone; False also where that would take a closer look."
-    if len(text) > LONGEST_TEXT or MARKUP.search(text):
+    if len(text) > LONGEST_TEXT or MAY_HIDE.search(text):
         return False
-    words = set(RUN.findall(text.lower()))
+    words = set(LETTER_RUN.findall(text.lower()))
     if not words.isdisjoint(ORDINALS) or any(len(word) == 1 or (len(word) == 3 and word.startswith("is")) for word in words):  # as in `option isB`
         return False
-    return words.isdisjoint(run for option in options.values() for word in bare_words(option) for run in RUN.findall(word))
+    return words.isdisjoint(run for option in options.values() for word in bare_words(option) for run in LETTER_RUN.findall(word))
 
 # %% ../../nbs/contracts/letters.ipynb #280cb3d1
 def read_letter(
