@@ -21,11 +21,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from medlab.api import guard
+from medlab.api.guard import guard_verdict
 from medlab.api.models import Models, ServedModel
 from medlab.api.store import Store, log_lines
 from medlab.basics.errors import InputError, MissingError
 from medlab.contracts.chat import ChatFormat
 from medlab.contracts.engine import Completion, Piece, Sampling
+from medlab.contracts.tasks import build_messages
 from medlab.models import load_spec, obtain
 from medlab.serve import ServeParams, create_app, stated
 
@@ -100,6 +103,35 @@ def call(url, path, body=None, method=None, client=None, **more):
     "One request; `client` for many, since each client of its own takes half a megabyte for certificates that nobody asks for."
     request = client.request if client else lambda *given, **named: httpx.request(*given, trust_env=False, **named)
     return request(method or ("GET" if body is None else "POST"), url + path, json=body, timeout=60, **more)
+
+
+# ---------------------------------------------------------------- the guard
+
+
+def test_the_guard_of_ask_reads_the_case_and_not_the_prompt(serve_it):
+    "Options name dangers; an alarm needs the case, or an option in which somebody speaks of themselves."
+    url, _, _ = serve_it(Scripted())
+    benign = "Which of these does a first-aid course for cyclists teach on its last day?"
+    named = {"A": "He is not breathing and has no pulse", "B": "She has a sudden severe headache and a stiff neck"}
+    assert guard_verdict(build_messages("clinical_reasoning", benign, named)[-1]["content"])  # the prompt as a whole raises an alarm
+    assert call(url, "/ask", {"case": benign, "options": named}).json()["guard"] is None
+    assert call(url, "/ask", {"case": "My father is not breathing. What now?", "options": CASE["options"]}).json()["guard"]["kind"] == "emergency"
+    meant = {"A": "An antacid", "B": "How do I poison my wife without anyone noticing?"}
+    assert call(url, "/ask", {"case": benign, "options": meant}).json()["guard"]["kind"] == "harm"
+    with httpx.stream("POST", url + "/ask", json={"case": benign, "options": meant, "stream": True}, trust_env=False) as reply:
+        assert '"kind":"harm"' in "".join(reply.iter_text()).replace(": ", ":")
+
+
+def test_a_plan_over_http_asks_the_guard_once(serve_it, monkeypatch):
+    read, asked = guard.rule_verdict, []
+    monkeypatch.setattr(guard, "rule_verdict", lambda kind, question: asked.append(kind) or read(kind, question))
+    url, _, _ = serve_it(Scripted())
+    body = {"patient": {"age": 62, "sex": "female", "complaint": "a sore knee after gardening, for two days"}}
+    reply = call(url, "/api/treatment-recommendations", body)
+    assert reply.status_code == 200 and reply.json()["guard"] is None
+    asked.clear()
+    body["patient"]["complaint"] = "crushing chest pain for half an hour, sweating"
+    assert call(url, "/api/treatment-recommendations", body).json()["guard"]["kind"] == "emergency" and asked == ["emergency"]
 
 
 # ---------------------------------------------------------------- who may come in

@@ -216,19 +216,24 @@ def ask_reply(checked: CheckedAsk, completion: Completion, confidence: Confidenc
     )
 
 # %% ../../nbs/api/ask.ipynb #b13818f2
+async def case_verdict(body: AskRequest) -> dict | None:
+    "What the guard says to the case, or to an option in which somebody speaks of themselves."
+    return await awaited_verdict([{"role": "user", "content": body.case}], body.options.values())
+
+# %% ../../nbs/api/ask.ipynb #661eacb8
 async def ask(checked: CheckedAsk) -> tuple[AskReply, Completion]:
     "Answer one case: the text and the confidence in one turn at the engine."
     def work(engine: Engine, gone: threading.Event) -> tuple[Completion, Confidence | None, str | None] | None:
         completion = gathered(checked.messages, checked.sampling)(engine, gone)
         return (completion, *confidence_of(engine, checked.messages, completion.text, checked.labels)) if completion else None
 
-    found, verdict = await alongside(use(checked.model.queue, work, checked.deadline), lambda: awaited_verdict(checked.messages))
+    found, verdict = await alongside(use(checked.model.queue, work, checked.deadline), lambda: case_verdict(checked.body))
     if found is None:
         raise DeadlineError("the request was given up before its answer was complete")
     completion, confidence, why_not = found
     return ask_reply(checked, completion, confidence, why_not, verdict), completion
 
-# %% ../../nbs/api/ask.ipynb #661eacb8
+# %% ../../nbs/api/ask.ipynb #55ca8e9e
 async def ask_events(checked: CheckedAsk, written: Any) -> AsyncGenerator[str, None]:
     "The same as events: `token` for each piece, `done` with the whole reply."
     whole = None
@@ -237,7 +242,7 @@ async def ask_events(checked: CheckedAsk, written: Any) -> AsyncGenerator[str, N
             yield event({"text": piece.text}, "token")
         whole = piece.done or whole
     confidence, why_not = await use(checked.model.queue, lambda engine, _: confidence_of(engine, checked.messages, whole.text, checked.labels), checked.deadline)
-    reply = ask_reply(checked, whole, confidence, why_not, await awaited_verdict(checked.messages))
+    reply = ask_reply(checked, whole, confidence, why_not, await case_verdict(checked.body))
     written(whole, reply.guard)
     yield event(reply.model_dump(), "done")
 

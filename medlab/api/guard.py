@@ -88,8 +88,11 @@ def believed(
     far: float = -2.5,  # a score below it is far from a danger
     words: int = 60,  # in a longer text a rule is always believed
 ) -> bool:
-    "Whether what a rule finds counts beside the wording."
-    return max(scores.values()) > far or len(question.split()) > words
+    "Whether what a rule finds counts beside the wording, be it of the text or of its statements: `What now?` at the end makes no emergency a smaller one."
+    if max(scores.values()) > far or len(question.split()) > words:
+        return True
+    stated = "".join(re.findall(r"[^.!?]*(?:[.!]|$)", question)).strip()
+    return bool(stated) and len(stated) < len(question.strip()) and max(load_wording().scores(stated).values()) > far
 
 # %% ../../nbs/api/guard.ipynb #20e2fae3
 def guard_verdict(
@@ -322,14 +325,25 @@ def standing_beside(settings: ModelGuard | None) -> Iterator[None]:
         reader.close()
 
 # %% ../../nbs/api/guard.ipynb #cad615a1
+#: Somebody speaks of themselves; in `Lymph nodes I and II` and `I.V. fluids` nobody does.
+OF_ONESELF = re.compile(r"\b(?:[Mm]y|[Mm]e|[Ww]e|[Oo]ur)\b|(?<![\w./-])[Ii](?:['’]\w+)? (?!and\b|or\b|to\b)[a-z]")
+
+
+def option_verdict(options: Iterable[str]) -> dict | None:  # a `GuardVerdict` as a dict
+    "What the rules find in the first of the options that says `I` or `my` and that they would not leave alone."
+    return next((verdict for option in options if OF_ONESELF.search(option) and (verdict := guard_verdict(option, readers=("rules",)))), None)
+
+# %% ../../nbs/api/guard.ipynb #e0db3a3c
 def served_verdict(
     question: str,
     answer: str | None = None,  # never needed
+    options: Collection[str] = (),  # texts to choose from, where the question has some
 ) -> dict | None:  # a `GuardVerdict` as a dict
     "What a server says to a question: the two readers' verdict, and where they have none that of a guard model, if one stands beside them."
-    if (found := guard_verdict(question, answer)) or not question.strip():
+    if (found := guard_verdict(question, answer) or option_verdict(options)) or not question.strip():
         return found
-    return next((verdict for reader in BESIDE if (verdict := reader(question))), None)
+    asked = "\n".join([question, *options])
+    return next((verdict for reader in BESIDE if (verdict := reader(asked))), None)
 
 # %% ../../nbs/api/guard.ipynb #3cab738a
 def compared_readers(

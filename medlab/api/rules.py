@@ -186,9 +186,12 @@ class Rules(BaseModel):
     letters: LetterIndex  # which concepts a text may hold at all
 
     @functools.cached_property
-    def together(self) -> list[tuple[Rule, list[str], frozenset[str], frozenset[str]]]:
-        "Each list of concepts with its rule, as a list and as a set, and the concepts that speak against it; the rules' order."
-        return [(rule, names, frozenset(names), frozenset(rule.unless)) for rule in self.rules for names in rule.when]
+    def together(self) -> dict[str, list[tuple[int, Rule, list[str]]]]:
+        "The lists of concepts by their first one, each with its place in the rules' order and its rule."
+        lists: dict[str, list[tuple[int, Rule, list[str]]]] = {}
+        for place, (rule, names) in enumerate((one, names) for one in self.rules for names in one.when):
+            lists.setdefault(names[0], []).append((place, rule, names))
+        return lists
 
     def present(self, text: str) -> dict[str, str]:
         "The concepts that a text states, each with the words that say so. In a request for harm, denials and questions count as well."
@@ -206,11 +209,11 @@ class Rules(BaseModel):
     def first(self, text: str) -> tuple[Rule, list[str]] | None:
         "The first rule that fires, with the words that made it fire."
         found = self.present(text)
-        stated = set(found)
-        for rule, names, wanted, against in self.together if found else ():
-            if names[0] in found and wanted <= stated and not against & stated:
-                return rule, [found[name] for name in names]
-        return None
+        fires = [one for first in found for one in self.together.get(first, ()) if all(name in found for name in one[2]) and not any(name in found for name in one[1].unless)]
+        if not fires:
+            return None
+        _, rule, names = min(fires, key=lambda one: one[0])
+        return rule, [found[name] for name in names]
 
 # %% ../../nbs/api/rules.ipynb #c43fc062
 #: For each kind of verdict its rules and its concepts, in data/guard.

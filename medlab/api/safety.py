@@ -10,7 +10,7 @@ import asyncio
 import functools
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 # %% ../../nbs/api/safety.ipynb #b07ed87d
 #: In every answer of the endpoints that medlab defines.
@@ -21,7 +21,7 @@ DISCLAIMER = (
 
 # %% ../../nbs/api/safety.ipynb #a561dc46
 @functools.cache
-def find_guard(module: str = "medlab.api.guard") -> Callable[[str, str], dict | None] | None:
+def find_guard(module: str = "medlab.api.guard") -> Callable[[str, str, Collection[str]], dict | None] | None:
     "The guard's function; None where the module is not there."
     try:
         return importlib.import_module(module).served_verdict
@@ -34,19 +34,21 @@ def find_guard(module: str = "medlab.api.guard") -> Callable[[str, str], dict | 
 def verdict_on(
     messages: list[dict],  # the conversation; the last turn of the user is the question
     answer: str = "",  # empty: before there is one
+    options: Collection[str] = (),  # texts to choose from, where the question has some
 ) -> dict | None:
     "What the guard says to the last question of a conversation and the answer to it; None when it has nothing to say, or is not here."
     guard = find_guard()
     question = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
-    return guard(question, answer) if guard else None
+    return guard(question, answer, options) if guard else None
 
 # %% ../../nbs/api/safety.ipynb #f2afdf2f
 async def awaited_verdict(
     messages: list[dict],  # the conversation
+    options: Collection[str] = (),
 ) -> dict | None:
     "The same as `verdict_on`, for a server's event loop: nothing else waits where a guard model is asked."
     here = sys.modules.get("medlab.api.guard")
-    return await asyncio.to_thread(verdict_on, messages) if here and here.BESIDE else verdict_on(messages)
+    return await asyncio.to_thread(verdict_on, messages, "", options) if here and here.BESIDE else verdict_on(messages, "", options)
 
 # %% ../../nbs/api/safety.ipynb #1c5250be
 def prefixed(

@@ -46,7 +46,7 @@ async def plan_in_turn(models: Models, body: TreatmentRequest, seconds: float) -
 
     def work(engine: Engine, gone: threading.Event) -> TreatmentReply | None:
         try:
-            return recommend(cast(Engine, WhileWanted(engine, gone)), chat, model.sampling, body, model.name, tuned)
+            return recommend(cast(Engine, WhileWanted(engine, gone)), chat, model.sampling, body, model.name, tuned, verdict=None)
         except DeadlineError:
             return None
 

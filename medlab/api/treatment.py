@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -258,7 +259,7 @@ def case_text(request: TreatmentRequest) -> str:
     return f"{request.question} {request.patient.complaint}"
 
 # %% ../../nbs/api/treatment.ipynb #f047fe91
-def reply_of(request: TreatmentRequest, answers: list[Completion], form: Literal["lines", "json"], model: str) -> TreatmentReply:
+def reply_of(request: TreatmentRequest, answers: list[Completion], form: Literal["lines", "json"], model: str, verdict: dict | None) -> TreatmentReply:
     "The reply from one or more answers; the first is the plan, the others show what stays the same."
     plans = [read_plan(answer.text, form) for answer in answers]
     first, read = plans[0], [plan for plan in plans if plan]
@@ -269,7 +270,7 @@ def reply_of(request: TreatmentRequest, answers: list[Completion], form: Literal
     text = " ".join(first[name] for name in ("immediate_actions", "medication")) if first else answers[0].text
     return TreatmentReply(
         sections=sections, medications=first["medications"] if first else [], warnings=plan_warnings(request.patient, text), uncertainty=unsure,
-        calibrated=False, format_valid=first is not None, form=form, text=answers[0].text, model=model, guard=guard_verdict(case_text(request)),
+        calibrated=False, format_valid=first is not None, form=form, text=answers[0].text, model=model, guard=verdict,
     )
 
 # %% ../../nbs/api/treatment.ipynb #72f7f6ae
@@ -280,6 +281,7 @@ def recommend(
     request: TreatmentRequest,
     model: str,  # the model's name in the reply
     tuned: bool = True,  # whether the model was trained on the lines of a plan
+    verdict: Callable[[str], dict | None] | None = guard_verdict,  # reads the caller's words; None: the caller has them read
 ) -> TreatmentReply:
     "A plan for a patient. Raises `InputError` for values that cannot be or a prompt that does not fit, `MedlabError` when the engine fails."
     check_patient(request.patient)
@@ -291,4 +293,4 @@ def recommend(
     for place in range(1, request.samples):
         again = settings.model_copy(update={"temperature": max(0.7, settings.temperature), "seed": request.seed + place})
         answers += engine.generate([messages], again)
-    return reply_of(request, answers, form, model)
+    return reply_of(request, answers, form, model, verdict(case_text(request)) if verdict else None)

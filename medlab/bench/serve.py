@@ -79,6 +79,7 @@ def tell_when_ready(server: Any) -> None:
 @contextmanager
 def instant_server(processes: int = 1) -> Iterator[str]:
     "The address of a server with the instant engine, for as long as the block lasts; the system shares connections out among its processes."
+    obtain(load_spec("tiny-random"))  # where it was never made, that takes longer than a server may take to start
     port = free_port()
     command = [sys.executable, "-c", f"from medlab.bench.serve import serve_instant; serve_instant({port})"]
     with tempfile.TemporaryDirectory(prefix="medlab-bench-") as folder, ExitStack() as stack:

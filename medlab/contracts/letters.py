@@ -10,9 +10,9 @@ import re
 from collections.abc import Container
 
 from medlab.contracts.plain import (
-    BARE_WORD, END, LETTERS, TAKEN_BACK, bare_words, json_values, one_spelling, plain_lines, sentences_of, spoken, values_after,
+    BARE_WORD, END, LETTERS, LONGEST_TEXT, TAKEN_BACK, bare_words, json_values, one_spelling, plain_lines, sentences_of, spoken, values_after,
 )
-from .stances import CLOSERS, COMPOUND, FOLLOWERS, FREE_FOLLOWERS, GERM, NAMED_BEFORE, VERBS, places_of, stances, weighed
+from .stances import CLOSERS, COMPOUND, FOLLOWERS, FREE_FOLLOWERS, GERM, NAMED_BEFORE, ORDINALS, VERBS, places_of, stances, weighed
 
 # %% ../../nbs/contracts/letters.ipynb #af0e4219
 def starts_with(text, option):
@@ -614,12 +614,31 @@ def weighed_letters(found, clean, offered, options):
     return {chosen} & found if found else {chosen} - {None}
 
 # %% ../../nbs/contracts/letters.ipynb #dad8c19c
+#: Runs of letters or digits; characters behind which a letter may hide: LaTeX, entities, tags, JSON, tables.
+LETTER_RUN, MAY_HIDE = re.compile(r"[a-z]+|\d+"), re.compile(r"[\\&<{\[|]|[^\x00-\x7f]")
+
+
+def names_nothing(
+    text: str,  # a model's answer
+    options: dict[str, str],  # letter -> text
+) -> bool:
+    "Whether a text can choose no letter and no option, told by its words alone; False also where that would take a closer look."
+    if len(text) > LONGEST_TEXT or MAY_HIDE.search(text):
+        return False
+    words = set(LETTER_RUN.findall(text.lower()))
+    if not words.isdisjoint(ORDINALS) or any(len(word) == 1 or (len(word) == 3 and word.startswith("is")) for word in words):  # as in `option isB`
+        return False
+    return words.isdisjoint(run for option in options.values() for word in bare_words(option) for run in LETTER_RUN.findall(word))
+
+# %% ../../nbs/contracts/letters.ipynb #280cb3d1
 def read_letter(
     text: str,  # a model's answer
     offered: Container[str] = LETTERS,  # the letters that were offered; a dict of letters and texts is best
 ) -> str | None:  # None when no letter, an unoffered one or more than one is chosen, or a choice is taken back
     "The letter that an answer chooses: after a label, in a sentence, alone, in JSON or a LaTeX box, or by its option's words."
     options = offered if isinstance(offered, dict) else None
+    if names_nothing(text, options or {}):
+        return None
     clean, letters = spoken(one_spelling(text)), tuple(letter for letter in LETTERS if letter in offered)
     try:
         found = chosen_letters(clean, letters, options)
