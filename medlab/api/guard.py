@@ -342,8 +342,8 @@ def served_verdict(
     "What a server says to a question: the two readers' verdict, and where they have none that of a guard model, if one stands beside them."
     if (found := guard_verdict(question, answer) or option_verdict(options)) or not question.strip():
         return found
-    asked = "\n".join([question, *options])
-    return next((verdict for reader in BESIDE if (verdict := reader(asked))), None)
+    whole = "\n".join([question, *options])
+    return next((verdict for reader in BESIDE if (verdict := reader(whole))), None)
 
 # %% ../../nbs/api/guard.ipynb #3cab738a
 def compared_readers(
