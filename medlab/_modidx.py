@@ -1416,6 +1416,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                    'medlab.cli.unpack.checked_volumes': ('cli/unpack.html#checked_volumes', 'medlab/cli/unpack.py'),
                                    'medlab.cli.unpack.console_scripts': ('cli/unpack.html#console_scripts', 'medlab/cli/unpack.py'),
                                    'medlab.cli.unpack.extract': ('cli/unpack.html#extract', 'medlab/cli/unpack.py'),
+                                   'medlab.cli.unpack.first_lines': ('cli/unpack.html#first_lines', 'medlab/cli/unpack.py'),
                                    'medlab.cli.unpack.install': ('cli/unpack.html#install', 'medlab/cli/unpack.py'),
                                    'medlab.cli.unpack.install_command': ('cli/unpack.html#install_command', 'medlab/cli/unpack.py'),
                                    'medlab.cli.unpack.install_wheel': ('cli/unpack.html#install_wheel', 'medlab/cli/unpack.py'),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -272,7 +273,7 @@ def test_a_full_disk_is_one_clear_error_and_the_next_try_succeeds(tmp_path):
         pytest.skip("no mount namespaces here: a small disk cannot be made without them")
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = f"{sys.executable} -m medlab.course collect --profile smoke --run {disk}/run"
+    command = f"{shlex.quote(sys.executable)} -m medlab.course collect --profile smoke --run {disk}/run"
     script = f"mount -t tmpfs -o size=64k tmpfs {disk} && {{ {command}; echo code $?; mount -o remount,size=64m {disk} && {command} && ls {disk}/run/collect; }}"
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
     assert "the disk is full" in done.stderr and "Traceback" not in done.stderr, done.stderr

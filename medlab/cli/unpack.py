@@ -131,11 +131,18 @@ def console_scripts(text: str) -> dict[str, str]:
     return dict(parser["console_scripts"]) if parser.has_section("console_scripts") else {}
 
 
+def first_lines(interpreter: str = sys.executable) -> str:
+    "How a script begins that this Python is to run. A `#!` line can hold no space and little more than a hundred bytes: where it cannot, the shell starts Python."
+    if not any(map(str.isspace, interpreter)) and len(interpreter.encode()) < 120:
+        return f"#!{interpreter}"
+    return f"#!/bin/sh\n'''exec' {shlex.quote(interpreter)} \"$0\" \"$@\"\n' '''"  # to Python, the last two lines are a text
+
+
 def write_script(path: Path, target: str) -> None:
     "Write a program that calls a function, such as 'package.module:main', with the Python that runs this."
     module, _, function = target.partition(" ")[0].partition(":")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function.partition('.')[0]}\nsys.exit({function}())\n", encoding="utf-8")
+    path.write_text(f"{first_lines()}\nimport sys\nfrom {module} import {function.partition('.')[0]}\nsys.exit({function}())\n", encoding="utf-8")
     path.chmod(0o755)
 
 # %% ../../nbs/cli/unpack.ipynb #a49c25cf
@@ -155,7 +162,7 @@ def install_wheel(
             with archive.open(member) as source, open(place, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             if place.parent == into / "bin":
-                place.write_bytes(place.read_bytes().replace(b"#!python", b"#!" + sys.executable.encode(), 1))
+                place.write_bytes(place.read_bytes().replace(b"#!python", first_lines().encode(), 1))
             if place.parent == into / "bin" or member.external_attr >> 16 & 0o111:
                 place.chmod(0o755)
             if member.filename.endswith(".dist-info/entry_points.txt"):
