@@ -387,3 +387,11 @@ def test_an_engine_sends_its_further_fields(guard_server):
         with OpenAiEngine(url, "m", extra=extra) as engine:
             engine.generate([[{"role": "user", "content": "Which?"}]], Sampling(length=3))
     assert asked[0]["guard"] is False and "guard" not in asked[1]
+
+
+def test_a_long_word_before_a_question_mark_takes_no_longer_than_its_letters():
+    "The statements of a text are found in one pass: 20,000 letters once took seconds."
+    guard_verdict("My father is not breathing. What now?")  # rules and weights are loaded
+    began = time.process_time()
+    found = guard_verdict("My father is not breathing. " + "a" * 20_000 + "?")
+    assert found and found["kind"] == "emergency" and time.process_time() - began < 1.5

@@ -91,7 +91,7 @@ def believed(
     "Whether what a rule finds counts beside the wording, be it of the text or of its statements: `What now?` at the end makes no emergency a smaller one."
     if max(scores.values()) > far or len(question.split()) > words:
         return True
-    stated = "".join(re.findall(r"[^.!?]*(?:[.!]|$)", question)).strip()
+    stated = "".join(one for one in re.findall(r"[^.!?]+[.!?]?|[.!?]", question) if one[-1] != "?").strip()
     return bool(stated) and len(stated) < len(question.strip()) and max(load_wording().scores(stated).values()) > far
 
 # %% ../../nbs/api/guard.ipynb #20e2fae3
