@@ -15,13 +15,13 @@ from itertools import chain, islice
 from typing import Any
 
 from .errors import MedlabError
+from .machine import usable_cores
 
 # %% ../../nbs/basics/workers.ipynb #7152063b
-def usable_cores() -> int:
-    "How many cores this process may use: what the system allows, or MEDLAB_WORKERS if that is fewer."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def allowed_workers() -> int:
+    "How many workers may be started: one for each usable core, or MEDLAB_WORKERS if that is fewer."
     given = os.environ.get("MEDLAB_WORKERS", "")
-    return max(1, min(cores, int(given))) if given.isdigit() else cores
+    return max(1, min(usable_cores(), int(given))) if given.isdigit() else usable_cores()
 
 # %% ../../nbs/basics/workers.ipynb #51d33a1a
 def leave_interrupts() -> None:
@@ -46,7 +46,7 @@ def spread_work(
 
     An error of `work` is raised here as it is. Raises `MedlabError` when a worker is killed, most likely for its memory.
     """
-    items, workers, spent = iter(items), workers or usable_cores(), 0.0
+    items, workers, spent = iter(items), workers or allowed_workers(), 0.0
     for item in items:
         began = time.perf_counter()
         result = work(item)

@@ -8,7 +8,6 @@ __all__ = ['load', 'bench_serve']
 # %% ../../nbs/bench/serve.ipynb #008cd806
 import asyncio
 import json
-import os
 import re
 import socket
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 from ..basics.errors import MedlabError
 from ..basics.files import write_json
+from ..basics.machine import usable_cores
 from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import Completion, OptionScores, Piece, Sampling
@@ -195,7 +195,7 @@ def bench_serve(
             for at_once in (1, 16):
                 found[f"{name}, {at_once} at once"] = summary_of(asyncio.run(load(url, path, body, requests, at_once)))
                 report(f"{name:<7} {at_once:>2} at once: {found[f'{name}, {at_once} at once']}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     with instant_server(cores) as url:
         asyncio.run(load(url, *MEASURED["ask"], 32 * cores, 4 * cores))
         name = f"ask, 16 at once, {cores} processes"

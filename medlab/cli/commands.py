@@ -87,7 +87,7 @@ def help_of(step: Step) -> str:
 app = typer.Typer(
     name="medlab", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="From public medical data to a deployed and honestly evaluated small language model, on a laptop.",
-    epilog="Start with: medlab run --profile smoke (a few minutes), then medlab run --profile cpu (20 to 30).",
+    epilog="Start with: medlab run --profile smoke (a few minutes), then medlab run --profile cpu (about 20).",
 )
 
 

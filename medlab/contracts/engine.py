@@ -9,7 +9,6 @@ __all__ = ['engine_threads', 'Sampling', 'ModelNotFound', 'EngineBusy', 'Context
            'listed_tokens', 'Completion', 'Piece', 'Engine', 'EngineBase']
 
 # %% ../../nbs/contracts/engine.ipynb #ac57cfeb
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -17,6 +16,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..basics.errors import InputError, MedlabError, MissingError
+from ..basics.machine import usable_cores
 from .chat import ChatFormat
 
 # %% ../../nbs/contracts/engine.ipynb #1638dda1
@@ -26,8 +26,7 @@ def engine_threads() -> int:
     Its threads wait for one another in a busy loop. When another program wants a core too, all of them wait for the one that lost it:
     measured on 2 cores under load, two threads were ten times slower than one.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores - 1)
+    return max(1, usable_cores() - 1)
 
 # %% ../../nbs/contracts/engine.ipynb #8e71af95
 class Sampling(BaseModel):

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import read_json, write_json
+from ..basics.machine import usable_cores
 from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
@@ -80,7 +81,7 @@ SLEEPING = {"OMP_WAIT_POLICY": "passive"}
 
 def server_threads() -> int:
     "How many threads a server of our own computes with: all cores where threads that wait can sleep, else one fewer."
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else engine_threads()
+    return usable_cores() if sys.platform == "linux" else engine_threads()
 
 # %% ../../nbs/engines/llama_cpp.ipynb #d109a535
 def start_server(

@@ -7,7 +7,6 @@ __all__ = ['checked_type', 'find_quantizer', 'quantize_gguf', 'fallback_tensors'
 
 # %% ../../nbs/quantizing/types.ipynb #c46b1703
 import importlib.util
-import os
 import shutil
 import struct
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError, nearest
 from ..basics.files import atomic_path, full_disk_note
+from ..basics.machine import usable_cores
 from ..basics.processes import Child
 from ..loaders.gguf import check_gguf, gguf_field
 
@@ -68,7 +68,7 @@ INSIDE = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[2:], cwd=sys
 
 def quantize_words(command: list[str], source: Path, target: Path, type: str, importance: Path | None) -> list[Any]:
     "The whole command line."
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     if command[-1] == BINDING:  # it takes the number of a type, and an importance matrix in memory only, which is left out
         return [*command, source, target, FILE_TYPES[type], threads]
     inside = [sys.executable, "-c", INSIDE, importance.parent] if importance else []
