@@ -42,6 +42,19 @@ def announce(address: str) -> None:
     "Write a server's address to the file where its parent looks for it. Not to its output, where llama.cpp's threads write at any moment, between two words too."
     write_json(os.environ[ADDRESS_FILE], address)
 
+# %% ../../nbs/engines/llama_cpp.ipynb #764b255b
+#: How often a thread of GNU OpenMP that waits looks again before it sleeps.
+SHORT_WAIT = {"GOMP_SPINCOUNT": "1000"}
+
+
+def set_threads(
+    params: Any,  # xllamacpp's CommonParams
+    threads: int,  # 0: `engine_threads()` for one token after the other, and all cores for many together, where waiting threads can sleep
+) -> None:
+    "Say with how many threads a llama.cpp server computes."
+    params.cpuparams.n_threads = threads or engine_threads()
+    params.cpuparams_batch.n_threads = threads or (usable_cores() if sys.platform == "linux" else engine_threads())
+
 # %% ../../nbs/engines/llama_cpp.ipynb #e7f2869e
 #: The program of the child process: it serves a file and writes its address where ADDRESS_FILE says.
 SERVER = "from medlab.engines.llama_cpp import serve_gguf; import sys; serve_gguf(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])"
@@ -50,7 +63,7 @@ SERVER = "from medlab.engines.llama_cpp import serve_gguf; import sys; serve_ggu
 def serve_gguf(
     path: str,
     context: int,  # tokens of prompt and answer, for each slot
-    threads: int,
+    threads: int,  # see `set_threads`
     slots: int = 1,  # conversations at a time
     adapter: str = "",  # a LoRA adapter's GGUF, loaded beside it; each request says how strong it is
 ) -> None:
@@ -65,7 +78,7 @@ def serve_gguf(
     params = xllamacpp.CommonParams()
     params.model.path, params.port, params.hostnames = path, 0, ["127.0.0.1"]
     params.n_ctx, params.n_parallel, params.ctx_shift = context * slots, slots, False
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    set_threads(params, threads)
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(adapter, 1.0)] if adapter else []
     params.warmup, params.fit_params, params.offline, params.ui = False, False, True, False
     params.enable_chat_template = False  # prompts arrive as token ids; ours is the only template
@@ -74,16 +87,7 @@ def serve_gguf(
     announce(server.listening_address)
     threading.Event().wait()
 
-# %% ../../nbs/engines/llama_cpp.ipynb #a24fdf26
-#: Threads that wait give their core away.
-SLEEPING = {"OMP_WAIT_POLICY": "passive"}
-
-
-def server_threads() -> int:
-    "How many threads a server of our own computes with: all cores where threads that wait can sleep, else one fewer."
-    return usable_cores() if sys.platform == "linux" else engine_threads()
-
-# %% ../../nbs/engines/llama_cpp.ipynb #d109a535
+# %% ../../nbs/engines/llama_cpp.ipynb #0c5f4404
 def start_server(
     command: Sequence[Any],  # program and arguments
     log: Path,  # its output
@@ -92,7 +96,7 @@ def start_server(
     "Start a process that announces its address; raises `MedlabError` with the end of its log when it does not in time."
     with tempfile.TemporaryDirectory(prefix="medlab-address-") as folder:
         place = Path(folder) / "address.json"
-        server = Child(command, log, SLEEPING | {ADDRESS_FILE: str(place)})
+        server = Child(command, log, SHORT_WAIT | {ADDRESS_FILE: str(place)})
         try:
             server.wait_until(place.exists, seconds)
             return server, read_json(place)
@@ -154,7 +158,7 @@ class LlamaCppEngine(EngineBase):
         chat: ChatFormat,
         context: int = 2048,  # tokens of prompt and answer, at most
         log: Path | str | None = None,  # the server's output; None: a temporary file
-        threads: int = 0,  # 0: `server_threads()`
+        threads: int = 0,  # see `set_threads`
         timeout: float = 600,  # seconds for one answer, at most
         slots: int = 1,  # conversations at a time; more are faster together, and greedy answers may then differ in near ties
         cache: bool = False,  # keep the beginnings of prompts, for a chat; the same caution
@@ -162,7 +166,7 @@ class LlamaCppEngine(EngineBase):
     ):
         self.adapter, self.strength, self.owner = Path(adapter) if adapter else None, 1.0, self
         self.gguf, self.chat, self.context, self.slots, self.cache, self.timeout = Path(gguf), chat, context, slots, cache, timeout
-        self.threads, self.log, self.closed = threads or server_threads(), log, False
+        self.threads, self.log, self.closed = threads, log, False
         self.starting = threading.Lock()
         self.server, self.client = connect(self)
         check_tokenizer(self)

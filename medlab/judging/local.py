@@ -18,7 +18,7 @@ from pathlib import Path
 from ..basics.errors import MissingError
 from ..basics.files import sha256_file
 from ..contracts.engine import Engine
-from ..engines.llama_cpp import announce, server_threads, start_server
+from ..engines.llama_cpp import announce, set_threads, start_server
 from ..engines.ollama_server import host_url, ollama_version
 from .asking import Reply
 from .forms import Form
@@ -62,10 +62,10 @@ def one_criterion_each(messages: list[dict]) -> list[list[dict]]:
 
 # %% ../../nbs/judging/local.ipynb #6d6fb062
 #: The program of the child process.
-JUDGE_SERVER = "from medlab.judging.local import serve_judge; import sys; serve_judge(sys.argv[1], *map(int, sys.argv[2:]))"
+JUDGE_SERVER = "from medlab.judging.local import serve_judge; import sys; serve_judge(sys.argv[1], int(sys.argv[2]))"
 
 
-def serve_judge(path: str, context: int, threads: int) -> None:
+def serve_judge(path: str, context: int) -> None:
     "Serve a GGUF with its own chat template on a free port of 127.0.0.1 until the process ends; for a process of its own."
     import signal
 
@@ -74,7 +74,7 @@ def serve_judge(path: str, context: int, threads: int) -> None:
     params = xllamacpp.CommonParams()
     params.model.path, params.port, params.hostnames = path, 0, ["127.0.0.1"]
     params.n_ctx, params.n_parallel, params.ctx_shift = context, 1, False
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    set_threads(params, 0)
     params.warmup, params.offline, params.ui = False, True, False
     server = xllamacpp.Server(params)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -94,7 +94,7 @@ def served_judge(
     if importlib.util.find_spec("xllamacpp") is None:
         raise MissingError("the embedded llama.cpp server is not installed; run `pip install xllamacpp`, or name a model on Ollama (ollama:NAME)")
     check_gguf(gguf)
-    server, url = start_server([sys.executable, "-c", JUDGE_SERVER, str(gguf), str(context), str(server_threads())], log, 300)
+    server, url = start_server([sys.executable, "-c", JUDGE_SERVER, str(gguf), str(context)], log, 300)
     with server:
         yield url
 
