@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +73,7 @@ class EvaluateParams(Params):
     readable_floor: float = Field(0.5, ge=0, le=1)  # no accuracy is given where a smaller share of a variant's choices can be read
     largest_drop: float = Field(1.0, ge=0, le=1)  # of the accuracy, from merged to a GGUF and on to served; a larger one is an error
     phrasing_items: int = Field(0, ge=0)  # held-out items of each task with a choice that are asked in five phrasings, by forced choice of letters; 0: none
+    compute: Literal["float32", "bfloat16", "as_trained"] = "float32"  # of base, adapter and merged; as_trained: bfloat16 where finetune computed in it, else float32
     temperature: float = Field(0.0, ge=0)  # of written answers; 0: always the likeliest token
     seeds: int = Field(1, ge=1, le=20)  # seeds of the written answers, the profile's own first; more than one needs a temperature above 0
 
@@ -196,16 +198,31 @@ def output_hash(
     return sha256_json(found)
 
 # %% ../nbs/10_evaluate.ipynb #c3526c9f
+def evaluated_dtype(run: Run, params: EvaluateParams) -> str:
+    "The floats that base, adapter and merged are computed in: all three in the same."
+    if params.compute != "as_trained":
+        return params.compute
+    info = run.path / "finetune" / "model_info.json"
+    return "bfloat16" if info.exists() and read_json(info).get("compute") == "bfloat16" else "float32"
+
+
+def computed_in(dtype: str, fingerprint: str) -> str:
+    "The fingerprint of weights that are computed in these floats: another one for each, since they decide answers."
+    return fingerprint if dtype == "float32" else sha256_json([fingerprint, dtype])
+
+
 def weights_variant(name: str, run: Run, profile: Profile) -> Variant:
-    "The base, the adapter on its base, or the merged weights, in transformers, on a GPU where there is one. The base is computed in 32 bit."
+    "The base, the adapter on its base, or the merged weights, in transformers, on a GPU where there is one."
     from medlab.engines.hf import HfEngine
 
-    spec, batch = load_spec(profile.model), profile.params(EvaluateParams).batch
+    spec, params = load_spec(profile.model), profile.params(EvaluateParams)
+    dtype = evaluated_dtype(run, params)
+    opened = partial(HfEngine, batch=params.batch, device="auto", dtype=dtype)
     if name == "base":
-        return Variant(name, spec.fingerprint, HfEngine.name, lambda: HfEngine(obtain(spec), batch=batch, device="auto"))
+        return Variant(name, computed_in(dtype, spec.fingerprint), HfEngine.name, lambda: opened(obtain(spec)))
     if name == "merged":
         fingerprint = output_hash(run, "quantize", "merged/")
-        return Variant(name, fingerprint, HfEngine.name, lambda: HfEngine(run.file("quantize", "merged"), batch=batch, device="auto"))
+        return Variant(name, computed_in(dtype, fingerprint), HfEngine.name, lambda: opened(run.file("quantize", "merged")))
     info = read_json(run.file("finetune", "model_info.json"))
     weights = output_hash(run, "finetune", "adapter/adapter_model.safetensors")
     four_bit, decoded = info["quantization"] == "nf4", info.get("unpacked", False)
@@ -214,11 +231,11 @@ def weights_variant(name: str, run: Run, profile: Profile) -> Variant:
     def opener() -> HfEngine:
         from medlab.training.lowrank import quicken
 
-        engine = HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch, device="auto", unpacked=decoded)  # as it was trained
+        engine = opened(obtain(spec), run.file("finetune", "adapter"), four_bit, unpacked=decoded)  # as it was trained
         quicken(engine.model)  # the same sums with fewer trips through memory
         return engine
 
-    return Variant(name, fingerprint, HfEngine.name, opener)
+    return Variant(name, computed_in(dtype, fingerprint), HfEngine.name, opener)
 
 # %% ../nbs/10_evaluate.ipynb #a857ff4f
 def gguf_variant(name: str, run: Run, profile: Profile) -> Variant:

@@ -222,6 +222,9 @@ def completed_row(
     return Completion(text, prompt_tokens, len(row) if end is None else end + 1, seconds, "stop" if stopped else "length")
 
 # %% ../../nbs/engines/hf.ipynb #7d2a9856
+ON_CPU = 8  # prompts that a CPU answers at a time, at most
+
+# %% ../../nbs/engines/hf.ipynb #75f2253b
 class HfEngine(EngineBase):
     """Answers from safetensors through transformers: left-padded batches in a fixed order, so equal calls get equal answers.
 
@@ -236,7 +239,7 @@ class HfEngine(EngineBase):
         adapter: Path | str | None = None,  # a LoRA adapter's folder
         four_bit: bool = False,  # NF4, as in training
         dtype: str = "float32",
-        batch: int = 32,  # prompts at a time
+        batch: int = 32,  # prompts at a time; when answers are written on a CPU, at most 8
         eight_bit: bool = False,  # bitsandbytes' LLM.int8()
         device: str = "cpu", unpacked: bool = False,  # see `load_model`
     ):
@@ -257,8 +260,9 @@ class HfEngine(EngineBase):
             check_room(len(prompt), sampling)
         order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n]), n))
         answers = {}
-        for start in range(0, len(order), self.batch):
-            chosen = order[start:start + self.batch]
+        size = min(self.batch, ON_CPU) if self.model.device.type == "cpu" else self.batch
+        for start in range(0, len(order), size):
+            chosen = order[start:start + size]
             answers |= zip(chosen, answered_batch(self, [prompts[n] for n in chosen], sampling))
         return [answers[n] for n in range(len(prompts))]
 
