@@ -243,8 +243,7 @@ class HfEngine(EngineBase):
         eight_bit: bool = False,  # bitsandbytes' LLM.int8()
         device: str = "cpu", unpacked: bool = False,  # see `load_model`
     ):
-        self.chat = ChatFormat.from_folder(folder)
-        self.batch = batch
+        self.chat, self.batch = ChatFormat.from_folder(folder), batch
         self.model = load_model(folder, adapter, four_bit, dtype, eight_bit, device, unpacked)
         self.made_of = {"model": Path(folder).name, "adapter": Path(adapter).name if adapter else None}
         self.quantization = "nf4" if four_bit else "int8" if eight_bit else dtype
