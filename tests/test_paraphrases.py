@@ -68,13 +68,13 @@ def test_large_collections_are_compared_where_they_share_rare_words(monkeypatch)
     encoded = []
     found = find_paraphrases(train, [Item("h", question="What is the twin of zebras?")], lambda texts: encoded.extend(texts) or two_meanings(texts), 0.9)
     assert [suspect.train for suspect in found] == ["twin"] and len(encoded) < 30
-    assert neighbours(["Is it so?"], ["What is it?"]) == set()
+    assert neighbours(["Is it so?"], ["What is it?"]).tolist() == []
 
 
 def test_the_candidates_hold_most_labelled_paraphrases():
     "Of those, more than half share a rare word; the others are found only where all pairs are compared."
     same = [(row["question"], row["other"]) for row in PAIRS if row["same"]]
-    kept = neighbours([other for _, other in same], [question for question, _ in same])
+    kept = set(map(tuple, neighbours([other for _, other in same], [question for question, _ in same]).tolist()))
     assert sum((n, n) in kept for n in range(len(same))) > 0.5 * len(same)
 
 

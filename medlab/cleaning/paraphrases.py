@@ -8,8 +8,10 @@ __all__ = ['ENCODER', 'FOLDER', 'SHA256', 'INSTALL', 'Encode', 'NEIGHBOURS', 'AL
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #e44d4846
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from heapq import nlargest
 from importlib import metadata
 from pathlib import Path
@@ -64,21 +66,24 @@ def word_stems(text: str) -> list[str]:
     return sorted({word[:6] for word in words_of(text) if word not in GENERIC and not word.isdigit() and len(word) > 2})
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #56bfdffa
-def neighbours(train: Sequence[str], held_out: Sequence[str], count: int = NEIGHBOURS) -> set[tuple[int, int]]:
+def neighbours(train: Sequence[str], held_out: Sequence[str], count: int = NEIGHBOURS) -> Any:  # int64, of shape (pairs, 2), in ascending order
     "Places of training and held-out texts that share rare words."
-    where = defaultdict(list)
+    import numpy as np
+
+    where: dict[str, array] = defaultdict(partial(array, "I"))  # numbers of 4 bytes: there are millions of them
     for place, text in enumerate(train):
         for stem in word_stems(text):
             where[stem].append(place)
     rare = min(max(FREQUENT[0], len(train) // 50), FREQUENT[1])  # without an upper limit the time would grow with the square of the texts
-    found = set()
+    found = array("q")
     for place, text in enumerate(held_out):
         weights: dict[int, float] = defaultdict(float)
         for stem in word_stems(text):
             for other in where[stem] if len(where[stem]) <= rare else ():
                 weights[other] += math.log(1 + len(train) / len(where[stem]))
-        found |= {(other, place) for other in nlargest(count, sorted(weights), key=weights.__getitem__)}
-    return found
+        found.extend(number for other in nlargest(count, sorted(weights), key=weights.__getitem__) for number in (other, place))
+    pairs = np.array(found, dtype=np.int64).reshape(-1, 2)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #5783df54
 class Suspect(NamedTuple):
@@ -102,7 +107,7 @@ def cosines_from(train: Sequence[str], held_out: Sequence[str], encode: Encode, 
     "Cosines from the threshold on, each with the places of a training text and a held-out text. Each text is encoded once, and only a slice is in memory."
     import numpy as np
 
-    near = None if len(train) + len(held_out) <= ALL else np.array(sorted(neighbours(train, held_out)), dtype=np.int64).reshape(-1, 2)
+    near = None if len(train) + len(held_out) <= ALL else neighbours(train, held_out)
     places = [np.arange(len(side)) if near is None else np.unique(near[:, one]) for one, side in enumerate((train, held_out))]
     held: Any = encode([held_out[place] for place in places[1].tolist()]) if len(places[1]) else ()
     for start in range(0, len(places[0]) if len(held) else 0, AT_ONCE):
