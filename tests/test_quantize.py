@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from medlab.api.models import Models, beside_models
@@ -392,7 +393,7 @@ def check_base_and_tuned(run, profile):
         mixed = list(pool.map(lambda engine: [piece for piece in engine.stream(CHECK, sampling)][-1].done.text, [base, tuned] * 4))
         assert set(mixed[::2]) == {said[0]} and len(set(mixed[1::2])) == 1, "asked at the same time, nobody gets the other model"
         base.close()  # one of two views: the server stays
-        tuned.server.process.kill()
+        psutil.Process(tuned.server.process.pid).children()[0].kill()
         tuned.server.process.wait()
         assert far(chances(base), expected["base"]) < 0.06 and far(chances(tuned), expected["tuned"]) < 0.06, "started again, with its adapter"
         with pytest.raises(InputError, match="strength"):

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,11 @@ class Child:
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
+            import psutil
+
+            for one in psutil.Process(self.process.pid).children(recursive=True):  # first the server: without its guard nobody would end it
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
             self.process.kill()
             self.process.wait()
 
