@@ -18,7 +18,8 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .basics.errors import InputError, MedlabError, MissingError, nearest
-from .basics.files import append_jsonl, read_json, read_jsonl, sha256_file, sha256_json, shipped, write_json, write_parquet
+from .basics.files import append_jsonl, cache_folder, read_json, read_jsonl, sha256_file, sha256_json, shipped, write_json, write_parquet
+from .basics.machine import processor
 from .basics.processes import memory_watched
 from .contracts.chat import ChatFormat
 from .contracts.engine import Engine, Sampling, check_room
@@ -34,7 +35,7 @@ from .metrics.repeats import consistency_rows, phrased, seed_rows
 from .metrics.rivals import rival_rows
 from .metrics.scores import CHOICES, agreement, compare, score
 from .core import Outcome, Params, Profile, Run, step
-from .models import load_spec, obtain
+from .models import ModelSpec, load_spec, obtain
 from .engines.deployment import DeployParams, adapter_files, deployed
 from .engines.openai_compatible import served_model
 
@@ -73,7 +74,7 @@ class EvaluateParams(Params):
     readable_floor: float = Field(0.5, ge=0, le=1)  # no accuracy is given where a smaller share of a variant's choices can be read
     largest_drop: float = Field(1.0, ge=0, le=1)  # of the accuracy, from merged to a GGUF and on to served; a larger one is an error
     phrasing_items: int = Field(0, ge=0)  # held-out items of each task with a choice that are asked in five phrasings, by forced choice of letters; 0: none
-    compute: Literal["float32", "bfloat16", "as_trained"] = "float32"  # of base, adapter and merged; as_trained: bfloat16 where finetune computed in it, else float32
+    compute: Literal["float32", "bfloat16", "auto"] = "float32"  # of base, adapter and merged; auto: bfloat16 on a CPU that multiplies matrices much faster in it
     temperature: float = Field(0.0, ge=0)  # of written answers; 0: always the likeliest token
     seeds: int = Field(1, ge=1, le=20)  # seeds of the written answers, the profile's own first; more than one needs a temperature above 0
 
@@ -198,12 +199,24 @@ def output_hash(
     return sha256_json(found)
 
 # %% ../nbs/10_evaluate.ipynb #c3526c9f
-def evaluated_dtype(run: Run, params: EvaluateParams) -> str:
-    "The floats that base, adapter and merged are computed in: all three in the same."
-    if params.compute != "as_trained":
-        return params.compute
-    info = run.path / "finetune" / "model_info.json"
-    return "bfloat16" if info.exists() and read_json(info).get("compute") == "bfloat16" else "float32"
+MUCH_FASTER = 1.5  # times as fast, before 16 bits are taken
+
+
+def evaluated_dtype(spec: ModelSpec, params: EvaluateParams) -> str:
+    "The floats that base, adapter and merged are computed in. `auto` is decided by a measurement, once per computer and model and then from the cache."
+    import torch
+
+    if params.compute != "auto" or torch.cuda.is_available():
+        return params.compute.replace("auto", "float32")
+    base = obtain(spec)
+    of = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__, "model": sha256_file(base / "config.json"), "of": "product"}
+    note = cache_folder("compute") / f"{sha256_json(of)[:32]}.json"
+    if not note.exists():
+        from medlab.training.precision import product_seconds
+
+        write_json(note, {**of, **product_seconds(base)})
+    seconds = read_json(note)
+    return "bfloat16" if seconds["float32"] > MUCH_FASTER * seconds["bfloat16"] else "float32"
 
 
 def computed_in(dtype: str, fingerprint: str) -> str:
@@ -216,7 +229,7 @@ def weights_variant(name: str, run: Run, profile: Profile) -> Variant:
     from medlab.engines.hf import HfEngine
 
     spec, params = load_spec(profile.model), profile.params(EvaluateParams)
-    dtype = evaluated_dtype(run, params)
+    dtype = evaluated_dtype(spec, params)
     opened = partial(HfEngine, batch=params.batch, device="auto", dtype=dtype)
     if name == "base":
         return Variant(name, computed_in(dtype, spec.fingerprint), HfEngine.name, lambda: opened(obtain(spec)))

@@ -16,7 +16,7 @@ from itertools import product
 import pytest
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
-from medlab.basics.files import read_json, read_jsonl, shipped, write_json
+from medlab.basics.files import read_json, read_jsonl, shipped
 from medlab.contracts.engine import Completion, Sampling
 from medlab.contracts.predictions import Prediction, read_predictions
 from medlab.contracts.records import TASKS
@@ -457,22 +457,27 @@ def test_a_variants_fingerprint_is_that_of_its_own_weights(smoke_run):
         find_variant("merged", Run(run.path / "nothing here"), profile)
 
 
-def test_weights_are_computed_in_the_floats_that_the_profile_names(copied):
-    run, profile = copied
+def test_weights_are_computed_in_the_floats_that_the_profile_names(smoke_run, tmp_path, monkeypatch):
+    run, _ = smoke_run
     weights = ("base", "adapter", "merged")
-    plain = {name: find_variant(name, run, profile).fingerprint for name in weights}
-    info = read_json(run.file("finetune", "model_info.json"))
-    assert info["compute"] == "float32"
-    following = load_profile("smoke", ["evaluate.compute=as_trained"])
-    assert {name: find_variant(name, run, following).fingerprint for name in weights} == plain
-    write_json(run.path / "finetune" / "model_info.json", {**info, "compute": "bfloat16"})
-    short = {name: find_variant(name, run, following) for name in weights}
-    assert not set(plain.values()) & {one.fingerprint for one in short.values()}  # other floats, other answers: nothing is taken from the ledger
-    assert {name: find_variant(name, run, load_profile("smoke", ["evaluate.compute=bfloat16"])).fingerprint for name in weights} == {
-        name: one.fingerprint for name, one in short.items()
-    }
-    with short["merged"].opener() as engine:
+
+    def fingerprints(compute):
+        return {name: find_variant(name, run, load_profile("smoke", [f"evaluate.compute={compute}"])).fingerprint for name in weights}
+
+    plain, short = fingerprints("float32"), fingerprints("bfloat16")
+    assert plain == {name: find_variant(name, run, load_profile("smoke")).fingerprint for name in weights}
+    assert not set(plain.values()) & set(short.values())  # other floats, other answers: nothing is taken from the ledger
+    with find_variant("merged", run, load_profile("smoke", ["evaluate.compute=bfloat16"])).opener() as engine:
         assert engine.info()["quantization"] == "bfloat16" and {str(one.dtype) for one in engine.model.parameters()} == {"torch.bfloat16"}
+    monkeypatch.setattr("medlab.evaluate.cache_folder", lambda name: tmp_path)
+    for faster, expected in (("bfloat16", short), ("float32", plain)):
+        slow = {"float32": 1.0, "bfloat16": 1.0, faster: 0.25}
+        with monkeypatch.context() as changed:
+            changed.setattr("medlab.training.precision.product_seconds", lambda base, slow=slow: slow)
+            assert fingerprints("auto") == expected
+            changed.setattr("medlab.training.precision.product_seconds", None)
+            assert fingerprints("auto") == expected, "measured once, then from the cache"
+        next(tmp_path.glob("*.json")).unlink()
 
 
 @pytest.fixture
