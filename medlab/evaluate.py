@@ -11,15 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .basics.errors import InputError, MedlabError, MissingError, nearest
-from .basics.files import append_jsonl, cache_folder, read_json, read_jsonl, sha256_file, sha256_json, shipped, write_json, write_parquet
-from .basics.machine import processor
+from .basics.files import append_jsonl, read_json, read_jsonl, sha256_file, sha256_json, shipped, write_json, write_parquet
 from .basics.processes import memory_watched
 from .contracts.chat import ChatFormat
 from .contracts.engine import Engine, Sampling, check_room
@@ -35,7 +33,7 @@ from .metrics.repeats import consistency_rows, phrased, seed_rows
 from .metrics.rivals import rival_rows
 from .metrics.scores import CHOICES, agreement, compare, score
 from .core import Outcome, Params, Profile, Run, step
-from .models import ModelSpec, load_spec, obtain
+from .models import load_spec, obtain
 from .engines.deployment import DeployParams, adapter_files, deployed
 from .engines.openai_compatible import served_model
 
@@ -74,7 +72,6 @@ class EvaluateParams(Params):
     readable_floor: float = Field(0.5, ge=0, le=1)  # no accuracy is given where a smaller share of a variant's choices can be read
     largest_drop: float = Field(1.0, ge=0, le=1)  # of the accuracy, from merged to a GGUF and on to served; a larger one is an error
     phrasing_items: int = Field(0, ge=0)  # held-out items of each task with a choice that are asked in five phrasings, by forced choice of letters; 0: none
-    compute: Literal["float32", "bfloat16", "auto"] = "float32"  # of base, adapter and merged; auto: bfloat16 on a CPU that multiplies matrices much faster in it
     temperature: float = Field(0.0, ge=0)  # of written answers; 0: always the likeliest token
     seeds: int = Field(1, ge=1, le=20)  # seeds of the written answers, the profile's own first; more than one needs a temperature above 0
 
@@ -199,43 +196,16 @@ def output_hash(
     return sha256_json(found)
 
 # %% ../nbs/10_evaluate.ipynb #c3526c9f
-MUCH_FASTER = 1.5  # times as fast, before 16 bits are taken
-
-
-def evaluated_dtype(spec: ModelSpec, params: EvaluateParams) -> str:
-    "The floats that base, adapter and merged are computed in. `auto` is decided by a measurement, once per computer and model and then from the cache."
-    import torch
-
-    if params.compute != "auto" or torch.cuda.is_available():
-        return params.compute.replace("auto", "float32")
-    base = obtain(spec)
-    of = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__, "model": sha256_file(base / "config.json"), "of": "product"}
-    note = cache_folder("compute") / f"{sha256_json(of)[:32]}.json"
-    if not note.exists():
-        from medlab.training.precision import product_seconds
-
-        write_json(note, {**of, **product_seconds(base)})
-    seconds = read_json(note)
-    return "bfloat16" if seconds["float32"] > MUCH_FASTER * seconds["bfloat16"] else "float32"
-
-
-def computed_in(dtype: str, fingerprint: str) -> str:
-    "The fingerprint of weights that are computed in these floats: another one for each, since they decide answers."
-    return fingerprint if dtype == "float32" else sha256_json([fingerprint, dtype])
-
-
 def weights_variant(name: str, run: Run, profile: Profile) -> Variant:
-    "The base, the adapter on its base, or the merged weights, in transformers, on a GPU where there is one."
+    "The base, the adapter on its base, or the merged weights, in transformers, on a GPU where there is one. The base is computed in 32 bit."
     from medlab.engines.hf import HfEngine
 
-    spec, params = load_spec(profile.model), profile.params(EvaluateParams)
-    dtype = evaluated_dtype(spec, params)
-    opened = partial(HfEngine, batch=params.batch, device="auto", dtype=dtype)
+    spec, batch = load_spec(profile.model), profile.params(EvaluateParams).batch
     if name == "base":
-        return Variant(name, computed_in(dtype, spec.fingerprint), HfEngine.name, lambda: opened(obtain(spec)))
+        return Variant(name, spec.fingerprint, HfEngine.name, lambda: HfEngine(obtain(spec), batch=batch, device="auto"))
     if name == "merged":
         fingerprint = output_hash(run, "quantize", "merged/")
-        return Variant(name, computed_in(dtype, fingerprint), HfEngine.name, lambda: opened(run.file("quantize", "merged")))
+        return Variant(name, fingerprint, HfEngine.name, lambda: HfEngine(run.file("quantize", "merged"), batch=batch, device="auto"))
     info = read_json(run.file("finetune", "model_info.json"))
     weights = output_hash(run, "finetune", "adapter/adapter_model.safetensors")
     four_bit, decoded = info["quantization"] == "nf4", info.get("unpacked", False)
@@ -244,11 +214,11 @@ def weights_variant(name: str, run: Run, profile: Profile) -> Variant:
     def opener() -> HfEngine:
         from medlab.training.lowrank import quicken
 
-        engine = opened(obtain(spec), run.file("finetune", "adapter"), four_bit, unpacked=decoded)  # as it was trained
+        engine = HfEngine(obtain(spec), run.file("finetune", "adapter"), four_bit, batch=batch, device="auto", unpacked=decoded)  # as it was trained
         quicken(engine.model)  # the same sums with fewer trips through memory
         return engine
 
-    return Variant(name, computed_in(dtype, fingerprint), HfEngine.name, opener)
+    return Variant(name, fingerprint, HfEngine.name, opener)
 
 # %% ../nbs/10_evaluate.ipynb #a857ff4f
 def gguf_variant(name: str, run: Run, profile: Profile) -> Variant:

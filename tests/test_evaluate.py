@@ -457,29 +457,6 @@ def test_a_variants_fingerprint_is_that_of_its_own_weights(smoke_run):
         find_variant("merged", Run(run.path / "nothing here"), profile)
 
 
-def test_weights_are_computed_in_the_floats_that_the_profile_names(smoke_run, tmp_path, monkeypatch):
-    run, _ = smoke_run
-    weights = ("base", "adapter", "merged")
-
-    def fingerprints(compute):
-        return {name: find_variant(name, run, load_profile("smoke", [f"evaluate.compute={compute}"])).fingerprint for name in weights}
-
-    plain, short = fingerprints("float32"), fingerprints("bfloat16")
-    assert plain == {name: find_variant(name, run, load_profile("smoke")).fingerprint for name in weights}
-    assert not set(plain.values()) & set(short.values())  # other floats, other answers: nothing is taken from the ledger
-    with find_variant("merged", run, load_profile("smoke", ["evaluate.compute=bfloat16"])).opener() as engine:
-        assert engine.info()["quantization"] == "bfloat16" and {str(one.dtype) for one in engine.model.parameters()} == {"torch.bfloat16"}
-    monkeypatch.setattr("medlab.evaluate.cache_folder", lambda name: tmp_path)
-    for faster, expected in (("bfloat16", short), ("float32", plain)):
-        slow = {"float32": 1.0, "bfloat16": 1.0, faster: 0.25}
-        with monkeypatch.context() as changed:
-            changed.setattr("medlab.training.precision.product_seconds", lambda base, slow=slow: slow)
-            assert fingerprints("auto") == expected
-            changed.setattr("medlab.training.precision.product_seconds", None)
-            assert fingerprints("auto") == expected, "measured once, then from the cache"
-        next(tmp_path.glob("*.json")).unlink()
-
-
 @pytest.fixture
 def opened(monkeypatch):
     "What each variant was really asked: its name to the number of conversations. An engine that is not opened has no entry."

@@ -59,6 +59,17 @@ os._exit(code if code >= 0 else 128 - code)
 """
 
 # %% ../../nbs/basics/processes.ipynb #53e60698
+def kill_with_children(pid: int) -> None:
+    "Kill a process and all that it started, those first: without their guard nobody would end them."
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+
+# %% ../../nbs/basics/processes.ipynb #a034aed8
 class Child:
     "A server process that ends when this process ends, however it ends. Use it in a `with` block or call `stop`."
 
@@ -84,12 +95,7 @@ class Child:
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
-            import psutil
-
-            for one in psutil.Process(self.process.pid).children(recursive=True):  # first the server: without its guard nobody would end it
-                with suppress(psutil.NoSuchProcess):
-                    one.kill()
-            self.process.kill()
+            kill_with_children(self.process.pid)
             self.process.wait()
 
     def __enter__(self) -> "Child":
