@@ -6,6 +6,7 @@
 __all__ = ['usable_cores', 'hardware']
 
 # %% ../../nbs/basics/machine.ipynb #00cdd931
+import functools
 import platform
 import shutil
 import subprocess
@@ -40,6 +41,7 @@ def graphics() -> list[str]:
     return command_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
 
 # %% ../../nbs/basics/machine.ipynb #42f4a41b
+@functools.cache
 def usable_cores() -> int:
     "How many cores this process may use, by its affinity and its container's quota."
     import joblib
