@@ -2036,6 +2036,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                    'medlab.engines.hf.first_line': ('engines/hf.html#first_line', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.generate_into': ('engines/hf.html#generate_into', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.generation_settings': ('engines/hf.html#generation_settings', 'medlab/engines/hf.py'),
+                                   'medlab.engines.hf.group_attention': ('engines/hf.html#group_attention', 'medlab/engines/hf.py'),
+                                   'medlab.engines.hf.grouped_attention': ('engines/hf.html#grouped_attention', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.hf_scores': ('engines/hf.html#hf_scores', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.hf_stream': ('engines/hf.html#hf_stream', 'medlab/engines/hf.py'),
                                    'medlab.engines.hf.last_logprobs': ('engines/hf.html#last_logprobs', 'medlab/engines/hf.py'),

@@ -143,6 +143,37 @@ def attention_for(folder: Path) -> str | None:  # transformers' name; None: its 
     return "eager" if capped else None
 
 # %% ../../nbs/engines/hf.ipynb #65536ed8
+def grouped_attention(
+    module: Any,  # a layer's attention
+    query: Any,  # (batch, heads, tokens, size)
+    key: Any,  # (batch, key heads, all tokens so far, size)
+    value: Any,
+    attention_mask: Any,
+    **more: Any,
+) -> tuple[Any, None]:  # (batch, tokens, heads, size)
+    "transformers' interface to attention: as its own `sdpa`, without copies of keys and values where nothing is learnt."
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if attention_mask is None or torch.is_grad_enabled() or more.get("dropout") or more.get("position_bias") is not None or key.device.type != "cpu":
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    found = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=more.get("scaling"), enable_gqa=True)
+    return found.transpose(1, 2).contiguous(), None
+
+
+def group_attention(model: Any) -> Any:  # the same model
+    "Let a model that attends with torch's fused attention, and all its parts that do, read keys without copying them."
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register("medlab_grouped", grouped_attention)
+    AttentionMaskInterface.register("medlab_grouped", sdpa_mask)
+    for module in model.modules():
+        if getattr(getattr(module, "config", None), "_attn_implementation", None) == "sdpa":
+            module.config._attn_implementation = "medlab_grouped"
+    return model
+
+# %% ../../nbs/engines/hf.ipynb #4f65ce5e
 def load_model(
     folder: Path | str,  # a model folder as `obtain` makes it
     adapter: Path | str | None = None,  # a LoRA adapter's folder
@@ -170,6 +201,7 @@ def load_model(
                 raise
             raise InputError(f"{folder} cannot be loaded: {first_line(error)}; remove it and run the step that writes it again") from None
         model = unpack(model, dtype) if four_bit and unpacked else model  # before the adapter, as in training
+        model = group_attention(model) if place == "cpu" else model
         model.generation_config = GenerationConfig()  # what stands beside the weights would fill every setting that a request leaves open
         model = with_adapter(model, Path(adapter)) if adapter else model
         return (model if packed else model.to(place)).eval()
@@ -222,7 +254,7 @@ def completed_row(
     return Completion(text, prompt_tokens, len(row) if end is None else end + 1, seconds, "stop" if stopped else "length")
 
 # %% ../../nbs/engines/hf.ipynb #7d2a9856
-ON_CPU = 8  # prompts that a CPU answers at a time, at most
+ON_CPU = 16  # prompts that a CPU answers at a time, at most
 
 # %% ../../nbs/engines/hf.ipynb #75f2253b
 class HfEngine(EngineBase):
@@ -239,7 +271,7 @@ class HfEngine(EngineBase):
         adapter: Path | str | None = None,  # a LoRA adapter's folder
         four_bit: bool = False,  # NF4, as in training
         dtype: str = "float32",
-        batch: int = 32,  # prompts at a time; when answers are written on a CPU, at most 8
+        batch: int = 32,  # prompts at a time; when answers are written on a CPU, at most 16
         eight_bit: bool = False,  # bitsandbytes' LLM.int8()
         device: str = "cpu", unpacked: bool = False,  # see `load_model`
     ):

@@ -8,6 +8,7 @@ __all__ = ['pack_rows', 'packing_of']
 # %% ../../nbs/training/packing.ipynb #8bfd089b
 from typing import Any, NamedTuple
 
+from ..engines.hf import grouped_attention
 from .batches import Row
 
 # %% ../../nbs/training/packing.ipynb #4d06324b
@@ -110,12 +111,11 @@ def packed_attention(
     segments: list[tuple] | None = None,  # as `pack_rows` makes them; None for any other batch
     **more: Any,
 ) -> tuple[Any, None]:
-    "transformers' interface to attention: branch by branch for a packed batch, else PyTorch's own."
+    "transformers' interface to attention: branch by branch for a packed batch, else as in the transformers engine."
     import torch
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if segments is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more)
+        return grouped_attention(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more)
     scale, found = query.shape[-1] ** -0.5 if scaling is None else scaling, []
     for first, end, path, mask in segments:
         found.append(branch_attention(query[0, :, first:end], key[0].index_select(1, path), value[0].index_select(1, path), mask, scale, dropout))
