@@ -43,7 +43,7 @@ def as_word(
     value: bool,  # as YAML read it
     field: Any,  # the parameter's pydantic field; None for one that is not known
 ) -> bool | str:
-    "The word among a choice's values that YAML reads as this truth value; the value itself where there is none."
+    "The choice's word that YAML read as this truth value, or the value itself where no such word is among the choices."
     words = typing.get_args(field.annotation) if field and typing.get_origin(field.annotation) is Literal else ()
     return next((word for word in words if word in (("off", "no"), ("on", "yes"))[value]), value)
 
@@ -99,7 +99,7 @@ def load_profile(
 ) -> Profile:
     """Read a profile and apply overrides `step.key=value` (values are read as YAML).
 
-    Raises `InputError` for a file that is no profile, an unknown name, section or key. Sections are checked against the
+    Raises `InputError` for a file that is not a profile, an unknown name, section or key. Sections are checked against the
     modules imported so far; the command line imports them all.
     """
     path = profile_path(str(source))
@@ -365,7 +365,7 @@ def direct_imports(module: str) -> list[str]:
 
 # %% ../nbs/00_core.ipynb #304990fd
 def module_file(module: str) -> Path | None:
-    "A medlab module's source file; None for a package or something that is no module."
+    "A medlab module's source file; None for a package or anything else."
     path = package_folder().joinpath(*module.split(".")[1:]).with_suffix(".py")
     return path if path.is_file() else None
 
@@ -562,7 +562,7 @@ def lost_inputs(earlier: Manifest | None, inputs: dict[str, str]) -> list[str]:
 
 
 def lost_parts(earlier: Manifest | None, params: dict, missing: Iterable[str]) -> set[str]:
-    "What an earlier result had and the new one lacks. Under other parameters, that is what an input of the earlier one is named after."
+    "Names of parts that an earlier result had and the new one lacks. Under other parameters only those count that the earlier inputs name."
     if earlier is None:
         return set()
     had = {name.rpartition(" ")[2] for name, value in earlier.inputs.items() if not value.startswith(NOT_HERE)}  # such as "source medquad"

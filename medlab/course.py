@@ -151,7 +151,7 @@ def execute(
         ) from None
     except DeadKernelError:
         raise MedlabError(
-            f"{Path(notebook).name}: its kernel died (killed, or out of memory); give the same command again, it goes on where it was\n"
+            f"{Path(notebook).name}: its kernel died (killed, or out of memory); give the same command again, it continues where it stopped\n"
             f"  executed notebook: {output}"
         ) from None
 
@@ -195,7 +195,7 @@ def select_lessons(
 
     if wanted := [find(name) for name in only]:
         if first or last:
-            raise InputError("--only names the lessons one by one, --from and --to a stretch of them: give one or the other")
+            raise InputError("got --only together with --from or --to; expected either --only with single lessons or --from and --to with a range: leave one out")
         return [every[place] for place in sorted(set(wanted))]
     start, end = find(first) if first else 0, find(last) if last else len(every) - 1
     if start > end:

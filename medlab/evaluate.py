@@ -291,7 +291,7 @@ def answer_key(
 def read_answers(
     ledger: Path,  # need not exist
 ) -> dict[str, Prediction]:  # key to answer
-    "All answers in a ledger. A last line that was cut off by a kill is left out. Raises `InputError` for a file that is no such ledger."
+    "All answers in a ledger. A last line that was cut off by a kill is left out. Raises `InputError` for a file that is not such a ledger."
     rows = read_jsonl(ledger, torn_end="drop") if ledger.exists() else []
     try:
         return {key: Prediction(**answer) for row in rows for key, answer in row["answers"].items()}
@@ -327,7 +327,7 @@ def take_ledgers(
     folder: Path | str,  # holds evaluate.jsonl, choices.jsonl or both, such as another run's `ledgers`
     run: Run,
 ) -> int:  # answers that were not there before
-    "Add the answers in another run's ledgers to this run's. Raises `MissingError` when the folder holds no ledger, `InputError` for a file that is none."
+    "Add the answers in another run's ledgers to this run's. Raises `MissingError` when the folder holds no ledger, `InputError` for a file that is not one."
     found = [path for name in ("evaluate.jsonl", "choices.jsonl") if (path := Path(folder) / name).exists()]
     if not found:
         raise MissingError(f"{folder} holds no evaluate.jsonl and no choices.jsonl; give the folder `ledgers` of another run")

@@ -287,8 +287,8 @@ class Request:
     params: dict | None = None  # the query; a key may be among them
     data: dict | bytes | None = None  # what is posted: the fields of a form, or bytes
     headers: dict | None = None  # sent along; never stored, never sent to another host
-    accept: tuple[int, ...] = ()  # statuses beside 2xx that are answers
-    check: Callable[[Fetched], Any] | None = None  # raises for an answer that is none
+    accept: tuple[int, ...] = ()  # statuses other than 2xx that count as answers
+    check: Callable[[Fetched], Any] | None = None  # raises when the answer is not a real one
 
     @property
     def address(self) -> str:

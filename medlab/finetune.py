@@ -83,7 +83,7 @@ def finetune(run: Run, profile: Profile) -> Outcome:
     "Train the profile's model on the run's training examples: adapter/ (or model/), model_info.json, training_log.json, tensorboard/."
     params, folder, spec = profile.params(FinetuneParams), run.folder("finetune"), load_spec(profile.model)
     base = obtain(spec)
-    require_trainable(base)  # a family that cannot go the whole road is refused before the first step
+    require_trainable(base)  # a family that some later step cannot handle is refused before the first step
     rows, validation, items, notes = read_rows(run, ChatFormat.from_folder(base), params)
     if not (folder / "model_info.json").exists():
         done = train_apart(base, rows, validation, params, profile.seed, folder, spec.name, items[:200])

@@ -96,7 +96,7 @@ def make_drafts(
     record: SplitRecord,
     max_answer_words: int = 45,  # the limit of an answer that is cut from a collected text
 ) -> Iterator[Draft | str]:  # drafts, or the reason why there is none
-    "The drafts of a record: one if it was written for a task, else those of its builder that say what the record says."
+    "The drafts of a record: one if it was written for a task, else those that its builder makes and `built_fault` finds faithful to the record."
     if record.task:
         yield make_draft(record, [record.question or ""], authored=True)
     elif record.flags:

@@ -67,7 +67,7 @@ class Verdict(BaseModel):
     @field_validator("score", mode="before")
     @classmethod
     def whole(cls, value: Any) -> Any:
-        "4.0 is the whole number 4; 4.5, true and \"4\" are none."
+        "4.0 is the whole number 4; 4.5, true and \"4\" are not accepted."
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
     @field_validator("rationale")
@@ -379,7 +379,7 @@ def checklists_to_judge(run: Run, params: JudgeParams) -> list[Work]:
 
 # %% ../nbs/11_judge.ipynb #81b13f22
 def work_of(run: Run, params: JudgeParams) -> list[Work]:
-    "All that a profile wants to be judged, in a fixed order. Where pairs are wanted, the rubric marks both sides."
+    "All that a profile wants to be judged, in a fixed order. Where pairs are wanted, both sides are scored by the rubric."
     sides = [params.variant, *([params.against] if "pairwise" in params.forms else [])]
     rubric = [Work(one.id, side, messages) for side in sides for one, messages in answers_to_judge(run, params, side)] if "rubric" in params.forms else []
     return rubric + (checklists_to_judge(run, params) if "checklist" in params.forms else []) + (pairs_to_judge(run, params) if "pairwise" in params.forms else [])
@@ -447,7 +447,7 @@ def judge_rows(
         return [share, MetricRow(**named, value=None, n=len(known), low=None, high=None, status="uncalibrated" if not calibrated else "not run", why=why)]
     bounds, ends = worst_case(scores, form.scale), bootstrap_mean(known, seed, bounds=form.scale)
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in failures.items()) or "none failed"
-    why = f"{len(known)} of {len(scores)} have a verdict ({counts}); all {len(scores)} would lie between {bounds['lowest']:.2f} and {bounds['highest']:.2f}"
+    why = f"{len(known)} of {len(scores)} have a verdict ({counts}); the mean of all {len(scores)} would lie between {bounds['lowest']:.2f} and {bounds['highest']:.2f}"
     return [share, MetricRow(**named, n=len(known), status="measured", why=why, **rounded(value=bounds["mean"], low=ends[0], high=ends[1]))]
 
 # %% ../nbs/11_judge.ipynb #3bbce41d
@@ -477,8 +477,8 @@ def judge_summary(
     }
 
 # %% ../nbs/11_judge.ipynb #62af5a4d
-def changes(judgements: list[Judgement], params: JudgeParams) -> dict | None:  # None when only one side was marked
-    "Items on which the variant's mark differs from the other side's by a point at least, and the paired difference of the marks."
+def changes(judgements: list[Judgement], params: JudgeParams) -> dict | None:  # None when only one side was scored
+    "Items on which the variant's score differs from the other side's by a point at least, and the paired difference of the scores."
     scores = {side: {one.item_id: one.score for one in judgements if (one.form, one.variant) == ("rubric", side) and one.score is not None} for side in (params.variant, params.against)}
     gaps = {item: scores[params.variant][item] - scores[params.against][item] for item in scores[params.variant] if item in scores[params.against]}
     if not gaps:
@@ -561,7 +561,7 @@ def scored_before(run: Run) -> set[str]:
 
 # %% ../nbs/11_judge.ipynb #5fc75351
 def retested(judge: Judge, controls: list[Control], n: int) -> dict | None:
-    "The first controls' marks in a second round with another seed, beside the first round's; None for a judge that cannot waver."
+    "The first controls' scores in a second round with another seed, beside the first round's; None for a judge that cannot waver."
     if n == 0 or judge.name.provider == "medlab":
         return None
     again = Judge(judge.place, judge.params, judge.seed + 1, None, judge.start)
@@ -572,7 +572,7 @@ def retested(judge: Judge, controls: list[Control], n: int) -> dict | None:
 
 
 def second_opinion(run: Run, profile: Profile, first: Judge, judgements: list[Judgement], work: list[Work]) -> dict | None:
-    "How far another hosted model agrees on the rubric's marks, and what it cost; None when the profile names none. It gets what is left of the budget."
+    "How far another hosted model agrees on the rubric's scores, and what it cost; None when the profile names none. It gets what is left of the budget."
     params = profile.params(JudgeParams)
     if not params.second:
         return None

@@ -34,8 +34,8 @@ from .loaders.templates import has_template, write_template
 from .loaders.wordpiece import complete_tokenizer
 
 # %% ../nbs/05_models.ipynb #e690b880
-# PyTorch's threads wait for one another in a busy loop, unless this is set before it is loaded. Measured under load: 4 to 7 seconds
-# instead of 23 to 42.
+# PyTorch's threads wait for one another in a busy loop, unless this is set before it is loaded. On a busy machine the loop costs
+# several times the time of the work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # %% ../nbs/05_models.ipynb #31e8044d
@@ -558,7 +558,7 @@ def embed_texts(
     batch: int = 64,
     device: str | None = None,
 ) -> Any:  # a NumPy array of unit vectors, one row for each text
-    "Sentence embeddings in batches, by an encoder of the registry: the mean of the last layer, of length one. Raises `InputError` for a model that is no encoder."
+    "Sentence embeddings in batches, by an encoder of the registry: the mean of the last layer, of length one. Raises `InputError` for any other model."
     if isinstance(texts, str):
         raise InputError(f"got one text, {texts[:40]!r}; expected a list of texts: put it into [ ]")
     model, tokenizer = get_registry().load_model(name, device=device)

@@ -522,12 +522,12 @@ def changes_table(evidence: dict) -> dict[str, Any] | None:  # None where only o
     changed, pairs = evidence.get("changes"), evidence.get("pairs")
     rows = []
     if changed:
-        rows += [["mean difference of the marks", f"{changed['difference']:+.2f} ({changed['low']:+.2f} to {changed['high']:+.2f}), n = {changed['n']}"],
+        rows += [["mean difference of the scores", f"{changed['difference']:+.2f} ({changed['low']:+.2f} to {changed['high']:+.2f}), n = {changed['n']}"],
                  *([f"{len(changed[kind])} {words}", ", ".join(changed[kind]) or "none"] for kind, words in (("better", "got better"), ("worse", "got worse")))]
     if pairs:
         rows.append(["in pairs, both orders", f"{pairs['wins']} won, {pairs['ties']} tied, {pairs['losses']} lost; the two orders agree in {100 * pairs['consistency']:.0f} %"])
     title = f"Against {changed['against']}, item by item" if changed else "In pairs"
-    words = "An item got better or worse when its mark changed by one point at least. Read these items: a mean does not say what changed."
+    words = "An item got better or worse when its score changed by one point at least. Read these items: a mean does not say what changed."
     return page_table(title, ["", "result"], rows, words=words) if rows else None
 
 # %% ../nbs/12_report.ipynb #125edc6d

@@ -432,7 +432,7 @@ def serve_forever(
     def say(url: str) -> None:
         print(f"serving {', '.join(models.names())} at {url} (the page: {url}/page, for programs: {url}/docs); Ctrl-C ends it", flush=True)
         if api_keys():
-            print("the key in MEDLAB_API_KEY is asked for; there is no encryption, so put a server with TLS before it where a network is not yours", flush=True)
+            print("callers must send the key in MEDLAB_API_KEY; the connection is not encrypted, so put a TLS proxy in front of it on a network that is not yours", flush=True)
 
     with suppress(KeyboardInterrupt):  # it does not come where the shell ignores Ctrl-C, as for a job in the background
         run_server(models, params, store_of(run, params), say, page=True)

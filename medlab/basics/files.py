@@ -267,7 +267,7 @@ def cell(value: Any) -> Any:
 
 # %% ../../nbs/basics/files.ipynb #20150c4b
 def scan_parquet(path: Path | str, model: type[BaseModel]) -> Iterator:
-    "Yield what `write_parquet` wrote, row by row; a file that is no Parquet or holds other columns raises `InputError`."
+    "Yield what `write_parquet` wrote, row by row; a file that is not Parquet or holds other columns raises `InputError`."
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -309,7 +309,7 @@ def yaml_value(text: str) -> Any:
             if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
                 raise ValueError(f"line {node.start_mark.line + 1}: the key {twice!r} comes twice; keep one of them")
             if other := next((key for key in keys if not isinstance(key, str)), None):
-                raise ValueError(f"line {node.start_mark.line + 1}: the key {other!r} is no text; put it in quotation marks")
+                raise ValueError(f"line {node.start_mark.line + 1}: the key {other!r} is not text; put it in quotation marks")
             return super().construct_mapping(node, deep)
 
     try:

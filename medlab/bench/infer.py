@@ -172,7 +172,7 @@ def added(ours: Sequence[float], theirs: Sequence[float], ratio: bool) -> dict[s
 
 # %% ../../nbs/bench/infer.ipynb #620f4394
 def engine_speed(engine: str, file: str, folder: str, length: int, repeats: int) -> dict[str, Any]:
-    "First token, speed alone and speed with eight requests at a time, of an engine and of its server asked directly, by turns."
+    "First token, speed alone and speed with eight requests at a time, of an engine and of its server asked directly, in turns."
     sampling, sides = Sampling(length=length), sides_of(engine)
     with bench_engine(engine, file, folder) as found:
         alone = by_turns({side: partial(lambda ask: timed_stream(ask(found, sampling)), ask) for side, ask in sides.items()}, repeats)
@@ -213,7 +213,7 @@ def bench_infer(
     report: Callable[[str], Any] = print,  # called with a line for each part
     out: Path | str | None = None,  # the results file; default RUN/bench_infer.json
 ) -> dict[str, Any]:  # what is in the results file
-    """Measure a run's model on every engine that is here; after Ctrl-C the same call goes on where it was.
+    """Measure a run's model on every engine that is here; after Ctrl-C the same call continues where it stopped.
 
     Raises `MissingError` for a run without a quantized model, or a type that it does not have.
     """

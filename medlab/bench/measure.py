@@ -249,7 +249,7 @@ def roads(parts: dict[str, dict], up_to: int = 1000) -> list[dict]:
 
 # %% ../../nbs/bench/measure.ipynb #23a38bc7
 def road_rows(parts: dict[str, dict]) -> list[str]:
-    "The sizes of the whole road as a Markdown table."
+    "The sizes of the whole pipeline as a Markdown table."
     rows = ["| records | seconds | memory, MB | each record more: µs | bytes |", "|---|---|---|---|---|"]
     for one in roads(parts):
         more = [f"{one[name]:,.0f}" if name in one else "" for name in ("us_each_more", "bytes_each_more")]
@@ -269,7 +269,7 @@ def origin_words(found: dict[str, Any]) -> str:
     words = (
         f"Measured by `{found['command']}`, started {found['began'][:10]} at commit `{(found['commit'] or 'unknown')[:10]}`, "
         f"on {machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, Python {conditions['packages']['python']}. "
-        f"Stages: the median of {conditions['repeats']} (slowest–fastest), each in a process of its own; the whole road: one run for each size. "
+        f"Stages: the median of {conditions['repeats']} (slowest–fastest), each in a process of its own; the whole pipeline: one run for each size. "
         f"Other programs used at most {most:.1f} cores meanwhile."
     )
     return words if found["finished"] else f"{words} **Unfinished: the command was interrupted.**"

@@ -158,7 +158,7 @@ def engines_own(engine: Any, sampling: Sampling) -> tuple[str, str, dict]:  # ad
 
 # %% ../../nbs/bench/serve.ipynb #93f68795
 def beside_engine(run: Run, profile: Profile, report: Callable[[str], None] = print, rounds: int = 5, each: int = 10) -> dict[str, dict]:
-    "Median and 99th percentile of a run's deployed model through medlab and past it, whole and streamed, by turns."
+    "Median and 99th percentile of a run's deployed model through medlab and past it, whole and streamed, in turns."
     found, sampling = {}, deployed(run).sampling.model_copy(update={"length": 8})
     with serving(run, profile) as url, open_deployment(run, profile) as engine:
         own, path, body = engines_own(engine, sampling)
@@ -186,7 +186,7 @@ def bench_serve(
 ) -> dict[str, dict]:
     """Measure one request at a time, then 16 at once, for each kind; the engine costs nothing, so all of it is the server's. Then `/ask` with a process for each core.
 
-    With a run, the same few words are also asked of its real engine: through medlab, and of the engine's own server, by turns.
+    With a run, the same few words are also asked of its real engine: through medlab, and of the engine's own server, in turns.
     """
     found: dict[str, dict] = {}
     with instant_server() as url:

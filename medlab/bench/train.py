@@ -264,7 +264,7 @@ def bench_train(
     report: Callable[[str], Any] = print,
     out: Path | str | None = None,  # the results file; default runs/bench_train.json
 ) -> dict[str, Any]:  # what is in the results file
-    "Train the same with each contestant, by turns; the median run counts. The results file is written at the end of each part."
+    "Train the same with each contestant, in turns; the median run counts. The results file is written at the end of each part."
     if unknown := [name for name in contestants if name not in CONTESTANTS]:
         raise InputError(f"contestant {unknown[0]!r} is unknown; expected some of: {', '.join(CONTESTANTS)}")
     path = Path(out or project_folder() / "runs" / "bench_train.json")

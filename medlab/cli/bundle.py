@@ -70,7 +70,7 @@ class Target:
 def parse_target(
     name: str,  # such as "linux-x86_64-cuda13-py312", "linux-x86_64-cpu-py311", or "this": the machine that asks
 ) -> Target:
-    "Read a target's name; raises `InputError` for one that is none."
+    "Read a target's name; raises `InputError` for an invalid one."
     if name == "this":
         import platform
 

@@ -129,7 +129,7 @@ def run_command(
     """Run the lessons in order with papermill, skipping what is unchanged.
 
     Each lesson is executed in a kernel of its own. The executed notebooks, all data, the model and the report stand in the run folder. After
-    an error, a crash or Ctrl-C the same command goes on where it was. Without --profile a run folder keeps its own profile; a new one gets smoke.
+    an error, a crash or Ctrl-C the same command continues where it stopped. Without --profile a run folder keeps its own profile; a new one gets smoke.
     """
     if more and not only:
         raise InputError(f"got {' '.join(more)!r} without --only; to run just these lessons: medlab run --only {' '.join(more)}")
@@ -148,7 +148,7 @@ def run_and_profile(profile: str, run_dir: str, overrides: Iterable[str]) -> tup
 
 # %% ../../nbs/cli/commands.ipynb #eaa0e2f8
 def existing_run(run_dir: str) -> Run:
-    "A run that was begun before, for a command that only looks at it: nothing is written. Raises `InputError` for a folder that is none."
+    "A run that was begun before, for a command that only looks at it: nothing is written. Raises `InputError` for a folder that is not a run."
     run = find_run("", run_dir)[0]
     if not (run.path / "profile.yaml").is_file():
         raise InputError(f"{run.path} is no run folder, since it has no profile.yaml; give one with --run, or begin it with: medlab run --run {run.path}")
@@ -705,13 +705,13 @@ def bench_data_command(
     repeats: Annotated[int, typer.Option("--repeats", help="Turns of each stage that count, after one that does not.")] = 3,
     out: Annotated[str, typer.Option("--out", help="The results file; default runs/bench_data.json.", metavar="FILE")] = "",
 ):
-    """Measure the data road on MedQuAD: records per second of reading, cleaning, finding duplicates and converting, beside a plain pandas script
-    and datatrove's MinHash pipeline, by turns; then the whole road from the archive to train.jsonl at several sizes, with the memory it takes.
+    """Measure the data steps on MedQuAD: records per second of reading, cleaning, finding duplicates and converting, beside a plain pandas script
+    and datatrove's MinHash pipeline, in turns; then the whole pipeline from the archive to train.jsonl at several sizes, with the memory it takes.
 
     Each measurement is a process of its own. Let the machine idle meanwhile: what other programs use is measured too, and warned of. Needs datatrove
     and pandas for the comparison: install medlab with its extra: bench.
 
-    Results are written after each part, with machine, versions and commit. After Ctrl-C the same command goes on where it was.
+    Results are written after each part, with machine, versions and commit. After Ctrl-C the same command continues where it stopped.
 
     For example: medlab bench data --size 1 --size 4 --size 16 --out bench.json
     """
@@ -743,10 +743,10 @@ def bench_infer_command(
     out: Annotated[str, typer.Option("--out", help="The results file; default RUN/bench_infer.json.", metavar="FILE")] = "",
     run: RunOption = "",
 ):
-    """Measure how fast a run's model answers on every engine that is here, beside the same server asked directly, by turns on one running server:
+    """Measure how fast a run's model answers on every engine that is here, beside the same server asked directly, in turns on one running server:
     time to the first token, tokens a second alone and with eight requests at a time, and memory.
 
-    Let the machine idle meanwhile. Results are written after each part; after Ctrl-C the same command goes on where it was.
+    Let the machine idle meanwhile. Results are written after each part; after Ctrl-C the same command continues where it stopped.
 
     For example: medlab bench infer --run runs/cpu --type q4_k_m --type f16
     """
@@ -856,7 +856,7 @@ def main() -> None:
         typer.secho(f"medlab: {masked(str(error))}", fg="red", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.echo("\nmedlab: stopped; the same command goes on where it was", err=True)
+        typer.echo("\nmedlab: stopped; the same command continues where it stopped", err=True)
         sys.exit(130)
 
 # %% ../../nbs/cli/commands.ipynb #2cf5f406

@@ -78,7 +78,7 @@ def columns_for(place: str, text: str, kind: str) -> Columns:
 
 # %% ../../nbs/cli/evaluate.ipynb #fd1943d7
 def right_choice(kind: str, label: str) -> str | None:
-    "A label of a file as the task's format spells it; None when it is none."
+    "A label of a file as the task's format spells it; None for anything else."
     return {"triage": read_level, "refusal": read_decision, "escalation": read_yes_no}[kind](label)
 
 # %% ../../nbs/cli/evaluate.ipynb #21b7a2f6

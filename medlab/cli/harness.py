@@ -46,7 +46,7 @@ def write_harness_task(
     folder: Path | str,  # made when it is not there
     name: str,  # of the task, such as my_exam
 ) -> list[Path]:  # the questions, and one YAML for each way of asking
-    "Write questions and tasks for `lm_eval --include_path FOLDER --tasks NAME`. Raises `InputError` without items, and for a name that is none."
+    "Write questions and tasks for `lm_eval --include_path FOLDER --tasks NAME`. Raises `InputError` without items, and for an invalid name."
     import yaml
 
     if not items or not re.fullmatch(r"\w+", name):

@@ -170,7 +170,7 @@ def show_model_command(name: ModelName):
 # %% ../../nbs/cli/models.ipynb #4791afa8
 @models_app.command("download")
 def download_model_command(name: ModelName):
-    "Bring a model onto the disk: check room and memory, fetch (a broken download goes on where it was), verify, and write a few words with it."
+    "Bring a model onto the disk: check room and memory, fetch (a broken download continues where it stopped), verify, and write a few words with it."
     spec = load_spec(name)
     for warning in before_download(spec):
         typer.secho(f"medlab: {spec.name}: {warning}", fg="yellow", err=True)
@@ -215,7 +215,7 @@ def machine_page() -> str:
 
 @models_app.command("check")
 def check_model_command(name: Annotated[str, typer.Argument(help="A model's name, a YAML file or a folder; without it: what this machine can run and train.", metavar="[NAME|FOLDER]")] = ""):
-    """Let a model's family walk the whole road without training: a tiny random twin is converted, quantized, deployed on llama.cpp and Ollama, and every
+    """Try all steps on a model's family without training: a tiny random twin is converted, quantized, deployed on llama.cpp and Ollama, and every
     server's prompts are compared with ours. Without a name: what this machine can run and train.
     """
     if not name:
@@ -224,4 +224,4 @@ def check_model_command(name: Annotated[str, typer.Argument(help="A model's name
 
     stages = walk_the_road(name, lambda stage: typer.echo(f"{stage.seconds:6.1f} s  {stage.name:22} {stage.state:15} {stage.detail}"))
     if failed := [stage.name for stage in stages if stage.state == "failed"]:
-        raise MedlabError(f"{name} cannot walk the whole road: {', '.join(failed)} failed; mend what is said above, or choose another model")
+        raise MedlabError(f"{name} does not pass all steps: {', '.join(failed)} failed; mend what is said above, or choose another model")

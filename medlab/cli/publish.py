@@ -102,7 +102,7 @@ def send_publication(
 ) -> str:  # the repository's address
     """Send a publication to a hub (HF_ENDPOINT, else huggingface.co), as a private repository unless told otherwise.
 
-    Raises `MissingError` without a token, `InputError` for a name that is none, and `MedlabError` where the hub refuses.
+    Raises `MissingError` without a token, `InputError` for an invalid name, and `MedlabError` where the hub refuses.
     """
     import httpx
     from huggingface_hub import CommitOperationAdd, HfApi

@@ -94,7 +94,7 @@ def stage_ollama(known: dict) -> str:
     return f"{len(rows)} conversations, the same text and count; {answer.completion_tokens} tokens written"
 
 # %% ../../nbs/cli/walk.ipynb #f6d1353c
-#: The whole road: name, the stages whose results it needs, and the function. Add a line to add a stage.
+#: All stages: name, the stages whose results it needs, and the function. Add a line to add a stage.
 ROAD = (
     *CHEAP_STAGES, ("tiny twin", ("model", "tokenizer", "template"), stage_twin), ("ids in transformers", ("tiny twin",), stage_ids),
     ("answer in transformers", ("tiny twin",), stage_answer), ("convert to GGUF", ("tiny twin",), stage_convert),
@@ -106,7 +106,7 @@ def walk_the_road(
     model: str | Path,  # a model's name, the path of a YAML file, or a model folder
     tell: Callable[[Stage], None] = lambda stage: None,  # called after each stage
 ) -> list[Stage]:
-    "Let a model's tiny twin walk the whole road, without training; raises `MissingError` or `InputError` when the model cannot be obtained."
+    "Send a model's tiny twin through all stages, without training; raises `MissingError` or `InputError` when the model cannot be obtained."
     folder = obtain(load_spec(model))
     with tempfile.TemporaryDirectory(prefix="medlab-check-") as place:
         return run_stages(ROAD, {"folder": folder, "place": Path(place)}, tell)

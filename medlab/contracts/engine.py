@@ -24,7 +24,7 @@ def engine_threads() -> int:
     """How many threads an engine on llama.cpp computes with: one fewer than there are cores.
 
     Its threads wait for one another in a busy loop. When another program wants a core too, all of them wait for the one that lost it:
-    measured on 2 cores under load, two threads were ten times slower than one.
+    under load, two threads can be many times slower than one.
     """
     return max(1, usable_cores() - 1)
 

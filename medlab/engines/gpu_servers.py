@@ -67,7 +67,7 @@ def write_scripts(
     merged: Served,
     tuned: Served | None = None,  # the base with the adapter
 ) -> list[Path]:
-    "Write the commands for an engine as shell scripts (and for vLLM Ray's file); raises `InputError` for an engine that is none of the two."
+    "Write the commands for an engine as shell scripts (and for vLLM Ray's file); raises `InputError` for any other engine."
     if engine in ARCHIVED:
         raise InputError(ARCHIVED[engine])
     if engine not in ("vllm", "sglang"):

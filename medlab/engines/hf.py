@@ -104,7 +104,7 @@ def packing(four_bit: bool, eight_bit: bool) -> Any:  # transformers' quantizati
 def chosen_device(
     device: str,  # "cpu", "cuda", "cuda:1", "mps" or "auto"
 ) -> str:  # as torch calls it
-    "The device to compute on; raises `MissingError` for one that is not here, `InputError` for a name that is none."
+    "The device to compute on; raises `MissingError` for one that is not here, `InputError` for an invalid name."
     import torch
 
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

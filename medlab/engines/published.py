@@ -42,7 +42,7 @@ def open_published(
 ) -> Iterator[Engine]:
     """A published model as an engine, for as long as the block lasts.
 
-    Raises `InputError` for an engine that is none of them, and for one that needs a GGUF where the model is none.
+    Raises `InputError` for any other engine, and for one that needs a GGUF where the model is not one.
     """
     if engine not in ENGINES:
         raise InputError(f"got engine {engine!r}; expected one of {', '.join(ENGINES)}")

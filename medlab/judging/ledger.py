@@ -31,7 +31,7 @@ def request_key(
 def read_replies(
     ledger: Path,  # need not exist
 ) -> dict[str, Reply]:  # request to reply
-    "All replies in a ledger. A last line that was cut off by a kill is left out. Raises `InputError` for a file that is no such ledger."
+    "All replies in a ledger. A last line that was cut off by a kill is left out. Raises `InputError` for a file that is not such a ledger."
     rows = read_jsonl(ledger, torn_end="drop") if ledger.exists() else []
     try:
         return {row["request"]: Reply(**row["reply"]) for row in rows if "failed" not in row}

@@ -88,7 +88,7 @@ def served_judge(
     log: Path,
     context: int = 4096,  # tokens of prompt and reply
 ) -> Iterator[str]:  # its base URL
-    "Serve a GGUF for as long as the block lasts; raises `MissingError` without xllamacpp, `InputError` for a file that is no model."
+    "Serve a GGUF for as long as the block lasts; raises `MissingError` without xllamacpp, `InputError` for a file that is not a model."
     import importlib.util
 
     if importlib.util.find_spec("xllamacpp") is None:

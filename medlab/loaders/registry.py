@@ -28,7 +28,7 @@ class ModelType(StrEnum):
 
 # %% ../../nbs/loaders/registry.ipynb #ac8b9406
 def model_type_of(value: Any) -> ModelType | str:
-    "A `ModelType` where it is one, else the text itself; raises `InputError` for what is no text."
+    "A `ModelType` where it is one, else the text itself; raises `InputError` for anything but text."
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{value!r} is no type of model; expected one of: {', '.join(ModelType)}, or a name of your own such as 'custom'")
     word = value.strip().lower()
@@ -197,7 +197,7 @@ class ModelRegistry:
 
     def register(self, name: str, *, model_type: ModelType | str | None = None, description: str = "", tags: Iterable[str] = (),
                  loader: type[MedicalModelLoader], **parameters: Any) -> ModelMetadata:
-        "Add a model; `parameters` go to its loader. Raises `InputError` for a name that is taken or a loader that is none."
+        "Add a model; `parameters` go to its loader. Raises `InputError` for a name that is taken or something that is not a loader."
         loader, kind = checked_loader(name, loader), model_type_of(loader.MODEL_TYPE if model_type is None else model_type)
         about = ModelMetadata(name=name, model_type=kind, description=description, tags=checked_tags(name, tags), parameters=parameters)
         with self.lock:
@@ -234,5 +234,5 @@ class ModelRegistry:
         return {**{name: sum(size for other, size in sizes if other == name) for name, _ in sizes}, "total": sum(size for _, size in sizes)}
 
     def clear(self, name: str | None = None) -> None:
-        "Forget the loaded models, or one; whoever still uses one keeps it."
+        "Forget the loaded models, or one; a caller that still uses one keeps it."
         self.cache.clear(name)

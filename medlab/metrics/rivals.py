@@ -57,7 +57,7 @@ def by_label_rivals(train: list[Example], test: list[Example], field: str) -> di
 
 # %% ../../nbs/metrics/rivals.ipynb #b46fc435
 def by_option(train: list[Example], test: list[Example], question: bool, classifier: Any) -> dict[str, str]:
-    "Item to the letter of the option that a classifier holds for the likeliest to be right, with the question or without."
+    "Item to the letter of the option that a classifier finds most likely to be right, with the question or without."
     def texts(example: Example) -> dict[str, str]:
         return {letter: f"{question_stem(example)}\n{text}" if question else text for letter, text in options_in(example.question).items()}
 

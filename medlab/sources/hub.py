@@ -383,7 +383,7 @@ def as_sentence(answer: str, cell: Any) -> str:
 
 # %% ../../nbs/sources/hub.ipynb #f93aba03
 def row_fields(row: dict, columns: Columns) -> dict:
-    "What a record takes from its row. Raises `ValueError` for a row that is none."
+    "What a record takes from its row. Raises `ValueError` for a row that is not a record."
     question, answer, labels = question_and_answer(row, columns)
     found = options_of(row, columns) if columns.options or columns.fixed_options else []
     options = dict(zip(LETTERS, (option.text for option in found))) or None

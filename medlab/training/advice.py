@@ -82,5 +82,5 @@ def about_speed(
         found.append(f"{padding:.0%} of the computed tokens were padding: set finetune.batch={max(1, params.batch // 2)} and "
                      f"finetune.accumulation={params.accumulation * 2}, so that fewer lengths meet in a batch")
     if log["method"]["quantization"] == "nf4" and not log["method"].get("unpacked") and not gpu:
-        found.append("the 4-bit weights were decoded in every step, for want of memory: finetune.method=lora is faster where 16 bits fit")
+        found.append("the 4-bit weights were decoded in every step, because memory was short: finetune.method=lora is faster where 16 bits fit")
     return found

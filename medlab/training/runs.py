@@ -185,7 +185,7 @@ def raise_error(folder: Path, code: int, child: Child, params: FinetuneParams) -
         kinds = {kind.__name__: kind for kind in (MedlabError, InputError, MissingError)}
         raise kinds.get(found["kind"], MedlabError)(found["message"])
     if code in (137, -9):
-        raise MedlabError(f"the training process was killed, most likely by the system for want of memory; {less_memory(params)}, and run the same command again")
+        raise MedlabError(f"the training process was killed, most likely by the system because memory ran out; {less_memory(params)}, and run the same command again")
     raise MedlabError(f"the training process ended with code {code}; {child.tail()}")
 
 # %% ../../nbs/training/runs.ipynb #3d74359a
