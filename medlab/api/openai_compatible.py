@@ -152,6 +152,9 @@ def requested_sampling(
     "The deployment's sampling, changed where the request states a value."
     stated = request.model_dump(include={"temperature", "top_p", "top_k", "min_p", "repeat_penalty"}, exclude_none=True)
     if length := request.max_completion_tokens or request.max_tokens:
+        if length >= base.context:
+            name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+            raise FieldError(name, f"got {length}, expected less than {base.context}, the context's size, which the prompt shares")
         stated["length"] = length
     if request.seed is not None:
         stated["seed"] = request.seed % 2**31
