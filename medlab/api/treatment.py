@@ -49,7 +49,7 @@ def check_value(
 ) -> None:
     "Raise `InputError` for a value that cannot be, or has an unknown unit; names that medlab does not know pass."
     quantity = medicines()["names"].get(" ".join(name.casefold().split()), " ".join(name.casefold().split()))
-    units, said = medicines()["ranges"].get(quantity), re.sub(r"\(.*", "", value) if re.search(r"\d[^(]*(?:\(|$)", value) else value.strip("( )")
+    units, said = medicines()["ranges"].get(quantity), value.split("(")[0] if re.match(r"[^(]*\d", value) else value.strip("( )")
     if units is None or not re.search(r"\d", said):
         return
     head = re.match(r"[\d./\s<>≤≥~–−-]*\d\s*", said)
