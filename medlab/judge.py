@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .basics.errors import InputError, MedlabError, MissingError
+from .basics.errors import InputError, MedlabError, MissingError, first_problem
 from .basics.files import read_jsonl, sha256_json, sha256_text, write_json, write_jsonl
 from .contracts.predictions import MetricRow, not_run, read_predictions, rounded
 from .contracts.records import TASKS
@@ -227,7 +227,7 @@ def call_once(judge: Any, form: Form, key: str, messages: list[dict], options: d
     try:
         return judge.asker.reply(messages, form, options)
     except MedlabError as error:
-        judge.ledger.add_failed(key, str(error), free=not isinstance(error, (Lost, Unreadable)))
+        judge.ledger.add_failed(key, str(error), free=not isinstance(error, (Lost, Unreadable)), most=judge.ledger.most_usd(messages, options))
         raise
 
 # %% ../nbs/11_judge.ipynb #f4c6f049
@@ -238,7 +238,7 @@ def ask_server(judge: Any, messages: list[dict], form: Form, longer: bool) -> Re
         request = judge.request(messages, form, longer=longer)
         try:
             again = retrying(judge.params.tries, first_wait=0.5, longest_wait=judge.params.longest_wait)
-            judge.ledger.add(request[0], again(call_once, judge, form, *request))
+            judge.ledger.add(request[0], again(call_once, judge, form, *request), judge.ledger.most_usd(*request[1:]))
             return judge.ledger.replies[request[0]]
         except NotKnown:
             if judge.mode == MODES[-1]:
@@ -367,9 +367,20 @@ def pairs_to_judge(run: Run, params: JudgeParams) -> list[Work]:
     return found
 
 # %% ../nbs/11_judge.ipynb #90a18052
+def own_criteria(file: str) -> dict[str, tuple[Criterion, ...]]:  # by item
+    "The criteria of a file of JSON lines; raises `InputError` for a file or a line that holds none."
+    if not Path(file).is_file():
+        raise InputError(f"judge.criteria: {file} is not there; expected a file of JSON lines with item_id and criteria (text, points)")
+    try:
+        return {row["item_id"]: tuple(Criterion(**one) for one in row["criteria"]) for row in read_jsonl(file)}
+    except (KeyError, TypeError, ValidationError) as error:
+        said = first_problem(error, Criterion) if isinstance(error, ValidationError) else f"{type(error).__name__} {error}"
+        raise InputError(f'judge.criteria: {file}: {said}; expected lines such as {{"item_id": "…", "criteria": [{{"text": "Says …", "points": 3}}]}}') from None
+
+# %% ../nbs/11_judge.ipynb #0c894c55
 def checklists_to_judge(run: Run, params: JudgeParams) -> list[Work]:
     "The variant's answers with their criteria: those of the file that the profile names, else those made from the references."
-    own = {row["item_id"]: tuple(Criterion(**one) for one in row["criteria"]) for row in read_jsonl(params.criteria)} if params.criteria else {}
+    own = own_criteria(params.criteria) if params.criteria else {}
     given, found = answers_of(run, params.variant), []
     for example, _ in answers_to_judge(run, params):
         if criteria := own.get(example.id, () if params.criteria else tuple(criteria_of(example))):

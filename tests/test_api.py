@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import pwd
 import random
@@ -17,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -27,7 +29,7 @@ from medlab.api.models import Models, ServedModel
 from medlab.api.store import Store, log_lines
 from medlab.basics.errors import InputError, MissingError
 from medlab.contracts.chat import ChatFormat
-from medlab.contracts.engine import Completion, Piece, Sampling
+from medlab.contracts.engine import Completion, OptionScores, Piece, Sampling
 from medlab.contracts.tasks import build_messages
 from medlab.models import load_spec, obtain
 from medlab.serve import ServeParams, create_app, stated
@@ -772,11 +774,90 @@ def test_text_is_text_in_every_field(serve_it, text):
     (b'{"case": "\\ud83d", "options": {"A": "x", "B": "y"}}', 400), (b"\x00" * 100, 400), (b"[" * 100_000, 400), (b"", 400), (b'"text"', 400),
     (b'{"case": "x", "options": {"\\ud83d": "x", "B": "y"}}', 400), (b'{"case": "x", "options": {"A": "x", "B": "y"}, "model": "\\udc00"}', 400),
     (json.dumps({**CASE, "case": "\U0001fa7a"}).encode(), 200),
+    (json.dumps({**CASE, "case": "a\0b"}).encode("utf-16-le"), 400), (json.dumps(CASE).encode("utf-32-le"), 400),  # Python's reader would take both
+    (b'{"case": "x", "options": {"A": "Gout", "B": "Sprain", "A": "Stroke"}}', 400),  # and would lose an option
 ])
 def test_bodies_that_are_broken(serve_it, raw, status):
     url, _, _ = serve_it(Scripted())
     reply = httpx.post(url + "/ask", content=raw, headers={"content-type": "application/json"}, timeout=30)
     assert reply.status_code == status and ("error" in reply.json()) == (status != 200), reply.text
+
+
+@pytest.mark.parametrize(("path", "body", "status", "field"), [
+    ("/v1/chat/completions", {**HELLO, "max_tokens": 100_000}, 400, "max_tokens"),
+    ("/v1/chat/completions", {**HELLO, "max_completion_tokens": 2048, "max_tokens": 5}, 400, "max_completion_tokens"),
+    ("/ask", {**CASE, "options": {"A": "Gout", "\uff41": "Sprain"}}, 422, "options"),
+    ("/ask", {**CASE, "options": {"A": "Gout", "\u200b": "Sprain"}}, 422, "options"),
+    ("/chat/scripted", {**TALK, "reason": "", "inference": "", "search": "", "deep_research": "", "dan": "", "mcp": "", "in_billing": "", "out_billing": "0"}, 200, None),
+    ("/chat/scripted", {**TALK, "search": "yes"}, 422, "search"),
+])
+def test_the_field_that_is_wrong_is_named_and_an_empty_flag_is_none(serve_it, path, body, status, field):
+    url, _, _ = serve_it(Scripted())
+    reply = call(url, path, body)
+    assert (reply.status_code, reply.json().get("error", {}).get("param")) == (status, field), reply.text
+
+
+@pytest.mark.parametrize("schema", [{"type": "string", "maxLength": 10**9}, {"type": "array", "items": {"type": "integer", "maximum": 10**30}}, {"type": "string", "minLength": -1},
+                                    {"type": "object", "properties": {str(number): {"type": "string"} for number in range(3000)}}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_that_would_break_ollama_does_not_reach_it(chat, schema, stream):
+    engine = Scripted()
+    model = ServedModel("scripted", lambda: nullcontext(engine), chat, Sampling(length=4), "ollama")
+    with live(create_app(Models([model]), ServeParams(), [].append, [])) as url:
+        reply = call(url, "/v1/chat/completions", {**HELLO, "stream": stream, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}})
+    assert (reply.status_code, reply.json()["error"]["param"], engine.words) == (400, "response_format", 0), reply.text
+
+
+@pytest.mark.parametrize(("facts", "field"), [
+    ({"vitals": {"BP": "900/20 mmHg"}}, "patient.vitals.BP"), ({"labs": {"INR": "2.5 mg/dL"}}, "patient.labs.INR"), ({"sex": "male", "pregnancy": "12 weeks"}, "patient.pregnancy"),
+    ({"age": 0, "weight": 300}, "patient.weight"), ({"complaint": " "}, "patient.complaint"), ({"conditions": ["gout"] * 5000}, "patient"),
+    ({"weight": None, "allergies": None, "vitals": None}, None),
+])
+def test_what_is_wrong_with_a_patient_is_422_and_named(serve_it, facts, field):
+    url, _, _ = serve_it(Scripted())
+    reply = call(url, "/api/treatment-recommendations", {"patient": {"age": 62, "sex": "female", "complaint": "A sore knee.", **facts}, "model": None})
+    assert reply.status_code == (422 if field else 200) and reply.json().get("error", {}).get("param") == field, reply.text
+
+
+def test_a_database_that_fails_is_503_and_no_bug(serve_it):
+    "Such as one on a disk that is full. The answer is there, but it would be forgotten, and that is said."
+    url, lines, file = serve_it(Scripted())
+    known = call(url, "/chat/scripted", TALK).json()["conversation_id"]
+    with sqlite3.connect(file) as database:
+        database.execute("DROP TABLE turn")
+    calls = [("/chat/scripted", TALK), ("/chat/scripted", {**TALK, "conversation_id": known}), ("/conversations", None), (f"/conversations/{known}", None)]
+    for path, body in calls:
+        reply = call(url, path, body)
+        assert reply.status_code == 503 and "database" in reply.json()["error"]["message"], reply.text
+    streamed = call(url, "/chat/scripted", {**TALK, "stream": True})
+    assert "event: error" in streamed.text and "database" in streamed.text and "event: done" not in streamed.text
+    assert call(url, "/ask", CASE).status_code == 200 and not [line for line in lines if " 500 " in line]
+
+
+class Opinionated(Scripted):
+    "Doubts while it has written nothing, and is sure of B once it has."
+
+    def option_logprobs(self, conversations, options, lead=""):
+        chances = {"A": 0.5, "B": 0.3, "C": 0.2} if lead == ["<answer>"] or lead == "<answer>" else {"A": 0.001, "B": 0.998, "C": 0.001}
+        return [OptionScores({letter: math.log(chances[letter]) for letter in some}, dict.fromkeys(some, 1)) for some in options]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_set_is_measured_like_what_it_is_promised_from(chat, tmp_path, stream):
+    "Evaluation asks for the letter at once, of cases with options; a confidence after an analysis of one's own says something else, and so do triage levels."
+    shares = {"clinical_reasoning": [0.3] * 20, "triage": [0.99] * 200}
+    (tmp_path / "evaluate").mkdir()
+    found = {"base": {}, "q4_k_m": {"forced_choice_letter": {"shares_of_right": {"clinical_reasoning": [0.9] * 20}}}, "served": {"forced_choice_letter": {"shares_of_right": shares}}}
+    (tmp_path / "evaluate" / "calibration.json").write_text(json.dumps(found))
+    model = ServedModel("opinionated", lambda: nullcontext(Opinionated()), chat, Sampling(length=4), run=SimpleNamespace(path=tmp_path))
+    body = {"case": "A headache. What is most likely?", "options": {"x": "Gout", "y": "Concussion", "z": "Flu"}, "sets": 0.9, "stream": stream}
+    with live(create_app(Models([model]), ServeParams(), [].append, [])) as url:
+        text = call(url, "/ask", body).text
+        reply = json.loads(text.rpartition("data: ")[2] if stream else text)
+        assert reply["set"] == ["x", "y"] and reply["confidence"]["options"]["y"] == 0.998
+        assert call(url, "/ask", {**body, "prompt": "Be brief."}).json()["error"]["param"] == "sets"
+        (tmp_path / "evaluate" / "calibration.json").write_text(json.dumps({"served": {"forced_choice_letter": {"shares_of_right": {"triage": [0.9]}}}}))
+        assert call(url, "/ask", {**body, "stream": False}).json()["error"]["param"] == "sets"
 
 
 def test_slow_and_half_open_clients_are_closed(serve_it):

@@ -501,6 +501,31 @@ def test_failed_calls_are_counted_and_an_unknown_cost_is_said_to_be_unknown(star
     assert judge.ledger.spent()["usd"] is None and judge.ledger.spent()["unknown_calls"] == 1  # nobody knows the price of "toy"
 
 
+def uncounted():
+    status, headers, body = reply(GOOD)
+    return status, headers, body | {"usage": None}
+
+
+@pytest.mark.parametrize("answered", [uncounted, lambda: error(503, "down", headers={"retry-after": "0"})])
+def test_calls_of_unknown_cost_count_for_the_budget_with_the_most_that_they_may_cost(start, tmp_path, answered):
+    "A server that counts no tokens, or breaks off, may charge all the same."
+    params = QUICK.model_copy(update={"budget_usd": 0.004, "max_tokens": 100, "usd_per_million": (1.0, 5.0)})
+    judge, server = start(*[answered() for _ in range(60)], params=params, ledger=tmp_path / "judge.jsonl")
+    found = [one for number in range(20) for one in judge_all(Judge(judge.place, params, ledger=tmp_path / "judge.jsonl"), answers(20)[number:number + 1])]
+    assert 0 < len(server.requests) < 10 and "budget_usd" in found[-1].why
+    assert judge.ledger.spent()["known_usd"] == 0
+
+
+@pytest.mark.parametrize("lines", [None, "{}", '{"item_id": "a", "criteria": [{"text": "x"}]}', '{"item_id": "a", "criteria": [{"text": "", "points": 99}]}', '{"item_id": "a", "criteria": 3}'])
+def test_a_file_of_criteria_that_holds_none_is_named(tmp_path, lines):
+    from medlab.judge import own_criteria
+
+    if lines is not None:
+        (tmp_path / "criteria.jsonl").write_text(lines)
+    with pytest.raises(InputError, match="judge.criteria: .*criteria.jsonl.*expected"):
+        own_criteria(str(tmp_path / "criteria.jsonl"))
+
+
 def test_a_budget_is_never_exceeded_and_needs_a_price(start, tmp_path):
     params = QUICK.model_copy(update={"budget_usd": 0.0015, "max_tokens": 100, "usd_per_million": (1.0, 5.0)})
     judge, server = start(params=params, ledger=tmp_path / "judge.jsonl")

@@ -27,6 +27,7 @@ from .errors import DeadlineError, FieldError, documented
 from .events import event, event_response
 from .models import Models, ServedModel
 from .queueing import alongside, gathered, stream, use
+from .rules import folded
 from .safety import DISCLAIMER, awaited_verdict
 
 # %% ../../nbs/api/ask.ipynb #1bc9f3ba
@@ -56,11 +57,11 @@ class AskRequest(WithoutNulls):
 def under_letters(options: dict[str, str]) -> dict[str, str]:  # letter -> text
     "The options under the letters that the model knows, in their order; raises `FieldError` for a label or a text that is empty, or a label given twice."
     for label, text in options.items():
-        if not label.strip() or len(label) > 64:
+        if not folded(label) or len(label) > 64:
             raise FieldError("options", "a label is empty or longer than 64 characters; expected a short text such as A")
         if not text.strip():
             raise FieldError(f"options.{label}", "the text is empty; expected a text for each option")
-    if len({label.strip().casefold() for label in options}) < len(options):
+    if len({folded(label) for label in options}) < len(options):
         raise FieldError("options", "two labels are the same; expected each once")
     return dict(zip(LETTERS, options.values()))
 
@@ -158,11 +159,12 @@ def right_shares(run: Any) -> list[float]:
     if path is None or not path.is_file():
         raise FieldError("sets", "this model has no evaluate/calibration.json, so no set can be promised; evaluate the run first, or leave it out")
     found = read_json(path)
-    deployed_forms = [arms for variant, arms in found.items() if variant not in ("base", "adapter", "merged", "adapter_gguf")] if isinstance(found, dict) else []
-    shares = next((arms["forced_choice_letter"]["shares_of_right"] for arms in deployed_forms if "forced_choice_letter" in arms), None)
-    if not shares:
-        raise FieldError("sets", "evaluate/calibration.json holds no forced choices of a deployed form of the model; evaluate the run again, or leave it out")
-    return [float(share) for share in shares]
+    forms = {name: arms for name, arms in found.items() if name not in ("base", "adapter", "merged", "adapter_gguf")} if isinstance(found, dict) else {}
+    for arms in [forms.get("served"), *forms.values()]:
+        measured = (arms or {}).get("forced_choice_letter", {}).get("shares_of_right")
+        if isinstance(measured, dict) and measured.get("clinical_reasoning"):
+            return [float(share) for share in measured["clinical_reasoning"]]
+    raise FieldError("sets", "evaluate/calibration.json holds no cases with options that a deployed form of the model was asked by letter; evaluate the run again, or leave it out")
 
 # %% ../../nbs/api/ask.ipynb #647876e0
 @dataclass
@@ -194,24 +196,41 @@ async def checked_ask(models: Models, body: AskRequest, seconds: float) -> Check
         messages = [{"role": "system", "content": body.prompt}, *(message for message in messages if message["role"] != "system")]
     sampling = model.sampling.model_copy(update=body.model_dump(include={"seed", "temperature"}, exclude_none=True))
     await checked_prompt(await model.format(), messages, sampling, "case")
+    if body.sets and body.prompt:
+        raise FieldError("sets", "the promise was measured with the model's own system prompt; leave out `prompt`, or this")
     threshold = conformal_threshold(right_shares(model.run), body.sets) if body.sets else None
     return CheckedAsk(body, model, messages, options, sampling, threshold, began, began + seconds)
 
 # %% ../../nbs/api/ask.ipynb #c236cb36
-def ask_reply(checked: CheckedAsk, completion: Completion, confidence: Confidence | None, why_not: str | None, verdict: dict | None) -> AskReply:
+@dataclass
+class Looks:
+    "How likely each option was: after what the model wrote, and at once, where a set was asked for."
+
+    after: Confidence | None
+    why_not: str | None
+    at_once: Confidence | None = None
+
+
+def looks_at(engine: Engine, checked: CheckedAsk, text: str) -> Looks:
+    "The confidence after an answer, and the one that a set is made from."
+    after = confidence_of(engine, checked.messages, text, checked.labels)
+    return Looks(*after, None if checked.threshold is None else confidence_of(engine, checked.messages, "", checked.labels)[0])
+
+
+def ask_reply(checked: CheckedAsk, completion: Completion, looks: Looks, verdict: dict | None) -> AskReply:
     "Everything that is said about one answer."
     analysis, letter, valid = read_answer(completion.text, checked.options)
     label = checked.labels.get(letter or "")
-    notes = [note for note in (None if letter else "the answer names none of the options, or more than one", why_not) if note]
+    notes = [note for note in (None if letter else "the answer names none of the options, or more than one", looks.why_not) if note]
     found = None
     if checked.threshold is not None:
-        if confidence is None:
+        if looks.at_once is None:
             notes.append("set: needs the confidence, which this engine does not give")
         else:
-            found = conformal_set(confidence, checked.threshold)
+            found = conformal_set(looks.at_once, checked.threshold)
     return AskReply(
         analysis=analysis, answer=Choice(label=label, text=checked.body.options[label]) if label else None, format_valid=valid, text=completion.text,
-        finish_reason=completion.finish_reason, confidence=confidence, set=found, notes=notes, model=checked.model.name,
+        finish_reason=completion.finish_reason, confidence=looks.after, set=found, notes=notes, model=checked.model.name,
         latency_ms=round(1000 * (time.monotonic() - checked.began)), guard=verdict, disclaimer=DISCLAIMER,
     )
 
@@ -223,15 +242,15 @@ async def case_verdict(body: AskRequest) -> dict | None:
 # %% ../../nbs/api/ask.ipynb #661eacb8
 async def ask(checked: CheckedAsk) -> tuple[AskReply, Completion]:
     "Answer one case: the text and the confidence in one turn at the engine."
-    def work(engine: Engine, gone: threading.Event) -> tuple[Completion, Confidence | None, str | None] | None:
+    def work(engine: Engine, gone: threading.Event) -> tuple[Completion, Looks] | None:
         completion = gathered(checked.messages, checked.sampling)(engine, gone)
-        return (completion, *confidence_of(engine, checked.messages, completion.text, checked.labels)) if completion else None
+        return (completion, looks_at(engine, checked, completion.text)) if completion else None
 
     found, verdict = await alongside(use(checked.model.queue, work, checked.deadline), lambda: case_verdict(checked.body))
     if found is None:
         raise DeadlineError("the request was given up before its answer was complete")
-    completion, confidence, why_not = found
-    return ask_reply(checked, completion, confidence, why_not, verdict), completion
+    completion, looks = found
+    return ask_reply(checked, completion, looks, verdict), completion
 
 # %% ../../nbs/api/ask.ipynb #55ca8e9e
 async def ask_events(checked: CheckedAsk, written: Any) -> AsyncGenerator[str, None]:
@@ -241,8 +260,8 @@ async def ask_events(checked: CheckedAsk, written: Any) -> AsyncGenerator[str, N
         if piece.text:
             yield event({"text": piece.text}, "token")
         whole = piece.done or whole
-    confidence, why_not = await use(checked.model.queue, lambda engine, _: confidence_of(engine, checked.messages, whole.text, checked.labels), checked.deadline)
-    reply = ask_reply(checked, whole, confidence, why_not, await case_verdict(checked.body))
+    looks = await use(checked.model.queue, lambda engine, _: looks_at(engine, checked, whole.text), checked.deadline)
+    reply = ask_reply(checked, whole, looks, await case_verdict(checked.body))
     written(whole, reply.guard)
     yield event(reply.model_dump(), "done")
 

@@ -49,18 +49,35 @@ def bad_text(value: Any) -> tuple[str, str] | None:  # where, and what is wrong
     return None
 
 # %% ../../nbs/api/bodies.ipynb #92dc0f1b
+class TwiceError(ValueError):
+    "A name stands twice in a JSON object."
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    "A JSON object from its names and values; raises `TwiceError` for a name that is given twice."
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise TwiceError(next(name for name in names if names.count(name) > 1))
+    return found
+
+# %% ../../nbs/api/bodies.ipynb #989c0c86
 def text_problem(body: bytes) -> tuple[str, str] | None:  # where, and what is wrong
     "What is wrong with the text of a JSON body; None when all of it can be written, and for a body that is no JSON."
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as error:
         return "body", f"is no UTF-8 at byte {error.start}; encode it as UTF-8"
-    if not SUSPECT.search(body):
-        return None
+    if b"\0" in body:
+        return "body", f"holds a null byte at byte {body.index(0)}; encode it as UTF-8"
     try:
-        return bad_text(json.loads(body))
+        found = json.loads(body, object_pairs_hook=each_once)
+    except TwiceError as twice:
+        name = "".join(char if char.isprintable() else "?" for char in str(twice)[:64])
+        return name, "is given twice in one object; expected each name once"
     except (ValueError, RecursionError):
         return None
+    return bad_text(found) if SUSPECT.search(body) else None
 
 # %% ../../nbs/api/bodies.ipynb #0069037d
 class WithoutNulls(BaseModel):

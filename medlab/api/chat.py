@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from ..contracts.engine import Completion, Sampling
 from .bodies import TextPart, WithoutNulls, beside, checked_prompt, has_room, note, note_answer, parts_text
@@ -50,6 +50,12 @@ class ConversationRequest(WithoutNulls):
     deep_research: bool | int = Field(False, description="refused where the model does not")
     dan: bool | int = Field(False, description="answers without limits; always refused")
     mcp: bool | list[Any] | dict[str, Any] = Field(False, description="tools; refused where the model has none")
+
+    @field_validator("reason", "in_billing", "out_billing", "inference", "search", "deep_research", "dan", "mcp", mode="before")
+    @classmethod
+    def empty_is_false(cls, flag: Any) -> Any:
+        "A flag that is empty means no."
+        return False if flag in ("", "0", [], {}) else flag
 
 # %% ../../nbs/api/chat.ipynb #8681766f
 FLAGS = ("reason", "inference", "search", "deep_research", "dan", "mcp", "in_billing", "out_billing")

@@ -152,6 +152,9 @@ def requested_sampling(
     "The deployment's sampling, changed where the request states a value."
     stated = request.model_dump(include={"temperature", "top_p", "top_k", "min_p", "repeat_penalty"}, exclude_none=True)
     if length := request.max_completion_tokens or request.max_tokens:
+        if length >= base.context:
+            name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+            raise FieldError(name, f"got {length}, expected less than {base.context}, the context's size, which the prompt shares")
         stated["length"] = length
     if request.seed is not None:
         stated["seed"] = request.seed % 2**31
@@ -160,6 +163,33 @@ def requested_sampling(
     return base.model_copy(update=stated)
 
 # %% ../../nbs/api/openai_compatible.ipynb #b952e188
+#: What a JSON schema may count, and how far, before Ollama's server works for minutes, or breaks.
+LARGEST_PARTS, LARGEST_DEPTH, LARGEST_COUNT = 500, 50, 2000
+COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+
+def schema_problem(schema: Any) -> str | None:
+    "What of a JSON schema Ollama's server does not survive; None where nothing is known."
+    waiting, parts = [(schema, 0)], 0
+    while waiting:
+        one, depth = waiting.pop()
+        parts += isinstance(one, dict)
+        if parts > LARGEST_PARTS or depth > 2 * LARGEST_DEPTH:
+            return f"the schema is too large; expected at most {LARGEST_PARTS} parts, at most {LARGEST_DEPTH} inside each other"
+        for name, value in one.items() if isinstance(one, dict) else ():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if name in COUNTS and number and not 0 <= value <= LARGEST_COUNT:
+                return f"{name}: got {value}, expected 0 to {LARGEST_COUNT}"
+            if name in BOUNDS and number and not abs(value) < 2**63:
+                return f"{name}: got a number that does not fit into 64 bits"
+            if name == "pattern" and isinstance(value, str) and "(?" in value:
+                return "pattern: got one with `(?`, expected one without groups of that kind"
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        waiting += [(part, depth + 1) for part in inner if isinstance(part, (dict, list))]
+    return None
+
+# %% ../../nbs/api/openai_compatible.ipynb #3f9fad00
 def held_to_schema(sampling: Sampling, wanted: ResponseFormat | None, engine: str) -> Sampling:
     "The sampling with the schema that the answer must keep; raises `FieldError` where the engine cannot hold it to one."
     if wanted is None or wanted.type == "text":
@@ -169,6 +199,8 @@ def held_to_schema(sampling: Sampling, wanted: ResponseFormat | None, engine: st
     if wanted.type == "json_schema" and wanted.json_schema is None:
         raise FieldError("response_format.json_schema", "is missing; expected an object with a name and a schema")
     schema = wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
+    if engine == "ollama" and (problem := schema_problem(schema)):
+        raise FieldError("response_format", f"{problem}: this model's engine cannot be held to such a schema")
     return sampling.model_copy(update={"json_schema": schema})
 
 # %% ../../nbs/api/openai_compatible.ipynb #805fabf9

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..basics.errors import MissingError
+from ..basics.errors import InputError, MissingError
 from ..basics.secrets import secret
 
 # %% ../../nbs/api/security.ipynb #a2d87b4e
@@ -59,7 +59,10 @@ def reached_by_others(host: str) -> bool:
 # %% ../../nbs/api/security.ipynb #87aebf5c
 def api_keys() -> list[str]:
     "The keys in MEDLAB_API_KEY (environment or `.env`), commas between them; empty when it is not set."
-    return [key.strip() for key in (secret("MEDLAB_API_KEY") or "").split(",") if key.strip()]
+    keys = [key.strip() for key in (secret("MEDLAB_API_KEY") or "").split(",") if key.strip()]
+    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+        raise InputError("MEDLAB_API_KEY holds a character that a request's header cannot carry; expected letters, digits and signs of ASCII, without spaces")
+    return keys
 
 
 def owner_of(key: str) -> str:

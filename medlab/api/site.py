@@ -22,7 +22,7 @@ from .models import Models, ServedModel
 from .page import mount_page
 from .queueing import alongside, gathered, stream, use
 from .safety import awaited_verdict
-from .treatment import TreatmentReply, TreatmentRequest, case_text, check_patient, recommend
+from .treatment import TreatmentReply, TreatmentRequest, case_text, check_request, recommend
 
 # %% ../../nbs/api/site.ipynb #9cd672a5
 class WhileWanted:
@@ -41,7 +41,7 @@ class WhileWanted:
 async def plan_in_turn(models: Models, body: TreatmentRequest, seconds: float) -> TreatmentReply:
     "A plan by one of the models when it is its turn. Raises what `recommend` and `use` raise."
     model = models.named(body.model)
-    check_patient(body.patient)  # what is wrong is said at once, not after the wait
+    check_request(body)  # what is wrong is said at once, not after the wait
     chat, tuned = await model.format(), model.run is not None
 
     def work(engine: Engine, gone: threading.Event) -> TreatmentReply | None:

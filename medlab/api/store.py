@@ -78,10 +78,13 @@ def open_database(
     from sqlmodel import create_engine
 
     address = str(where)
-    if "://" not in address:
-        Path(address).parent.mkdir(parents=True, exist_ok=True)
-        address = f"sqlite:///{address}"
-    engine = create_engine(address, pool_pre_ping=True)
+    try:
+        if "://" not in address:
+            Path(address).parent.mkdir(parents=True, exist_ok=True)
+            address = f"sqlite:///{address}"
+        engine = create_engine(address, pool_pre_ping=True)
+    except (OSError, SQLAlchemyError, ValueError, ImportError) as error:
+        raise MissingError(f"the database of serve.database cannot be used ({type(error).__name__}); correct the address, or install its driver") from None
     if engine.dialect.name == "sqlite":
         @event.listens_for(engine, "connect")
         def settings(connection, _):
@@ -95,14 +98,16 @@ def open_database(
 
 # %% ../../nbs/api/store.ipynb #acaf4d50
 @contextmanager
-def conflicts_reported() -> Iterator[None]:
-    "Raise `ConflictError` when another request has written the same turn meanwhile."
-    from sqlalchemy.exc import IntegrityError
+def failures_explained() -> Iterator[None]:
+    "Raise `ConflictError` when another request has written the same turn meanwhile, and `MissingError` when the database fails: its disk is full, its server is gone."
+    from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
     try:
         yield
     except IntegrityError:
         raise ConflictError("conversation_id: another request has gone on with this conversation meanwhile; send the question again") from None
+    except SQLAlchemyError as error:
+        raise MissingError(f"the server's database of conversations fails ({type(error).__name__}); whoever runs it must look at its disk or its server") from error
 
 # %% ../../nbs/api/store.ipynb #258b0dd7
 class Store:
@@ -113,7 +118,8 @@ class Store:
 
         self.engine, self.keep_days, self.log_text = open_database(where), keep_days, log_text
         tables = MetaData()
-        tables.reflect(self.engine)
+        with failures_explained():
+            tables.reflect(self.engine)
         self.conversations, self.turns, self.log = (tables.tables[name] for name in ("conversation", "turn", "inference"))
         self.lines: queue.SimpleQueue = queue.SimpleQueue()
         self.forget()
@@ -122,7 +128,7 @@ class Store:
 
     def turns_of(self, conversation: str, owner: str) -> list[dict]:
         "The messages of a conversation, in order; raises `NotThereError` for one that is not there, or is another owner's."
-        with self.engine.connect() as connection:
+        with failures_explained(), self.engine.connect() as connection:
             check_owner(self, connection, conversation, owner)
             rows = connection.execute(self.turns.select().where(self.turns.c.conversation == conversation).order_by(self.turns.c.number))
             return [{"role": row.role, "content": row.text} for row in rows]
@@ -132,7 +138,7 @@ class Store:
         now = datetime.now(timezone.utc)
         turns = [{"conversation": conversation, "number": number + place, "role": role, "text": text}
                  for place, (role, text) in enumerate((("user", question), ("assistant", answer)))]
-        with conflicts_reported(), self.engine.begin() as connection:
+        with failures_explained(), self.engine.begin() as connection:
             if number == 0:
                 connection.execute(self.conversations.insert().values(id=conversation, owner=owner, model=model, made=now, used=now))
             else:
@@ -146,14 +152,14 @@ class Store:
 
     def remove(self, conversation: str, owner: str) -> None:
         "Delete a conversation; raises `NotThereError` like `turns_of`."
-        with self.engine.begin() as connection:
+        with failures_explained(), self.engine.begin() as connection:
             check_owner(self, connection, conversation, owner)
             connection.execute(self.conversations.delete().where(self.conversations.c.id == conversation))
 
     def forget(self) -> None:
         "Delete conversations and lines of the log that are older than `keep_days`."
         before = datetime.now(timezone.utc) - timedelta(days=self.keep_days)
-        with self.engine.begin() as connection:
+        with failures_explained(), self.engine.begin() as connection:
             connection.execute(self.conversations.delete().where(self.conversations.c.used < before))
             connection.execute(self.log.delete().where(self.log.c.at < before))
 
@@ -178,7 +184,7 @@ def listed_rows(store: Store, owner: str, limit: int, offset: int) -> list[dict]
     table, turns = store.conversations.c, store.turns.c
     begins = sql.select(sql.func.substr(turns.text, 1, 80)).where(turns.conversation == table.id, turns.number == 0).scalar_subquery()
     wanted = sql.select(table.id, table.model, table.made, table.used, begins.label("begins")).where(table.owner == owner)
-    with store.engine.connect() as connection:
+    with failures_explained(), store.engine.connect() as connection:
         rows = connection.execute(wanted.order_by(table.used.desc(), table.id).limit(limit).offset(offset)).mappings()
         return [{"conversation_id": row["id"], "model": row["model"], "made": str(row["made"]), "used": str(row["used"]), "begins": row["begins"]} for row in rows]
 
@@ -223,12 +229,14 @@ def write_log(store: Store) -> None:
                 connection.execute(store.log.insert(), rows)
         if time.monotonic() - forgotten > 3600:
             forgotten = time.monotonic()
-            with suppress(SQLAlchemyError):
+            with suppress(MissingError):
                 store.forget()
 
 # %% ../../nbs/api/store.ipynb #2038c655
 def log_lines(where: str | Path) -> list[dict]:
-    "All lines of the inference log in a database, oldest first."
+    "All lines of the inference log in a database, oldest first; none where no server has made one."
+    if "://" not in str(where) and not Path(where).is_file():
+        return []
     engine = open_database(where)
     try:
         with engine.connect() as connection:

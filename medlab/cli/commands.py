@@ -39,7 +39,7 @@ from medlab.cli.evaluate import (
 )
 from .finetune import dry_run_lines, finetune_plan, finetune_settings, join_launch, launch_lines
 from .models import models_app
-from .serve import ask_lines, chat_lines, export_log, given_options, plan_lines, plan_request, post_json, server_client
+from .serve import ask_lines, chat_lines, export_log, given_options, patient_facts, plan_lines, plan_request, post_json, server_client
 from ..quantizing.converter import install_converter
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
@@ -147,9 +147,9 @@ def run_and_profile(profile: str, run_dir: str, overrides: Iterable[str]) -> tup
     return run, loaded
 
 # %% ../../nbs/cli/commands.ipynb #eaa0e2f8
-def existing_run(run_dir: str) -> Run:
+def existing_run(run_dir: str, profile: str = "") -> Run:
     "A run that was begun before, for a command that only looks at it: nothing is written. Raises `InputError` for a folder that is not a run."
-    run = find_run("", run_dir)[0]
+    run = find_run(profile, run_dir)[0]
     if not (run.path / "profile.yaml").is_file():
         raise InputError(f"{run.path} is no run folder, since it has no profile.yaml; give one with --run, or begin it with: medlab run --run {run.path}")
     return run
@@ -331,6 +331,22 @@ def opened_server(url: str, profile: str, run: str) -> Iterator[Any]:
         yield client
 
 # %% ../../nbs/cli/commands.ipynb #db8dbc87
+def given_text(words: str) -> str:
+    "The words of an argument; of standard input for a dash."
+    try:
+        return sys.stdin.read() if words == "-" else words
+    except UnicodeDecodeError:
+        raise InputError("standard input is no UTF-8; convert it first") from None
+
+
+def file_text(file: str) -> str:
+    "The text of a file; raises `InputError` for one that cannot be read."
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); expected a file of UTF-8 text") from None
+
+# %% ../../nbs/cli/commands.ipynb #0089fe8f
 @app.command("ask")
 def ask_command(
     case: Annotated[str, typer.Argument(help="The case and the question; - reads it from standard input.")],
@@ -345,9 +361,9 @@ def ask_command(
 
     For example: medlab ask "Pain moved to the right lower belly. What is it?" -o "Kidney stone" -o Appendicitis
     """
-    text = sys.stdin.read() if case == "-" else case
+    body = {"case": given_text(case), "options": given_options(option), "model": model}
     with opened_server(url, profile, run) as client:
-        reply = post_json(client, "/ask", {"case": text, "options": given_options(option), "model": model})
+        reply = post_json(client, "/ask", body)
     typer.echo(json.dumps(reply, indent=1, ensure_ascii=False) if as_json else "\n".join(ask_lines(reply)))
 
 # %% ../../nbs/cli/commands.ipynb #27b1fee5
@@ -381,10 +397,7 @@ def recommend_command(
 
     The file holds an object such as {"age": 62, "sex": "female", "allergies": ["penicillin"], "complaint": "A sore throat."}
     """
-    try:
-        found = json.loads(sys.stdin.read() if patient == "-" else Path(patient).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{patient} cannot be read as JSON ({error}); expected a file with the patient's facts, see medlab recommend --help") from None
+    found = patient_facts(given_text(patient) if patient == "-" else file_text(patient), patient)
     body = plan_request(found, model, samples)
     with opened_server(url, profile, run) as client:
         reply = post_json(client, "/api/treatment-recommendations", body)
@@ -409,7 +422,7 @@ app.add_typer(logs_app, name="logs")
 
 
 @logs_app.callback(invoke_without_command=True)
-def logs_command(context: typer.Context, run: RunOption = "", lines: Annotated[int, typer.Option("-n", help="How many lines.")] = 20):
+def logs_command(context: typer.Context, run: RunOption = "", lines: Annotated[int, typer.Option("-n", help="How many lines.", min=1)] = 20):
     "The last lines of what `medlab up` started."
     from medlab.cli.deploy import stack_file, stack_log
 
@@ -428,8 +441,9 @@ def logs_export_command(
     "Write a server's log as JSON: of each request the route, status, time, model, tokens, memory and the guard's verdict."
     from medlab.serve import ServeParams, database_of
 
-    opened, loaded = run_and_profile(profile, run, [])
-    typer.echo(f"{export_log(database_of(opened, loaded.params(ServeParams)), out)} requests: {out}")
+    opened = existing_run(run, profile)
+    params = load_profile(opened.path / "profile.yaml").params(ServeParams)
+    typer.echo(f"{export_log(database_of(opened, params), out)} requests: {out}")
 
 # %% ../../nbs/cli/commands.ipynb #b0759e80
 @app.command("evaluate", help=help_of(find_step("evaluate")))
@@ -441,7 +455,7 @@ def evaluate_command(
     kind: Annotated[str, typer.Option("--as", help=f"What the questions are: {', '.join(BENCHMARK_KINDS)}.")] = "mcq",
     columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter; of answers: id=KEY,answers=TEXT,system=WHO")] = "",
     strip_role: Annotated[bool, typer.Option("--strip-role", help="A role word at the beginning of an answer is no part of it.")] = False,
-    floor: Annotated[float, typer.Option("--floor", help="Give no accuracy and no difference where fewer choices can be read.")] = 0.5,
+    floor: Annotated[float, typer.Option("--floor", help="Give no accuracy and no difference where fewer choices can be read.", min=0, max=1)] = 0.5,
     ledger: Annotated[str, typer.Option("--ledger", help="Take over the answers in another run's folder `ledgers`.", metavar="DIR")] = "",
     profile: ProfileOption = "",
     run: RunOption = "",
@@ -479,7 +493,7 @@ def benchmark_command(
     kind: Annotated[str, typer.Option("--as", help=f"What the questions are: {', '.join(BENCHMARK_KINDS)}.")],
     columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
     variants: Annotated[list[str], typer.Option("--variants", help="A variant of the run (repeatable); base needs no fine-tune.")] = ["base"],
-    limit: Annotated[int, typer.Option("--limit", help="At most this many rows, from all over the file; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="At most this many rows, from all over the file; 0: all.", min=0)] = 0,
     protocol: Annotated[str, typer.Option("--protocol", help=f"How it is asked: {', '.join(PROTOCOLS)}.")] = "chat",
     profile: ProfileOption = "",
     run: RunOption = "",
@@ -499,7 +513,7 @@ def audit_mcq_command(
     place: Annotated[str, typer.Argument(help="A multiple-choice file.", metavar="FILE")],
     columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
     variant: Annotated[str, typer.Option("--variant", help="Ask this variant of the run, too: rotations, no question, none of the others.")] = "",
-    limit: Annotated[int, typer.Option("--limit", help="At most this many rows, from all over the file; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="At most this many rows, from all over the file; 0: all.", min=0)] = 0,
     profile: ProfileOption = "",
     run: RunOption = "",
 ):
@@ -527,8 +541,8 @@ def export_inspect_command(
     """Write a run's answers as logs that `inspect view` opens: one file for each variant, arm and task."""
     from medlab.cli.inspect_tasks import write_inspect_logs
 
-    opened, loaded = run_and_profile(profile, run, [])
-    folder = Path(out) if out else opened.path / "inspect"
+    opened = existing_run(run, profile)
+    loaded, folder = find_run(profile, str(opened.path))[1], Path(out) if out else opened.path / "inspect"
     typer.echo(f"{len(write_inspect_logs(opened, loaded, folder))} logs; look at them with: inspect view --log-dir {short_path(folder)}")
 
 # %% ../../nbs/cli/commands.ipynb #bd965052
@@ -537,7 +551,7 @@ def export_lm_eval_command(
     file: Annotated[str, typer.Argument(help="A file of questions; without one, held-out clinical cases of the run or the starter data.", metavar="[FILE]")] = "",
     kind: Annotated[str, typer.Option("--as", help="What the questions are: mcq, yesnomaybe, triage, refusal, escalation.")] = "mcq",
     columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
-    limit: Annotated[int, typer.Option("--limit", help="At most this many questions; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="At most this many questions; 0: all.", min=0)] = 0,
     name: Annotated[str, typer.Option("--name", help="The task's name; default the file's.")] = "",
     out: Annotated[str, typer.Option("--out", help="The folder to write.", metavar="DIR")] = "lm_eval_tasks",
     run: RunOption = "",
@@ -854,6 +868,9 @@ def main() -> None:
         app()
     except MedlabError as error:
         typer.secho(f"medlab: {masked(str(error))}", fg="red", err=True)
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        typer.secho(f"medlab: {error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}; look at the place and its disk, or choose another", fg="red", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("\nmedlab: stopped; the same command continues where it stopped", err=True)

@@ -428,6 +428,7 @@ def run_benchmark(
     "Evaluate variants on anybody's benchmark, and write the results for this file alone. Raises `InputError` for a file, a kind or a protocol that is not known."
     if protocol not in PROTOCOLS:
         raise InputError(f"--protocol: got {protocol!r}{nearest(protocol, PROTOCOLS)}")
+    chosen = [find_variant(name, run, profile) for name in variants]  # one that is not there is an error now, not after the search for leaks
     path = table_of(Hub(place.removeprefix("hub/"))) if place.startswith("hub/") else Path(place)
     items, left_out = benchmark_items(path, kind, columns, limit)
     known = run.path / "instruct" / "train.jsonl"
@@ -439,8 +440,8 @@ def run_benchmark(
         raise InputError(f"{path}: all {len(items)} items stand in the training data of {run.path}; nothing is left to measure")
     shots = {task: few_shot_examples(train, task, 5 if protocol == "few-shot-5" else 0, profile.seed) for task in TASKS}
     answered, impossible = [], {}
-    for name in variants:
-        variant, ledger = find_variant(name, run, profile), run.folder("ledgers") / "benchmarks.jsonl"
+    for name, variant in zip(variants, chosen):
+        ledger = run.folder("ledgers") / "benchmarks.jsonl"
         if kind == "qa":
             answered += benchmark_written(variant, usable, run, profile, ledger)
             continue

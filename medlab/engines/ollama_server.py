@@ -211,6 +211,8 @@ def ollama_refusal(
         return OutOfMemory(f"{said}; take a smaller context (deploy.context) or a smaller type of weights")
     if status in (429, 503):
         return EngineBusy(f"{said}; wait and try again")
+    if "JSON schema in format" in message or "parse grammar" in message:  # said with status 500
+        return InputError(f"the answer cannot be held to this JSON schema ({message}); change the schema")
     if status == 400:
         return InputError(said)
     broke = ("error was encountered while running the model", "runner process", "unexpected EOF", "EOF")

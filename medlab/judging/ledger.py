@@ -53,14 +53,14 @@ class Ledger:
         self.rows = [row for row in rows if row.get("judge", {}).get("model") == place.model and row["judge"].get("provider") == place.provider]
         self.prices = prices_of(place, params)
 
-    def add(self, key: str, reply: Reply) -> None:
-        "Keep a reply."
+    def add(self, key: str, reply: Reply, most: float | None = None) -> None:
+        "Keep a reply, and the most that it can have cost where the server did not count its tokens."
         self.replies[key] = reply
-        self.note({"request": key, "reply": asdict(reply)})
+        self.note({"request": key, "reply": asdict(reply), **({"most_usd": most} if cost_usd(self.prices, reply.usage) is None else {})})
 
-    def add_failed(self, key: str, why: str, free: bool) -> None:
-        "Keep a call that brought no reply; `free`: the server refused it before any work, so that it cost nothing."
-        self.note({"request": key, "failed": why[:300], "free": free})
+    def add_failed(self, key: str, why: str, free: bool, most: float | None = None) -> None:
+        "Keep a call that brought no reply, and the most that it can have cost; `free`: the server refused it before any work, so that it cost nothing."
+        self.note({"request": key, "failed": why[:300], "free": free, **({} if free else {"most_usd": most})})
 
     def note(self, row: dict) -> None:
         "Write one line at once."
@@ -85,10 +85,15 @@ class Ledger:
             return
         if self.prices is None:
             raise OverBudget(f"judge.budget_usd is set, but the price of {self.place.model} is not known; set judge.usd_per_million=[prompt, completion]")
-        most = cost_usd(self.prices, {"prompt_tokens": tokens_of(messages), "completion_tokens": options["max_tokens"]})
-        known = self.spent()["known_usd"]
-        if known + most > self.params.budget_usd:
-            raise OverBudget(f"{known:.4f} US dollars are spent and the next request may cost {most:.4f}; judge.budget_usd={self.params.budget_usd} would be exceeded")
+        most, known = self.most_usd(messages, options) or 0.0, self.spent()["known_usd"]
+        unsure = sum(row.get("most_usd") or 0.0 for row in self.rows)
+        if known + unsure + most > self.params.budget_usd:
+            also = f", calls whose cost is not known may have cost {unsure:.4f}," if unsure else ""
+            raise OverBudget(f"{known:.4f} US dollars are spent{also} and the next request may cost {most:.4f}; judge.budget_usd={self.params.budget_usd} would be exceeded")
+
+    def most_usd(self, messages: list[dict], options: dict) -> float | None:  # None when the price is not known
+        "The most that a request can cost."
+        return cost_usd(self.prices, {"prompt_tokens": tokens_of(messages), "completion_tokens": options["max_tokens"]})
 
 # %% ../../nbs/judging/ledger.ipynb #743196ab
 def tokens_of(messages: list[dict]) -> int:

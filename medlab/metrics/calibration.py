@@ -6,6 +6,9 @@
 __all__ = ['reliability', 'risk_coverage', 'conformal_threshold', 'calibration_of']
 
 # %% ../../nbs/metrics/calibration.ipynb #caf991ea
+from collections import defaultdict
+from collections.abc import Iterable
+
 from ..basics.errors import InputError
 from ..contracts.predictions import Prediction, rounded
 from ..contracts.tasks import Example
@@ -90,6 +93,16 @@ def conformal_sets(
             **rounded(threshold=threshold, coverage=hits / len(sets), low=low, high=high, size=sum(len(found) for found, _ in sets) / len(sets))}
 
 # %% ../../nbs/metrics/calibration.ipynb #220514a6
+def shares_by_task(examples: Iterable[Example], given: Iterable[Prediction]) -> dict[str, list[float]]:
+    "The shares that the right options got, by task: what holds for one kind of question need not hold for another."
+    found, items = defaultdict(list), {one.id: one for one in examples if one.task in CHOICES}
+    for one in given:
+        if one.item_id in items and one.option_logprobs:
+            item = items[one.item_id]
+            found[item.task].append(round(option_shares(one)[item.gold[CHOICES[item.task][0]]], 6))
+    return dict(found)
+
+# %% ../../nbs/metrics/calibration.ipynb #aaba1127
 def calibration_of(
     examples: list[Example],  # test items
     answered: list[Prediction],  # forced choices of one variant in one arm
@@ -110,6 +123,6 @@ def calibration_of(
     return {
         "n": len(test), **rounded(ece=calibration_error(answers), low=min(low, calibration_error(answers)), high=max(high, calibration_error(answers))),
         "reliability": reliability(answers), "risk_coverage": risk_coverage(answers),
-        "shares_of_right": [round(shares[right], 6) for shares, right in calibration + test],  # what a server needs to make sets
+        "shares_of_right": shares_by_task([*validation, *examples], [*chosen_by, *answered]),  # what a server needs to make sets
         "conformal": [conformal_sets(calibration, test, wanted) for wanted in (0.8, 0.9)] if calibration else [],
     }
