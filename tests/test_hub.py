@@ -293,7 +293,7 @@ def test_bytes_are_text_where_they_are_text(tmp_path):
     [
         ({"A": "x", "B": None, "C": "y", "D": "z"}, "without a gap"),  # dealing out new letters would make C another option
         ({"label": ["A", "C", "D"], "text": ["x", "y", "z"]}, "without a gap"), ("'abc'", "expected a list"), ("{'y', 'x'}", "expected a list"),
-        ("A) x B) y", "expected a list"), ("-" * 100_000 + "1", ""), ("[" * 100_000, ""), ({"A": "x"}, "two to 26"), ("{'A': '\\ud800', 'B': 'x'}", "surrogates"),
+        ("A) x B) y B) z", "expected a list"), ("-" * 100_000 + "1", ""), ("[" * 100_000, ""), ({"A": "x"}, "two to 26"), ("{'A': '\\ud800', 'B': 'x'}", "surrogates"),
         ([{"key": "A", "value": "x"}, {"key": "C", "value": "y"}, {"key": "D", "value": "z"}], "without a gap"), ([{"a": "x", "b": "y"}] * 2, "got members a, b"),
         (["x", "", "y"], "not empty"), ([str(number) for number in range(27)], "got 27"), ({"first": "x", "second": "y"}, "without a gap"), ([], "expected a list"),
     ],

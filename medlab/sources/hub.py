@@ -220,7 +220,7 @@ def options_in_cell(cell: Any) -> list[Option]:
     cell = inside(cell)
     if isinstance(cell, str) and (found := options_in_text(cell)):
         return found
-    if isinstance(cell, (list, tuple)) and all(isinstance(member, (list, tuple)) and len(member) == 2 for member in cell):
+    if isinstance(cell, (list, tuple)) and cell and all(isinstance(member, (list, tuple)) and len(member) == 2 for member in cell):
         cell = {str(label): text for label, text in cell}  # pairs of a letter and a text
     cell = cell if isinstance(cell, dict) and run_of(map(bare_label, cell)) else members_of(cell)
     if isinstance(cell, dict):
