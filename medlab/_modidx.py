@@ -583,7 +583,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                    'medlab.bench.data.plain_parse': ('bench/data.html#plain_parse', 'medlab/bench/data.py'),
                                    'medlab.bench.data.plan': ('bench/data.html#plan', 'medlab/bench/data.py'),
                                    'medlab.bench.data.split_records': ('bench/data.html#split_records', 'medlab/bench/data.py'),
-                                   'medlab.bench.data.texts_of': ('bench/data.html#texts_of', 'medlab/bench/data.py'),
+                                   'medlab.bench.data.subject_texts': ('bench/data.html#subject_texts', 'medlab/bench/data.py'),
                                    'medlab.bench.data.whole_road': ('bench/data.html#whole_road', 'medlab/bench/data.py'),
                                    'medlab.bench.data.work_name': ('bench/data.html#work_name', 'medlab/bench/data.py')},
             'medlab.bench.infer': { 'medlab.bench.infer.Timed': ('bench/infer.html#timed', 'medlab/bench/infer.py'),

@@ -118,12 +118,13 @@ def test_without_the_encoder_the_run_goes_on_and_says_so(tmp_path, monkeypatch):
     assert len(manifest.notes) == 1 and "medlab setup" in manifest.notes[0]
 
 
-def test_the_encoder_in_a_process_of_its_own_gives_the_same_and_leaves_nothing(encode):
-    before = {one.pid for one in psutil.Process().children(recursive=True)}
+@pytest.mark.long
+def test_the_encoder_in_a_process_of_its_own_gives_the_same_and_takes_its_memory_with_it(encode):
     with encoder_apart() as apart:
         texts = ["Is gout painful?", "How long does the flu last?", "Why? " * 400]
         np.testing.assert_allclose(apart(texts), encode(texts), atol=1e-6)
-    assert {one.pid for one in psutil.Process().children(recursive=True)} <= before
+        assert max(one.memory_info().rss for one in psutil.Process().children(recursive=True)) > 3e8
+    assert max([one.memory_info().rss for one in psutil.Process().children(recursive=True)], default=0) < 1e8  # loky's two trackers may stay
 
 
 def test_other_weights_are_not_read(encode, monkeypatch):

@@ -210,7 +210,7 @@ SHIFTS = [str.maketrans({chr(base + n): chr(base + (n + places) % 26) for base i
 LONGER_WORD = re.compile("[A-Za-z]{5,}")
 
 
-def texts_of(record: Record) -> dict[str, str]:
+def subject_texts(record: Record) -> dict[str, str]:
     "The texts of a record that are about its subject."
     return {name: value for name in ("question", "answer", "subject", "title") if (value := getattr(record, name))}
 
@@ -231,7 +231,7 @@ def perturbed_text(record: Record, copy: int, words: dict[str, str]) -> Record:
         new = words.get(word.lower()) or word.lower().translate(SHIFTS[copy])
         return new if word.islower() else "".join(letter.upper() if old.isupper() else letter for letter, old in zip(new, word))
 
-    texts = {name: LONGER_WORD.sub(renamed, value) for name, value in texts_of(record).items()}
+    texts = {name: LONGER_WORD.sub(renamed, value) for name, value in subject_texts(record).items()}
     return record.model_copy(update={**texts, "id": record_id("medquad", f"{copy} {record.id}") if copy else record.id})
 
 # %% ../../nbs/bench/data.ipynb #2efa8cc8
@@ -256,7 +256,7 @@ class Perturbed:
             words = exchanged_words(counts, copy) if copy else {}
             for record in self.source.fetch(since, limit):
                 if self.times > 1 and copy == 0 and isinstance(record, Record):
-                    counts.update(LONGER_WORD.findall(" ".join(texts_of(record).values()).lower()))
+                    counts.update(LONGER_WORD.findall(" ".join(subject_texts(record).values()).lower()))
                 yield perturbed_text(record, copy, words) if isinstance(record, Record) else record
 
 # %% ../../nbs/bench/data.ipynb #5bc41a23
