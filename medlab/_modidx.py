@@ -1038,8 +1038,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                                'medlab/cleaning/paraphrases.py'),
                                              'medlab.cleaning.paraphrases.load_encoder': ( 'cleaning/paraphrases.html#load_encoder',
                                                                                            'medlab/cleaning/paraphrases.py'),
-                                             'medlab.cleaning.paraphrases.loaded_encoder': ( 'cleaning/paraphrases.html#loaded_encoder',
-                                                                                             'medlab/cleaning/paraphrases.py'),
                                              'medlab.cleaning.paraphrases.neighbours': ( 'cleaning/paraphrases.html#neighbours',
                                                                                          'medlab/cleaning/paraphrases.py'),
                                              'medlab.cleaning.paraphrases.question_of': ( 'cleaning/paraphrases.html#question_of',

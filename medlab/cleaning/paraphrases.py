@@ -12,7 +12,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from heapq import nlargest
 from importlib import metadata
 from pathlib import Path
@@ -59,15 +59,14 @@ def load_encoder(batch: int = 64) -> Encode:
     return lambda texts: embed_batches(model, tokenizer, texts, batch, tokens=64 * batch)
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #2e61f1a3
-@cache
-def loaded_encoder() -> Encode:
-    "The encoder, loaded once in a process."
-    return load_encoder()
+LOADED: dict[str, Encode] = {}  # the encoder of this process
 
 
 def encoded_here(texts: Sequence[str]) -> Any:
-    "The vectors of texts, computed in this process."
-    return loaded_encoder()(texts)
+    "The vectors of texts, computed in this process, which loads the encoder once."
+    if not LOADED:
+        LOADED["encode"] = load_encoder()
+    return LOADED["encode"](texts)
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #f1c4b599
 @contextmanager
