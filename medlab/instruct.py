@@ -174,7 +174,8 @@ def remove_overlap(
     for split in reversed(SPLITS):
         kept[split] = [draft for draft in drafts[split] if not comparison_keys(draft) & taken]
         removed += len(drafts[split]) - len(kept[split])
-        taken |= {key for draft in kept[split] for key in comparison_keys(draft) if hash(key) not in common}
+        if split != "train":  # nothing is compared with train
+            taken |= {key for draft in kept[split] for key in comparison_keys(draft) if hash(key) not in common}
     return kept, removed
 
 # %% ../nbs/04_instruct.ipynb #be52d4df
@@ -214,6 +215,9 @@ def choose_phrasings(
             return chosen
         drafts = [draft for draft, _ in chosen]  # fewer drafts have a lower limit: choose again
 
+# %% ../nbs/04_instruct.ipynb #e5f1e1d5
+EXAMPLE_FIELDS = set(Example.model_fields)  # one set for all examples, since each would take 700 bytes
+
 # %% ../nbs/04_instruct.ipynb #d973094e
 def make_example(
     draft: Draft,
@@ -228,7 +232,7 @@ def make_example(
     if "letter" in draft.gold:
         gold["option"] = draft.options[draft.gold["letter"]]
     return Example.model_construct(  # everything has just been checked
-        set(Example.model_fields), id=draft.id, task=draft.task, messages=messages, gold=gold, record_ids=[draft.record], group=draft.group,
+        EXAMPLE_FIELDS, id=draft.id, task=draft.task, messages=messages, gold=gold, record_ids=[draft.record], group=draft.group,
         split=draft.split, source=draft.source, labels=draft.labels)
 
 # %% ../nbs/04_instruct.ipynb #fe5e5729

@@ -21,7 +21,7 @@ from .core import Outcome, Profile, Run, step
 from .cleaning.benchmarks import read_benchmark
 from .cleaning.disk_store import DiskStore
 from .cleaning.leaks import Leak, LeakageError, check_leakage
-from .cleaning.paraphrases import Suspect, find_paraphrases, load_encoder, remembering
+from .cleaning.paraphrases import Suspect, encoder_apart, find_paraphrases, remembering
 from .cleaning.records import PreprocessParams
 from .splitting.batches import examine_batches, examine_on_ray
 from .splitting.decontaminate import Placement, arrange
@@ -99,18 +99,25 @@ def gate(
     return checked
 
 # %% ../nbs/03_preprocess.ipynb #47fbf938
+def suspected(placement: Placement, params: PreprocessParams) -> list[Suspect]:
+    "Records that may ask a held-out question in other words. Raises `MissingError` without the encoder."
+    found: list[Suspect] = []
+    vectors: dict[str, Any] = {}
+    with encoder_apart() as encode:
+        for place, held in (("validation", ["test"]), ("train", ["test", "validation"])):
+            others: Any = chain.from_iterable(map(placement.rows, held))
+            others = chain(others, *(read_benchmark(path) for path in params.benchmarks if place == "train"))
+            found += find_paraphrases(placement.rows(place), others, remembering(encode, vectors, add=place == "validation"), params.paraphrase_threshold)
+    return found
+
+
 def check_paraphrases(placement: Placement, folder: Path, params: PreprocessParams) -> list[str]:  # notes
     "List records that may ask a held-out question in other words in `paraphrases.jsonl`; reject them or raise `LeakageError`, as the profile says."
-    found: list[Suspect] = []
-    note, vectors = [], {}
+    found, note = [], []
     try:
-        encode = load_encoder() if params.on_paraphrase != "off" else None
+        found = suspected(placement, params) if params.on_paraphrase != "off" else []
     except MissingError as error:
-        encode, note = None, [f"paraphrases of held-out questions were not looked for: {error}"]
-    for place, held in (("validation", ["test"]), ("train", ["test", "validation"])) if encode else ():
-        others: Any = chain.from_iterable(map(placement.rows, held))
-        others = chain(others, *(read_benchmark(path) for path in params.benchmarks if place == "train"))
-        found += find_paraphrases(placement.rows(place), others, remembering(encode, vectors, add=place == "validation"), params.paraphrase_threshold)
+        note = [f"paraphrases of held-out questions were not looked for: {error}"]
     write_jsonl(folder / "paraphrases.jsonl", [suspect._asdict() for suspect in found])
     if found and params.on_paraphrase == "fail":
         raise LeakageError(f"{len(found)} pairs of questions may say the same in other words; expected none, since on_paraphrase is fail. Read "
@@ -155,6 +162,7 @@ def preprocess(run: Run, profile: Profile) -> Outcome | None:
         quality = counts.totals(placement.facts, params)
     if not ids["train"]:
         raise InputError(f"nothing is left to train on: {quality['rejected']} of {quality['records']} records; collect more (`collect.sources`)")
+    del placement  # the gate needs its memory
     write_json(folder / "split_ids.json", {"seed": profile.seed, **ids})
     quality["leakage"] = gate(folder, params)
     write_json(folder / "quality.json", quality)

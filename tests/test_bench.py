@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -136,6 +137,8 @@ def test_copies_are_about_something_else_and_no_lighter(small):
     for place, one in enumerate(copies):
         assert len(one.answer) == len(originals[place % 60].answer) and len(one.question.split()) == len(originals[place % 60].question.split())
         assert one.subject.split()[0] in one.question
+    words = [set(re.findall(r"\b[a-z]{7}\b", " ".join(one.answer for one in copies[start : start + 60]).lower())) for start in range(0, len(copies), 60)]
+    assert len(words[0]) > 100 and all(found == words[0] for found in words)  # real words: an encoder would cut others into many pieces
 
 
 def test_memory_counts_children_and_the_failure_of_a_process_is_reported():

@@ -293,7 +293,7 @@ def test_bytes_are_text_where_they_are_text(tmp_path):
     [
         ({"A": "x", "B": None, "C": "y", "D": "z"}, "without a gap"),  # dealing out new letters would make C another option
         ({"label": ["A", "C", "D"], "text": ["x", "y", "z"]}, "without a gap"), ("'abc'", "expected a list"), ("{'y', 'x'}", "expected a list"),
-        ("A) x B) y", "expected a list"), ("-" * 100_000 + "1", ""), ("[" * 100_000, ""), ({"A": "x"}, "two to 26"), ("{'A': '\\ud800', 'B': 'x'}", "surrogates"),
+        ("A) x B) y B) z", "expected a list"), ("-" * 100_000 + "1", ""), ("[" * 100_000, ""), ({"A": "x"}, "two to 26"), ("{'A': '\\ud800', 'B': 'x'}", "surrogates"),
         ([{"key": "A", "value": "x"}, {"key": "C", "value": "y"}, {"key": "D", "value": "z"}], "without a gap"), ([{"a": "x", "b": "y"}] * 2, "got members a, b"),
         (["x", "", "y"], "not empty"), ([str(number) for number in range(27)], "got 27"), ({"first": "x", "second": "y"}, "without a gap"), ([], "expected a list"),
     ],
@@ -469,6 +469,8 @@ DRUGS = ["Paracetamol", "Insulin", "Warfarin", "Digoxin"]
     [f"{letter}. {text}" for letter, text in zip("ABCD", DRUGS)], "\n".join(f"({letter}) {text}" for letter, text in zip("ABCD", DRUGS)),
     json.dumps(dict(zip("ABCD", DRUGS))), str(DRUGS), "['Paracetamol' 'Insulin'\n 'Warfarin' 'Digoxin']", {**dict(zip("ABCD", DRUGS)), "E": None}, [*DRUGS, ""],
     [{"text": text} for text in DRUGS], [{"option": letter, "option_text": text} for letter, text in zip("ABCD", DRUGS)], {str(n): text for n, text in enumerate(DRUGS)},
+    [[letter, text] for letter, text in zip("ABCD", DRUGS)], "A) Paracetamol; B) Insulin; C) Warfarin; D) Digoxin", "A. Paracetamol B. Insulin C. Warfarin D. Digoxin",
+    "(a) Paracetamol, (b) Insulin, (c) Warfarin, (d) Digoxin", "Paracetamol|Insulin|Warfarin|Digoxin", "Paracetamol | Insulin | Warfarin | Digoxin",
 ])  # fmt: skip
 def test_options_in_the_forms_that_sets_have(tmp_path, options):
     found = one_of(tmp_path, {"q": "Which thins the blood?", "o": options, "c": "Warfarin"}, **EXAM, correct_is="text")
@@ -505,6 +507,27 @@ def test_numbers_that_the_options_carry_count_before_any_place(tmp_path):
     assert one_of(tmp_path, {"q": "Which?", "o": flags}, **EXAM | {"correct": "o.right"}).gold == {"letter": "B"}
 
 
+@pytest.mark.parametrize("options", ["Paracetamol, Insulin", "A. Vitamin B. B. Insulin", "B. Insulin A. Paracetamol", [["Paracetamol", "Insulin"], ["Warfarin", "Digoxin"]]])
+def test_a_text_that_may_be_cut_in_two_ways_is_not_cut(tmp_path, options):
+    assert "options" in one_of(tmp_path, {"q": "Which?", "o": options, "c": "A"}, **EXAM) and "none of the 1 rows" in one_of(tmp_path, {"q": "Which?", "o": options, "c": "A"}, **EXAM)
+
+
+@pytest.mark.parametrize(("names", "correct", "how"), [
+    (["opa", "opb", "opc"], "opb", "letter"), (["option_a", "option_b", "option_c"], "option_b", "letter"), (["first", "second", "third"], "second", "index"),
+    (["A", "B", "C"], "b", "letter"), (["1", "2", "3"], 1, "index"), (["1", "2", "3"], 2, "number"),
+])  # fmt: skip
+def test_the_correct_one_may_be_the_name_of_its_column(tmp_path, names, correct, how):
+    row = {"q": "Which thins the blood?", **dict(zip(names, ["Insulin", "Warfarin", "Digoxin"])), "c": correct}
+    assert one_of(tmp_path, row, question="q", options=names, correct="c", correct_is=how).gold == {"letter": "B"}
+
+
+def test_a_map_in_a_parquet_file_is_a_dict(tmp_path):
+    kind = pa.map_(pa.string(), pa.string())
+    pq.write_table(pa.table({"q": ["Which?"], "o": pa.array([[("A", "Insulin"), ("B", "Warfarin")]], kind), "c": ["B"]}), tmp_path / "a.parquet")
+    found, = Hub("hub/mine", path=str(tmp_path / "a.parquet"), columns=EXAM | {"correct_is": "letter"}, license="MIT", may_train=True).fetch()
+    assert (found.options, found.gold) == ({"A": "Insulin", "B": "Warfarin"}, {"letter": "B"})
+
+
 def test_twenty_six_options(tmp_path):
     texts = [f"drug {number}" for number in range(26)]
     assert one_of(tmp_path, {"q": "Which?", "o": texts, "c": "Z"}, **EXAM).gold == {"letter": "Z"}
@@ -528,6 +551,16 @@ def test_twenty_six_options(tmp_path):
     ({"m": '[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]'}, {"chat": "m"}, "Why?", "So."),
     ({"m": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Why?"}]},
             {"role": "assistant", "content": "<think>Hm.</think>So."}, {"role": "user", "content": "Sure?"}]}, {"chat": "m"}, "Why?", "So."),
+    ({"m": [{"speaker": "Patient", "utterance": "Why?"}, {"speaker": "Doctor", "utterance": "So."}]}, {"chat": "m"}, "Why?", "So."),
+    ({"m": [{"role": "user", "parts": [{"text": "Why?"}]}, {"role": "model", "parts": [{"text": "So."}]}]}, {"chat": "m"}, "Why?", "So."),
+    ({"m": ["Patient: Why?", "Doctor: So."]}, {"chat": "m"}, "Why?", "So."),
+    ({"m": "<HUMAN>: Why?\n<ASSISTANT>: So."}, {"chat": "m"}, "Why?", "So."),
+    ({"m": "### Instruction:\nExplain.\n\n### Input:\nA migraine.\n\n### Response:\nSo.\nPatient: no turn."}, {"chat": "m"}, "Explain.\nA migraine.", "So.\nPatient: no turn."),
+    ({"m": "<s>[INST] Why? [/INST] So. </s>"}, {"chat": "m"}, "Why?", "So."),
+    ({"m": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>"}, {"chat": "m"}, "Why?", "So."),
+    ({"p": [{"role": "user", "content": "Why?"}], "c": [{"role": "assistant", "content": "So."}]}, {"question": "p", "answer": "c"}, "Why?", "So."),
+    ({"p": "Why?", "c": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}, {"question": "p", "answer": "c"}, "Why?", "So."),
+    ({"p": [{"role": "user", "content": "Why?"}], "c": "So."}, {"question": "p", "answer": "c"}, "Why?", "So."),
 ])  # fmt: skip
 def test_question_and_answer_wherever_they_stand(tmp_path, row, columns, question, answer):
     found = one_of(tmp_path, row, **columns)
@@ -540,7 +573,15 @@ def test_of_a_long_conversation_the_first_exchange_is_taken_and_that_is_said(tmp
     assert (found.question, found.answer, found.labels) == ("Why?", "So.", {"exchanges": "first of 3"})
     for turns in ([{"role": "user", "content": "Why?"}], [{"role": "assistant", "content": "So."}], [{"role": "user", "content": "Why?"}, {"role": "tool", "content": "x"}]):
         assert "no question with its answer in the conversation" in one_of(tmp_path, {"m": turns}, chat="m")
-    assert "no conversation" in one_of(tmp_path, {"m": "Why?"}, chat="m")
+    for cell in ("Why?", ["Why?", "So."], "Take it with water. Patient: no one.", 7, None):
+        assert "no conversation" in one_of(tmp_path, {"m": cell}, chat="m")
+
+
+@pytest.mark.parametrize("question", ["p.qas.question", "p.0.qas.question"])
+def test_several_questions_of_one_row_are_not_joined(tmp_path, question):
+    row = {"p": [{"qas": [{"question": "What is croup?", "answer": "A cough."}, {"question": "Who has it?", "answer": "Children."}]}]}
+    assert "several questions: " in one_of(tmp_path, row, question=question, answer="p.qas.answer")
+    assert one_of(tmp_path, row, question="p.0.qas.1.question", answer="p.0.qas.1.answer").question == "Who has it?"
 
 
 @pytest.mark.parametrize(("columns", "said"), [

@@ -1,8 +1,10 @@
 """The same question in other words is listed, dropped or stops the run, as the profile says; without the encoder the run goes on."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from test_preprocess import many, profiled, run_with
 
@@ -11,7 +13,7 @@ from medlab.basics.files import read_jsonl, read_parquet, shipped
 from medlab.cleaning import paraphrases
 from medlab.cleaning.choices import contradicts
 from medlab.cleaning.leaks import Item, LeakageError
-from medlab.cleaning.paraphrases import encoder_folder, find_paraphrases, load_encoder, neighbours, rates
+from medlab.cleaning.paraphrases import encoder_apart, encoder_folder, find_paraphrases, load_encoder, neighbours, rates
 from medlab.contracts.records import Rejected
 from medlab.preprocess import divide, preprocess
 
@@ -90,7 +92,7 @@ def twins():
 @pytest.mark.parametrize("action", ["off", "warn", "drop", "fail"])
 def test_the_profile_says_what_happens_to_paraphrases(tmp_path, monkeypatch, twins, action):
     records, ids = twins
-    monkeypatch.setattr("medlab.preprocess.load_encoder", lambda: two_meanings)
+    monkeypatch.setattr("medlab.preprocess.encoder_apart", lambda: nullcontext(two_meanings))
     run = run_with(tmp_path, records)
     written = run.path / "preprocess" / "paraphrases.jsonl"
     sides = {record.id: record.split for record in divide(records).kept if record.id in ids}
@@ -114,6 +116,15 @@ def test_without_the_encoder_the_run_goes_on_and_says_so(tmp_path, monkeypatch):
         encoder_folder()
     manifest = preprocess(run_with(tmp_path, many(40)), profiled(on_paraphrase="fail"))
     assert len(manifest.notes) == 1 and "medlab setup" in manifest.notes[0]
+
+
+@pytest.mark.long
+def test_the_encoder_in_a_process_of_its_own_gives_the_same_and_takes_its_memory_with_it(encode):
+    with encoder_apart() as apart:
+        texts = ["Is gout painful?", "How long does the flu last?", "Why? " * 400]
+        np.testing.assert_allclose(apart(texts), encode(texts), atol=1e-6)
+        assert max(one.memory_info().rss for one in psutil.Process().children(recursive=True)) > 3e8
+    assert max([one.memory_info().rss for one in psutil.Process().children(recursive=True)], default=0) < 1e8  # loky's two trackers may stay
 
 
 def test_other_weights_are_not_read(encode, monkeypatch):

@@ -26,6 +26,7 @@ def scanned(tmp_path, name, content, **options):
     TWO, {"data": TWO}, {"version": "1", "note": "by hand", "questions": TWO}, {"17": TWO[0], "18": TWO[1]}, {"data": {"17": TWO[0], "18": TWO[1]}},
     {"meta": {"by": "us"}, "rows": TWO}, {"train": TWO[:1], "test": TWO[1:]}, {"train": {"17": TWO[0]}, "test": {"18": TWO[1]}}, {"version": 2, "data": {"items": TWO}},
     {"q": ["What is gout?", "What is croup?"], "a": ["Crystals.", "A cough."]}, {"q": {"0": "What is gout?", "1": "What is croup?"}, "a": {"0": "Crystals.", "1": "A cough."}},
+    [["q", "a"], *(list(row.values()) for row in TWO)], {"columns": ["q", "a"], "index": [0, 1], "data": [list(row.values()) for row in TWO]},
 ])  # fmt: skip
 @pytest.mark.parametrize("indent", [None, 2])
 def test_the_rows_of_a_json_document_wherever_they_stand(tmp_path, document, indent):
@@ -82,6 +83,16 @@ def test_a_bad_line_of_a_table_costs_one_row(tmp_path, content, rows):
     found = scanned(tmp_path, "a.csv", content)
     assert [row.place if isinstance(row, BadRow) else row for row in found] == rows
     assert all("\n" not in row.reason for row in found if isinstance(row, BadRow))
+
+
+def test_a_title_above_a_table_is_no_header(tmp_path):
+    assert scanned(tmp_path, "a.csv", "# exported by us\nq,a\nWhat is gout?,Crystals.\n") == scanned(tmp_path, "b.csv", "q,a\nWhat is gout?,Crystals.\n") == [TWO[0]]
+    assert scanned(tmp_path, "one.csv", "q\nWhat is gout?\n") == [{"q": "What is gout?"}] and len(scanned(tmp_path, "h.csv", "x\n1,2\n", header=["q", "a"])) == 2
+    book = openpyxl.Workbook()
+    for cells in (["Exam of 2024"], ["q", "a"], ["What is gout?", "Crystals."]):
+        book.active.append(cells)
+    book.save(tmp_path / "a.xlsx")
+    assert list(scan_rows(tmp_path / "a.xlsx")) == [TWO[0]]
 
 
 def test_a_table_with_tabs_takes_quotation_marks_as_they_are(tmp_path):

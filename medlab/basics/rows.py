@@ -110,6 +110,19 @@ def rows_of_columns(document: dict) -> list[dict] | None:
     return [dict(zip(document, row)) for row in zip(*values)]
 
 # %% ../../nbs/basics/rows.ipynb #ef35642b
+def rows_below_header(table: list) -> list[dict] | None:
+    "The rows of a list of equally long lists whose first one names the columns; None for any other list."
+    if len(table) < 2 or not all(isinstance(cells, list) and len(cells) == len(table[0]) for cells in table):
+        return None
+    names = table[0]
+    return None if not names or not all(isinstance(name, str) for name in names) or is_text(names) else [dict(zip(names, cells)) for cells in table[1:]]
+
+
+def is_text(cells: list) -> bool:
+    "Whether a first row holds text and is no header: a cell ends in a question mark or has more than six words."
+    return any(str(cell).strip().endswith("?") or len(str(cell).split()) > 6 for cell in cells)
+
+# %% ../../nbs/basics/rows.ipynb #385e4ead
 def wrapped_rows(document: dict, keys: bool) -> list | None:
     "The rows that stand deeper in a dict: lists of rows under keys, or one dict of rows; None when there are none."
     inner: dict[str, Any] = tables_under(document)
@@ -131,7 +144,9 @@ def document_rows(
 ) -> list:
     "The rows of a JSON document."
     if not isinstance(document, dict):
-        return document if isinstance(document, list) else [document]
+        return (rows_below_header(document) or document) if isinstance(document, list) else [document]
+    if isinstance(names := document.get("columns"), list) and isinstance(cells := document.get("data"), list) and (rows := rows_below_header([names, *cells])):
+        return rows  # as pandas writes it with orient="split"
     is_row = any(key.lower() in ROW_NAMES for key in document)  # its cells may be nested
     rows = None if is_row else wrapped_rows(document, keys)
     rows = rows_of_columns(document) if rows is None else rows
@@ -237,15 +252,19 @@ def header_of(cells: list) -> list[str]:
     return names
 
 
-def is_text(cells: list) -> bool:
-    "Whether a first row holds text and is no header: a cell ends in a question mark or has more than six words."
-    return any(str(cell).strip().endswith("?") or len(str(cell).split()) > 6 for cell in cells)
+def without_title(records: Iterable) -> Iterator[Any]:
+    "The records without a title above the table: a first one of a single cell that is followed by one of several."
+    records = iter(records)
+    start = list(islice(records, 2))
+    filled = [sum(cell not in (None, "") for cell in record[1]) if not isinstance(record, BadRow) else 0 for record in start]
+    yield from start[1:] if filled[:1] == [1] and filled[1:] > [1] else start
+    yield from records
 
 # %% ../../nbs/basics/rows.ipynb #76c888cf
 def named_cells(records: Iterable, header: Sequence[str] = (), take_all: bool = False) -> Iterator[dict | BadRow]:
     "Rows from records. With `take_all`, extra cells are kept, and a first record that is no header is a row."
     names, begun = list(header), bool(header)
-    for record in records:
+    for record in records if header or take_all else without_title(records):
         if isinstance(record, BadRow):
             yield record
             continue
@@ -296,7 +315,7 @@ def parquet_rows(path: Path) -> Iterator[dict]:
 
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(2000):
-            yield from batch.to_pylist()
+            yield from batch.to_pylist(maps_as_pydicts="lossy")
 
 # %% ../../nbs/basics/rows.ipynb #17b6886c
 def scan_rows(
@@ -400,7 +419,7 @@ def turn_of(turn: Any) -> tuple[str, str] | None:
     if not isinstance(turn, dict):
         return None
     speaker = next((turn[name] for name in ("role", "from", "speaker") if isinstance(turn.get(name), str)), None)
-    said = next((turn[name] for name in ("content", "value", "text") if turn.get(name) is not None), None)
+    said = next((turn[name] for name in ("content", "value", "text", "utterance", "message", "parts") if turn.get(name) is not None), None)
     if isinstance(said, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in said):
         said = "\n".join(part["text"] for part in said)
     if speaker is None or not isinstance(said, str):

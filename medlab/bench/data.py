@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from functools import partial
@@ -206,12 +207,31 @@ def medlab_convert(archive: str) -> dict[str, float]:
 SHIFTS = [str.maketrans({chr(base + n): chr(base + (n + places) % 26) for base in (65, 97) for n in range(26)}) for places in range(26)]
 
 # %% ../../nbs/bench/data.ipynb #3cff1aad
-def perturbed_text(record: Record, copy: int) -> Record:
-    "A record about something else: the letters of every word of five or more letters are shifted by `copy` places. Copy 0 costs the same work and is equal."
-    def renamed(text: str) -> str:
-        return re.sub(r"[A-Za-z]{5,}", lambda word: word[0].translate(SHIFTS[copy]), text)
+LONGER_WORD = re.compile("[A-Za-z]{5,}")
 
-    texts = {name: renamed(value) for name in ("question", "answer", "subject", "title") if (value := getattr(record, name))}
+
+def subject_texts(record: Record) -> dict[str, str]:
+    "The texts of a record that are about its subject."
+    return {name: value for name in ("question", "answer", "subject", "title") if (value := getattr(record, name))}
+
+
+def exchanged_words(counts: Counter[str], copy: int) -> dict[str, str]:  # `counts`: of the longer words in small letters
+    "For each word the one that is `copy` places rarer among the words of its length. A length with few words has none."
+    by_length: dict[int, list[str]] = defaultdict(list)
+    for word in sorted(counts, key=lambda word: (-counts[word], word)):
+        by_length[len(word)].append(word)
+    enough = [words for words in by_length.values() if len(words) > len(SHIFTS)]
+    return {word: words[(place + copy) % len(words)] for words in enough for place, word in enumerate(words)}
+
+# %% ../../nbs/bench/data.ipynb #8e9459e0
+def perturbed_text(record: Record, copy: int, words: dict[str, str]) -> Record:
+    "A record about something else: every longer word becomes another one. Copy 0 costs the same work and is equal."
+    def renamed(match: re.Match) -> str:
+        word = match[0]
+        new = words.get(word.lower()) or word.lower().translate(SHIFTS[copy])
+        return new if word.islower() else "".join(letter.upper() if old.isupper() else letter for letter, old in zip(new, word))
+
+    texts = {name: LONGER_WORD.sub(renamed, value) for name, value in subject_texts(record).items()}
     return record.model_copy(update={**texts, "id": record_id("medquad", f"{copy} {record.id}") if copy else record.id})
 
 # %% ../../nbs/bench/data.ipynb #2efa8cc8
@@ -230,10 +250,14 @@ class Perturbed:
         return f"{self.source.fingerprint()} times {self.times}"
 
     def fetch(self, since: date | None = None, limit: int | None = None) -> Iterator[Record | Unread]:
-        "Yield the copies, one after another."
+        "Yield the copies, one after another. The words of the first are those of the others."
+        counts: Counter[str] = Counter()
         for copy in range(self.times):
+            words = exchanged_words(counts, copy) if copy else {}
             for record in self.source.fetch(since, limit):
-                yield perturbed_text(record, copy) if isinstance(record, Record) else record
+                if self.times > 1 and copy == 0 and isinstance(record, Record):
+                    counts.update(LONGER_WORD.findall(" ".join(subject_texts(record).values()).lower()))
+                yield perturbed_text(record, copy, words) if isinstance(record, Record) else record
 
 # %% ../../nbs/bench/data.ipynb #5bc41a23
 def whole_road(archive: str, times: int = 1) -> dict[str, float]:

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ENCODER', 'FOLDER', 'SHA256', 'INSTALL', 'Encode', 'NEIGHBOURS', 'ALL', 'FREQUENT', 'encoder_folder', 'load_encoder',
-           'word_stems', 'neighbours', 'Suspect', 'remembering', 'find_paraphrases', 'rates']
+           'encoder_apart', 'word_stems', 'neighbours', 'Suspect', 'remembering', 'find_paraphrases', 'rates']
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #e44d4846
 import math
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from heapq import nlargest
 from importlib import metadata
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import sha256_file
+from ..basics.workers import other_process
 from ..metrics.embeddings import embed_batches
 from .contained import GENERIC
 from .duplicates import words_of
@@ -54,7 +56,26 @@ def load_encoder(batch: int = 64) -> Encode:
         raise MissingError("the sentence encoder needs PyTorch and transformers: pip install medlab[train]") from None
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
-    return lambda texts: embed_batches(model, tokenizer, texts, batch)
+    return lambda texts: embed_batches(model, tokenizer, texts, batch, tokens=64 * batch)
+
+# %% ../../nbs/cleaning/paraphrases.ipynb #2e61f1a3
+LOADED: dict[str, Encode] = {}  # the encoder of this process
+
+
+def encoded_here(texts: Sequence[str]) -> Any:
+    "The vectors of texts, computed in this process, which loads the encoder once."
+    if not LOADED:
+        LOADED["encode"] = load_encoder()
+    return LOADED["encode"](texts)
+
+# %% ../../nbs/cleaning/paraphrases.ipynb #f1c4b599
+@contextmanager
+def encoder_apart() -> Iterator[Encode]:
+    "The encoder in a process of its own, which ends with the block. Raises `MissingError` as `load_encoder` does."
+    encoder_folder()  # no process is started for an encoder that is not there
+    with other_process() as call:
+        call(encoded_here, [])
+        yield partial(call, encoded_here)
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #171287b0
 NEIGHBOURS = 10  # training texts for each held-out one

@@ -11,6 +11,20 @@ from typing import Any
 
 from tqdm import tqdm
 
+# %% ../../nbs/metrics/embeddings.ipynb #bb7f77b8
+def batch_ends(
+    sizes: Sequence[int],  # the tokens of each text, in ascending order
+    batch: int,  # texts at most
+    tokens: int,  # at most, with the padding; 0: any number
+) -> list[int]:
+    "Where each batch ends. A text that is too long for any batch has one of its own."
+    ends, start = [], 0
+    for end in range(1, len(sizes) + 1):
+        if end == len(sizes) or end - start == batch or tokens and (end + 1 - start) * sizes[end] > tokens:
+            ends.append(end)
+            start = end
+    return ends
+
 # %% ../../nbs/metrics/embeddings.ipynb #3d7faa0c
 def embed_batches(
     model: Any,  # an encoder of transformers, in evaluation mode
@@ -18,19 +32,20 @@ def embed_batches(
     texts: Sequence[str],
     batch: int = 64,  # texts at a time
     length: int = 256,  # tokens of a text that are read
+    tokens: int = 0,  # in a batch at most, with the padding; 0: any number
 ) -> Any:  # float32 NumPy array of shape (texts, width): unit vectors
     "Texts to unit vectors: the mean of the last layer over a text's tokens. Source: Sentence-BERT (arXiv 1908.10084), section 3."
     import numpy as np
     import torch
 
     sizes = [len(ids) for ids in tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]] if len(texts) else []
-    order = sorted(range(len(texts)), key=sizes.__getitem__)
+    order, start = sorted(range(len(texts)), key=sizes.__getitem__), 0
     vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-    for start in tqdm(range(0, len(order), batch), "encode", unit=" batches", leave=False, delay=3):
-        places = order[start : start + batch]
-        tokens = tokenizer([texts[place] for place in places], padding=True, truncation=True, max_length=length, return_tensors="pt").to(model.device)
+    for end in tqdm(batch_ends(sorted(sizes), batch, tokens), "encode", unit=" batches", leave=False, delay=3):
+        places, start = order[start:end], end
+        read = tokenizer([texts[place] for place in places], padding=True, truncation=True, max_length=length, return_tensors="pt").to(model.device)
         with torch.inference_mode():
-            states = model(**tokens).last_hidden_state.float()
-        mask = tokens["attention_mask"][..., None]
+            states = model(**read).last_hidden_state.float()
+        mask = read["attention_mask"][..., None]
         vectors[places] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).cpu().numpy()
     return vectors

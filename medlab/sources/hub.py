@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..basics.errors import InputError, MissingError, first_problem, nearest
 from ..basics.files import atomic_path, cache_folder, explained_disk_errors, sha256_file, sha256_json, sha256_text
-from ..basics.rows import READERS, BadRow, inside, members_of, paths_in, scan_rows, turns_of, value_at
+from ..basics.rows import READERS, SPEAKERS, BadRow, inside, members_of, paths_in, scan_rows, turns_of, value_at
 from ..basics.secrets import secret
 from ..contracts.records import SPLITS, TASKS, Patient, Record, Unread, record_id
 from ..contracts.tasks import FORMATS, LETTERS, build_messages
@@ -206,11 +206,22 @@ def lettered(texts: list) -> list[Option]:
     return [Option("", text) for text in texts]
 
 
+def options_in_text(text: str) -> list[Option]:
+    "Options that are written in one text: after the letters A, B and so on, or with bars between them. Empty when it is neither."
+    marks = list(re.finditer(r"(?:(?<=[\s;,|/])|^)\(?([A-Za-z])[).:]\s", text.strip()))
+    if len(marks) > 1 and not marks[0].start() and [mark[1].upper() for mark in marks] == [*LETTERS[: len(marks)]]:
+        ends = [*(mark.start() for mark in marks[1:]), len(text)]
+        return [Option(mark[1].upper(), text.strip()[mark.end() : end].strip().rstrip(";,|/ ")) for mark, end in zip(marks, ends)]
+    return lettered(text.split("|")) if "|" in text else []
+
+
 def options_in_cell(cell: Any) -> list[Option]:
     "The options in one cell. Raises `ValueError` when it holds none."
     cell = inside(cell)
-    if isinstance(cell, str) and len(lines := [line for line in cell.splitlines() if line.strip()]) > 1 and lettered(lines)[0].label:
-        return lettered(lines)
+    if isinstance(cell, str) and (found := options_in_text(cell)):
+        return found
+    if isinstance(cell, (list, tuple)) and cell and all(isinstance(member, (list, tuple)) and len(member) == 2 for member in cell):
+        cell = {str(label): text for label, text in cell}  # pairs of a letter and a text
     cell = cell if isinstance(cell, dict) and run_of(map(bare_label, cell)) else members_of(cell)
     if isinstance(cell, dict):
         return labelled(cell)
@@ -224,7 +235,7 @@ def options_of(row: dict, columns: Columns) -> list[Option]:  # the label is a l
     if columns.fixed_options:
         found = [Option("", text) for text in columns.fixed_options]
     elif isinstance(columns.options, list):
-        found = [Option("", value_at(row, name)) for name in columns.options]
+        found = [Option("" if name.isdecimal() else name, value_at(row, name)) for name in columns.options]
     else:
         found = options_in_cell(value_at(row, columns.options))
     found = [Option(label, as_text(text, "an option")) for label, text in found]
@@ -362,15 +373,60 @@ REFUSAL = re.compile(
     r"\b(?:can(?:no|')?t|cannot|can not|won['’]?t|will not|would not|unable to|not able to|must not|should(?: not|n['’]t)|do(?: not|n['’]t)|decline|refuse|sorry|apologi[sz]e|"
     r"illegal|unethical|inappropriate|not (?:appropriate|ethical|safe|okay|acceptable)|against)\b|\bcan['’]t\b", re.I)
 
-# %% ../../nbs/sources/hub.ipynb #afc948bf
-def question_and_answer(row: dict, columns: Columns) -> tuple[str, str, dict[str, str]]:  # and the labels
-    "The question and the answer of a row, from a conversation or from columns."
-    column = columns.chat or (columns.question if isinstance(columns.question, str) else None)
-    turns = turns_of(value_at(row, column)) if column and (columns.chat or columns.question == columns.answer) else None
-    if columns.chat and not turns:
-        raise ValueError(f"no conversation: got {str(value_at(row, columns.chat))[:40]!r}, expected a list of turns with role and content")
+# %% ../../nbs/sources/hub.ipynb #205178e3
+VOICES = SPEAKERS | {"instruction": "user", "input": "user", "response": "assistant", "output": "assistant"}
+VOICE = re.compile(rf"^([#*\[ \t]*)({'|'.join(VOICES)})[*\] \t]*:[* \t]*", re.I | re.M)
+#: The marks of chat templates and other forms, as patterns, with the plain form of each.
+MARKS = [(r"<\|(?:im_start|start_header_id)\|>\s*(\w+)(?:<\|end_header_id\|>)?", r"\n\1:"), (rf"<\|?({'|'.join(VOICES)})\|?>:?", r"\n\1:"),
+         (r"\[INST\]", r"\nuser:"), (r"\[/INST\]", r"\nassistant:"), (r"</?s>|<\|(?:im_end|eot_id|end|begin_of_text)\|>", " ")]
+
+
+def spoken_in_text(text: str) -> list[tuple[str, str]]:
+    "The turns of a conversation that is written as one text (`Patient: …`, `<human>: …`, `### Response:`, `[INST] … [/INST]`); empty for any other text."
+    for mark, plain in MARKS:
+        text = re.sub(mark, plain, text, flags=re.I)
+    text = text.strip()
+    first = VOICE.match(text)
+    found = [mark for mark in VOICE.finditer(text) if first and mark[1].strip() == first[1].strip()]  # all turns are marked in the same way
+    ends = [*(mark.start() for mark in found[1:]), len(text)]
+    return [(VOICES[mark[2].lower()], text[mark.end() : end].strip()) for mark, end in zip(found, ends)]
+
+
+def conversation(cell: Any) -> list[tuple[str, str]]:
+    "The turns of a column that is said to hold a conversation. Raises `ValueError` when it holds none."
+    lines = inside(cell)
+    lines = lines if isinstance(lines, (list, tuple)) and all(isinstance(line, str) for line in lines) else [lines]
+    turns = turns_of(cell) or [turn for line in lines for turn in (spoken_in_text(line) if isinstance(line, str) else ())]
     if not turns:
-        return text_at(row, columns.question), text_at(row, columns.answer), {}
+        raise ValueError(f"no conversation: got {str(cell)[:40]!r}, expected a list of turns with role and content, or a text in which each turn begins with its speaker")
+    return turns
+
+# %% ../../nbs/sources/hub.ipynb #afc948bf
+def count_texts(cell: Any) -> int:
+    "How many texts a cell holds, at any depth of lists."
+    return sum(map(count_texts, cell)) if isinstance(cell, (list, tuple)) else bool(as_text(cell))
+
+
+def two_columns(row: dict, question: str, answer: str) -> list[tuple[str, str]] | None:
+    "The turns of a question and an answer of which at least one is given as turns; None when both are plain."
+    asked, said = (turns_of(value_at(row, name)) for name in (question, answer))
+    if not asked and not said:
+        return None
+    if said and any(speaker == "user" for speaker, _ in said):  # the whole conversation
+        return said
+    return (asked or [("user", text_at(row, question))]) + (said or [("assistant", text_at(row, answer))])
+
+
+def question_and_answer(row: dict, columns: Columns) -> tuple[str, str, dict[str, str]]:  # and the labels
+    "The question and the answer of a row, from a conversation or from columns. Raises `ValueError` for a row that holds several questions."
+    asks, says = columns.question, columns.answer
+    turns = conversation(value_at(row, columns.chat)) if columns.chat else None
+    if isinstance(asks, str) and isinstance(says, str):
+        turns = two_columns(row, asks, says)
+    if isinstance(asks, str) and "." in asks and (several := count_texts(value_at(row, asks))) > 1:
+        raise ValueError(f"several questions: {asks} holds {several}; expected one, so give each of them a row of its own")
+    if not turns:
+        return text_at(row, asks), text_at(row, says), {}
     question, answer, count = first_exchange(turns)
     return question, answer, {"exchanges": f"first of {count}"} if count > 1 else {}
 
