@@ -66,7 +66,8 @@ def stage_config(known: dict) -> str:
     try:
         known["config"] = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError, TypeError) as error:
-        raise InputError(f"transformers cannot read this model's configuration ({type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0][:200]}); update transformers, or choose another model") from None
+        why = f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0][:200]}"
+        raise InputError(f"transformers cannot read this model's configuration ({why}); update transformers, or choose another model") from None
     return f"{', '.join(config.get('architectures') or ['no class named'])}, model_type {config.get('model_type')}"
 
 # %% ../../nbs/loaders/family.ipynb #13442c81

@@ -63,6 +63,9 @@ def says(claim: dict) -> str:
     least = claim["smallest_difference"]
     if claim["beats_base"]:
         first = f"{claim['variant']} is better than base in {metric} on {n}"
+    elif claim["low"] > 0 and claim["p_holm"] < 0.05:  # only against the arm that was chosen for the base
+        other = f"by {claim['top_base_arm'].replace('_', ' ')} base is right on {100 * claim['top_base_value']:.0f} % of them"
+        first = f"no difference between {claim['variant']} and base in {metric} was shown on {n}: {other}, an arm that the {claim['chosen_on']} validation items did not choose"
     else:
         limit = f"a difference under {100 * least:.0f} points could not have been shown" if least else "no difference could have been shown"
         first = f"no difference between {claim['variant']} and base in {metric} was shown on {n} ({limit})"
@@ -83,10 +86,14 @@ def one_claim(task: str, test: list[Example], answered: list[Prediction], arms: 
         return None
     golds = {item: items[item].gold[CHOICES[task][0]] for item in shared}
     row = difference_row([(mine[item], other[item]) for item in shared])
+    by_arm = {arm: right_by_item(items.values(), answered, base, arm) for arm in ARMS}
+    rates = {arm: sum(given[item] for item in shared) / len(shared) for arm, given in by_arm.items() if set(shared) <= set(given)}
+    top = max(rates, key=lambda arm: (rates[arm], arm == arms[base][0]))
+    top_row = difference_row([(mine[item], by_arm[top][item]) for item in shared])
     return {
         "task": task, "metric": CHOICES[task][1], "base_arm": arms[base][0], "variant": tuned, "variant_arm": arms[tuned][0], "chosen_on": arms[tuned][1],
         "n": len(shared), **rounded(base_value=sum(other[item] for item in shared) / len(shared), value=sum(mine[item] for item in shared) / len(shared)),
-        **row, "smallest_difference": smallest_difference(len(shared)), **against_rivals({item: mine[item] for item in shared}, rivals.get(task, {}), golds),
+        **row, "top_base_arm": top, **rounded(top_base_value=rates[top], top_low=top_row["low"]), "smallest_difference": smallest_difference(len(shared)), **against_rivals({item: mine[item] for item in shared}, rivals.get(task, {}), golds),
     }
 
 # %% ../../nbs/metrics/claims.ipynb #bfef817b
@@ -107,7 +114,7 @@ def make_claims(
             claims.append(claim)
     for claim, corrected in zip(claims, holm([claim["p_value"] for claim in claims])):
         claim["p_holm"] = round(corrected, 6)
-        claim["beats_base"] = claim["low"] > 0 and corrected < 0.05
+        claim["beats_base"] = claim["low"] > 0 and corrected < 0.05 and claim["top_low"] > 0
         claim["beats_rival"] = claim["strongest_rival"] is not None and claim["rival_low"] > 0
         claim["says"] = says(claim)
     return claims
