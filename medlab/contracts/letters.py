@@ -652,13 +652,14 @@ def weighed_letters(found, clean, offered, options):
         return found or set()
     if found and any(strong for _, strong in values_after(kept, ANSWER_LABEL, ANSWER_NAMES)):
         return found  # what stands behind a label counts, whatever was thought before
-    chosen, against = weighed(stances(kept, offered, options, alone=True), alone=True)
+    said = stances(kept, offered, options, alone=True)
+    chosen, against = weighed(said, alone=True)
     if chosen and found and bare_words(options[chosen])[:1] in (["all"], ["both"]):
         return {chosen}
     if found is None:
         return set() if chosen is None or is_settled(kept, options) else {chosen}
     if not found and chosen is None:
-        found = named_by_text(kept, options)
+        found = named_by_text(kept, options) - {letter for mention, kind in said if kind == "aside" for letter in mention.options}
     if len(found) == 1:
         return set() if (chosen and chosen not in found) or found & against else found
     return {chosen} & found if found else {chosen} - {None}

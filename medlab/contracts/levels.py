@@ -45,7 +45,7 @@ MAY_BEFORE = re.compile(r"\b(?:may|might|could|can(?! (?:safely )?wait| be (?:sa
 
 # %% ../../nbs/contracts/levels.ipynb #38160fe0
 #: Where the word means something else: emergency contraception, as soon as possible, call the emergency line.
-NOT_A_LEVEL = re.compile(r"^\s*(?:(?:blood|lab\w*|urine|screening|imaging) (?:tests?|work)|vaccin|immuni[sz]|medic(?:ation|ine)|care (?:cent|clinic)"
+NOT_A_LEVEL = re.compile(r"^\s*(?:letter|message|note\b|news|e-?mail|bloods\b|(?:blood|lab\w*|urine|screening|imaging) (?:tests?|work)|vaccin|immuni[sz]|medic(?:ation|ine)|care (?:cent|clinic)"
     r"|contracepti|blood test|vaccin|as\b|enough|after\b|for the|medicine kit|contact|exit)", re.I)
 AS_SOON = re.compile(r"\b(?:as|how|too|very|so|pretty|get well)\s$", re.I)
 CALLED = re.compile(r"\b(?:call|ring|phone|contact|notify|activate)(?: the| your| an)?(?: local)?\s$", re.I)
@@ -283,7 +283,7 @@ LEVEL_STATED = re.compile(
 )
 LEVEL_ACT = re.compile(
     r"\b(?:classify|triage|rate|call|categori[sz]e|label|grade|assign|choose|pick|select|say|mark|consider|treat|go with|opt for|recommend|advise|suggest|seek|get"
-    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled) (?:with|by|through)|needs?|requires?|warrants?|arrange|book|make)\b[^.;?!,]{0,30}$",
+    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled) (?:with|by|through|in|as)|needs?|requires?|warrants?|arrange|book|make)\b[^.;?!,]{0,30}$",
     re.I,
 )
 LEVEL_ENOUGH = re.compile(r"\s*(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help|treatment)?\s*(?:will do|would do|suffices|should suffice)\b"
@@ -338,11 +338,16 @@ def without_other_uses(lines):
     return [LEVEL_WORD.sub(lambda one, line=line: one[0] if kind_of_level(level_name(one[1]), line[: one.start()], line[one.end() :]) else "some", line) for line in lines]
 
 # %% ../../nbs/contracts/levels.ipynb #d1f45f60
+#: What follows `urgent` where it means the level.
+URGENT_ENDS = re.compile(r"\burgent\b\W*(?:$|[.,;:!)]|(?:because|since|as|but|and|today|within|care|review|appointment|assessment|attention|referral|visit|evaluation|treatment|consultation)\b)", re.I)
+
+
 def only_level(lines):
     "The only level that a text says, where its word means hardly anything else; None otherwise."
     said = {(level, kind) for sentence in sentences_of("\n".join(lines)) for level, kind, _, _ in levels_in(sentence) if kind != "denied" or sentence.endswith("?")}
     level, kind = said.pop() if len(said) == 1 else (None, None)
-    return level if level in ("urgent", "self-care") and kind == "said" and not any(line.endswith("?") for line in lines) else None
+    alone = level == "self-care" or URGENT_ENDS.search(" ".join(lines))
+    return level if level in ("urgent", "self-care") and alone and kind == "said" and not any(line.endswith("?") for line in lines) else None
 
 # %% ../../nbs/contracts/levels.ipynb #f81cb46d
 def labelled_level(value):

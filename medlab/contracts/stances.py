@@ -62,7 +62,7 @@ class Mention:
 
 # %% ../../nbs/contracts/stances.ipynb #d0258278
 #: Letters with slashes between them, and a letter alone.
-LETTER_CHAIN = re.compile(r"(?<![\w'&.°/+-])[A-Z](?:\s?[/+|&]\s?[A-Z])+(?![\w'°/+-])")
+LETTER_CHAIN = re.compile(r"(?<![\w'&.°/+-])[A-Z](?:(?:\s?[/+|&]\s?|\s(?:to|through)\s)[A-Z])+(?![\w'°/+-])")
 ONE_LETTER = re.compile(r"(?<![\w'&.°/-])(?:(?:options?|choices?|letters?|alternatives?)\s+)?(?:[(\[\"']*([A-Z])[)\]\"']*|[(\[]([a-z])[)\]])(?![\w'&+°]|-\w|/\w)")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "last")
 ONE_PLACE = re.compile(rf"\b(?:the )?({'|'.join(ORDINALS)}) (?:option|choice|answer|one|alternative|statement|item)\b|\bthe ({'|'.join(ORDINALS)})(?= (?:is|seems|fits|looks|of the)\b)"
@@ -254,7 +254,7 @@ def with_tokens(sentence, offered, options, loose=False):
         words = [one for one in words if one[2].options & whole]  # what `all of the above` is made of is not meant on its own
     spans = [one for one in words if not any(a < one[1] and one[0] < b for a, b, _ in letters)] + letters
     text, found, last = "", [], 0
-    for a, b, mention in sorted(spans, key=lambda one: one[:2]):
+    for a, b, mention in sorted(spans, key=lambda one: (one[0], -one[1])):
         if a >= last:
             text, last = text + sentence[last:a] + TOKEN.format(len(found)), b
             found.append(mention)
@@ -366,7 +366,7 @@ OTHERS = re.compile(
     r"|i first|previous\w*|formerly|used to|(?:would|'d) have (?:said|chosen|gone|picked|thought)|history of|hx|h/o|(?<!\ba )(?<!\bwell[- ])known"
     r"|yesterday|prior|no longer|was treated|family|mother|father|brother|sister|before the|originally|treated for|risk of|prone to)\b", re.I)
 ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|diagnosed\b.*\bago|\w+ (?:\w+ ){{0,3}}ago\b"
-    rf"|(?:already )?(?:been )?(?:done|performed|tried) (?:already|before)|treated|cured)\b", re.I)
+    rf"|(?:already )?(?:been )?(?:done|performed|tried) (?:already|before)|(?:done|performed|started|removed)\b[^.;]*\b(?:last|ago|in (?:19|20)\d\d)\b|treated|cured)\b", re.I)
 CONCEDED = re.compile("^\\W*(?:although|though|even though|while|whereas|despite|in spite of|before|unlike|tempting|as much as|even if|because|since|given|compared"
     "|in contrast)\\b|(?<!\\bsuch )\\bas (?:it|they|\x02) (?:is|are|may be|seems?)\\b", re.I)
 
@@ -395,10 +395,12 @@ SUPPORTED = re.compile(
 
 # %% ../../nbs/contracts/stances.ipynb #28a9c1a5
 #: What makes an option a part of the story: `a man with gout`.
-STORY_BEFORE = re.compile(r"\b(?:with|about|like|for|from|by|at|on|had|takes?|taking|took|given|despite)\s+(?:an?\s+|the\s+|his\s+|her\s+|known\s+)?$", re.I)
+ASIDE_BEFORE = re.compile(r"\b(?:about|allerg\w+ to|despite|got|received|underwent|has had|had had)\s+(?:an?\s+|the\s+|his\s+|her\s+)?$", re.I)
+STORY_BEFORE = re.compile(r"\b(?:with|allerg\w+ to|already \w+|about|like|for|from|by|at|on|had|takes?|taking|took|given|despite)\s+(?:an?\s+|the\s+|his\s+|her\s+|known\s+)?$", re.I)
 #: What is said of an illness or a drug in general, and not of this case.
 IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:usually|typically|often|rarely|generally|an?|caused|defined|treated"
-    r"|common|associated|seen|found|used|called|known|the)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|increases?|reduces?)\b", re.I)
+    r"|common|associated|seen|found|used|called|known|the)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|increases?|reduces?|(?:is"
+    r"|are) \w+ (?:by|through|from|to|into))\b", re.I)
 #: Words that change nothing, what may follow a mention that stands alone, and a remark behind a mention that denies it.
 FILLER = re.compile(
     r"^\W*(?:(?:the|an?|option|choice|answer|letter|it's|it is|that's|just|simply|then|so|therefore|thus|hence|and|but|yes|ok|okay|well|final|no|most|likely|probably"
@@ -438,6 +440,8 @@ def stance(mention, before, after, last, question):
         return "supported"
     if mention.wrapped and CLAUSE_STOPS.match(after):
         return "supported"
+    if ASIDE_BEFORE.search(before):
+        return "aside"
     if mention.join or (STORY_BEFORE.search(before) and not mention.number) or (mention.letter and re.search(r"\b(?:of|in|than)\s*$", before, re.I)):
         return "story"
     return "general" if IN_GENERAL.search(after) else "mentioned"
@@ -489,7 +493,9 @@ def stances(lines, offered, options, alone=False):
     found = [one for sentence in sentences_of(text) for one in sentence_stances(sentence, offered, options)]
     if found or not alone:
         return found
-    return [one for sentence in sentences_of(text) for one in sentence_stances(sentence, offered, options, loose=True)]  # it may have been called by a part of its name
+    parts = [one for sentence in sentences_of(text) for one in sentence_stances(sentence, offered, options, loose=True)]  # it may have been called by a part of its name
+    says = len(bare_words(text)) < 5 or bare_words(text)[0] in VERBS or any(kind in ("chosen", "supported") for _, kind in parts)
+    return parts if says else []
 
 # %% ../../nbs/contracts/stances.ipynb #e3d3999a
 def places_by_kind(found):
@@ -525,7 +531,7 @@ def weighed(
 def sole(last):
     "The one option that a text names in words of its own, saying nothing against it and naming no other; None where there is none."
     doubted = {*last.get("denied", {}), *last.get("reported", {})}
-    named = {*last.get("mentioned", {}), *last.get("story", {})} - doubted
+    named = {*last.get("mentioned", {}), *last.get("story", {}), *last.get("aside", {})} - doubted
     if len(named) != 1 or not (named <= set(last.get("mentioned", {})) or last.get("denied")) or last.get("open") or last.get("conflict"):
         return None
     return named.pop()
