@@ -104,7 +104,7 @@ def outside_brackets(text, have):
 
 # %% ../../nbs/contracts/stances.ipynb #d3785566
 #: Words that may stand between the words of an option.
-SMALL_WORDS = ("the", "a", "an", "of", "is", "are", "be", "was", "and", "with", "s")
+FILLING_WORDS = ("the", "a", "an", "of", "is", "are", "be", "was", "and", "with", "s")
 
 # %% ../../nbs/contracts/stances.ipynb #ab7ff066
 def end_of_match(want, have, start):
@@ -112,7 +112,7 @@ def end_of_match(want, have, start):
     place, end = start + 1, have[start][2]
     for word in want[1:]:
         skipped = place
-        while skipped < len(have) and have[skipped][0] != word and have[skipped][0] in SMALL_WORDS:
+        while skipped < len(have) and have[skipped][0] != word and have[skipped][0] in FILLING_WORDS:
             skipped += 1
         if skipped < len(have) and have[skipped][0] == word:
             place, end = skipped + 1, have[skipped][2]
