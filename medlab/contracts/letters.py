@@ -10,9 +10,9 @@ import re
 from collections.abc import Container
 
 from medlab.contracts.plain import (
-    BARE_WORD, END, LETTERS, LONGEST_TEXT, TAKEN_BACK, bare_words, json_values, one_spelling, plain_lines, sentences_of, spoken, values_after,
+    BARE_WORD, END, LETTERS, LONGEST_TEXT, TAKEN_BACK, bare_words, json_values, one_spelling, plain_lines, sentences_of, spoken, stem, values_after, word_places,
 )
-from .stances import CLOSERS, COMPOUND, FOLLOWERS, FREE_FOLLOWERS, GERM, NAMED_BEFORE, ORDINALS, VERBS, places_of, stances, weighed
+from .stances import CLOSERS, COMPOUND, FOLLOWERS, FREE_FOLLOWERS, GERM, NAMED_BEFORE, LEFT_OUT, ORDINALS, holds, initials_of, named_places, stances, weighed
 
 # %% ../../nbs/contracts/letters.ipynb #af0e4219
 def starts_with(text, option):
@@ -43,7 +43,7 @@ def letter_at(text, own_text=None):
         return None
     if strict or re.match(rf"\s+(?:{FOLLOWERS if letter in 'A' else FREE_FOLLOWERS})\b", after, re.I):
         return letter, rest
-    if own_text and own_text(letter) and starts_with(after, own_text(letter)):
+    if own_text and own_text(letter) and starts_with(after, own_text(letter)) and not (letter == "A" and re.match(r"\s+[a-z]", after) and own_text(letter)[0].isupper()):
         return letter, rest
     return None
 
@@ -242,12 +242,29 @@ def disowned(before, rest):
 #: Options that are words of every sentence: they count after a cue, at the start of the text, or alone.
 POLAR = ("yes", "no", "maybe")
 
+# %% ../../nbs/contracts/letters.ipynb #545474b3
+#: Words before a yes or no: `based on these results, no`.
+INTRODUCES = re.compile(r"^\W*(?:based on|given|according to|from|considering|in (?:conclusion|short|summary|light of|general|the end)|overall|on (?:balance"
+    r"|the whole)|taken together|all in all|so|thus|therefore|hence|well|to answer)\b"
+                        r"[^,.;:]{0,70}[,:]\s*(?=(?:yes|no|maybe)\b)|^[^,.;:?]{1,60}[,:]\s*(?=(?:yes|no|maybe)\W*$)", re.I)
 
+# %% ../../nbs/contracts/letters.ipynb #294757ca
 def common_option_at(text, options):
     "The letter of an option such as `yes` with which a text begins and ends, and the rest after it."
-    start = re.match(rf"[\s\"'(]*({'|'.join(POLAR)})\b[\"')]*(?=\s*(?:$|[.,;:!]|-\s|because\b|since\b|as\b))", text, re.I)
+    text = INTRODUCES.sub("", text)
+    start = re.match(rf"[\s\"'(]*({'|'.join(POLAR)})\b[\"')]*(?=\s*(?:$|[.,;:!(]|-\s|to (?:this|the|that)\b|(?:it|they|he|she|this|that) (?:does|do|is|are|did"
+        rf"|was|has|can|will)\b|because\b|since\b|as\b))", text, re.I)
     named = [letter for letter, option in options.items() if start and bare_words(option) == [start[1].casefold()]]
     return (named[0], text[start.end() :]) if len(named) == 1 else None
+
+# %% ../../nbs/contracts/letters.ipynb #117ad02b
+def common_option_at_end(sentences, options):
+    "The letter of an option such as `yes` with which the last sentence ends, where it names no other such word."
+    ends = re.search(r"(?:\b(?:so|says?|said|definitely|clearly|certainly|probably|likely|is|be|thus|therefore|hence|answer|with)|[,:;-])\s+[\"']?(yes|no|maybe)\b[^\w?]*$", " ".join(sentences), re.I)
+    if not ends or len(re.findall(r"\b(?:yes|no|not|maybe|or)\b", " ".join(sentences)[ends.start() :], re.I)) > 1 or re.search(r"\b(?:yes|no|maybe)\b", " ".join(sentences)[: ends.start()], re.I):
+        return None
+    named = [letter for letter, option in options.items() if bare_words(option) == [ends[1].casefold()]]
+    return named[0] if len(named) == 1 else None
 
 # %% ../../nbs/contracts/letters.ipynb #8801e73a
 def letters_after_cue(line, options):
@@ -287,7 +304,8 @@ DENIED_BEFORE = re.compile(r"\b(?:not|no|never|without|rul\w+ out|unlike|compare
                            r"|versus|vs|distinguish\w*|differs?|wrong|avoid\w*|contraindicat\w+)\b|n't\b"
                            r"|\b(?:switch\w*|chang\w+|convert\w*|mov\w+) from\b(?!.*\bto\b)", re.I)
 DENIED_AFTER = re.compile(r"[)\]\"']*\s*(?:is|was|are|were|can be|has been|seems|would|would be|looks|could be|might be)?\s*(?:\w+ly )?(?:wrong|incorrect|not|unlikely"
-                          r"|ruled out|less|excluded|absent|implausible|rare|no longer|contraindicated|unsafe|harmful|dangerous|inappropriate|unnecessary|premature)\b|\s*(?:isn't"
+                          r"|ruled out|less|excluded|absent|implausible|rare|no longer|insufficient|inadequate|contraindicated|unsafe|harmful|dangerous"
+                          r"|inappropriate|unnecessary|premature)\b|\s*[:-]\s*(?:no|not|unlikely|less|wrong|excluded|ruled out|absent)\b|\s*(?:(?:has |have )?failed|won't do|isn't"
                           r"|doesn't|wouldn't|can't|cannot|does not|would|(?:can|may|could"
                           r"|might) (?:also )?mimic|(?:must|should|needs to|has to|can) be (?:ruled out|excluded|considered"
                           r"|stopped|avoided|discontinued|withheld|held|tapered|replaced|reduced))\b|\s*\?|\W*(?:vs\b|versus\b)", re.I)
@@ -302,17 +320,14 @@ def denied_option(before, after):
 def affirmed_options(text, options, whole=False, denied=False):
     "The letters of the options whose words a text affirms; with `whole`, an option of common words counts at the text's start; with `denied`, denied ones count, too."
     found, taken = set(), []
-    have = [(one[0].casefold(), one.start(), one.end()) for one in BARE_WORD.finditer(text)]
+    have = word_places(text)
     for letter, option in sorted(options.items(), key=lambda pair: -len(bare_words(pair[1]))):
         want = bare_words(option)
         common = (sum(map(len, want)) < 4 and not (len(want) > 1 and want[0].isdigit())) or want[:1] in (["none"], ["all"], ["both"], ["neither"], ["yes"], ["no"])
-        genus = want[0][0] if re.fullmatch(r"[A-Z][a-z]+ [a-z]{3,}", option.strip()) else None  # C. difficile
-        places = list(places_of(want, have, taken, genus)) if want else []
-        if not places and len(want) > 2 and want[0] in VERBS and sum(bare_words(other)[-len(want) + 1 :] == want[1:] for other in options.values()) == 1:
-            places = list(places_of(want[1:], have, taken))
+        places = named_places(letter, options, have, taken) if want else []
         for start, begin, end in places:
             taken.append((begin, end))
-            if common and len(have) != len(want) and not (whole and start == 0):
+            if common and len(have) != len(want) and not (whole and start == 0 and (len(want) > 1 or re.match(r"\W*(?:$|[.,;:!(-]|because\b|since\b|as\b|it\b|this\b)", text[end:]))):
                 continue
             if denied or not denied_option(text[:begin], text[end:]):
                 found.add(letter)
@@ -383,26 +398,47 @@ def echoed(line):
     return match[1].upper() if match else None
 
 # %% ../../nbs/contracts/letters.ipynb #8f6175e4
-def kept_of(run):
-    "What is kept of lines with options: a single line; of a list the one that is marked as right, if there is one."
-    if len(run) < 2:
+def kept_of(run, announced=False):
+    "What is kept of lines with options: a single line that no list was announced before; of a list the one that is marked as right, if there is one."
+    if len(run) < 2 and not announced:
         return run
     marked = [line for line in run if MARKED_RIGHT.search(line) and not MARKED_WRONG.search(line)]
     return ["correct: " + unmarked(marked[0])] if len(marked) == 1 else []
 
 # %% ../../nbs/contracts/letters.ipynb #e78c2efc
+#: A heading above what speaks against the other options, and a line that ends that part.
+OTHERS_BELOW = re.compile(r"(?:why |what about )?(?:not )?(?:the )?(?:others?|other (?:options|choices|answers)|wrong (?:options|answers|choices)"
+    r"|incorrect (?:options|answers|choices)|(?:options|answers) (?:are )?(?:ruled out|excluded"
+                          r"|rejected))\b[^.]{0,40}[:?]\s*$|why not\b[^.]{0,30}[:?]\s*$", re.I)
+ENDS_OTHERS = re.compile(r"(?:so|thus|therefore|hence|in conclusion|conclusion|final|the (?:final |correct |best |right )?answer|answer|overall|summary)\b", re.I)
+
+# %% ../../nbs/contracts/letters.ipynb #c2e43178
+def without_others(lines):
+    "Lines without the parts that say why the other options are wrong."
+    kept, others = [], False
+    for line in lines:
+        others = (others and not ENDS_OTHERS.match(line)) or bool(OTHERS_BELOW.match(line))
+        kept += [] if others else [line]
+    return kept
+
+# %% ../../nbs/contracts/letters.ipynb #1c8ccf7d
+#: A line that announces a list of the options.
+ENUMERATES = re.compile(r"\b(?:each|every|all)(?: of)?(?: the)? (?:options?|choices?|answers?)\b|\bone by one\b|\bin turn\b|\b(?:options|choices)\b[^.]{0,20}:\s*$", re.I)
+
+# %% ../../nbs/contracts/letters.ipynb #5ae26800
 def without_echo(lines):
     "Lines without lists of the options."
-    kept, run = [], []
-    for line in lines:
+    kept, run, announced = [], [], False
+    for line in without_others(lines):
         letter = echoed(line)
         if run and not (letter and ord(letter) == ord(echoed(run[-1])) + 1):
-            kept, run = kept + kept_of(run), []
+            kept, run = kept + kept_of(run, announced), []
         if letter:
+            announced = announced if run else letter == "A" and bool(kept and ENUMERATES.search(kept[-1]))
             run.append(line)
         else:
             kept.append(line)
-    return kept + kept_of(run)
+    return kept + kept_of(run, announced)
 
 # %% ../../nbs/contracts/letters.ipynb #c518bb62
 def after_a_colon(letter, rest, options):
@@ -417,6 +453,8 @@ def value_letter(value, offered, options):
         if inner := after_a_colon(*got, options):
             return value_letter(inner, offered, options)
         return got[0] if stands(*got, offered, options) else None
+    if options and (polar := common_option_at(value, options)) and re.match(r"\s*\(", polar[1]):
+        return polar[0]
     if options and (named := [one for one, text in options.items() if bare_words(value) and bare_words(text) == bare_words(value)]):
         return named[0] if len(named) == 1 else None
     if HEDGED.search(value) and not re.search(r"\b(?:answer is|go with|choose|pick)\b", value, re.I):
@@ -472,7 +510,7 @@ STORY = re.compile(r"\b(?:causes?|caused|leads? to|treats?|mimics?|with|of|in|on
                    r"|both|and|or|stop\w*|start\w*)\s+(?:an?\s+"
                    r"|the\s+)?$", re.I)
 
-
+# %% ../../nbs/contracts/letters.ipynb #be07db97
 def closes(sentence, named, options):
     "Whether a sentence ends with the words of the one option that it names, or begins with them and a mark or a reason."
     words, text = bare_words(sentence), sentence.strip()
@@ -485,28 +523,36 @@ def closes(sentence, named, options):
     places = [one.start() for one in BARE_WORD.finditer(text)]
     return words[-len(want) :] == want and not STORY.search(text[: places[-len(want)]])
 
+# %% ../../nbs/contracts/letters.ipynb #927f319c
+def stands_in_order(words, within):
+    "Whether words stand in a list in their order."
+    rest = iter(within)
+    return all(word in rest for word in words)
 
+# %% ../../nbs/contracts/letters.ipynb #8c0ce1fd
 def part_of_one(text, options):
     "The letter of the one option of which a short answer is at least half, word for word; also for `all of these`."
-    words = [word for word in bare_words(text) if word not in ("the", "a", "an")]
+    words = [word for word in bare_words(text) if word not in LEFT_OUT]
     if re.fullmatch(r"\W*(?:all|all of (?:these|them|the options)|all (?:the )?(?:above|options))\W*", text, re.I):
-        words = ["all", "of", "the", "above"]
-    if not words or len(words) > 5 or len("".join(words)) < (2 if words[0].isdigit() else 5):
+        words = ["all", "above"]
+    if not words or len(words) > 5 or len(re.sub(r"\W", "", text)) < (2 if any(word.isdigit() for word in words) else 5):
         return None
-    wants = {letter: bare_words(option) for letter, option in options.items()}
-    fits = [letter for letter, want in wants.items() if 2 * len(words) >= len(want) and any(want[place : place + len(words)] == words for place in range(len(want)))]
+    wants = {letter: [word for word in bare_words(option) if word not in LEFT_OUT] for letter, option in options.items()}
+    fits = [letter for letter, want in wants.items() if 2 * len(words) >= len(want) and (holds(want, words) or (len(words) > 1 and want[0] == words[0] and stands_in_order(words, want)))]
     return fits[0] if len(fits) == 1 else None
 
-# %% ../../nbs/contracts/letters.ipynb #be07db97
+# %% ../../nbs/contracts/letters.ipynb #c12f6b7d
 def named_by_text(kept, options):
     "The letters of options that sentences conclude; raises `Open` for one that is left open."
     text = "\n".join(line for line in kept if line != END)
     if TAKEN_BACK.search(text):
         raise Open
     found, first = set(), sentences_of(text)[:1]
-    if part := part_of_one(text, options):
+    if part := part_of_one(text, options) or part_of_one(re.split(r"(?:[:=]|[=-]>)\s+", text)[-1], options):
         return {part}
-    if first and (got := common_option_at(first[0], options)) and not re.search(r"\bsorry\b|\bI (?:can't|cannot|am not|don't)\b", text, re.I):
+    if polar := common_option_at_end(sentences_of(text)[-1:], options):
+        return {polar}
+    if first and not first[0].endswith("?") and (got := common_option_at(first[0], options)) and not re.search(r"\bsorry\b|\bI (?:can't|cannot|am not|don't)\b", text, re.I):
         return {got[0]}
     for sentence in sentences_of(text):
         named = affirmed_options(sentence, options, whole=True)
@@ -526,9 +572,9 @@ def named_by_text(kept, options):
         found |= named if len(bare_words(sentence)) <= 2 * longest or CONCLUDES.search(sentence) or ORDERS_TO.match(sentence) or closes(sentence, named, options) or contrast else set()
     return found
 
-# %% ../../nbs/contracts/letters.ipynb #927f319c
+# %% ../../nbs/contracts/letters.ipynb #762a3497
 #: A letter with which a sentence ends, and one of which it says that only this one fits.
-AT_THE_END = re.compile(r"(?<![\w'&+.°-])[(\[\"']*([A-Z])[)\]\"']*\s*[.!]*\s*$")
+AT_THE_END = re.compile(r"(?<![\w'&+.°/>-])(?<!> )[(\[\"']*([A-Z])[)\]\"']*\s*[.!]*\s*$")
 ONLY_ONE = re.compile(r"(?:\bonly (?:option |choice )?|^\W*(?:option )?)([A-Z])\)? (?:fits|explains|matches|accounts for|describes|meets|agrees with|is consistent with)\b", re.I)
 #: Words before a last letter that make it no choice.
 NO_END = re.compile(r"\b(?:wrong|incorrect|false|worst|least|less|unlikely|second|third)\b|\b(?:anything but|everything but|all but|not|no|never|of|than|from|like|about|with|without"
@@ -581,14 +627,14 @@ def chosen_letters(clean, offered, options):
     lines = plain_lines(clean)
     if listed := listed_verdict("\n".join(lines)):
         return {listed}
-    if LETTER_KEYS.search(clean):
-        raise Open
     kept = without_echo(lines)
+    if LETTER_KEYS.search(clean) and not any(strong for _, strong in values_after(kept, ANSWER_LABEL, ANSWER_NAMES)):
+        raise Open
     nearby = offered if options else LETTERS[:8]
     found = named_by_label(kept, offered, options) | declared(kept, nearby, options) or bare_letters(kept, nearby, options)
     if found:
         return set() if TAKEN_BACK.search("\n".join(kept)) else found
-    return chosen_at_the_end(kept, offered, options) or named_by_text(kept, options) if options else set()
+    return chosen_at_the_end(kept, offered, options) if options else set()
 
 # %% ../../nbs/contracts/letters.ipynb #d6f47f3a
 def is_settled(kept, options):
@@ -602,13 +648,18 @@ def is_settled(kept, options):
 def weighed_letters(found, clean, offered, options):
     "Letters that patterns found (None: one was found and taken back) after what the text says of every option."
     kept = without_echo(plain_lines(clean))
-    if json_values(clean, JSON_LETTER) is not None or LETTER_KEYS.search(clean) or TAKEN_BACK.search("\n".join(kept)):
+    if json_values(clean, JSON_LETTER) is not None or TAKEN_BACK.search("\n".join(kept)):
         return found or set()
     if found and any(strong for _, strong in values_after(kept, ANSWER_LABEL, ANSWER_NAMES)):
         return found  # what stands behind a label counts, whatever was thought before
-    chosen, against = weighed(stances(kept, offered, options))
+    said = stances(kept, offered, options, alone=True)
+    chosen, against = weighed(said, alone=True)
+    if chosen and found and bare_words(options[chosen])[:1] in (["all"], ["both"]):
+        return {chosen}
     if found is None:
         return set() if chosen is None or is_settled(kept, options) else {chosen}
+    if not found and chosen is None:
+        found = named_by_text(kept, options) - {letter for mention, kind in said if kind == "aside" for letter in mention.options}
     if len(found) == 1:
         return set() if (chosen and chosen not in found) or found & against else found
     return {chosen} & found if found else {chosen} - {None}
@@ -628,9 +679,31 @@ def names_nothing(
     words = set(LETTER_RUN.findall(text.lower()))
     if not words.isdisjoint(ORDINALS) or any(len(word) == 1 or (len(word) == 3 and word.startswith("is")) for word in words):  # as in `option isB`
         return False
-    return words.isdisjoint(run for option in options.values() for word in bare_words(option) for run in LETTER_RUN.findall(word))
+    return words.isdisjoint(initials_of(option).lower() for option in options.values()) and {stem(word) for word in words}.isdisjoint(
+        run for option in options.values() for word in bare_words(option) for run in LETTER_RUN.findall(word))
 
 # %% ../../nbs/contracts/letters.ipynb #280cb3d1
+#: Options in order of their likelihood: only the first one counts.
+ORDERED_OPTIONS = re.compile(r"^([^>\n]*[^\s>=-])\s+>+\s+[^>\n]+\s+>+\s+[^\n]+$", re.M)
+#: Where somebody who thinks aloud starts again.
+RETHINKS = re.compile(r"(?:^|(?<=[.!?\n-]))\s*(?:but |oh,? |hmm,? |no,? )?(?:wait|hold on|hang on)\b(?! for| until)[,.!:-]*|\blet me (?:reconsider|rethink|redo"
+    r"|re-?check|double[ -]check|re-?read|think again|start over|go back)\b[^.!?\n]*[.!?\n]|\bi misread\b[^.!?\n]*[.!?\n]", re.I | re.M)
+
+# %% ../../nbs/contracts/letters.ipynb #4a5b0354
+def letter_in(clean, letters, options):
+    "The letter that a text without thoughts chooses; None where none or several are chosen, or one is taken back."
+    try:
+        found = chosen_letters(clean, letters, options)
+    except Open:
+        found = None
+    try:
+        if options and not listed_verdict("\n".join(plain_lines(clean))):
+            found = weighed_letters(found, clean, letters, options)
+    except Open:
+        return None
+    return min(found) if found and len(found) == 1 and found <= set(letters) else None
+
+# %% ../../nbs/contracts/letters.ipynb #8de3e2ae
 def read_letter(
     text: str,  # a model's answer
     offered: Container[str] = LETTERS,  # the letters that were offered; a dict of letters and texts is best
@@ -640,10 +713,9 @@ def read_letter(
     if names_nothing(text, options or {}):
         return None
     clean, letters = spoken(one_spelling(text)), tuple(letter for letter in LETTERS if letter in offered)
-    try:
-        found = chosen_letters(clean, letters, options)
-    except Open:
-        found = None
-    if options and not listed_verdict("\n".join(plain_lines(clean))):
-        found = weighed_letters(found, clean, letters, options)
-    return min(found) if found and len(found) == 1 and found <= set(letters) else None
+    clean = ORDERED_OPTIONS.sub(r"\1", re.sub(r"^(\W*[A-Z]) >+ [A-Z]\W*$", r"\1", clean))
+    if options and "?" not in clean and len(same := [letter for letter in letters if bare_words(options[letter]) == bare_words(clean)]) == 1:
+        return same[0]
+    thoughts = RETHINKS.split(clean)
+    read = [letter for thought in (thoughts if len(thoughts[-1].split()) > 2 else [clean]) if (letter := letter_in(thought, letters, options))]
+    return read[-1] if len(set(read)) == 1 and (len(thoughts) == 1 or letter_in(thoughts[-1], letters, options) == read[0]) else None

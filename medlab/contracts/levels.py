@@ -38,13 +38,15 @@ NEG_AFTER = re.compile(
 # %% ../../nbs/contracts/levels.ipynb #06b87fcc
 #: What makes it depend on something, and what leaves it open.
 IF_BEFORE = re.compile(
-    r"\b(?:if|unless|in case|when|should (?:it|he|she|they|you|symptoms)|becom\w+|until|before|later|escalat\w+|worsen\w*|prevent\w*|avoid\w*)\b[^.;]*$", re.I
+    r"\b(?:if|unless|in case|when|should (?:it|he|she|they|you|symptoms)|becom\w+|until|before|later|escalat\w+|turn(?:s|ed|ing)? into|progress\w* to"
+    r"|develop\w* into|worsen\w*|prevent\w*|avoid\w*)\b[^.;]*$", re.I
 )
 MAY_BEFORE = re.compile(r"\b(?:may|might|could|can(?! (?:safely )?wait| be (?:safely )?(?:managed|treated|handled))|maybe|perhaps|possibly|potentially|either|between|or)\b[^.;,]{0,20}$", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #38160fe0
 #: Where the word means something else: emergency contraception, as soon as possible, call the emergency line.
-NOT_A_LEVEL = re.compile(r"^\s*(?:care (?:cent|clinic)|contracepti|blood test|vaccin|as\b|enough|after\b|for the|medicine kit|contact|exit)", re.I)
+NOT_A_LEVEL = re.compile(r"^\s*(?:letter|message|note\b|news|e-?mail|bloods\b|(?:blood|lab\w*|urine|screening|imaging) (?:tests?|work)|vaccin|immuni[sz]|medic(?:ation|ine)|care (?:cent|clinic)"
+    r"|contracepti|blood test|vaccin|as\b|enough|after\b|for the|medicine kit|contact|exit)", re.I)
 AS_SOON = re.compile(r"\b(?:as|how|too|very|so|pretty|get well)\s$", re.I)
 CALLED = re.compile(r"\b(?:call|ring|phone|contact|notify|activate)(?: the| your| an)?(?: local)?\s$", re.I)
 
@@ -62,7 +64,7 @@ def kind_of_level(level, before, after):
         return None
     if NEG_BEFORE.search(before) or NEG_AFTER.search(after):
         return "denied"
-    if IF_BEFORE.search(before) or (before and re.match(r"\s*(?:department|room|care|services?)?\s*(?:if|unless|should)\b", after, re.I)):
+    if IF_BEFORE.search(before) or (before and re.match(r"\s*(?:department|room|care|services?|visit|appointment)?\s*(?:only )?(?:if|unless|should)\b", after, re.I)):
         return "condition"
     return "open" if re.match(r"\s*\?", after) or MAY_BEFORE.search(before) else "said"
 
@@ -99,7 +101,7 @@ def value_level(value):
 #: A call for help, and the statement that this is an emergency.
 AMBULANCE = r"(?:(?:an?|the|for an?) ambulance|911|999|112|000|111 immediately|(?:the )?emergency (?:services?|number|line|medical services)|paramedics|ems\b)"
 CALL = re.compile(
-    rf"\b(?:call|calling|dial|ring|phone|contact|get|summon|activate|send for)\b(?: for)?[^.;?!]{{0,20}}?\b{AMBULANCE}|\b(?:go|going|get|taken?(?! no)|come|head|rush"
+    rf"\b(?:call|calling|dial|ring|phone|contact|get|summon|activate|send for)\b(?: for)?[^.;?!]{{0,20}}?\b{AMBULANCE}|\b(?:go|going|get|taken?(?! no)|come|head|rush|send|transfer|refer|take(?! no)"
     rf"|drive|brought|sent|bring|straight|travel)\b[^.;?!]{{0,30}}?\b(?:to|at) (?:the |an? |your )?(?:nearest |closest "
     rf"|local )?(?:hospital'?s? )?(?:emergency (?:department|room|ward|unit)|e\.?r\b|a&e|ed\b|casualty|hospital (?:now|immediately|right away|at once|straight away))"
     rf"|^\W*(?:911|999|112)\b(?=\W*$|\W+(?:now|immediately|at once|straight away|right away)\b)|\bneeds? (?:for )?(?:an )?ambulance|\b(?:ambulance|emergency services|911"
@@ -111,7 +113,8 @@ CALL = re.compile(
 IS_EMERGENCY = re.compile(
     r"\b(?:this|it|that|which|situation|condition|symptoms|these|here|have|having|as|be|is|are|'s)\b[^.;?!]{0,40}?\b(?:an?"
     r"|the) (?:\w+[ -]){0,2}?emergency\b(?! (?:contact|contracep|plan|number|exit|kit))|\b(?:is|are|'s) (?:potentially )?life[- ]threatening\b|\bmedical emergency\b"
-    r"|^\W*emergency\s*[!.]|\b(?:suggests?|indicates?|points? to|constitutes?|amounts? to) (?:an?|any) (?:\w+ ){0,2}?emergency\b"
+    r"|^\W*(?:an? )?(?:(?:real|true|medical|clear|genuine|absolute|definite|life-threatening) )?emergency\s*(?:[!.]|,\s*clearly)|\b(?:suggests?|indicates?"
+    r"|points? to|constitutes?|amounts? to) (?:an?|any) (?:\w+ ){0,2}?emergency\b"
     r"|^\W*(?:no doubt|without (?:a )?doubt|clearly|definitely|certainly|absolutely|surely|undoubtedly)[,:]?\s+an? (?:\w+ ){0,2}?emergency\b",
     re.I,
 )
@@ -122,9 +125,11 @@ NO_NEED = re.compile(r"(?:\b(?:not|never|no|nothing|none|neither|nor|hardly|with
 NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|hesitate|reluctant)\b|n't\b", re.I)
 NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un\w+)\b", re.I)
 NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))"
-    r"|\bno emergency\b|\bnot (?:911|999|112)\b"
+    r"|\bno emergency\b|\bno need (?:for|to (?:go to|visit)) (?:the |an? )?(?:e\.?r\b|a&e|ed\b|emergency)|\bnot (?:911|999|112)\b"
                           r"|\bno (?:need for (?:an )?)?(?:ambulance|emergency (?:care|visit|services))\b"
-                          r"|(?:\b(?:not|never|hardly)\b|n't\b)[^.;!?,]{0,20}\blife[- ]threatening\b|\bnon-?emergen(?:cy|t)\b", re.I)
+                          r"|(?:\b(?:not|never|hardly)\b|n't\b)[^.;!?,]{0,20}\blife[- ]threatening\b|\b(?:emergency (?:care|treatment|services?|visit|help"
+                          r"|attention|department|room)|an ambulance|ambulance)"
+                      r" (?:is|are|seems|would be)(?:n't| not| un)\b|\bnon-?emergen(?:cy|t)\b", re.I)
 MAY = re.compile(r"\b(?:may|might|could|can|possibl[ey]|perhaps|maybe)\b", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #9ff32d7d
@@ -143,14 +148,15 @@ NOW = re.compile(r"\b(?:now|immediately|at once|right away|straight away)\b", re
 def depends(before, near, inside, after):
     "Whether an emergency stands under a condition: `if it bleeds, call an ambulance`."
     return bool(IF_NEAR.search(f"{near} {inside}") or IF_AFTER.search(after) or IF_FIRST.search(before)
-                or (re.match(r"\s*(?:only )?for\b", after, re.I) and not NO_NEED.search(near)))
+                or (re.match(r"\s*(?:only )?for\b(?! (?:this|that|it|him|her|them|you)\b)", after, re.I) and not NO_NEED.search(near)))
 
 # %% ../../nbs/contracts/levels.ipynb #6a593734
 def says_emergency(sentence, strict):
     "What one sentence says of an emergency: some of `yes`, `no` and `open`. With `strict`, a call must be an order for now."
     sentence = re.sub(r"(?:\bnot\b|n't\b) (?:just|only|merely|simply)\b[^,;.]*", " ", sentence, flags=re.I)
     sentence = re.sub(r"\b(?:no|without(?: a)?|beyond(?: any)?) (?:doubt|question)\b", "clearly", sentence, flags=re.I)
-    found = {"no"} if NO_EMERGENCY.search(sentence) and not re.search(r"\b(?:do not|don't)\b[^.]{0,20}\b(?:wait|delay)", sentence, re.I) else set()
+    found = {"no"} if NO_EMERGENCY.search(sentence) and not re.match(r"\W*(?:if|unless|when"
+        r"|as long as)\b[^,]*,", sentence, re.I) and not re.search(r"\b(?:do not|don't)\b[^.]{0,20}\b(?:wait|delay)", sentence, re.I) else set()
     for pattern in (CALL, IS_EMERGENCY):
         for one in pattern.finditer(sentence):
             before, inside, after = sentence[: one.start()], one[0], sentence[one.end() :]
@@ -190,9 +196,9 @@ YES_KEYS = (
 NOT_NO = re.compile(r"\W*no\W* ?(?:doubt|question|time|delay|hesitation|choice|matter|wonder|reason to (?:wait|delay)|joke|kidding|way around|waiting|buts\b)", re.I)
 NO_NOUN = re.compile(r"\s+(?!(?:i|it|it's|this|that|not|there|he|she|you|but|or|and|they|because|since|if|maybe|to)\b)\w", re.I)
 CALM_NOUN = re.compile(r"\s+(?:need to (?:worry|panic|rush)|cause for (?:concern|alarm)|signs? of|red flags?|immediate danger)\b", re.I)
-HALF_YES = re.compile(r"[)\]\"'.]*\s*(?:/|\||or\b|and\b|to\b|\?|,?\s*(?:if|unless|but only|only if|but not|and no|or rather)\b|,? (?:maybe|perhaps|possibly)\b)", re.I)
+HALF_YES = re.compile(r"[)\]\"']*\s*(?:/|\||or\b|and\b|to\b|\?|,?\s*(?:if|unless|but only|only if|but not|and no|or rather)\b|,? (?:maybe|perhaps|possibly)\b)", re.I)
 OPPOSITE = {"yes": re.compile(r"\b(?:no|nope|false)\b(?=\s*(?:[.,!;]|$))", re.I), "no": re.compile(r"\b(?:yes|yeah|true)\b", re.I)}
-ANSWER_IS = re.compile(r"\b(?:answer|verdict|conclusion) is:?\s*['\"]?(yes|no)\b(?![ ]\w)", re.I)
+ANSWER_IS = re.compile(r"\b(?:(?:answer|verdict|conclusion) is|i(?:'d| would)? say):?\s*['\"]?(yes|no)\b(?![ ]\w)", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #7a626305
 #: `Not at the moment`, `not really`: no; `not sure` and `not stated` are no answer.
@@ -203,6 +209,7 @@ NOT_NOW = re.compile(r"none\W*$|not (?:at (?:this|the|present)(?: (?:time|moment
 # %% ../../nbs/contracts/levels.ipynb #3b85343e
 def value_yes(value):
     "Yes or no at the start of a value, unless the rest takes it back; else what its words say of an emergency."
+    value = re.sub(r"\s*\b(?:correct|wrong):\s*$", "", value)
     bare, plain = value.strip(" ([{<\"'_."), plain_emergency([value])
     if plain is None and NOT_NOW.match(bare):
         return "no"
@@ -220,15 +227,24 @@ def value_yes(value):
     return None if said == "yes" and re.match(r"\W*(?:but )?(?:it is |it's |this is |that is )?not\b|\W*n't", rest, re.I) else said
 
 # %% ../../nbs/contracts/levels.ipynb #7d1f0101
+#: A text that begins with yes or no.
+BEGINS_YES = re.compile(r"[\W_]*(?:(?:yes|no|true|false)(?![\w'&]|-\w)|(?:yeah|yep|nope|absolutely|definitely|certainly|of course|correct"
+    r"|indeed)(?: not)?\s*(?:[.!-]|$|,\s*(?:this|it|that|call|go)\b))", re.I)
+
+
 def stated_yes(lines):
     "Yes or no in text without a label: stated as the answer, first, last, or in plain words."
     stated = {one[1].casefold() for line in lines for one in ANSWER_IS.finditer(line)}
     if stated:
         return stated.pop() if len(stated) == 1 and plain_emergency(lines) in (None, *stated) else None
-    if lines and re.match(r"[\W_]*(?:yes|no|true|false)(?![\w'&]|-\w)", lines[0], re.I) and not NOT_NO.match(lines[0]):
+    if lines and (stressed := re.match(r"\W*(?:definitely|absolutely|certainly|clearly|most certainly|oh|well|yes)\W+(yes|no)\W*$", lines[0], re.I)):
+        return stressed[1].casefold() if plain_emergency(lines) in (None, stressed[1].casefold()) else None
+    if len(lines) == 1 and lines[0].strip(" .!").lower() in ("y", "n"):
+        return {"y": "yes", "n": "no"}[lines[0].strip(" .!").lower()]
+    if lines and BEGINS_YES.match(lines[0]) and not NOT_NO.match(lines[0]):
         said = value_yes(lines[0])
         return said if plain_emergency(lines[1:]) in (None, said) else None
-    if lines and (last := re.fullmatch(r"\W*(yes|no)\W*", lines[-1], re.I)):
+    if lines and (last := re.fullmatch(r"(?:.*\b(?:so|therefore|hence|thus|overall)\b)?\W*(yes|no)\W*", lines[-1], re.I)):
         return last[1].casefold() if plain_emergency(lines) in (None, last[1].casefold()) else None
     return plain_emergency(lines)
 
@@ -267,11 +283,11 @@ LEVEL_STATED = re.compile(
 )
 LEVEL_ACT = re.compile(
     r"\b(?:classify|triage|rate|call|categori[sz]e|label|grade|assign|choose|pick|select|say|mark|consider|treat|go with|opt for|recommend|advise|suggest|seek|get"
-    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled) (?:with|by|through)|needs?|requires?|warrants?|arrange|book|make)\b[^.;?!,]{0,30}$",
+    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled) (?:with|by|through|in|as)|needs?|requires?|warrants?|arrange|book|make)\b[^.;?!,]{0,30}$",
     re.I,
 )
-LEVEL_ENOUGH = re.compile(r"\s*(?:care|appointment|visit|review|assessment|attention|referral|help|treatment)?\s*(?:will do|would do|suffices|should suffice)\b"
-                          r"|\s*(?:care|appointment|visit|review|assessment|attention|referral|help|treatment)?\s*(?:is|would be|will be)\s+(?:\w+ly )?(?:enough"
+LEVEL_ENOUGH = re.compile(r"\s*(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help|treatment)?\s*(?:will do|would do|suffices|should suffice)\b"
+                          r"|\s*(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help|treatment)?\s*(?:is|would be|will be)\s+(?:\w+ly )?(?:enough"
                           r"|appropriate|sufficient|needed|required|necessary|best|right|fine|warranted|indicated|adequate)\b", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #b5f10cd5
@@ -297,18 +313,41 @@ def stated_level(lines):
     return said | ({"emergency"} if emergency == "yes" else set())
 
 # %% ../../nbs/contracts/levels.ipynb #d6f5a2e7
+#: What may stand before a level with which a text begins.
+BEFORE_LEVEL = re.compile(r"[\s(\[{<\"':.-]*(?:non-urgent\W+)?(?:(?:an?|the|immediate|real|true|medical|clear|definite|simple)\s+)*", re.I)
+
+
 def bare_level(lines):
     "The levels with which the text begins or that are its last line; raises `Open` for one that is taken back."
     end = sentences_of("\n".join(lines))[-1:]
+    end = [re.split(r"(?<!triage):\s+|\s+-\s+", end[0])[-1]] if end and not re.search(r"\b(?:not|no|or|if|could|may|might)\b|\?", end[0]) else end
     found, last = set(), LEVEL_WORD.fullmatch(re.sub(r" (?:visit|appointment|care|review|referral|follow-up)$", "", end[0].strip(" .!\"'()[]"))) if end else None
     first = levels_in(lines[0]) if lines else []
-    if first and first[0][1] != "denied" and first[0][2] <= re.match(r"[\s(\[{<\"':.-]*", lines[0]).end():
-        if re.match(r"[)\]>.\"']*\s*(?:$|[.,;:!(\[-]|(?:care|at home|advice|management|visit|appointment|review|referral|assessment|evaluation|level|within|today|because|since|with|for|plus)\b|\?)",
+    if first and first[0][1] != "denied" and first[0][2] <= BEFORE_LEVEL.match(lines[0]).end():
+        if re.match(r"[)\]>.\"']*\s*(?:$|[.,;:!(\[-]|(?:care|at home|advice|management|visit|appointment|review|referral|assessment|evaluation|level|within"
+            r"|today|because|since|with|for|plus|first)\b|\?)",
                     lines[0][first[0][3] :]):
             if (level := value_level(lines[0])) is None:
                 raise Open
             found.add(level)
     return found | ({level_name(last[1])} if last else set())
+
+# %% ../../nbs/contracts/levels.ipynb #c881be45
+def without_other_uses(lines):
+    "Lines without the words for levels where they mean something else: `routine blood tests`."
+    return [LEVEL_WORD.sub(lambda one, line=line: one[0] if kind_of_level(level_name(one[1]), line[: one.start()], line[one.end() :]) else "some", line) for line in lines]
+
+# %% ../../nbs/contracts/levels.ipynb #d1f45f60
+#: What follows `urgent` where it means the level.
+URGENT_ENDS = re.compile(r"\burgent\b\W*(?:$|[.,;:!)]|(?:because|since|as|but|and|today|within|care|review|appointment|assessment|attention|referral|visit|evaluation|treatment|consultation)\b)", re.I)
+
+
+def only_level(lines):
+    "The only level that a text says, where its word means hardly anything else; None otherwise."
+    said = {(level, kind) for sentence in sentences_of("\n".join(lines)) for level, kind, _, _ in levels_in(sentence) if kind != "denied" or sentence.endswith("?")}
+    level, kind = said.pop() if len(said) == 1 else (None, None)
+    alone = level == "self-care" or URGENT_ENDS.search(" ".join(lines))
+    return level if level in ("urgent", "self-care") and alone and kind == "said" and not any(line.endswith("?") for line in lines) else None
 
 # %% ../../nbs/contracts/levels.ipynb #f81cb46d
 def labelled_level(value):
@@ -331,7 +370,9 @@ def read_level(text: str) -> str | None:  # one of LEVELS; None when none, sever
         stated = stated_level(lines) | bare_level(lines)
     except Open:
         return None
-    affirmed, against = weighed(stances(lines, (), {level: level for level in LEVELS}))
+    affirmed, against = weighed(stances(without_other_uses(lines), (), {level: level for level in LEVELS}))
+    if not stated and not affirmed:
+        return only_level(lines)
     if len(stated) == 1 and not (affirmed and affirmed not in stated):
         return stated.pop()
     return affirmed if affirmed and affirmed not in against and (not stated or affirmed in stated) else None

@@ -42,14 +42,19 @@ KEYCAPS = {
     **{0x1F1E6 + n: letter for n, letter in enumerate(LETTERS)},
 }
 
+# %% ../../nbs/contracts/plain.ipynb #e0a0f1c7
+#: Emoji and ornaments that say nothing.
+PICTURES = re.compile("[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001f0ff\U0001f300-\U0001faff\ufe0f]")
+
 # %% ../../nbs/contracts/plain.ipynb #518a2a53
 def one_spelling(text):
     "A text with its letters, quotes, dashes and spaces in one spelling: full-width, circled and bold letters, accents, look-alikes, HTML entities."
     text = html.unescape(text).translate(KEYCAPS)
     for mark, word in MARKS.items():
         text = text.replace(mark, word)
-    text = unicodedata.normalize("NFKD", text).translate(ALIKE)
+    text = unicodedata.normalize("NFKD", PICTURES.sub(" ", text)).translate(ALIKE)
     text = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Mn", "Me", "Co"))
+    text = re.sub(r"\bone (?=in (?:two|three|four|five|six|eight|ten|\d))", "1 ", text, flags=re.I)
     return re.sub(r"(?<!\w)\w(?!\w)", lambda one: one[0].translate(TWINS), text)
 
 # %% ../../nbs/contracts/plain.ipynb #d704b00c
@@ -111,6 +116,7 @@ END = "\x00"
 def plain_lines(text):
     "The lines of a text without Markdown, HTML, LaTeX, list marks and emphasis. Tags become labels; a closing tag is the line `END`."
     text = re.sub(r"\bans\.\s*:?\s*", "Answer: ", without_latex(text), flags=re.I)
+    text = re.sub(r"\btl;?dr\b", "In short", text, flags=re.I)
     text = re.sub(r'(["\'])(\w[\w ]{0,30})\1\s*:', r"\2:", text)
     if re.search(rf"\[/(?:{TAGS})\]", text, re.I):
         text = re.sub(rf"\[(/?(?:{TAGS}))\]", r"<\1>", text, flags=re.I)
@@ -133,18 +139,40 @@ def plain_lines(text):
 
 # %% ../../nbs/contracts/plain.ipynb #7baba333
 #: A word or a number; `20mg` is two of them.
-BARE_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d]+")
-
-
-def bare_words(text):
-    "The words and numbers of a text, without case, accents and punctuation."
-    plain = text if text.isascii() else "".join(char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) != "Mn")
-    return BARE_WORD.findall(plain.casefold())
+BARE_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d]+|%")
+#: Words that are written as numbers and signs, too.
+NUMBER_WORDS = {
+    "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10", "twelve": "12", "ii": "2", "iii": "3",
+    "percent": "%", "h": "hour", "hr": "hour", "hrs": "hour", "wk": "week", "wks": "week", "yr": "year", "yrs": "year", "intravenous": "iv", "intravenously": "iv",
+}
 
 # %% ../../nbs/contracts/plain.ipynb #2b13248b
+def stem(word):
+    "A word in lower case without what differs between `anaemia` and `anemia`, `increases` and `increased`; short words and numbers as they are."
+    word = word.casefold().strip("_")
+    if word in NUMBER_WORDS or len(word) < 5 or word in ("maybe", "above"):
+        return NUMBER_WORDS.get(word, word)
+    word = re.sub(r"(?<![suio])s$", "", word.replace("ae", "e").replace("oe", "e"))
+    short = re.sub(r"i(?:e|ed)$", "y", word)
+    short = re.sub(r"(?:graphy|gram)$", "graph", re.sub(r"our$", "or", short))
+    short = re.sub(r"(?:ing|ed|ion|e|(?<=\w{5}t)or)$", "", short) if len(short) > 4 else short
+    return short if len(short) > 3 else word
+
+# %% ../../nbs/contracts/plain.ipynb #cb3f0052
+def word_places(text):
+    "The words and numbers of a text by their stems, each with its start and end."
+    return [(stem(one[0]), one.start(), one.end()) for one in BARE_WORD.finditer(text)]
+
+# %% ../../nbs/contracts/plain.ipynb #41c9c588
+def bare_words(text):
+    "The stems of the words and the numbers of a text, without case, accents and punctuation."
+    plain = text if text.isascii() else "".join(char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) != "Mn")
+    return [stem(word) for word in BARE_WORD.findall(plain)]
+
+# %% ../../nbs/contracts/plain.ipynb #8fa767f1
 def sentences_of(text):
     "The sentences of a text."
-    return [part.strip() for line in text.splitlines() for part in re.split(r"(?<=[.!?;])\s+", line) if part.strip() and part != END]
+    return [part.strip() for line in text.splitlines() for part in re.split(r"(?<=[.!?;])(?<!\bi\.e\.)(?<!\be\.g\.)(?<!\bvs\.)(?<!\b[DM]r\.)(?<!\bMrs\.)\s+", line) if part.strip() and part != END]
 
 # %% ../../nbs/contracts/plain.ipynb #2d1ce637
 def under(value, names):

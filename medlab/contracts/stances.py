@@ -9,7 +9,7 @@ __all__ = []
 import re
 from dataclasses import dataclass
 
-from .plain import BARE_WORD, END, bare_words, sentences_of
+from .plain import BARE_WORD, END, bare_words, sentences_of, stem, word_places
 
 # %% ../../nbs/contracts/stances.ipynb #e4e9bb9a
 #: A letter with a full stop may be the beginning of a germ's name, such as C. difficile.
@@ -39,7 +39,7 @@ NAMED_BEFORE = (
 # %% ../../nbs/contracts/stances.ipynb #d7df3b1b
 #: Words that may follow a letter which is meant as one; after A, which is also an article, fewer may.
 FOLLOWERS = (
-    "or|and|is|was|are|because|since|as|for|due|seems?|fits?|would|should|must|here|with|which|based|has|appears?|looks?|but|rather|over|instead|then|if|unless|"
+    "or|and|most likely|is|was|are|because|since|as|for|due|seems?|fits?|would|should|must|here|with|which|based|has|appears?|looks?|but|rather|over|instead|then|if|unless|"
     "to|through|isn't|doesn't|can't|won't|wasn't|cannot|can|could|may|might|will|makes?|explains?|describes?|matches|remains|too|also|though|although|however|"
     "wait|no|while|whereas|than|it|on|in|by|from|does|did|only fits|wins|via|per|sounds|feels|represents|versus|vs|the"
 )
@@ -57,16 +57,20 @@ class Mention:
     options: frozenset[str]
     join: str = ""  # of several options: "and" or "or"; "conflict" where a letter stands beside another option's words
     letter: bool = False  # by a letter, or by its place in the list
+    wrapped: bool = False  # by a letter in brackets
+    number: bool = False  # by words that begin with a number
 
 # %% ../../nbs/contracts/stances.ipynb #d0258278
 #: Letters with slashes between them, and a letter alone.
-LETTER_CHAIN = re.compile(r"(?<![\w'&.°/+-])[A-Z](?:\s?[/+|&]\s?[A-Z])+(?![\w'°/+-])")
+LETTER_CHAIN = re.compile(r"(?<![\w'&.°/+-])[A-Z](?:(?:\s?[/+|&]\s?|\s(?:to|through)\s)[A-Z])+(?![\w'°/+-])")
 ONE_LETTER = re.compile(r"(?<![\w'&.°/-])(?:(?:options?|choices?|letters?|alternatives?)\s+)?(?:[(\[\"']*([A-Z])[)\]\"']*|[(\[]([a-z])[)\]])(?![\w'&+°]|-\w|/\w)")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "last")
-ONE_PLACE = re.compile(rf"\b(?:the )?({'|'.join(ORDINALS)}) (?:option|choice|answer|one|alternative)\b", re.I)
+ONE_PLACE = re.compile(rf"\b(?:the )?({'|'.join(ORDINALS)}) (?:option|choice|answer|one|alternative|statement|item)\b|\bthe ({'|'.join(ORDINALS)})(?= (?:is|seems|fits|looks|of the)\b)"
+    r"|\b(?:option|choice|answer|alternative) (?:number |no\. ?|#)?(one|two|three|four|five|[1-5](?![\d.%]))(?!\w)", re.I)
+NUMBERS = ("one", "two", "three", "four", "five")
 
 # %% ../../nbs/contracts/stances.ipynb #d0b02380
-def letter_mentions(text, offered):
+def letter_mentions(text, offered, numbers=False):
     "Letters in a text that are meant as options: start, end, letters."
     for one in LETTER_CHAIN.finditer(text):
         found = frozenset(re.findall("[A-Z]", one[0]))
@@ -80,39 +84,152 @@ def letter_mentions(text, offered):
         named = len(one[0]) > 4 and one[0][0].isalpha()
         if letter in "AI" and not named and not re.match(rf"\s*$|{CLOSERS}\s*[.;,!?:)>=](?!\w)|[)\]\"']|\s+[-(>]|\s+(?:{FOLLOWERS})\b", after, re.I):
             continue
-        yield one.start(), one.end(), Mention(frozenset([letter]), letter=True)
+        yield one.start(), one.end(), Mention(frozenset([letter]), letter=True, wrapped=one[0][0] in "([")
     for one in ONE_PLACE.finditer(text):
-        number = len(offered) - 1 if one[1].lower() == "last" else ORDINALS.index(one[1].lower())
-        if number < len(offered):
+        word = (one[1] or one[2] or one[3]).lower()
+        number = len(offered) - 1 if word == "last" else int(word) - 1 if word.isdigit() else (NUMBERS if word in NUMBERS else ORDINALS).index(word)
+        if number < len(offered) and not (one[3] or "").isdigit() or (number < len(offered) and not numbers):
             yield one.start(), one.end(), Mention(frozenset([sorted(offered)[number]]), letter=True)
 
 # %% ../../nbs/contracts/stances.ipynb #3013b52b
-def places_of(want, have, taken, short=None):
-    "The places (start, end) at which a list of words stands in a text whose words are `have`, without those that are taken; `short` may stand for its first word."
-    for start in range(len(have) - len(want) + 1):
-        begin, end = have[start][1], have[start + len(want) - 1][2]
-        words = [word for word, _, _ in have[start : start + len(want)]]
-        if (words == want or (short and words == [short, *want[1:]])) and not any(a < end and begin < b for a, b in taken):
-            yield start, begin, end
+#: What stands before and after a number that is an answer.
+VALUE_BEFORE = re.compile(r"(?:^\W*|[=:>~]\s*|\b(?:is|be|equals?|about|approximately|around|roughly|gives?|giving|get|obtain|yields?|makes?|totals?|so|thus|of|to|than|not|or|and)\s+)$", re.I)
+VALUE_END = re.compile(r"\s*(?:points?\b\s*)?(?:$|[.,;:!)(\]](?!\d)|-\s(?!\d)|(?:because|since|as|and|or|so|not|rather|due|here|which)\b)")
 
 # %% ../../nbs/contracts/stances.ipynb #777da0e1
-#: Verbs with which an option may begin, and which a sentence puts in another form: `give magnesium`, `magnesium should be given`.
-VERBS = ("give", "start", "begin", "perform", "order", "obtain", "administer", "prescribe", "initiate", "do", "use", "take", "schedule", "request", "measure", "check")
+def outside_brackets(text, have):
+    "The words of a text without those in brackets: `subacute (de Quervain) thyroiditis`."
+    spans = [one.span() for one in re.finditer(r"\([^()]*\)", text)]
+    return [one for one in have if not any(a < one[1] < b for a, b in spans)]
 
 # %% ../../nbs/contracts/stances.ipynb #d3785566
-def word_mentions(text, options):
+#: Words that may stand between the words of an option.
+FILLING_WORDS = ("the", "a", "an", "of", "is", "are", "be", "was", "and", "with", "s")
+
+# %% ../../nbs/contracts/stances.ipynb #ab7ff066
+def end_of_match(want, have, start):
+    "Where the words end that stand in a text from a place on; small words may be between them or left out. 0 where other words stand there."
+    place, end = start + 1, have[start][2]
+    for word in want[1:]:
+        skipped = place
+        while skipped < len(have) and have[skipped][0] != word and have[skipped][0] in FILLING_WORDS:
+            skipped += 1
+        if skipped < len(have) and have[skipped][0] == word:
+            place, end = skipped + 1, have[skipped][2]
+        elif word not in ("the", "of"):
+            return 0
+    return end
+
+# %% ../../nbs/contracts/stances.ipynb #61f84750
+def places_of(want, have, taken, short=None):
+    "The places (start, end) at which a list of words stands in a text whose words are `have`, without those that are taken; `short` may stand for its first word."
+    for start, (word, begin, _) in enumerate(have):
+        if word not in (want[0], short):
+            continue
+        end = end_of_match(want, have, start)
+        if end and not any(a < end and begin < b for a, b in taken):
+            yield start, begin, end
+
+# %% ../../nbs/contracts/stances.ipynb #87989d3f
+#: Verbs with which an option may begin, and which a sentence puts in another form: `give magnesium`, `magnesium should be given`.
+VERBS = tuple(bare_words("give start begin perform order obtain administer prescribe initiate do use take schedule request measure check refer add consult tell recommend arrange"))
+
+# %% ../../nbs/contracts/stances.ipynb #28393ca8
+#: Words of an option that a sentence may leave out.
+LEFT_OUT = ("s", "the", "a", "an", "it", "is", "are", "of", "be", "was", "this", "patient", "her", "him", "his")
+
+# %% ../../nbs/contracts/stances.ipynb #f031993a
+def holds(words, part):
+    "Whether a list of words holds another one in a row."
+    return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
+
+# %% ../../nbs/contracts/stances.ipynb #625bd8a1
+def forms_of(letter, options):
+    "The lists of words that name an option: all of its words; and those without small words, its verb and what all options share, where they are in no other option."
+    want = bare_words(options[letter])
+    cores = {name: [word for word in bare_words(text) if word not in LEFT_OUT] for name, text in options.items()}
+    shared = set.intersection(*map(set, cores.values())) if len(cores) > 2 else set()
+    core = cores.pop(letter)
+    if len(core) > 1 and core[0] in VERBS:
+        core = core[2:] if core[1] in ("for", "to", "with", "on") and len(core) > 2 else core[1:]
+    own = [word for word in core if word not in shared]
+    forms = [want]
+    for form in (core, own):
+        if form not in forms and len("".join(form)) > 4 and not (form == own and form[0].isdigit()) and not any(holds(other, form) for other in cores.values()):
+            forms.append(form)
+    return forms
+
+# %% ../../nbs/contracts/stances.ipynb #bd863cc1
+def initials_of(option):
+    "The initials of an option's words, such as `CTPA` of `CT pulmonary angiography`; an empty text for fewer than two."
+    words = [word for word in re.findall(r"[^\W\d_]+", option) if word.lower() not in ("of", "the", "and", "a", "s")]
+    return "".join(word if word.isupper() else word[0].upper() for word in words) if len(words) > 1 and not re.search(r"\d", option) else ""
+
+# %% ../../nbs/contracts/stances.ipynb #a45612e8
+def named_places(letter, options, have, taken):
+    "The places (start, end) at which an option is named in a text whose words are `have`, without those that are taken."
+    option = options[letter]
+    genus = bare_words(option)[0][0] if re.fullmatch(r"[A-Z][a-z]+ [a-z]{3,}", option.strip()) else None  # C. difficile
+    forms = forms_of(letter, options)
+    return [place for form in forms for place in places_of(form, have, taken, genus if form is forms[0] else None)]
+
+# %% ../../nbs/contracts/stances.ipynb #d674558e
+def is_number(want):
+    "Whether an option is a bare number, such as `2.0`."
+    return len(want) == 1 and want[0][0].isdigit()
+
+# %% ../../nbs/contracts/stances.ipynb #2b2dabed
+def own_words(letter, options):
+    "The words that an option has and no other one, without small words and verbs; none where a number or a denial is among them."
+    words = {name: [word for word in bare_words(text) if word not in LEFT_OUT and word not in VERBS] for name, text in options.items()}
+    own = {word for word in words.pop(letter) if len(word) > 1}.difference(*words.values())
+    return own if not own & {"not", "no", "never", "without", "none"} and not any(word[0].isdigit() for word in own) else set()
+
+# %% ../../nbs/contracts/stances.ipynb #82e7e169
+#: Words that do not stand for one option, even where it alone has them.
+COMMON_WORDS = frozenset(bare_words(
+    "disease vitamin carcinoma cancer deficiency syndrome disorder infection treatment therapy anemia tumor acute chronic blood pressure medication syndrome clinical medical antibiotic normal"))
+
+# %% ../../nbs/contracts/stances.ipynb #25db87bc
+def scattered_place(own, have, loose):
+    "Where most of an option's own words stand close together in any order (start, end): `a head CT` for `CT of the head`; None where they do not. With `loose`, one long word will do."
+    spots = [place for place, (word, _, _) in enumerate(have) if word in own]
+    for first in spots:
+        near = [place for place in spots if first <= place < first + len(own) + 4]
+        between = {word for word, _, _ in have[first : near[-1] + 1]}
+        if 3 * len({have[place][0] for place in near}) >= 2 * len(own) and len(near) > 1 and not between & {"not", "no", "never", "without", "or", "than"}:
+            return have[first][1], have[near[-1]][2]
+        if loose and len(have[first][0]) > 4 and 2 * len(near) >= len(own) and have[first][0] not in COMMON_WORDS:
+            return have[first][1], have[first][2]
+    return None
+
+# %% ../../nbs/contracts/stances.ipynb #79271bdb
+def word_mentions(text, options, loose=False):
     "Options whose words stand in a text: start, end, letters."
-    have, taken = [(one[0].casefold(), one.start(), one.end()) for one in BARE_WORD.finditer(text)], []
+    have, taken, named = word_places(text), [], set()
     for letter, option in sorted(options.items(), key=lambda pair: -len(bare_words(pair[1]))):
         want = bare_words(option)
-        if sum(map(len, want)) < 4 or want[0] in ("yes", "no", "none", "all", "both", "neither"):
+        short = sum(map(len, want)) < 4 and not want[0][:1].isdigit() if want else True
+        if short or (want[0] in ("yes", "no", "none", "all", "both", "neither") and len(want) < 2):
             continue
-        genus = want[0][0] if re.fullmatch(r"[A-Z][a-z]+ [a-z]{3,}", option.strip()) else None
-        verbless = len(want) > 2 and want[0] in VERBS and sum(bare_words(other)[1:] == want[1:] for other in options.values()) == 1
-        for form in [want, *([want[1:]] if verbless else [])]:
-            for _, begin, end in places_of(form, have, taken, genus if form is want else None):
+        found = named_places(letter, options, have, taken)
+        if not found and "(" in text:
+            found = list(places_of(want, outside_brackets(text, have), taken))
+        initials = initials_of(option)
+        if not found and initials and sum(initials_of(other) == initials for other in options.values()) == 1:
+            found = [(0, *one.span()) for one in re.finditer(rf"(?<![\w-]){initials}(?![\w-])", text)]
+        for _, begin, end in found:
+            if is_number(want) and not (VALUE_BEFORE.search(text[:begin]) and VALUE_END.match(text[end:])):
+                continue
+            if not any(a < end and begin < b for a, b in taken):
                 taken.append((begin, end))
-                yield begin, end, Mention(frozenset([letter]))
+                named.add(letter)
+                yield begin, end, Mention(frozenset([letter]), number=want[0].isdigit())
+    for letter in sorted(set(options) - named):
+        own = own_words(letter, options)
+        if own and (place := scattered_place(own, have, loose)) and not any(a < place[1] and place[0] < b for a, b in taken):
+            taken.append(place)
+            yield *place, Mention(frozenset([letter]))
 
 # %% ../../nbs/contracts/stances.ipynb #e241dd6f
 #: The sign that stands for a mention.
@@ -122,25 +239,32 @@ TOKEN, TOKENS = "\x02{}\x03", re.compile("\x02(\\d+)\x03")
 def end_of_words(text, option):  # 0 when it does not
     "Where the option's words end with which a text begins."
     words, want = list(BARE_WORD.finditer(text)), bare_words(option)
-    begins = bool(want) and [one[0].casefold() for one in words[: len(want)]] == want and not re.match(r"\W*[,;!?]", text)
+    begins = bool(want) and [stem(one[0]) for one in words[: len(want)]] == want and not re.match(r"\W*[,;!?]", text)
     return words[len(want) - 1].end() if begins else 0
 
-
-def with_tokens(sentence, offered, options):
+# %% ../../nbs/contracts/stances.ipynb #4894e84e
+def with_tokens(sentence, offered, options, loose=False):
     "A sentence with a token in place of each mention, and the mentions. An option's words behind its letter belong to the letter."
-    letters = [(a, b + end_of_words(sentence[b:], options.get(min(one.options), "")), one) for a, b, one in letter_mentions(sentence, offered)]
-    spans = [one for one in word_mentions(sentence, options) if not any(a < one[1] and one[0] < b for a, b, _ in letters)] + letters
+    numbers = any(text[:1].isdigit() for text in options.values())
+    letters = [(a, b + end_of_words(sentence[b:], options.get(min(one.options), "")), one) for a, b, one in letter_mentions(sentence, offered, numbers)]
+    words = list(word_mentions(sentence, options, loose))
+    letters = [one for one in letters if not any(a < one[0] and one[1] <= b for a, b, _ in words)]  # `both A and B` is one option
+    whole = {letter for letter, option in options.items() if bare_words(option)[:1] in (["all"], ["both"])}
+    if any(one.options & whole for _, _, one in words):
+        words = [one for one in words if one[2].options & whole]  # what `all of the above` is made of is not meant on its own
+    spans = [one for one in words if not any(a < one[1] and one[0] < b for a, b, _ in letters)] + letters
     text, found, last = "", [], 0
-    for a, b, mention in sorted(spans, key=lambda one: one[:2]):
+    for a, b, mention in sorted(spans, key=lambda one: (one[0], -one[1])):
         if a >= last:
             text, last = text + sentence[last:a] + TOKEN.format(len(found)), b
             found.append(mention)
     return text + sentence[last:], found
 
-# %% ../../nbs/contracts/stances.ipynb #4894e84e
+# %% ../../nbs/contracts/stances.ipynb #a6faff32
 #: Two mentions side by side, and two in a list.
 NEXT = re.compile("\x02(\\d+)\x03([\\s)\\]:.,(\"'-]*(?:(?:option|choice|answer|i\\.e\\.|that is|for)\\s*:?\\s*)?[(\\[\"']*)\x02(\\d+)\x03([)\\]\"']*)")
-SIDE_BY_SIDE = re.compile("\x02(\\d+)\x03(\\s*(?:,(?=[^\x02.;:]{0,12}\x02\\d+\x03\\s*,?\\s*(?:,|and\\b|or\\b|nor\\b|&|[.!]?\\s*$))|/|&|\\+|(?:,\\s*)?(?:and/or|and|or|nor|plus"
+SIDE_BY_SIDE = re.compile("\x02(\\d+)\x03(\\s*(?:,(?=(?:\\s|\\b(?:the|an?|possibly|perhaps|maybe)\\b)*\x02\\d+\x03\\s*,?\\s*(?:,|and\\b|or\\b|nor\\b|&"
+    "|[.!]?\\s*$))|/|&|\\+|(?:,\\s*)?(?:and/or|and|or|nor|plus"
     "|as well as|together with))\\s*(?:(?:the|an?|also|even|possibly|perhaps|maybe)\\s+)?)\x02(\\d+)\x03", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #90711784
@@ -179,91 +303,111 @@ def joined_mentions(text, found):
 CLAUSES = re.compile(
     "\\s*[,;]\\s+|\\s+-+\\s+|(?<!anything)(?<!everything)(?<!nothing)(?<!\\ball)\\s+(?=but\\b)|\\s+(?=(?:yet|however|whereas|while|although|though|because|since"
     "|therefore|thus|hence|unless|if|which|rather than|instead of|as opposed to|in contrast to)\\b)"
-    "|\\s+(?=not (?:the |an? |options? )?\x02)|\\s+(?=so\\b(?! (?:far|much|many|long)))|\\s*(?=[(\\[])|\\s*[)\\]]\\s*|\\s*(?:=>|->|>+)\\s*", re.I)
+    "|\\s+(?=not (?:the |an? |options? )?\x02)|\\s+(?=so\\b(?! (?:far|much|many|long)))|\\s*(?=[(\\[])|\\s*[)\\]]\\s*|\\s*(?:=>|->|>+)\\s*|\\s+(?==\\s)", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #e8d14c1a
 #: What denies an option before and after it, and words that only look so.
 NO_BEFORE = re.compile(
     r"\b(?:not|no|never|neither|nor|none|without|hardly|cannot|unlikely|improbable|less|rul\w+ out|r/o|exclud\w*|eliminat\w*|dismiss\w*|discard\w*|reject\w*|discount\w*|cross\w* out|against"
     r"|wrong|incorrect|false|distractors?|except|unlike|versus|vs|than|instead of|opposed|over|avoid\w*|contraindicat\w*|anything but|everything but|all but|nobody|no one|lacks?|besides|other than"
-    r"|worst|least|prevents?|from|incompatible|inconsistent|doubt\w*|(?:second|third)[ -]best|next[ -]best (?:answer|option|choice)|runner-up|so (?:is|are|was|does)"
+    r"|worst|least|prevents?|from|incompatible|inconsistent|doubt\w*|followed by|(?:before|prior to)(?=(?: \w+ing)?(?: the| any| an?)?\s*$)|(?:second"
+    r"|third)[ -]best|next[ -]best (?:answer|option|choice)|runner-up|so (?:is|are|was|does)"
     r"|contrast|disagree\w*|mimic\w*|mistak\w+|den(?:y|ies|ied)|nothing|speaks? against|spoke against|argues? against|hesitat\w*|reluctant\w*)\b|n't\b", re.I)
 NO_NO = re.compile(
-    r"\b(?:(?:no|without(?: a| any)?|beyond(?: any)?) (?:doubt|question)|not only|nothing (?:else )?(?:but|other than)|none other than"
+    r"\b(?:(?:no|without(?: a| any)?|beyond(?: any)?) (?:doubt|question)|by (?:the |a )?(?:process of )?(?:elimination|exclusion)|not only|nothing (?:else )?(?:but|other than)|none other than"
     r"|(?:can't|cannot|can not|couldn't) be anything (?:other than|but|else than)|not surprising\w*|over (?:the|all)|from (?:the|these|this|that|her|his|what|all)"
-    r"|if not for|more than likely|no longer in doubt)\b", re.I)
+    r"|if not for|more than likely|no longer in doubt|at (?:the )?(?:very )?least|(?:no|not) less than|lack of|absence of)\b|\bwithout (?:an? |any "
+    r"|the )?(?!evidence|signs?|history|suspicion|features|the\b|an?\b)\w+ $", re.I)
 BE = r"(?:is|are|was|were|seems?|looks?|appears?|sounds?|would be|can be|could be|has been|have been|can|should be|must be|should|may be|might be|all|both|be|also|then|here|therefore)"
 NO_AFTER = re.compile(
     rf"^\W*(?:{BE}\s+)*(?:\w+ly\s+|too\s+|just\s+|quite\s+|a (?:little |bit )?|the\s+)*(?:not\b|n't|wrong|incorrect|false|unlikely|less\b|ruled out|excluded|eliminated"
     rf"|dismissed|discarded|rejected|considered but"
-    r"|out\b|off\b|implausible|absent|contraindicated|inappropriate|unnecessary|unsafe|harmful|dangerous|outdated|reserved|distractors?\b|inconsistent|improbable|mistake"
+    r"|out\b|off\b|implausible|absent|contraindicated|inappropriate|unnecessary|unsafe|harmful|dangerous|outdated|reserved|distractors?\b|inconsistent"
+    r"|improbable|mistake|stopped|discontinued|held\b|tapered|replaced|reduced|insufficient|inadequate|failed"
     r"|error|odd one|worst|never|no\b|neither|nope|avoided"
     r"|withheld|diagnosis of exclusion|(?:second|third)\b)"
-    r"|^\W*(?:isn't|aren't|wasn't|doesn't|don't|does not|do not|did not|didn't|would not|wouldn't|won't|will not|lacks?|fails?|has no|explains? neither|explains? none|contradicts?)\b"
+    r"|^\W*(?:isn't|aren't|wasn't|doesn't|don't|does not|do not|did not|didn't|would not|wouldn't|won't|will not|lacks?|fails?|(?:has |have )?failed|has no"
+    r"|won't do|explains? neither|explains? none|contradicts?)\b"
     r"|^\W*(?:would|could|may|might|can)\s+(?:\w+\s+){0,2}?(?:not|mimic|harm|delay)\b", re.I)
-STILL_OPEN = re.compile(r"^\W*(?:cannot|can't|can not|could not|couldn't|should not|shouldn't|must not|mustn't|is not|isn't)(?: yet)?(?: be)?(?: (?:safely|completely"
+DOES_SO = re.compile(r"^\W*does\b(?! not\b)(?: so)?\W*$", re.I)
+STILL_OPEN = re.compile(r"^\W*(?:(?:has|have|needs?|ought) to be|must be|should be) (?:excluded|ruled out|considered|kept in mind)\b|^\W*(?:cannot|can't"
+    r"|can not|could not|couldn't|should not|shouldn't|must not|mustn't|is not|isn't)(?: yet)?(?: be)?(?: (?:safely|completely"
     r"|entirely|fully))? (?:excluded|ruled out|dismissed|discarded|eliminated|forgotten|missed|overlooked|ignored)\b", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #d2a3b2f4
 #: What leaves an option open before and after it; what only looks so.
 OPEN_BEFORE = re.compile(
-    r"\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|such as|e\.g|suspect\w*|unsure"
+    r"\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|stop(?:s|ped|ping)?"
+    r"|discontinu\w*|withhold\w*|withdraw\w*|to (?:tell|distinguish|differentiate|separate)|suspect\w*|unsure"
     r"|unclear|uncertain|not sure|don't know"
     r"|argue|torn|tempt\w+|alternatives?|need to|to rule|wonder\w*|suppose|would|compare\w*|otherwise|depends|candidates?|toss-?up|think (?:of|about)|in mind|beware"
     r"|watch for|look for|worr(?:y about|ied|ying|isome)|concern\w*|feared|(?<!is )(?<!was )one of)\b|\?\s*$", re.I)
 NOT_OPEN = re.compile(
     r"\bif (?:i|one|you|we|pressed|forced|pushed)(?: (?:had|have|were|must|was|am|are))?(?: (?:forced|pressed|made|asked))?(?: to)? ?(?:choose|pick|guess|answer|bet|decide|select)?\b"
-    r"|\bi(?:'d| would)\b(?! (?:have|need|want|like|also|consider|not|never|be|exclude|rule|wonder|think about))|\bmay well\b|\bc(?:an|ould) only\b|\bone would (?:choose|pick)"
-    r"|\b(?:answer|diagnosis|choice|option|step|this|it)(?: \w+){0,3} would(?: \w+)?(?: have to)? be\b", re.I)
+    r"|\bi(?:'d| would)\b(?! (?:have|need|want|like|also|consider|not|never|be|exclude|rule|wonder|think about))|\bmay well\b|\bc(?:an|ould) only\b|\b(?:one"
+    r"|you|we) would (?:choose|pick|start|give|use|expect|go|say)"
+    r"|\b(?:should|must|makes?|made|have to|has to) (?:\w+ ){0,2}(?:think (?:of|about)|suspect)"
+    r"|\b(?:patient|he|she|they|you|child|man|woman|baby|boy|girl|infant) can (?:\w+ly )?be\s*$"
+    r"|\b(?:answer|diagnosis|choice|option|options|step|pick|guess|vote|bet|selection|response|conclusion|this|it)(?: \w+){0,3} would(?: \w+)?(?: have to)? be\b", re.I)
 OPEN_AFTER = re.compile(
     r"^\W*(?:(?:is|are|remains?|could be|might be|may be|can be|seems?|looks?|would be|also|both|all)\s+)*(?:an?\s+|the\s+)?(?:\w+ly\s+)?(?:possible|plausible|tempting"
     r"|possibilit\w+|conceivable|defensible"
     r"|reasonable|on the table|considered|considerations?|alternatives?|contenders?|candidates?|worth|mimic\w*|exceptions?)\b|^\W*(?:could|may|might|can)\b"
-    r"|^[)\]\"']*\s*\?|^\W*(?:if|unless|only if|only when|in case)\b(?! proven)"
+    r"|^[)\]\"']*\s*\?|^\W*(?:vs\.?|versus)\s|^\W*(?:if|unless|only if|only when|in case)\b(?! proven)"
     r"|^\W*would be\b.*\b(?:if|unless|had|were)\b", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #0acb2589
 #: What others think, and what once was so.
 OTHERS = re.compile(
-    r"\b(?:students?|examinees?|colleagues?|residents?|interns?|friends?|some|many|most (?:people|students)|people|textbooks?(?! (?:case|example|presentation|picture))"
+    r"\b(?:students?|examinees?|colleagues?|residents?|interns?|friends?|some|many|most (?:people|students)|people (?:think|say|choose|believe|pick|would|might"
+    r"|may|often)|textbooks\b|the textbook(?! (?:case|example|presentation|picture))"
     r"|keyed|someone|one might|you might|others?|traditionally|one could|traps?|naive|novices?"
     r"|(?:was|were|been) told|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)"
-    r"|i first|previous\w*|formerly|used to|(?:would|'d) have (?:said|chosen|gone|picked|thought)|history of|hx|h/o|known"
+    r"|i first|previous\w*|formerly|used to|(?:would|'d) have (?:said|chosen|gone|picked|thought)|history of|hx|h/o|(?<!\ba )(?<!\bwell[- ])known"
     r"|yesterday|prior|no longer|was treated|family|mother|father|brother|sister|before the|originally|treated for|risk of|prone to)\b", re.I)
-ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|diagnosed\b.*\bago|treated|cured)\b", re.I)
-CONCEDED = re.compile("^\\W*(?:although|though|even though|while|whereas|despite|in spite of|unlike|tempting|as much as|even if|because|since|given|compared"
-    "|in contrast)\\b|\\bas (?:it|they|\x02) (?:is|are|may be|seems?)\\b", re.I)
+ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|diagnosed\b.*\bago|\w+ (?:\w+ ){{0,3}}ago\b"
+    rf"|(?:already )?(?:been )?(?:done|performed|tried) (?:already|before)|(?:done|performed|started|removed)\b[^.;]*\b(?:last|ago|in (?:19|20)\d\d)\b|treated|cured)\b", re.I)
+CONCEDED = re.compile("^\\W*(?:although|though|even though|while|whereas|despite|in spite of|before|unlike|tempting|as much as|even if|because|since|given|compared"
+    "|in contrast)\\b|(?<!\\bsuch )\\bas (?:it|they|\x02) (?:is|are|may be|seems?)\\b", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #88b7509c
 #: What chooses an option; what speaks for it; what confirms it after it.
 CHOOSES = re.compile(
     r"\b(?:answers?|correct|right|best|choices?|choos\w+|chose|chosen|pick\w*|select\w*|opt(?:ed)? for|go(?:ing)? with|went with|settle[sd]? (?:on|for|it)|bet(?:ting)?|money|vote|final\w*|verdict"
-    r"|conclu\w+|option (?:is|would)|letter|solution|guess|decides? it|leaves?|leaving|left with|what remains|remains?|response)\b", re.I)
+    r"|conclu\w+|option (?:is|would)|i\.e|that is to say|winner|letter|solution|guess|decides? it|leaves?|leaving|left with|what remains|remains?|response)\b", re.I)
 SPEAKS_FOR = re.compile(
     r"\b(?:say|said|call (?:this|it|her|him)|diagnos\w+|dx|impression|imp|therefore|thus|hence|so|overall|must be|has to be|have to be|likel\w+|probabl\w+|suggest\w*"
     r"|consistent with|compatible with|in keeping with"
     r"|points?|pointing|indicat\w+|confirm\w*|clinch\w*|scream\w*|classic\w*|typical of|characteristic of|diagnostic of|suggestive of|makes? (?:this|it)|make|this is"
-    r"|it is|it's|that's|that is|is the|picture|next step"
+    r"|it is|it's|that's|that is|is the|picture|next (?:step|test|thing|move|investigation|measure)"
     r"|of choice|treat as|lean\w*|i'd|i would|recommend\w*|has|have|equals?|favou?rs?|in favou?r of|rules? in|speaks? for|supports?|(?:down|up)grad\w*|class\w*|put"
-    r"|mark\w*|rate[ds]?|triage\w*|level|due to|caused by|explained by|now)\b|[=:]\s*$", re.I)
+    r"|mark\w*|rate[ds]?|triage\w*|level|due to|caused by|explained by|now|(?:looks?|sounds?|feels?|seems?) (?:most |very |more )?like)\b|[=:]\s*$", re.I)
 CONFIRMED = re.compile(
     r"^[)\]\"'\s]*(?:,\s*)?(?:is|are|was|would be|must be|has to be|remains|should be|'s|it is)\s*(?:therefore |clearly |definitely |thus |still |by far |now |indeed "
     r"|obviously )*(?:the |my |our )?(?:single |only |more |clear "
-    r"|obvious |working |most likely |most probable )*(?:correct|right|best|answer|diagnosis|choice|pick|winner|one i|treatment of choice|drug of choice|next step"
+    r"|obvious |working |most likely |most probable )*(?:correct|right|best|better (?:choice|answer|option|fit)|answer|diagnosis|choice|pick|winner|one i|treatment of choice|drug of choice|next step"
     r"|option i|what (?:i|we|it)|the one|keyed)\b"
-    r"|^[)\]\"'\s]*(?:it is|it must be|it's|fits? (?:best|better)\b|wins|edges it|until proven otherwise|remains\W*$|is left\W*$|please|makes (?:the )?most sense|takes it)", re.I)
+    r"|^[)\]\"'\s]*(?:it is|it must be|it's|fits? (?:best|better)\b|wins|edges it|until proven otherwise|remains\W*$|is left\W*$|please|makes (?:the )?most sense|takes it|does\W*$)", re.I)
 SUPPORTED = re.compile(
     r"^[)\]\"'\s]*(?:is|are|was|seems|looks|would be|remains)\s*(?:\w+ly )?(?:the )?(?:most |more )?(?:likely|probable|appropriate|better|preferred|indicated|diagnostic"
     r"|consistent|suggested|confirmed)\b|^[)\]\"'\s]*(?:fits?|explains|accounts for"
     r"|matches|makes more sense|should be (?:done|started|given|checked|ordered|performed|obtained|measured))\b", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #28a9c1a5
+#: What makes an option a part of the story: `a man with gout`.
+ASIDE_BEFORE = re.compile(r"\b(?:about|allerg\w+ to|despite|got|received|underwent|has had|had had)\s+(?:an?\s+|the\s+|his\s+|her\s+)?$", re.I)
+STORY_BEFORE = re.compile(r"\b(?:with|allerg\w+ to|already \w+|about|like|for|from|by|at|on|had|takes?|taking|took|given|despite)\s+(?:an?\s+|the\s+|his\s+|her\s+|known\s+)?$", re.I)
+#: What is said of an illness or a drug in general, and not of this case.
+IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:usually|typically|often|rarely|generally|an?|caused|defined|treated"
+    r"|common|associated|seen|found|used|called|known|the)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|increases?|reduces?|(?:is"
+    r"|are) \w+ (?:by|through|from|to|into))\b", re.I)
 #: Words that change nothing, what may follow a mention that stands alone, and a remark behind a mention that denies it.
 FILLER = re.compile(
     r"^\W*(?:(?:the|an?|option|choice|answer|letter|it's|it is|that's|just|simply|then|so|therefore|thus|hence|and|but|yes|ok|okay|well|final|no|most|likely|probably"
     r"|definitely|clearly|certainly|of course|i guess|i think|please)\b\W*)*$", re.I)
 CLAUSE_STOPS = re.compile(r"^[\s.!)\]\"'*]*(?:$|(?:because|since|due|as|for|here|now|again|after|with|in view|given|on)\b)", re.I)
-ASIDE_NO = re.compile(r"^[(\[]\s*(?:is |was )?(?:wrong|incorrect|ruled out|unlikely|rejected|excluded|no\b|not\b|wait)[^\x02]*$", re.I)
+ASIDE_NO = re.compile(r"^[(\[]\s*(?:is |was )?(?:wrong|incorrect|ruled out|unlikely|rejected|excluded|no\b|not (?:the |a )?(?:likely|correct|right|true|answer"
+    r"|this|it|here|possible)\b|wait)[^\x02]*$", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #988d03cb
 def stance(mention, before, after, last, question):
@@ -276,19 +420,31 @@ def stance(mention, before, after, last, question):
         near = near[colon:]
     if question or STILL_OPEN.search(after):
         return "open"
-    if OTHERS.search(before) or ONCE_AFTER.search(after):
+    if (OTHERS.search(before) and not mention.number) or ONCE_AFTER.search(after):
         return "reported"
     if NO_BEFORE.search(near) or NO_AFTER.search(after):
         return "denied"
+    if DOES_SO.search(after):
+        return "chosen"
     if CONCEDED.search(before + "\x02" + after):
-        return "mentioned"
+        return "conceded"
     if OPEN_BEFORE.search(NOT_OPEN.sub(" ", before)) or OPEN_AFTER.search(after) or mention.join == "or":
         return "open"
     if CHOOSES.search(before) or CONFIRMED.search(after):
         return "chosen"
     if FILLER.match(before) and CLAUSE_STOPS.match(after):
         return "chosen" if not last or mention.letter or SPEAKS_FOR.search(last) or CHOOSES.search(last) else "supported"
-    return "supported" if SPEAKS_FOR.search(before) or SUPPORTED.search(after) or (FILLER.match(before) and SPEAKS_FOR.search(last)) else "mentioned"
+    if SPEAKS_FOR.search(before) or SUPPORTED.search(after) or (FILLER.match(before) and SPEAKS_FOR.search(last)):
+        return "supported"
+    if last and re.match(r"\s*but\b", before, re.I) and FILLER.match(before):
+        return "supported"
+    if mention.wrapped and CLAUSE_STOPS.match(after):
+        return "supported"
+    if ASIDE_BEFORE.search(before):
+        return "aside"
+    if mention.join or (STORY_BEFORE.search(before) and not mention.number) or (mention.letter and re.search(r"\b(?:of|in|than)\s*$", before, re.I)):
+        return "story"
+    return "general" if IN_GENERAL.search(after) else "mentioned"
 
 # %% ../../nbs/contracts/stances.ipynb #869c2075
 #: A condition, an order in time, a ranking and a comparison.
@@ -297,11 +453,18 @@ ONLY_IF = re.compile(r"^(?:if|unless(?! proven)|only if|provided)\b", re.I)
 STEP_IN_TIME = re.compile(r"\W*(?:first|next|then|second|finally|initially|later)\W*", re.I)
 RANKED_MENTIONS = re.compile("(\x02(\\d+)\x03)\\s*>+\\s*(\x02\\d+\x03)")
 FROM_TO = re.compile("\\bfrom (\x02\\d+\x03) (?:up |down )?to (\x02\\d+\x03)", re.I)
+ALL_BUT = re.compile("\\b(?:everything|anything|all|every (?:other )?(?:option|choice|answer)|all (?:the )?(?:other )?(?:options|choices|answers)) (?:except|but|apart from|other than|besides)"
+    "(?: for)? (\x02\\d+\x03)(?= (?:can|could|may|is|are|has|have|seems?|must|should|looks?)\\b[^.;]*(?:exclu|elimin|rul\\w+ out|wrong|incorrect|unlikely|dismiss|discard|reject))[^.;]*", re.I)
+OF_TWO = re.compile("(?=(\x02\\d+\x03) (?:and|or|versus|vs\\.?) (?:the |an? )?(\x02\\d+\x03))(.*?)\\bthe (former|latter)\\b(?: (?:one|option))?", re.I)
+LESS_SO = re.compile("(\x02\\d+\x03) (?:is|are|was|seems|looks|appears) (?:\\w+ )?less \\w+ than (?:an? |the )?(\x02\\d+\x03)", re.I)
 LESS_THAN = re.compile("\\b(?:less|not so much) (\x02\\d+\x03) (?:than|as) (\x02\\d+\x03)", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #a6e1a8ff
-def sentence_stances(sentence, offered, options):
-    marked, mentions = joined_mentions(*with_tokens(sentence, offered, options))
+def sentence_stances(sentence, offered, options, loose=False):
+    marked, mentions = with_tokens(sentence, offered, options, loose)
+    marked = re.sub(r"^(\W*(?:before|after|instead of|rather than|unlike)\b[^,;]*),", r"\1;", marked, flags=re.I)
+    marked, mentions = joined_mentions(OF_TWO.sub(lambda two: two[3] + two[1 if two[4].lower() == "former" else 2], marked), mentions)
+    marked = LESS_SO.sub(r"not \1, it is \2", ALL_BUT.sub(r"it is \1", marked))
     marked = FROM_TO.sub(r"not \1, it is \2", LESS_THAN.sub(r"not \1, it is \2", marked))
     marked = RANKED_MENTIONS.sub(lambda one: one[0] if mentions[int(one[2])].letter else f"{one[1]} rather than {one[3]}", marked)
     plain = NOT_OPEN.sub(" ", sentence)
@@ -314,36 +477,61 @@ def sentence_stances(sentence, offered, options):
             kind = stance(mentions[int(parts[n])], parts[n - 1], parts[n + 1], last if n == 1 else "", question and place == len(clauses) - 1)
             if kind in ("chosen", "supported") and n == 1 and STEP_IN_TIME.fullmatch(last):
                 kind = "open"
+            if kind == "mentioned" and conditional:
+                kind = "open"
             if kind in ("chosen", "supported") and (conditional or ONLY_IF.match(following) or ASIDE_NO.match(following)):
                 kind = "denied" if ASIDE_NO.match(following) else "open"
             yield mentions[int(parts[n])], kind
 
 # %% ../../nbs/contracts/stances.ipynb #9752ca9e
-def stances(lines, offered, options):
-    "What a text says of each option that it names, in order."
+def stances(lines, offered, options, alone=False):
+    "What a text says of each option that it names, in order; with `alone`, a part of a name will do where no option is named in full."
     text = "\n".join(line for line in lines if line != END)
     text = re.sub(r"\b([A-Z])\.(?= ?[a-z]{3,})", lambda one: one[0] if re.match(GERM, text[one.end() - 1 :], re.I) else one[1] + "_", text)
     text = re.sub(r"\b([A-Z])\.(?=\s)", lambda one: f"{one[1]}:" if end_of_words(text[one.end() :], options.get(one[1], "")) else one[0], text)
     text = re.sub(r"(?<=\?)\s+A:\s+", " ", text)  # Q: … A: …
-    return [found for sentence in sentences_of(text) for found in sentence_stances(sentence, offered, options)]
+    found = [one for sentence in sentences_of(text) for one in sentence_stances(sentence, offered, options)]
+    if found or not alone:
+        return found
+    parts = [one for sentence in sentences_of(text) for one in sentence_stances(sentence, offered, options, loose=True)]  # it may have been called by a part of its name
+    says = len(bare_words(text)) < 5 or bare_words(text)[0] in VERBS or any(kind in ("chosen", "supported") for _, kind in parts)
+    return parts if says else []
 
 # %% ../../nbs/contracts/stances.ipynb #e3d3999a
-def weighed(found):
-    "The option that a text affirms, or None; and the options of which it says something else."
-    of = {kind: set().union(*(mention.options for mention, one in found if one == kind), set()) for kind in ("chosen", "supported", "denied", "open", "reported", "conflict")}
-    against = (of["denied"] | of["open"] | of["reported"] | of["conflict"]) - of["chosen"] - of["supported"]
-    for kind in ("chosen", "supported"):
-        named = of[kind]
-        if not named:
-            continue
-        option = min(named)
-        last_place = max(place for place, (mention, _) in enumerate(found) if option in mention.options)
-        later = set().union(*(mention.options for place, (mention, one) in enumerate(found) if one == "open" and (place > last_place or mention.join or option in mention.options)), set())
-        left = later - of["denied"] - ({option} if kind == "chosen" else set())
-        if len(named) > 1 or option in of["denied"] | of["conflict"] or (kind == "supported" and left):
-            return None, against | of["conflict"]
-        if kind == "chosen" and of["supported"] - {option} - of["denied"]:
-            return None, against
-        last = [one for mention, one in found if option in mention.options][-1]
-        return (option if last != "open" else None), against | (set() if last != "open" else {option})
-    return None, against
+def places_by_kind(found):
+    "For each kind of stance, the options with the last place in the text where it is taken."
+    last = {}
+    for place, (mention, kind) in enumerate(found):
+        for option in mention.options:
+            last.setdefault(kind, {})[option] = place
+    return last
+
+# %% ../../nbs/contracts/stances.ipynb #78c28efd
+def weighed(
+    found,  # mentions with what is said of them, in the order of the text
+    alone=False,  # whether an option counts that is only named, where no other one is
+):
+    "The option that a text affirms in the end, or None; and the options of which it says something else. What is said last of an option counts."
+    last = places_by_kind(found)
+    chosen, supported, denied, opened, conflict = (last.get(kind, {}) for kind in ("chosen", "supported", "denied", "open", "conflict"))
+    against = {*denied, *opened, *conflict, *last.get("reported", {})} - {*chosen, *supported}
+    if not chosen and not supported:
+        return (sole(last) if alone else None), against
+    named = chosen or supported
+    option = next(iter(named))
+    place = max(chosen.get(option, -1), supported.get(option, -1))
+    later = {other for other, where in opened.items() if where > place} - set(denied)
+    wavers = any(mention.join == "or" and option in mention.options for mention, _ in found)
+    rivals = {other for other, where in supported.items() if where > place} - {option} - set(denied) if chosen else later - {option} or wavers
+    if len(named) > 1 or rivals or option in {*conflict, *denied}:
+        return None, against | set(conflict)
+    return (None, against | {option}) if opened.get(option, -1) > place else (option, against)
+
+# %% ../../nbs/contracts/stances.ipynb #deaff112
+def sole(last):
+    "The one option that a text names in words of its own, saying nothing against it and naming no other; None where there is none."
+    doubted = {*last.get("denied", {}), *last.get("reported", {})}
+    named = {*last.get("mentioned", {}), *last.get("story", {}), *last.get("aside", {})} - doubted
+    if len(named) != 1 or not (named <= set(last.get("mentioned", {})) or last.get("denied")) or last.get("open") or last.get("conflict"):
+        return None
+    return named.pop()

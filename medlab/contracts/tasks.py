@@ -177,12 +177,12 @@ def render_answer(
 #: An opening or closing tag of the format for cases.
 ANSWER_TAG = re.compile(r"<\s*(/?)\s*(analysis|answer)\s*>", re.I)
 
-
+# %% ../../nbs/contracts/tasks.ipynb #85b64c54
 def has_content(field: AnswerField, value: str) -> bool:
     "Whether a value has a letter or a digit and is more than the prompt's own hint."
     return any(char.isalnum() for char in value) and value.strip("<>[]. ").casefold() != field.hint.casefold()
 
-
+# %% ../../nbs/contracts/tasks.ipynb #56ef17df
 def option_line(letter: str, options: dict[str, str] | None) -> str:
     "`B: text of option B`; raises `InputError` for a letter without an option."
     if letter not in (options or {}):
@@ -278,6 +278,8 @@ def labelled_values(task: str, field: AnswerField, text: str) -> list[list[str]]
     return [lines for lines in values if lines]
 
 # %% ../../nbs/contracts/tasks.ipynb #f722c847
+#: Where a model goes on with a question of its own.
+INVENTED = re.compile(r"\n\s*[#*]*\s*(?:next )?(?:question|q|user|human|input|instruction|patient)(?: \d+)?\s*\**:", re.I)
 #: Field to the reader of its choice; each takes the text and, for a letter, the options.
 CHOICE_READERS = {
     "letter": read_letter, "triage": lambda text, _: read_level(text), "emergency": lambda text, _: read_yes_no(text), "decision": lambda text, _: read_decision(text),
@@ -300,7 +302,8 @@ def find_field(
     if field is None:
         raise InputError(f"task {task!r} has no field {name!r}{nearest(name, [field.name for field in answer_format(task)])}")
     if field.choices:
-        return CHOICE_READERS[name](text, options)
+        own = INVENTED.split(text, maxsplit=1)[0]
+        return (CHOICE_READERS[name](own, options) if own.strip() and own != text else None) or CHOICE_READERS[name](text, options)
     return next((text for lines in labelled_values(task, field, text) if has_content(field, text := " ".join(lines))), None)
 
 # %% ../../nbs/contracts/tasks.ipynb #67a1c006
