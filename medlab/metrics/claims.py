@@ -93,7 +93,8 @@ def one_claim(task: str, test: list[Example], answered: list[Prediction], arms: 
     return {
         "task": task, "metric": CHOICES[task][1], "base_arm": arms[base][0], "variant": tuned, "variant_arm": arms[tuned][0], "chosen_on": arms[tuned][1],
         "n": len(shared), **rounded(base_value=sum(other[item] for item in shared) / len(shared), value=sum(mine[item] for item in shared) / len(shared)),
-        **row, "top_base_arm": top, **rounded(top_base_value=rates[top], top_low=top_row["low"]), "smallest_difference": smallest_difference(len(shared)), **against_rivals({item: mine[item] for item in shared}, rivals.get(task, {}), golds),
+        **row, "top_base_arm": top, **rounded(top_base_value=rates[top], top_low=top_row["low"]),
+        "smallest_difference": smallest_difference(len(shared)), **against_rivals({item: mine[item] for item in shared}, rivals.get(task, {}), golds),
     }
 
 # %% ../../nbs/metrics/claims.ipynb #bfef817b
