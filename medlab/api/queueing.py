@@ -75,7 +75,7 @@ async def enter(queue: "EngineQueue", seconds: float) -> None:
             queue.free = False
             return
         if len(queue.places) >= queue.longest:
-            raise BusyError(f"{len(queue.places)} requests are waiting for the model already; try again later", queue.estimate())
+            raise BusyError(f"the queue of the model is full ({len(queue.places)} waiting); try again later", queue.estimate())
         loop = asyncio.get_running_loop()
         place = WaitingRequest(loop, loop.create_future())
         queue.places.append(place)

@@ -54,7 +54,10 @@ def nf4() -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingError("bitsandbytes is not installed, so no model loads in 4 bits; run `pip install bitsandbytes`, or set finetune.method=lora")
     import torch
-    from transformers import BitsAndBytesConfig
+
+    with quiet():  # at its first import, bitsandbytes reports kernels that it could have had
+        import bitsandbytes  # noqa: F401
+        from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32,
