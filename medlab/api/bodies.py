@@ -29,7 +29,7 @@ def unwritable(text: str) -> str | None:
     if "\0" in text:
         return "holds a null character; remove it"
     if any("\ud800" <= char <= "\udfff" for char in text):
-        return "holds half of a character (a lone surrogate); expected text that UTF-8 can write, remove it"
+        return "holds half of a character (a lone surrogate); expected whole characters; remove it"
     return None
 
 # %% ../../nbs/api/bodies.ipynb #923eb16d
@@ -63,11 +63,11 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # %% ../../nbs/api/bodies.ipynb #989c0c86
 def text_problem(body: bytes) -> tuple[str, str] | None:  # where, and what is wrong
-    "What is wrong with the text of a JSON body; None when all of it can be written, and for a body that is no JSON."
+    "What is wrong with the text of a JSON body; None when all of it can be written, and for a body that is not JSON."
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as error:
-        return "body", f"is no UTF-8 at byte {error.start}; encode it as UTF-8"
+        return "body", f"is not UTF-8 at byte {error.start}; encode it as UTF-8"
     if b"\0" in body:
         return "body", f"holds a null byte at byte {body.index(0)}; encode it as UTF-8"
     try:

@@ -8,6 +8,7 @@ __all__ = ['add_docs']
 # %% ../../nbs/api/docs.ipynb #93ff0dc9
 import html
 import json
+import shlex
 from typing import Any
 
 # %% ../../nbs/api/docs.ipynb #30b12951
@@ -50,8 +51,8 @@ def call_section(method: str, path: str, call: dict, described: dict) -> str:
     if schema:
         parts.append(f"<p>Body: {html.escape(name)}</p><table><tr><th>field</th><th>type</th><th>what it is</th></tr>{field_rows(schema)}</table>")
     if "example" in schema:
-        sent = html.escape(json.dumps(schema["example"], indent=1, ensure_ascii=False))
-        parts.append(f"<pre>curl http://127.0.0.1:8000{html.escape(path)} -H 'content-type: application/json' -d '{sent}'</pre>")
+        sent = html.escape(shlex.quote(json.dumps(schema["example"], indent=1, ensure_ascii=False)))
+        parts.append(f"<pre>curl http://127.0.0.1:8000{html.escape(path)} -H 'content-type: application/json' -d {sent}</pre>")
     statuses = "".join(f"<tr><td>{status}</td><td>{html.escape(answer.get('description', ''))}</td></tr>" for status, answer in call["responses"].items())
     return "\n".join([*parts, f"<details><summary>Statuses</summary><table>{statuses}</table></details>"])
 

@@ -89,7 +89,7 @@ def chosen_encoder(registry: Any, name: str) -> str:
         return here
     about = next((about for about in registry.list_models() if about.name == name), None)
     if about is None:
-        raise NotThereError(f"model {ascii(name)[:80]} is no encoder here; expected one of {', '.join(names)} (or 'medlab' for the first that is here)")
+        raise NotThereError(f"model {ascii(name)[:80]} is not an encoder of this server; expected one of {', '.join(names)} (or 'medlab' for the first that is here)")
     if "decoder" in about.tags:
         raise FieldError("model", f"{name} writes text; expected an encoder, such as {', '.join(names)}")
     if missing := missing_encoder(name):
@@ -150,7 +150,7 @@ class Encoders:
         self.queue = EngineQueue(lambda: nullcontext(cast(Engine, self)), longest, seconds)  # the queue only opens and closes it
 
     def opened(self, name: str) -> tuple[Any, Any, int]:  # model, tokenizer, tokens that it reads
-        "A loaded encoder; raises `FieldError` for a model that is none."
+        "A loaded encoder; raises `FieldError` for a model that writes text."
         model, tokenizer = self.registry.load_model(name)
         if getattr(model.config, "is_encoder_decoder", False) or re.search("CausalLM|Conditional|ImageText", type(model).__name__):
             raise FieldError("model", f"{name} writes text; expected an encoder, such as {', '.join(encoder_names(self.registry))}")

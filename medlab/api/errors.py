@@ -156,8 +156,8 @@ class ErrorReply(BaseModel):
 # %% ../../nbs/api/errors.ipynb #453729a5
 #: What each status means, for the documentation.
 MEANINGS = {
-    400: "the request is wrong: it is no JSON, holds text that UTF-8 cannot write, or asks for something that is not supported", 401: "the key is missing or wrong",
-    403: "not from there: no key is set and the request does not come from this machine, or the Host is unknown", 404: "no such model, conversation or address",
+    400: "the request is wrong: it is not JSON, holds text that UTF-8 cannot write, or asks for something that is not supported", 401: "the key is missing or wrong",
+    403: "refused: no key is set and the request does not come from this machine, the Host is unknown, or a page of another site sent it", 404: "no such model, conversation or address",
     405: "this address has another method", 408: "the body did not arrive in time", 409: "the conversation is being answered already",
     413: "the body is too large", 415: "the body is not JSON", 422: "a field is wrong; `param` names it", 429: "too many requests with this key; see Retry-After",
     500: "a bug in medlab", 502: "the model's engine failed", 503: "busy, or the model is not here; see Retry-After", 504: "the answer took too long",

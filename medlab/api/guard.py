@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..basics.errors import MedlabError
+from ..basics.errors import MedlabError, MissingError
 from ..basics.files import read_jsonl, shipped
 from ..contracts.engine import Sampling
 from ..metrics.intervals import wilson
@@ -299,7 +299,8 @@ class BesideReader:
             return self.threads.submit(self.reader, question).result(self.seconds)
         except Exception as error:  # noqa: BLE001 - a guard model's trouble of any kind must not keep an answer back
             self.failed, self.error, self.again_at = self.failed + 1, f"{type(error).__name__}: {error}", time.monotonic() + self.pause
-            print(f"the model guard gave no verdict and is left alone for {self.pause:g} s: {self.error[:200]}", flush=True)
+            said = self.error[:200] if isinstance(error, MissingError) else type(error).__name__  # another message may quote the question
+            print(f"the model guard gave no verdict and is left alone for {self.pause:g} s: {said}", flush=True)
             return None
 
     def close(self) -> None:

@@ -221,7 +221,7 @@ FILES = {"emergency": ("emergencies.yaml", "concepts.yaml"), "harm": ("harm.yaml
 
 # %% ../../nbs/api/rules.ipynb #3750cc8f
 def compiled(path: Path, name: str, phrases: list[str]) -> re.Pattern:
-    "One pattern of a concept's phrases; raises `InputError` for a phrase that is none."
+    "One pattern of a concept's phrases; raises `InputError` for a phrase that cannot be read."
     for phrase in phrases:
         try:
             re.compile(phrase_pattern(phrase))
@@ -243,7 +243,7 @@ def load_rules(
     try:
         rules = [Rule(id=name, **entry) for name, entry in read_yaml(named, "rules by name").items()]
     except (ValidationError, TypeError) as error:
-        raise InputError(f"{named}: got a rule that is none: {error}; each needs id, says, basis and when") from None
+        raise InputError(f"{named}: a rule cannot be read ({error}); expected a name with says, basis and when; correct the rule") from None
     for rule in rules:
         if unknown := {name for together in [*rule.when, rule.unless] for name in together} - set(concepts):
             raise InputError(f"{named}, rule {rule.id}: got unknown concepts {', '.join(sorted(unknown))}; expected names from {meanings}")

@@ -116,6 +116,8 @@ class Store:
     def __init__(self, where: str | Path, keep_days: float = 30, log_text: bool = False):
         from sqlalchemy import MetaData
 
+        if log_text:
+            masked_text("Hello")  # without what masks a text, the error comes now and not from the thread that writes the log
         self.engine, self.keep_days, self.log_text = open_database(where), keep_days, log_text
         tables = MetaData()
         with failures_explained():
@@ -190,8 +192,11 @@ def listed_rows(store: Store, owner: str, limit: int, offset: int) -> list[dict]
 
 # %% ../../nbs/api/store.ipynb #a43d66c8
 def masked_text(text: str | None) -> str | None:
-    "A text with names, numbers and addresses of persons replaced by placeholders."
-    return importlib.import_module("medlab.cleaning.personal").mask(text, "notes")[0] if text else None
+    "A text with names, numbers and addresses of persons replaced by placeholders; raises `MissingError` without Presidio."
+    try:
+        return importlib.import_module("medlab.cleaning.personal").mask(text, "notes")[0] if text else None
+    except ImportError as error:
+        raise MissingError(f"the log of texts needs {error.name}, which masks personal data: pip install medlab[data], or set serve.log_text to false") from None
 
 
 def log_row(
@@ -203,7 +208,8 @@ def log_row(
     scope, id, status, seconds = line
     facts = scope.get("medlab.facts", {})
     text = {name: masked_text(facts.get(name)) if store.log_text else None for name in ("question", "answer")}
-    verdict = json.dumps(facts["verdict"], default=str) if facts.get("verdict") else None
+    said = {name: part for name, part in (facts.get("verdict") or {}).items() if name != "because"}  # which are words of the question
+    verdict = json.dumps(said, default=str) if said else None
     named = {name: facts.get(name) for name in ("model", "prompt_tokens", "completion_tokens", "finish_reason")}
     return {"id": id, "at": datetime.now(timezone.utc), "owner": scope.get("medlab.owner", "local"), "route": getattr(scope.get("route"), "path", "-"),
             "status": status, "milliseconds": round(1000 * seconds, 1), "verdict": verdict, "memory_mb": memory_mb, **named, **text}

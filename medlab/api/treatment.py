@@ -47,7 +47,7 @@ def check_value(
     name: str,  # such as "pulse"
     value: str,  # with its unit, such as "80/min"
 ) -> None:
-    "Raise `InputError` for a value that cannot be, or has an unknown unit; names that medlab does not know pass."
+    "Raise `InputError` for an impossible value or an unknown unit; names that medlab does not know pass."
     quantity = medicines()["names"].get(" ".join(name.casefold().split()), " ".join(name.casefold().split()))
     units, said = medicines()["ranges"].get(quantity), value.split("(")[0] if re.match(r"[^(]*\d", value) else value.strip("( )")
     if units is None or not re.search(r"\d", said):
@@ -80,7 +80,7 @@ class TreatmentRequest(WithoutNulls):
 
 # %% ../../nbs/api/treatment.ipynb #29018f21
 def check_patient(patient: Patient) -> None:
-    "Raise `FieldError` for a vital sign or lab value that cannot be, and for facts that cannot both be."
+    "Raise `FieldError` for an impossible vital sign or lab value, and for facts that contradict each other."
     for part in ("vitals", "labs"):
         for name, value in getattr(patient, part).items():
             try:
@@ -97,7 +97,7 @@ def check_patient(patient: Patient) -> None:
 
 
 def check_request(request: TreatmentRequest) -> None:
-    "Raise `FieldError` for a patient that cannot be and for an empty question."
+    "Raise `FieldError` for impossible or contradictory facts about a patient, and for an empty question."
     check_patient(request.patient)
     if not request.question.strip():
         raise FieldError("question", "is empty; expected what is asked, or leave it out")
@@ -355,7 +355,7 @@ def recommend(
     tuned: bool = True,  # whether the model was trained on the lines of a plan
     verdict: Callable[[str], dict | None] | None = guard_verdict,  # reads the caller's words; None: the caller has them read
 ) -> TreatmentReply:
-    "A plan for a patient. Raises `FieldError` for values that cannot be or a prompt that does not fit, `MedlabError` when the engine fails."
+    "A plan for a patient. Raises `FieldError` for impossible values or a prompt that does not fit, `MedlabError` when the engine fails."
     check_request(request)
     form = plan_form(engine, tuned)
     messages, settings = plan_messages(request, form), held(sampling, form).model_copy(update={"seed": request.seed})

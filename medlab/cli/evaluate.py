@@ -127,7 +127,7 @@ def benchmark_items(
             continue
         try:
             if not isinstance(row, dict):
-                raise ValueError("it is no row")
+                raise ValueError("it has no named columns")
             items.append(item_from(row, place, kind, meaning, path.stem))
         except (ValueError, InputError) as error:
             why[str(error).split(";")[0][:90]] += 1
@@ -149,14 +149,14 @@ def leaked_items(
     train = list(train)
     seen = {one.question for one in train}
     normal = {" ".join(re.findall(r"\w+", text.casefold())) for text in seen}
-    whole, found = "\n".join(sorted(normal)), {}
+    whole, found = "\n".join(f" {text} " for text in sorted(normal)), {}
     for one in items:
         words = " ".join(re.findall(r"\w+", question_stem(one).casefold()))
         if one.question in seen:
             found[one.id] = "exact"
         elif words in normal or " ".join(re.findall(r"\w+", one.question.casefold())) in normal:
             found[one.id] = "normalised"
-        elif len(words.split()) >= 8 and (words in whole or any(len(text.split()) >= 8 and text in words for text in normal)):
+        elif len(words.split()) >= 8 and (f" {words} " in whole or any(len(text.split()) >= 8 and f" {text} " in f" {words} " for text in normal)):
             found[one.id] = "contained"
     for leak in find_leaks(map(gate_item, train), [gate_item(one) for one in items if one.id not in found]) if train else ():
         found.setdefault(leak.held_out, leak.kind)
@@ -311,7 +311,7 @@ def evaluate_saved(
     questions_at, (about_questions, named) = Path(gold or files[0]), saved_columns(columns)
     items, left_out = benchmark_items(questions_at, kind, about_questions)
     if left_out:
-        raise InputError(f"{questions_at}: {sum(left_out.values())} rows are no items ({'; '.join(left_out)}); take them out of both files, so that rows and answers agree")
+        raise InputError(f"{questions_at}: {sum(left_out.values())} rows are not items ({'; '.join(left_out)}); take them out of both files, so that rows and answers agree")
     rows = rows_in(questions_at)
     key = next((name for name in (named.get("id"), *SAVED_COLUMNS["id"]) if name and name in rows[0]), None)
     keys = [str(row[key]) if key and row.get(key) is not None else None for row in rows]

@@ -69,7 +69,7 @@ def dry_run_lines(profile: Profile) -> list[str]:
     found = dry_run(profile)
     beside = f" beside {', '.join(found['targets'])}" if found["targets"] else ""
     return [
-        f"{found['model']}, {found['method']}: {found['trainable_parameters']:,} of {found['total_parameters']:,} weights would learn{beside}",
+        f"{found['model']}, {found['method']}: {found['trainable_parameters']:,} of {found['total_parameters']:,} weights would be trained{beside}",
         f"memory, if every example had the full length: {found['memory']['total'] / 1e9:.1f} GB",
         *(f"  {part}: {size / 1e9:.2f} GB" for part, size in found["memory"].items() if part != "total"),
     ]

@@ -224,4 +224,4 @@ def check_model_command(name: Annotated[str, typer.Argument(help="A model's name
 
     stages = walk_the_road(name, lambda stage: typer.echo(f"{stage.seconds:6.1f} s  {stage.name:22} {stage.state:15} {stage.detail}"))
     if failed := [stage.name for stage in stages if stage.state == "failed"]:
-        raise MedlabError(f"{name} does not pass all steps: {', '.join(failed)} failed; mend what is said above, or choose another model")
+        raise MedlabError(f"{name} does not pass all steps: {', '.join(failed)} failed; fix what is listed above, or choose another model")

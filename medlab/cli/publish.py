@@ -119,8 +119,8 @@ def send_publication(
     except HFValidationError as error:
         raise InputError(f"got the repository {repository!r}; expected OWNER/NAME: {str(error)[:200]}") from None
     except httpx.TransportError as error:
-        raise MedlabError(f"no hub answers at {hub.endpoint} ({type(error).__name__}); look at the network and at HF_ENDPOINT, and give the same command again") from None
+        raise MedlabError(f"no hub answers at {hub.endpoint} ({type(error).__name__}); check the network and HF_ENDPOINT, and run the same command again") from None
     except (OSError, ValueError) as error:  # the library's HfHubHTTPError is an OSError; a card that the hub does not take is a ValueError
         said = masked(" ".join(str(error).split())[:300])
-        raise MedlabError(f"the hub refused {repository}: {said}; look whether the token may write there") from None
+        raise MedlabError(f"the hub refused {repository}: {said}; check that the token may write there") from None
     return f"{hub.endpoint}/{repository}"

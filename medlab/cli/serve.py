@@ -39,7 +39,7 @@ def server_client(url: str) -> Any:  # an httpx.Client
 def post_json(client: Any, path: str, body: dict) -> dict:
     """POST to a medlab server.
 
-    Raises `InputError` for what cannot be sent and what it refuses, `MissingError` when it is not there, and `MedlabError` for what is no answer of such a server.
+    Raises `InputError` for what cannot be sent and what it refuses, `MissingError` when it is not there, and `MedlabError` for an answer of another kind of server.
     """
     import httpx
 
@@ -56,7 +56,7 @@ def post_json(client: Any, path: str, body: dict) -> dict:
         found = reply.json()
         said = found["error"]["message"] if reply.status_code != 200 else found["guard"]
     except (ValueError, KeyError, TypeError):
-        raise MedlabError(f"{reply.status_code}: what answers at {client.base_url} is no medlab server: {reply.text[:200]!r}") from None
+        raise MedlabError(f"{reply.status_code}: what answers at {client.base_url} is not a medlab server: {reply.text[:200]!r}") from None
     if reply.status_code != 200:
         raise (InputError if reply.status_code < 500 else MedlabError)(f"{reply.status_code}: {said}")
     return found
@@ -106,7 +106,7 @@ def patient_facts(
     text: str,
     place: str,  # where it is from, for the error
 ) -> Any:
-    "What a patient's file holds; raises `InputError` for text that is no JSON, or that gives a fact twice."
+    "What a patient's file holds; raises `InputError` for text that is not JSON, or that gives a fact twice."
     try:
         return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=each_once)
     except TwiceError as twice:

@@ -68,7 +68,7 @@ def checked_volumes(
         else:
             found.append(path)
     if wrong:
-        raise UnpackError(f"{len(wrong)} of {len(index['volumes'])} volumes cannot be used: {'; '.join(wrong)}. Copy these again and give the same command")
+        raise UnpackError(f"{len(wrong)} of {len(index['volumes'])} volumes cannot be used: {'; '.join(wrong)}. Copy these again and run the same command")
     return found
 
 # %% ../../nbs/cli/unpack.ipynb #605682bd

@@ -42,10 +42,14 @@ def read_graded(
     grades, texts = (sorted(Path(folder).glob(f"*.{kind}")) for kind in ("txt", "csv"))
     if len(grades) != 1 or len(texts) != 1:
         raise MissingError(f"{folder}: expected one .txt file with the grades and one .csv file with the answers, as in MedQuAD's QA-TestSet-LiveQA-Med-Qrels")
-    with open(texts[0], encoding="utf-8-sig", newline="") as stream:
-        answers = {row["AnswerID"]: answer_parts(row["Answer"]) for row in csv.DictReader(stream) if row.get("AnswerID") and row.get("Answer")}
+    try:
+        with open(texts[0], encoding="utf-8-sig", newline="") as stream:
+            answers = {row["AnswerID"]: answer_parts(row["Answer"]) for row in csv.DictReader(stream) if row.get("AnswerID") and row.get("Answer")}
+        lines = grades[0].read_text(encoding="utf-8").splitlines()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{folder}: a file cannot be read ({error}); expected MedQuAD's files in UTF-8, get them again") from None
     by_question: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for number, line in enumerate(grades[0].read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         found = re.fullmatch(r"(\d+) ([1-4])-\w+ (\S+)", line.strip())
         if not found and line.strip():
             raise InputError(f"{grades[0]}, line {number}: got {line[:80]!r}; expected a question's number, a grade such as 4-Excellent, and an answer's id")
