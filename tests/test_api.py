@@ -110,6 +110,13 @@ def call(url, path, body=None, method=None, client=None, **more):
 # ---------------------------------------------------------------- the guard
 
 
+def test_the_log_holds_no_word_of_the_question_that_a_rule_fired_on(serve_it):
+    url, _, database = serve_it(Scripted())
+    assert call(url, "/ask", {"case": "My father is not breathing. What now?", "options": CASE["options"]}).json()["guard"]["because"]
+    verdict = json.loads(lines_soon(database)[0]["verdict"])
+    assert verdict["kind"] == "emergency" and "because" not in verdict
+
+
 def test_the_guard_of_ask_reads_the_case_and_not_the_prompt(serve_it):
     "Options name dangers; an alarm needs the case, or an option in which somebody speaks of themselves."
     url, _, _ = serve_it(Scripted())

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from medlab.basics.errors import InputError, MissingError
+from medlab.basics.errors import InputError, MedlabError, MissingError
+from medlab.cli import bundle
 from medlab.cli.bundle import cut_wheel, make_bundle, missing_packages, parse_size, parse_target, pinned_versions, read_have, repack_installed
 from medlab.cli.unpack import UnpackError, install
 
@@ -195,3 +196,9 @@ def test_wrong_words_are_refused_before_anything_is_made(medlab, tmp_path, words
     done = medlab("bundle", tmp_path / "stick", "--profile", "smoke", "--run", tmp_path / "run", *words)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "stick").exists() and not (tmp_path / "run").exists()
+
+
+def test_a_pip_that_ends_without_a_word_is_explained(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundle, "pip", lambda *words: subprocess.CompletedProcess(words, 137, "", ""))
+    with pytest.raises(MedlabError, match="it ended with code 137; check the network"):
+        bundle.download_wheels({"tenacity": "9.0.0"}, parse_target("linux-x86_64-cpu-py312"), tmp_path)

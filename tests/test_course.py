@@ -255,7 +255,7 @@ def test_looking_at_a_run_that_is_not_there_makes_none(words, tmp_path):
     from medlab.cli.commands import app
 
     done = CliRunner().invoke(app, [*words, "--run", str(tmp_path / "typo")])
-    assert "is no run folder" in str(done.exception) and not (tmp_path / "typo").exists()
+    assert "is not a run folder" in str(done.exception) and not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize("text", ["seed: [", "- a\n- b\n", "seed: many\n", "steps: 3\n", "sed: 1\n"])

@@ -92,7 +92,7 @@ def test_the_wording_finds_what_no_rule_lists_and_says_only_that():
 
 
 @pytest.mark.parametrize(
-    "text", ["Which cheeses may I eat while pregnant?", "My knee clicks when I squat, no pain.", "How long does a cold last?", "7", "...", "\u200b", "x" * 20_000],
+    "text", ["Which cheeses may I eat while pregnant?", "My knee clicks when I squat, no pain.", "How long does a cold last?", "7", "...", "\u200b", "x" * 20_000, "\u1369\u136a"],
 )
 def test_the_wording_leaves_everyday_questions_alone(text):
     assert guard_verdict(text, readers=["wording"]) is None
@@ -266,6 +266,17 @@ def test_a_guard_model_that_fails_or_sleeps_keeps_nobody_waiting():
     again = BesideReader(settings, pause=0, reader=lambda question: {"kind": "harm"} if question == "b" else 1 / 0)
     assert [again(text) for text in ("a", "b")] == [None, {"kind": "harm"}] and again.failed == 1
     again.close()
+
+
+def test_what_a_guard_model_writes_of_a_question_is_not_printed(capsys):
+    def repeats(question):
+        return model_verdict(SimpleNamespace(generate=lambda talks, sampling: [SimpleNamespace(text=f"You asked: {question}")]), question)
+
+    beside = BesideReader(ModelGuard(url="http://127.0.0.1:9", model="m"), reader=repeats)
+    assert beside("Is Maria Example ill?") is None
+    printed = capsys.readouterr().out
+    assert "MedlabError" in printed and "Maria" not in printed
+    beside.close()
 
 
 @pytest.mark.parametrize("wrong", [{"url": "127.0.0.1:9"}, {"style": "a_guard"}, {"seconds": 0}, {"key": "x"}, {"model": ""}])

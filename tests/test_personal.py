@@ -46,7 +46,8 @@ def test_what_is_left_of_a_note_is_still_readable():
     ("DOB: 4 Mar 85, seen today.", "DOB: [DATE OF BIRTH], seen today."), ("born 4.3.85 in York", "born [DATE OF BIRTH] in York"),
     ("Hosp. No. A123456 was called in.", "Hosp. No. [MRN] was called in."), ("mob 9876543210 is his number.", "mob [PHONE] is his number."),
     ("write to jane.example at gmail dot com", "write to [EMAIL]"), ("jane dot example at mail dot example dot org", "[EMAIL]"),
-    ("MRN 00123456, lives at 12 High Street, Leeds LS1 4AP.", "MRN [MRN], lives at [ADDRESS]."),
+    ("MRN 00123456, lives at 12 High Street, Leeds LS1 4AP.", "MRN [MRN], lives at [ADDRESS]."), ("BORN 12/03/1961, in York", "BORN [DATE OF BIRTH], in York"),
+    ("Born - 12/03/61", "Born - [DATE OF BIRTH]"), ("ask at +1 (20) 33 44 55 66 today", "ask at [PHONE] today"),
 ])  # fmt: skip
 def test_these_go_from_articles_too(text, masked):
     assert mask(text)[0] == mask(text, "notes")[0] == masked and may_hold_personal(text)
