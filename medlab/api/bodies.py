@@ -124,7 +124,7 @@ async def checked_prompt(
     field: str,  # what to shorten
     begun: str = "",  # the words with which the answer begins already
 ) -> None:
-    "Raise `FieldError` for a prompt that is no conversation or leaves no room for the answer."
+    "Raise `FieldError` for a prompt that is not a conversation or leaves no room for the answer."
     def check() -> None:
         text = begun_text(chat, messages, begun)
         if not has_room(chat, text, sampling):

@@ -276,7 +276,7 @@ class ModelGuard(BaseModel):
 
 # %% ../../nbs/api/guard.ipynb #a7efcba4
 class BesideReader:
-    "A guard model that stands beside the readers: within its time it adds a verdict, and whatever goes wrong with it is no verdict."
+    "A guard model that stands beside the readers: within its time it adds a verdict, and whatever goes wrong with it counts as no verdict."
 
     def __init__(
         self,

@@ -290,7 +290,7 @@ def medgemma_model(longest: int = 64, seconds: float = 120) -> tuple[ServedModel
     "The model of `/medgemma`, where it is on this disk."
     spec = spec_called(MEDGEMMA)
     if spec is None:
-        return None, f"{MEDGEMMA} is not here: no spec is called so; write data/models/{MEDGEMMA}.yaml and start the server again"
+        return None, f"{MEDGEMMA} is not here: there is no spec of that name; write data/models/{MEDGEMMA}.yaml and start the server again"
     if not is_here(spec):
         return None, f"{MEDGEMMA} is not here: {how_to_get(spec)}; then start the server again"
     return spec_model(spec.name, longest, seconds), ""

@@ -281,7 +281,7 @@ def plan_text(reply: dict) -> str:
 
 
 def section_lines(value: Any) -> str:
-    "A section that is no plain text, as lines of a list."
+    "A section that is not plain text, as lines of a list."
     if isinstance(value, dict):
         return "\n".join(f"- {name}: {part}" for name, part in value.items() if part not in (None, "", []))
     return "\n".join(f"- {'; '.join(f'{k}: {v}' for k, v in part.items() if v) if isinstance(part, dict) else part}" for part in value)

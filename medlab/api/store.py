@@ -107,7 +107,7 @@ def failures_explained() -> Iterator[None]:
     except IntegrityError:
         raise ConflictError("conversation_id: another request has gone on with this conversation meanwhile; send the question again") from None
     except SQLAlchemyError as error:
-        raise MissingError(f"the server's database of conversations fails ({type(error).__name__}); whoever runs it must look at its disk or its server") from error
+        raise MissingError(f"the server's database of conversations fails ({type(error).__name__}); its operator must check its disk or its server") from error
 
 # %% ../../nbs/api/store.ipynb #258b0dd7
 class Store:

@@ -200,7 +200,7 @@ def warning(kind: str, drug: str, because: str, says: str, basis: str) -> dict[s
     return {"kind": kind, "drug": drug, "because": because, "message": f"{drug}: {because}: {says}", "basis": basis}
 
 # %% ../../nbs/api/treatment.ipynb #26547959
-#: Words of an allergy's entry that are no allergen.
+#: Words of an allergy's entry that are not allergens.
 NO_ALLERGEN = frozenset("allergy allergic allergies anaphylaxis severe mild rash reaction reactions hives swelling wheeze intolerance intolerant sensitivity known "
                         "unknown reported history childhood medicine medicines medication drugs local gloves".split())
 

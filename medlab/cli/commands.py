@@ -454,7 +454,7 @@ def evaluate_command(
     gold: Annotated[str, typer.Option("--gold", help="The file of questions and right answers, if it is another one.", metavar="FILE")] = "",
     kind: Annotated[str, typer.Option("--as", help=f"What the questions are: {', '.join(BENCHMARK_KINDS)}.")] = "mcq",
     columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter; of answers: id=KEY,answers=TEXT,system=WHO")] = "",
-    strip_role: Annotated[bool, typer.Option("--strip-role", help="A role word at the beginning of an answer is no part of it.")] = False,
+    strip_role: Annotated[bool, typer.Option("--strip-role", help="A role word at the beginning of an answer is not part of it.")] = False,
     floor: Annotated[float, typer.Option("--floor", help="Give no accuracy and no difference where fewer choices can be read.", min=0, max=1)] = 0.5,
     ledger: Annotated[str, typer.Option("--ledger", help="Take over the answers in another run's folder `ledgers`.", metavar="DIR")] = "",
     profile: ProfileOption = "",

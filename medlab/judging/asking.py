@@ -34,7 +34,7 @@ class Lost(TryAgain):
 
 
 class Unreadable(MedlabError):
-    "An answer that is no chat completion; it may have been charged for."
+    "An answer that is not a chat completion; it may have been charged for."
 
 # %% ../../nbs/judging/asking.ipynb #7d449a56
 def groq_client(place: Place, params: JudgeParams, root: str) -> Any:

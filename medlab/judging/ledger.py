@@ -36,7 +36,7 @@ def read_replies(
     try:
         return {row["request"]: Reply(**row["reply"]) for row in rows if "failed" not in row}
     except (KeyError, TypeError):
-        raise InputError(f"{ledger}: got a line that holds no reply of a judge; move the file away, and every verdict is asked for again") from None
+        raise InputError(f"{ledger}: got a line that is not a judge's reply; move the file away, and every verdict is asked for again") from None
 
 # %% ../../nbs/judging/ledger.ipynb #36572a79
 class OverBudget(MedlabError):

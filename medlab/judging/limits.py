@@ -15,7 +15,7 @@ from typing import Any
 from ..fetching.pace import seconds_to_wait
 
 # %% ../../nbs/judging/limits.ipynb #e49ddded
-def duration(text: str) -> float | None:  # seconds; None when the text is no duration
+def duration(text: str) -> float | None:  # seconds; None when the text is not a duration
     "Read a duration such as 2m59.56s; a bare number counts as seconds."
     text = text.strip().lower()
     if re.fullmatch(r"\d+(\.\d+)?", text):

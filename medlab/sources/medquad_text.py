@@ -73,7 +73,7 @@ ENDS_COMPOUND = frozenset(
 
 # %% ../../nbs/sources/medquad_text.ipynb #bd47cff0
 def looks_like_two(first: str, second: str) -> bool:
-    "Whether two words that are written as one are no compound."
+    "Whether two words that are written as one are not a compound."
     if first in BEGINS_COMPOUND and (second not in CLAUSE or first not in ("blood", "brain", "child", "heart", "mouth", "water")):
         return False
     if second in CLAUSE or second in HYPHENED:
@@ -136,7 +136,7 @@ def without_glue(text: str, known: Set[str], files: Mapping[str, int] = {}, betw
     return text
 
 
-#: A word that is no part of an address, a name with a hyphen or a code.
+#: A word that is not part of an address, a name with a hyphen or a code.
 LONG_WORD_BEGINS, LONG_WORD_ENDS = r"(?<![\w./@-])", r"(?![\w/@-]|\.\w)"
 LONG_WORD = re.compile(rf"{LONG_WORD_BEGINS}[A-Za-z][a-z]{{6,}}{LONG_WORD_ENDS}")
 
