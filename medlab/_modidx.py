@@ -1896,6 +1896,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                'medlab/contracts/stances.py'),
                                           'medlab.contracts.stances.stances': ( 'contracts/stances.html#stances',
                                                                                 'medlab/contracts/stances.py'),
+                                          'medlab.contracts.stances.together': ( 'contracts/stances.html#together',
+                                                                                 'medlab/contracts/stances.py'),
                                           'medlab.contracts.stances.weighed': ( 'contracts/stances.html#weighed',
                                                                                 'medlab/contracts/stances.py'),
                                           'medlab.contracts.stances.with_tokens': ( 'contracts/stances.html#with_tokens',
