@@ -423,7 +423,8 @@ def without_others(lines):
 
 # %% ../../nbs/contracts/letters.ipynb #1c8ccf7d
 #: A line that announces a list of the options.
-ENUMERATES = re.compile(r"^(?!.*\b(?:most (?:likely|probable|appropriate)|best|correct|right|answer is|would be)\b).*(?:\b(?:each|every|all)(?: of)?(?: the)? (?:options?|choices?|answers?)\b|\bone by one\b|\bin turn\b|\b(?:options|choices)\b[^.]{0,20}:\s*$)", re.I)
+ENUMERATES = re.compile(r"^(?!.*\b(?:most (?:likely|probable|appropriate)|best|correct|right|answer is|would be)\b).*(?:\b(?:each|every|all)(?: of)?(?: the)? (?:options?|choices?"
+    r"|answers?)\b|\bone by one\b|\bin turn\b|\b(?:options|choices)\b[^.]{0,20}:\s*$)", re.I)
 
 # %% ../../nbs/contracts/letters.ipynb #5ae26800
 def without_echo(lines):
@@ -591,7 +592,7 @@ def chosen_at_the_end(kept, offered, options):
     before = last[0][: found.start()] if found else ""
     if not found or found[1] not in offered or not before.strip() + last[0][found.end() :]:
         return set()
-    if NO_END.search(before) or re.search(NAMED_BEFORE, before, re.I) or NEGATOR.search(before) or NOT_BEFORE.search(CLAUSE.split(before)[-1]):
+    if NO_END.search(before) or (found[0][0] != "(" and re.search(NAMED_BEFORE, before, re.I)) or NEGATOR.search(before) or NOT_BEFORE.search(CLAUSE.split(before)[-1]):
         return set()
     rest = last[0][found.end() :] if found.re is ONLY_ONE else before
     others = [other for other, start, end in other_letters(rest, found[1], offered) if not (NEGATOR.search(start) or DENIED.search(CHAIN.sub("", end)))]
@@ -647,7 +648,7 @@ def is_settled(kept, options):
 # %% ../../nbs/contracts/letters.ipynb #f5ac384e
 #: What says that nobody can decide.
 UNDECIDED = re.compile(r"\b(?:is|are|was|were) not (?:given|stated|known|provided|reported|mentioned)\b|\b(?:can't|cannot|can not) (?:say|tell|decide|choose)\b"
-    r"|\b(?:don't|do not) know\b", re.I)
+    r"|\b(?:don't|do not) know\b|\b(?:hard|difficult|impossible) to (?:say|tell|know)\b", re.I)
 
 # %% ../../nbs/contracts/letters.ipynb #a8770d17
 def weighed_letters(found, clean, offered, options):

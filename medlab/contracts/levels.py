@@ -41,7 +41,8 @@ IF_BEFORE = re.compile(
     r"\b(?:if|unless|in case|when|should (?:it|he|she|they|you|symptoms)|becom\w+|until|before|later|escalat\w+|turn(?:s|ed|ing)? into|progress\w* to"
     r"|develop\w* into|worsen\w*|prevent\w*|avoid\w*)\b[^.;]*$", re.I
 )
-MAY_BEFORE = re.compile(r"\b(?:may|might|could|can(?! (?:safely )?wait| be (?:safely )?(?:managed|treated|handled|dealt with))|maybe|perhaps|possibly|potentially|either|between|or)\b[^.;,]{0,20}$", re.I)
+MAY_BEFORE = re.compile(r"\b(?:may|might|could|can(?! (?:safely )?wait| be (?:safely )?(?:managed|treated|handled|dealt with))|maybe|perhaps|possibly|potentially|either|between"
+    r"|or)\b[^.;,]{0,20}$", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #38160fe0
 #: Where the word means something else: emergency contraception, as soon as possible, call the emergency line.
@@ -112,7 +113,8 @@ CALL = re.compile(
 )
 IS_EMERGENCY = re.compile(
     r"\b(?:this|it|that|which|situation|condition|symptoms|these|here|have|having|as|be|is|are|'s)\b[^.;?!]{0,40}?\b(?:an?"
-    r"|the) (?:\w+[ -]){0,2}?emergency\b(?! (?:contact|contracep|plan|number|exit|kit|doctor|nurse|physician|medic|clinician|paramedic|dispatcher|technician|worker|responder|surgeon|caesarean|cesarean|c-section|surgery|operation|button|phone))|\b(?:is|are|'s) (?:potentially )?life[- ]threatening\b|\bmedical emergency\b"
+    r"|the) (?:\w+[ -]){0,2}?emergency\b(?! (?:contact|contracep|plan|number|exit|kit|doctor|nurse|physician|medic|clinician|paramedic|dispatcher|technician|worker|responder|surgeon"
+    r"|caesarean|cesarean|c-section|surgery|operation|button|phone))|\b(?:is|are|'s) (?:potentially )?life[- ]threatening\b|\bmedical emergency\b"
     r"|^\W*(?:an? )?(?:(?:real|true|medical|clear|genuine|absolute|definite|life-threatening) )?emergency\s*(?:[!.]|,\s*clearly)|\b(?:suggests?|indicates?"
     r"|points? to|constitutes?|amounts? to) (?:an?|any) (?:\w+ ){0,2}?emergency\b"
     r"|^\W*(?:no doubt|without (?:a )?doubt|clearly|definitely|certainly|absolutely|surely|undoubtedly)[,:]?\s+an? (?:\w+ ){0,2}?emergency\b",
@@ -226,7 +228,8 @@ def value_yes(value):
     first = re.split(r"\b(?:Suspected|Action|Reason|Explanation|Because)\b\s*:", rest)[0]
     if HALF_YES.match(rest) or OPPOSITE[said].search(first) or plain_emergency([first]) not in (None, said):
         return None
-    return None if said == "yes" and re.match(r"\W*(?:i|we) (?:understand|see|know|hear|agree|remember|can imagine|get)\b|\W*(?:but )?(?:it is |it's |this is |that is )?not\b|\W*n't", rest, re.I) else said
+    return None if said == "yes" and re.match(r"\W*(?:i|we) (?:understand|see|know|hear|agree|remember|can imagine|get)\b|\W*(?:but )?(?:it is |it's |this is |that is )?not\b"
+    r"|\W*n't", rest, re.I) else said
 
 # %% ../../nbs/contracts/levels.ipynb #7d1f0101
 #: A text that begins with yes or no.
@@ -285,11 +288,14 @@ LEVEL_STATED = re.compile(
 )
 LEVEL_ACT = re.compile(
     r"\b(?:classify|triage|rate|call|categori[sz]e|label|grade|assign|choose|pick|select|say|mark|consider|treat|go with|opt for|recommend|advise|suggest|seek|get"
-    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled|dealt with) (?:with|by|through|in|as|at)|needs?|requires?|warrants?|arrange|book|make)\b[^.;?!,]{0,30}$",
+    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled|dealt with) (?:with|by|through|in|as|at)|needs?|requires?|warrants?|arrange|book"
+    r"|make)\b[^.;?!,]{0,30}$",
     re.I,
 )
-LEVEL_ENOUGH = re.compile(r"\s*(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help|treatment)?\s*(?:will do|would do|suffices|should suffice)\b"
-                          r"|\s*(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help|treatment)?\s*(?:is|would be|will be)\s+(?:\w+ly )?(?:enough"
+LEVEL_ENOUGH = re.compile(r"\s*(?:(?:same-day|gp|follow-up|outpatient)\s+)?(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help"
+    r"|treatment)?\s*(?:will do|would do|suffices|should suffice)\b"
+                          r"|\s*(?:(?:same-day|gp|follow-up|outpatient)\s+)?(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help"
+                          r"|treatment)?\s*(?:is|would be|will be)\s+(?:\w+ly )?(?:enough"
                           r"|appropriate|sufficient|needed|required|necessary|best|right|fine|warranted|indicated|adequate)\b", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #b5f10cd5
@@ -341,7 +347,8 @@ def without_other_uses(lines):
 
 # %% ../../nbs/contracts/levels.ipynb #d1f45f60
 #: What follows `urgent` where it means the level.
-URGENT_ENDS = re.compile(r"\burgent\b\W*(?:$|[.,;:!)]|(?:because|since|as|but|and|today|within|care|review|appointment|assessment|attention|referral|visit|evaluation|treatment|consultation)\b)", re.I)
+URGENT_ENDS = re.compile(r"\burgent\b\W*(?:$|[.,;:!)]|(?:i think|i'd say|because|since|as|but|and|today|within|care|review|appointment|assessment|attention|referral|visit|evaluation"
+    r"|treatment|consultation)\b)", re.I)
 
 
 def only_level(lines):

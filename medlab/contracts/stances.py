@@ -79,7 +79,7 @@ def letter_mentions(text, offered, numbers=False):
     for one in ONE_LETTER.finditer(text):
         place = one.start(1) if one[1] else one.start(2)
         letter, before, after = (one[1] or one[2]).upper(), text[: one.start()], text[place + 1 :]
-        if letter not in offered or re.search(NAMED_BEFORE, before, re.I) or not re.match(GERM + COMPOUND, after, re.I):
+        if letter not in offered or (one[0][0] != "(" and re.search(NAMED_BEFORE, before, re.I)) or not re.match(GERM + COMPOUND, after, re.I):
             continue
         named = len(one[0]) > 4 and one[0][0].isalpha()
         if letter in "AI" and not named and not re.match(rf"\s*$|{CLOSERS}\s*[.;,!?:)>=](?!\w)|[)\]\"']|\s+[-(>]|\s+(?:{FOLLOWERS})\b", after, re.I):
@@ -199,12 +199,12 @@ def scattered_place(own, have, loose):
         between = {word for word, _, _ in have[first : near[-1] + 1]}
         if 3 * len({have[place][0] for place in near}) >= 2 * len(own) and len(near) > 1 and not between & {"not", "no", "never", "without", "or", "than"}:
             return have[first][1], have[near[-1]][2]
-        if loose and len(have[first][0]) > 4 and 2 * len(near) >= len(own) and have[first][0] not in COMMON_WORDS:
+        if loose and len(have[first][0]) > 3 and 2 * len(near) >= len(own) and have[first][0] not in COMMON_WORDS:
             return have[first][1], have[first][2]
     return None
 
 # %% ../../nbs/contracts/stances.ipynb #79271bdb
-def together(own, every, have):
+def all_words_place(own, every, have):
     "Where all words of an option stand close together, a word that it alone has among them (start, end): `the statin must be stopped` for `Stop the statin`; None where they do not."
     spots = [place for place, (word, _, _) in enumerate(have) if word in every]
     if len(every) < 2 or not own <= {have[place][0] for place in spots} or {have[place][0] for place in spots} != every or spots[-1] - spots[0] > len(every) + 3:
@@ -237,7 +237,7 @@ def word_mentions(text, options, loose=False):
     for letter in sorted(set(options) - named):
         own = own_words(letter, options)
         every = {word for word in bare_words(options[letter]) if word not in LEFT_OUT}
-        if own and (place := scattered_place(own, have, loose) or together(own, every, have)) and not any(a < place[1] and place[0] < b for a, b in taken):
+        if own and (place := scattered_place(own, have, loose) or all_words_place(own, every, have)) and not any(a < place[1] and place[0] < b for a, b in taken):
             taken.append(place)
             yield *place, Mention(frozenset([letter]))
 
@@ -347,7 +347,7 @@ STILL_OPEN = re.compile(r"^\W*(?:(?:has|have|needs?|ought) to be|must be|should 
 # %% ../../nbs/contracts/stances.ipynb #d2a3b2f4
 #: What leaves an option open before and after it; what only looks so.
 OPEN_BEFORE = re.compile(
-    r"\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|stop(?:s|ped|ping)?"
+    r"\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between(?: \w+){0,2}\W*$|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|stop(?:s|ped|ping)?"
     r"|discontinu\w*|withhold\w*|withdraw\w*|to (?:tell|distinguish|differentiate|separate)|suspect\w*|unsure"
     r"|unclear|uncertain|not sure|don't know"
     r"|argue|torn|tempt\w+|alternatives?|need to|to rule|wonder\w*|suppose|would|compare\w*|otherwise|depends|candidates?|toss-?up|think (?:of|about)|in mind|beware"
@@ -375,7 +375,8 @@ OTHERS = re.compile(
     r"|(?:was|were|been) told|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)"
     r"|i first|previous\w*|formerly|used to|(?:would|'d) have (?:said|chosen|gone|picked|thought)|history of|hx|h/o|(?<!\ba )(?<!\bwell[- ])known"
     r"|yesterday|prior|no longer|was treated|family|mother|father|brother|sister|before the|originally|treated for|risk of|prone to)\b", re.I)
-ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|last (?:week|month|year|night|spring|summer|autumn|winter)\b|yesterday|diagnosed\b.*\bago|\w+ (?:\w+ ){{0,3}}ago\b"
+ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|last (?:week|month|year|night|spring|summer|autumn|winter)\b|yesterday"
+    rf"|diagnosed\b.*\bago|\w+ (?:\w+ ){{0,3}}ago\b"
     rf"|(?:already )?(?:been )?(?:done|performed|tried) (?:already|before)|(?:done|performed|started|removed)\b[^.;]*\b(?:last|ago|in (?:19|20)\d\d)\b|treated|cured)\b", re.I)
 CONCEDED = re.compile("^\\W*(?:although|though|even though|while|whereas|despite|in spite of|before|unlike|tempting|as much as|even if|because|since|given|compared"
     "|in contrast)\\b|(?<!\\bsuch )\\bas (?:it|they|\x02) (?:is|are|may be|seems?)\\b", re.I)
@@ -408,7 +409,8 @@ SUPPORTED = re.compile(
 ASIDE_BEFORE = re.compile(r"\b(?:about|allerg\w+ to|despite|got|received|underwent|has had|had had|(?:been|is|are|was|were) (?:taking|on|using|given))\s+(?:an?\s+|the\s+|his\s+|her\s+)?$", re.I)
 STORY_BEFORE = re.compile(r"\b(?:with|allerg\w+ to|already \w+|about|like|for|from|by|at|on|had|takes?|taking|took|given|despite)\s+(?:an?\s+|the\s+|his\s+|her\s+|known\s+)?$", re.I)
 #: What is said of an illness or a drug in general, and not of this case.
-IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:most )?(?:usually|typically|often|rarely|generally|commonly|an?|caused|defined|treated"
+IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:most )?(?:usually|typically|often|rarely|generally|commonly"
+    r"|an?|caused|defined|treated"
     r"|common|associated|seen|found|used|called|known|the)|(?:should|must) be (?:kept|stored)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|increases?|reduces?|(?:is"
     r"|are) \w+ (?:by|through|from|to|into))\b", re.I)
 #: What is told of an option with which a sentence begins: `metformin lowers`, `insulin contains`.
@@ -453,7 +455,7 @@ def stance(mention, before, after, last, question):
         return "supported"
     if mention.wrapped and CLAUSE_STOPS.match(after):
         return "supported"
-    if ASIDE_BEFORE.search(before):
+    if ASIDE_BEFORE.search(before) and not (mention.number and re.match(r"\W*$", after)):
         return "aside"
     if mention.join or (STORY_BEFORE.search(before) and not mention.number) or (mention.letter and re.search(r"\b(?:of|in|than)\s*$", before, re.I)):
         return "story"
