@@ -1862,6 +1862,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                          'medlab/contracts/refusals.py')},
             'medlab.contracts.stances': { 'medlab.contracts.stances.Mention': ( 'contracts/stances.html#mention',
                                                                                 'medlab/contracts/stances.py'),
+                                          'medlab.contracts.stances.all_words_place': ( 'contracts/stances.html#all_words_place',
+                                                                                        'medlab/contracts/stances.py'),
                                           'medlab.contracts.stances.end_of_match': ( 'contracts/stances.html#end_of_match',
                                                                                      'medlab/contracts/stances.py'),
                                           'medlab.contracts.stances.end_of_words': ( 'contracts/stances.html#end_of_words',

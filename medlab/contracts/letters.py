@@ -423,7 +423,8 @@ def without_others(lines):
 
 # %% ../../nbs/contracts/letters.ipynb #1c8ccf7d
 #: A line that announces a list of the options.
-ENUMERATES = re.compile(r"\b(?:each|every|all)(?: of)?(?: the)? (?:options?|choices?|answers?)\b|\bone by one\b|\bin turn\b|\b(?:options|choices)\b[^.]{0,20}:\s*$", re.I)
+ENUMERATES = re.compile(r"^(?!.*\b(?:most (?:likely|probable|appropriate)|best|correct|right|answer is|would be)\b).*(?:\b(?:each|every|all)(?: of)?(?: the)? (?:options?|choices?"
+    r"|answers?)\b|\bone by one\b|\bin turn\b|\b(?:options|choices)\b[^.]{0,20}:\s*$)", re.I)
 
 # %% ../../nbs/contracts/letters.ipynb #5ae26800
 def without_echo(lines):
@@ -591,7 +592,7 @@ def chosen_at_the_end(kept, offered, options):
     before = last[0][: found.start()] if found else ""
     if not found or found[1] not in offered or not before.strip() + last[0][found.end() :]:
         return set()
-    if NO_END.search(before) or re.search(NAMED_BEFORE, before, re.I) or NEGATOR.search(before) or NOT_BEFORE.search(CLAUSE.split(before)[-1]):
+    if NO_END.search(before) or (found[0][0] != "(" and re.search(NAMED_BEFORE, before, re.I)) or NEGATOR.search(before) or NOT_BEFORE.search(CLAUSE.split(before)[-1]):
         return set()
     rest = last[0][found.end() :] if found.re is ONLY_ONE else before
     others = [other for other, start, end in other_letters(rest, found[1], offered) if not (NEGATOR.search(start) or DENIED.search(CHAIN.sub("", end)))]
@@ -645,6 +646,11 @@ def is_settled(kept, options):
     return bool(got and fitting_rest(*got, options) is None)
 
 # %% ../../nbs/contracts/letters.ipynb #f5ac384e
+#: What says that nobody can decide.
+UNDECIDED = re.compile(r"\b(?:is|are|was|were) not (?:given|stated|known|provided|reported|mentioned)\b|\b(?:can't|cannot|can not) (?:say|tell|decide|choose)\b"
+    r"|\b(?:don't|do not) know\b|\b(?:hard|difficult|impossible) to (?:say|tell|know)\b", re.I)
+
+# %% ../../nbs/contracts/letters.ipynb #a8770d17
 def weighed_letters(found, clean, offered, options):
     "Letters that patterns found (None: one was found and taken back) after what the text says of every option."
     kept = without_echo(plain_lines(clean))
@@ -653,13 +659,13 @@ def weighed_letters(found, clean, offered, options):
     if found and any(strong for _, strong in values_after(kept, ANSWER_LABEL, ANSWER_NAMES)):
         return found  # what stands behind a label counts, whatever was thought before
     said = stances(kept, offered, options, alone=True)
-    chosen, against = weighed(said, alone=True)
+    chosen, against = weighed(said, alone=not UNDECIDED.search(" ".join(kept)))
     if chosen and found and bare_words(options[chosen])[:1] in (["all"], ["both"]):
         return {chosen}
     if found is None:
         return set() if chosen is None or is_settled(kept, options) else {chosen}
-    if not found and chosen is None:
-        found = named_by_text(kept, options) - {letter for mention, kind in said if kind == "aside" for letter in mention.options}
+    if not found and chosen is None and not UNDECIDED.search(" ".join(kept)):
+        found = named_by_text(kept, options) - {letter for mention, kind in said if kind in ("aside", "told", "reported") for letter in mention.options}
     if len(found) == 1:
         return set() if (chosen and chosen not in found) or found & against else found
     return {chosen} & found if found else {chosen} - {None}

@@ -41,7 +41,8 @@ IF_BEFORE = re.compile(
     r"\b(?:if|unless|in case|when|should (?:it|he|she|they|you|symptoms)|becom\w+|until|before|later|escalat\w+|turn(?:s|ed|ing)? into|progress\w* to"
     r"|develop\w* into|worsen\w*|prevent\w*|avoid\w*)\b[^.;]*$", re.I
 )
-MAY_BEFORE = re.compile(r"\b(?:may|might|could|can(?! (?:safely )?wait| be (?:safely )?(?:managed|treated|handled))|maybe|perhaps|possibly|potentially|either|between|or)\b[^.;,]{0,20}$", re.I)
+MAY_BEFORE = re.compile(r"\b(?:may|might|could|can(?! (?:safely )?wait| be (?:safely )?(?:managed|treated|handled|dealt with))|maybe|perhaps|possibly|potentially|either|between"
+    r"|or)\b[^.;,]{0,20}$", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #38160fe0
 #: Where the word means something else: emergency contraception, as soon as possible, call the emergency line.
@@ -112,7 +113,8 @@ CALL = re.compile(
 )
 IS_EMERGENCY = re.compile(
     r"\b(?:this|it|that|which|situation|condition|symptoms|these|here|have|having|as|be|is|are|'s)\b[^.;?!]{0,40}?\b(?:an?"
-    r"|the) (?:\w+[ -]){0,2}?emergency\b(?! (?:contact|contracep|plan|number|exit|kit))|\b(?:is|are|'s) (?:potentially )?life[- ]threatening\b|\bmedical emergency\b"
+    r"|the) (?:\w+[ -]){0,2}?emergency\b(?! (?:contact|contracep|plan|number|exit|kit|doctor|nurse|physician|medic|clinician|paramedic|dispatcher|technician|worker|responder|surgeon"
+    r"|caesarean|cesarean|c-section|surgery|operation|button|phone))|\b(?:is|are|'s) (?:potentially )?life[- ]threatening\b|\bmedical emergency\b"
     r"|^\W*(?:an? )?(?:(?:real|true|medical|clear|genuine|absolute|definite|life-threatening) )?emergency\s*(?:[!.]|,\s*clearly)|\b(?:suggests?|indicates?"
     r"|points? to|constitutes?|amounts? to) (?:an?|any) (?:\w+ ){0,2}?emergency\b"
     r"|^\W*(?:no doubt|without (?:a )?doubt|clearly|definitely|certainly|absolutely|surely|undoubtedly)[,:]?\s+an? (?:\w+ ){0,2}?emergency\b",
@@ -122,7 +124,7 @@ IS_EMERGENCY = re.compile(
 # %% ../../nbs/contracts/levels.ipynb #9a27b454
 #: What denies it or leaves it open.
 NO_NEED = re.compile(r"(?:\b(?:not|never|no|nothing|none|neither|nor|hardly|without|unlikely|unnecessary|needn't|hesitate|reluctant)\b|n't\b)[^.;:!?,]{0,40}$", re.I)
-NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|hesitate|reluctant)\b|n't\b", re.I)
+NEGATION = re.compile(r"\b(?:not|non|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|hesitate|reluctant)\b|n't\b", re.I)
 NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un\w+)\b", re.I)
 NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))"
     r"|\bno emergency\b|\bno need (?:for|to (?:go to|visit)) (?:the |an? )?(?:e\.?r\b|a&e|ed\b|emergency)|\bnot (?:911|999|112)\b"
@@ -155,6 +157,8 @@ def says_emergency(sentence, strict):
     "What one sentence says of an emergency: some of `yes`, `no` and `open`. With `strict`, a call must be an order for now."
     sentence = re.sub(r"(?:\bnot\b|n't\b) (?:just|only|merely|simply)\b[^,;.]*", " ", sentence, flags=re.I)
     sentence = re.sub(r"\b(?:no|without(?: a)?|beyond(?: any)?) (?:doubt|question)\b", "clearly", sentence, flags=re.I)
+    if re.search(r"\b(?:may|might|could) or (?:may|might|could) not\b", sentence, re.I):
+        return {"open"}
     found = {"no"} if NO_EMERGENCY.search(sentence) and not re.match(r"\W*(?:if|unless|when"
         r"|as long as)\b[^,]*,", sentence, re.I) and not re.search(r"\b(?:do not|don't)\b[^.]{0,20}\b(?:wait|delay)", sentence, re.I) else set()
     for pattern in (CALL, IS_EMERGENCY):
@@ -224,7 +228,8 @@ def value_yes(value):
     first = re.split(r"\b(?:Suspected|Action|Reason|Explanation|Because)\b\s*:", rest)[0]
     if HALF_YES.match(rest) or OPPOSITE[said].search(first) or plain_emergency([first]) not in (None, said):
         return None
-    return None if said == "yes" and re.match(r"\W*(?:but )?(?:it is |it's |this is |that is )?not\b|\W*n't", rest, re.I) else said
+    return None if said == "yes" and re.match(r"\W*(?:i|we) (?:understand|see|know|hear|agree|remember|can imagine|get)\b|\W*(?:but )?(?:it is |it's |this is |that is )?not\b"
+    r"|\W*n't", rest, re.I) else said
 
 # %% ../../nbs/contracts/levels.ipynb #7d1f0101
 #: A text that begins with yes or no.
@@ -283,11 +288,14 @@ LEVEL_STATED = re.compile(
 )
 LEVEL_ACT = re.compile(
     r"\b(?:classify|triage|rate|call|categori[sz]e|label|grade|assign|choose|pick|select|say|mark|consider|treat|go with|opt for|recommend|advise|suggest|seek|get"
-    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled) (?:with|by|through|in|as)|needs?|requires?|warrants?|arrange|book|make)\b[^.;?!,]{0,30}$",
+    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled|dealt with) (?:with|by|through|in|as|at)|needs?|requires?|warrants?|arrange|book"
+    r"|make)\b[^.;?!,]{0,30}$",
     re.I,
 )
-LEVEL_ENOUGH = re.compile(r"\s*(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help|treatment)?\s*(?:will do|would do|suffices|should suffice)\b"
-                          r"|\s*(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help|treatment)?\s*(?:is|would be|will be)\s+(?:\w+ly )?(?:enough"
+LEVEL_ENOUGH = re.compile(r"\s*(?:(?:same-day|gp|follow-up|outpatient)\s+)?(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help"
+    r"|treatment)?\s*(?:will do|would do|suffices|should suffice)\b"
+                          r"|\s*(?:(?:same-day|gp|follow-up|outpatient)\s+)?(?:care|appointment|visit|check-?up|consultation|follow-up|review|assessment|attention|referral|help"
+                          r"|treatment)?\s*(?:is|would be|will be)\s+(?:\w+ly )?(?:enough"
                           r"|appropriate|sufficient|needed|required|necessary|best|right|fine|warranted|indicated|adequate)\b", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #b5f10cd5
@@ -339,7 +347,8 @@ def without_other_uses(lines):
 
 # %% ../../nbs/contracts/levels.ipynb #d1f45f60
 #: What follows `urgent` where it means the level.
-URGENT_ENDS = re.compile(r"\burgent\b\W*(?:$|[.,;:!)]|(?:because|since|as|but|and|today|within|care|review|appointment|assessment|attention|referral|visit|evaluation|treatment|consultation)\b)", re.I)
+URGENT_ENDS = re.compile(r"\burgent\b\W*(?:$|[.,;:!)]|(?:i think|i'd say|because|since|as|but|and|today|within|care|review|appointment|assessment|attention|referral|visit|evaluation"
+    r"|treatment|consultation)\b)", re.I)
 
 
 def only_level(lines):

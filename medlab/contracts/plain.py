@@ -154,8 +154,10 @@ def stem(word):
         return NUMBER_WORDS.get(word, word)
     word = re.sub(r"(?<![suio])s$", "", word.replace("ae", "e").replace("oe", "e"))
     short = re.sub(r"i(?:e|ed)$", "y", word)
+    short = re.sub(r"ologist$", "ology", short)
     short = re.sub(r"(?:graphy|gram)$", "graph", re.sub(r"our$", "or", short))
     short = re.sub(r"(?:ing|ed|ion|e|(?<=\w{5}t)or)$", "", short) if len(short) > 4 else short
+    short = re.sub(r"(?<=vaccin)at$|(?<=([bdgmnprt]))\1$", "", short)
     return short if len(short) > 3 else word
 
 # %% ../../nbs/contracts/plain.ipynb #cb3f0052
@@ -211,7 +213,8 @@ TAKEN_BACK = re.compile(
     r"|strike that|my mistake|"
     r"i misread|i was wrong|change my (?:answer|mind)|changed my mind|no,? (?:actually|sorry|scratch)|i meant\b|actually,? (?:no|(?:option )?[(]?[a-z]\b(?! )|it's"
     r"|it is|i\b|the answer|that)|let me (?:reconsider|correct|rethink)|"
-    r"(?:that|this|my answer|the above|above answer) (?:is|was|seems) (?:wrong|incorrect|a mistake|not (?:right|correct))|disregard (?:that|my|the above)|i retract)",
+    r"(?:that|this|my answer|the above|above answer) (?:is|was|seems) (?:wrong|incorrect|a mistake|not (?:right|correct))|disregard (?:that|my|the above)|i retract)|\b(?:hard|difficult"
+    r"|impossible) to (?:say|tell|know)\W*$",
     re.I,
 )
 

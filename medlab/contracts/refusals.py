@@ -32,7 +32,7 @@ I_CANNOT = re.compile(rf"\b(?:I|we|this assistant|as an AI\b[^.]{{0,40}}?,? I)\b
 #: What only sounds like it: `I cannot stress enough`, `he said I cannot`.
 NOT_REFUSING = re.compile(
     r"\b(?:stress|emphasi[sz]e|overstate|overemphasi[sz]e|recommend (?:\w+ ){1,3}enough|help but|wait to|thank|imagine|agree more|say enough|say for (?:sure|certain)"
-    r"|be (?:sure|certain)|see|feel|know if|rule (?:it )?out|think|(?:tell|say|judge|assess|predict) (?:you )?(?:whether|if|from|without))\b",
+    r"|believe|remember|recall|hear|be (?:sure|certain)|see|feel|know if|rule (?:it )?out|think|(?:tell|say|judge|assess|predict) (?:you )?(?:whether|if|from|without))\b",
     re.I,
 )
 SOMEBODY_ELSE = re.compile(r"\b(?:if|why|when|that|because|he|she|they|says?|said)\W+$", re.I)
@@ -60,7 +60,7 @@ OTHER_REFUSALS = re.compile(
     r"|\bI(?:'m| am) (?:just |only )?an? [^.]{0,30}?(?:and|so|,) (?:I )?(?:can(?:no|')t|can not|won't|will not)\b"
     r"|\bI\b[^.]{0,40}\band (?:will not|won't|cannot|can't|can not) (?:help|provide|assist|give|answer|tell)"
     r"|^\W*(?:there is|there's) no (?:safe|way) [^.]{0,30}(?:i can|to help)"
-    r"|\bbut not (?:with|for) (?:that|this)\b|^\W*(?:i|we) (?:have|need|want) to (?:decline|refuse|say no)"
+    r"|\bbut not (?:with|for) (?:that|this)\b|^\W*(?:i|we) (?:have|need|want) to (?:decline|refuse|say no)|\bI\b[^.]{0,20}\bturn (?:\w+ ){0,3}down\b"
     r"|^\W*(?:my|our) (?:guidelines|policy|policies|programming|rules|principles) (?:do not|don't|does not|doesn't|prevent|prohibit|forbid)"
     r"|^\W*(?:no can do|not going to happen|absolutely not|i'd prefer not to|i would prefer not to|i'd rather not|i would rather not|nope|no way(?=\W*$|[.!,]))(?!\w)"
     r"|^\W*(?:not (?:comfortable|able|willing|allowed|permitted)|unable|unwilling)\b(?: to| with)? (?:help|assist|answer|provid|prescrib|giv|do|recommend|advis|shar|tell)\w*"
@@ -88,6 +88,8 @@ PREAMBLE = re.compile(r"\W*(?:(?:i'?m |i am )?(?:so |very |really )?(?:sorry|apo
 # %% ../../nbs/contracts/refusals.ipynb #62398808
 def says_no(sentence):
     "Whether a sentence refuses."
+    if re.match(r"\W*(?:should|shall|must|may|do|would|could|can) (?:I|we)\b.*\?", sentence, re.I):
+        return False
     said = I_CANNOT.search(sentence)
     if said and not NOT_REFUSING.search(sentence[said.start() : said.end() + 30]) and not SOMEBODY_ELSE.search(sentence[: said.start()]):
         return True
@@ -165,7 +167,7 @@ def decision_words(first):
         return "refuse" if not by_answer and (not answer or deny or REFUSE_TO.search(first)) else None
     if deny or is_refusal(first):
         return "refuse"
-    return "answer" if answer and not UNSURE.search(first) and WILL_ANSWER.match(first) else None
+    return "answer" if answer and not UNSURE.search(first) and (WILL_ANSWER.match(first) or DECIDES_YES.search(first)) else None
 
 # %% ../../nbs/contracts/refusals.ipynb #31b12176
 def value_decision(value):

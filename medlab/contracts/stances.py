@@ -79,7 +79,7 @@ def letter_mentions(text, offered, numbers=False):
     for one in ONE_LETTER.finditer(text):
         place = one.start(1) if one[1] else one.start(2)
         letter, before, after = (one[1] or one[2]).upper(), text[: one.start()], text[place + 1 :]
-        if letter not in offered or re.search(NAMED_BEFORE, before, re.I) or not re.match(GERM + COMPOUND, after, re.I):
+        if letter not in offered or (one[0][0] != "(" and re.search(NAMED_BEFORE, before, re.I)) or not re.match(GERM + COMPOUND, after, re.I):
             continue
         named = len(one[0]) > 4 and one[0][0].isalpha()
         if letter in "AI" and not named and not re.match(rf"\s*$|{CLOSERS}\s*[.;,!?:)>=](?!\w)|[)\]\"']|\s+[-(>]|\s+(?:{FOLLOWERS})\b", after, re.I):
@@ -199,11 +199,20 @@ def scattered_place(own, have, loose):
         between = {word for word, _, _ in have[first : near[-1] + 1]}
         if 3 * len({have[place][0] for place in near}) >= 2 * len(own) and len(near) > 1 and not between & {"not", "no", "never", "without", "or", "than"}:
             return have[first][1], have[near[-1]][2]
-        if loose and len(have[first][0]) > 4 and 2 * len(near) >= len(own) and have[first][0] not in COMMON_WORDS:
+        if loose and len(have[first][0]) > 3 and 2 * len(near) >= len(own) and have[first][0] not in COMMON_WORDS:
             return have[first][1], have[first][2]
     return None
 
 # %% ../../nbs/contracts/stances.ipynb #79271bdb
+def all_words_place(own, every, have):
+    "Where all words of an option stand close together, a word that it alone has among them (start, end): `the statin must be stopped` for `Stop the statin`; None where they do not."
+    spots = [place for place, (word, _, _) in enumerate(have) if word in every]
+    if len(every) < 2 or not own <= {have[place][0] for place in spots} or {have[place][0] for place in spots} != every or spots[-1] - spots[0] > len(every) + 3:
+        return None
+    between = {word for word, _, _ in have[spots[0] : spots[-1] + 1]}
+    return None if between & {"not", "no", "never", "without", "or", "than"} else (have[spots[0]][1], have[spots[-1]][2])
+
+# %% ../../nbs/contracts/stances.ipynb #5dfc4a8d
 def word_mentions(text, options, loose=False):
     "Options whose words stand in a text: start, end, letters."
     have, taken, named = word_places(text), [], set()
@@ -227,7 +236,8 @@ def word_mentions(text, options, loose=False):
                 yield begin, end, Mention(frozenset([letter]), number=want[0].isdigit())
     for letter in sorted(set(options) - named):
         own = own_words(letter, options)
-        if own and (place := scattered_place(own, have, loose)) and not any(a < place[1] and place[0] < b for a, b in taken):
+        every = {word for word in bare_words(options[letter]) if word not in LEFT_OUT}
+        if own and (place := scattered_place(own, have, loose) or all_words_place(own, every, have)) and not any(a < place[1] and place[0] < b for a, b in taken):
             taken.append(place)
             yield *place, Mention(frozenset([letter]))
 
@@ -316,7 +326,7 @@ NO_BEFORE = re.compile(
 NO_NO = re.compile(
     r"\b(?:(?:no|without(?: a| any)?|beyond(?: any)?) (?:doubt|question)|by (?:the |a )?(?:process of )?(?:elimination|exclusion)|not only|nothing (?:else )?(?:but|other than)|none other than"
     r"|(?:can't|cannot|can not|couldn't) be anything (?:other than|but|else than)|not surprising\w*|over (?:the|all)|from (?:the|these|this|that|her|his|what|all)"
-    r"|if not for|more than likely|no longer in doubt|at (?:the )?(?:very )?least|(?:no|not) less than|lack of|absence of)\b|\bwithout (?:an? |any "
+    r"|if not for|more than likely|no longer in doubt|at (?:the )?(?:very )?least|(?:no|not) less than|lack of|absence of|(?:vaccinat|immuni[sz]|protect)\w* against)\b|\bwithout (?:an? |any "
     r"|the )?(?!evidence|signs?|history|suspicion|features|the\b|an?\b)\w+ $", re.I)
 BE = r"(?:is|are|was|were|seems?|looks?|appears?|sounds?|would be|can be|could be|has been|have been|can|should be|must be|should|may be|might be|all|both|be|also|then|here|therefore)"
 NO_AFTER = re.compile(
@@ -337,7 +347,7 @@ STILL_OPEN = re.compile(r"^\W*(?:(?:has|have|needs?|ought) to be|must be|should 
 # %% ../../nbs/contracts/stances.ipynb #d2a3b2f4
 #: What leaves an option open before and after it; what only looks so.
 OPEN_BEFORE = re.compile(
-    r"\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|stop(?:s|ped|ping)?"
+    r"\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between(?: \w+){0,2}\W*$|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|stop(?:s|ped|ping)?"
     r"|discontinu\w*|withhold\w*|withdraw\w*|to (?:tell|distinguish|differentiate|separate)|suspect\w*|unsure"
     r"|unclear|uncertain|not sure|don't know"
     r"|argue|torn|tempt\w+|alternatives?|need to|to rule|wonder\w*|suppose|would|compare\w*|otherwise|depends|candidates?|toss-?up|think (?:of|about)|in mind|beware"
@@ -365,7 +375,8 @@ OTHERS = re.compile(
     r"|(?:was|were|been) told|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)"
     r"|i first|previous\w*|formerly|used to|(?:would|'d) have (?:said|chosen|gone|picked|thought)|history of|hx|h/o|(?<!\ba )(?<!\bwell[- ])known"
     r"|yesterday|prior|no longer|was treated|family|mother|father|brother|sister|before the|originally|treated for|risk of|prone to)\b", re.I)
-ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|diagnosed\b.*\bago|\w+ (?:\w+ ){{0,3}}ago\b"
+ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|last (?:week|month|year|night|spring|summer|autumn|winter)\b|yesterday"
+    rf"|diagnosed\b.*\bago|\w+ (?:\w+ ){{0,3}}ago\b"
     rf"|(?:already )?(?:been )?(?:done|performed|tried) (?:already|before)|(?:done|performed|started|removed)\b[^.;]*\b(?:last|ago|in (?:19|20)\d\d)\b|treated|cured)\b", re.I)
 CONCEDED = re.compile("^\\W*(?:although|though|even though|while|whereas|despite|in spite of|before|unlike|tempting|as much as|even if|because|since|given|compared"
     "|in contrast)\\b|(?<!\\bsuch )\\bas (?:it|they|\x02) (?:is|are|may be|seems?)\\b", re.I)
@@ -380,7 +391,7 @@ SPEAKS_FOR = re.compile(
     r"|consistent with|compatible with|in keeping with"
     r"|points?|pointing|indicat\w+|confirm\w*|clinch\w*|scream\w*|classic\w*|typical of|characteristic of|diagnostic of|suggestive of|makes? (?:this|it)|make|this is"
     r"|it is|it's|that's|that is|is the|picture|next (?:step|test|thing|move|investigation|measure)"
-    r"|of choice|treat as|lean\w*|i'd|i would|recommend\w*|has|have|equals?|favou?rs?|in favou?r of|rules? in|speaks? for|supports?|(?:down|up)grad\w*|class\w*|put"
+    r"|of choice|treat as|lean\w*|i'd|i would|recommend\w*|(?:has|have)(?! been\b)|equals?|favou?rs?|in favou?r of|rules? in|speaks? for|supports?|(?:down|up)grad\w*|class\w*|put"
     r"|mark\w*|rate[ds]?|triage\w*|level|due to|caused by|explained by|now|(?:looks?|sounds?|feels?|seems?) (?:most |very |more )?like)\b|[=:]\s*$", re.I)
 CONFIRMED = re.compile(
     r"^[)\]\"'\s]*(?:,\s*)?(?:is|are|was|would be|must be|has to be|remains|should be|'s|it is)\s*(?:therefore |clearly |definitely |thus |still |by far |now |indeed "
@@ -395,12 +406,16 @@ SUPPORTED = re.compile(
 
 # %% ../../nbs/contracts/stances.ipynb #28a9c1a5
 #: What makes an option a part of the story: `a man with gout`.
-ASIDE_BEFORE = re.compile(r"\b(?:about|allerg\w+ to|despite|got|received|underwent|has had|had had)\s+(?:an?\s+|the\s+|his\s+|her\s+)?$", re.I)
+ASIDE_BEFORE = re.compile(r"\b(?:about|allerg\w+ to|despite|got|received|underwent|has had|had had|(?:been|is|are|was|were) (?:taking|on|using|given))\s+(?:an?\s+|the\s+|his\s+|her\s+)?$", re.I)
 STORY_BEFORE = re.compile(r"\b(?:with|allerg\w+ to|already \w+|about|like|for|from|by|at|on|had|takes?|taking|took|given|despite)\s+(?:an?\s+|the\s+|his\s+|her\s+|known\s+)?$", re.I)
 #: What is said of an illness or a drug in general, and not of this case.
-IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:usually|typically|often|rarely|generally|an?|caused|defined|treated"
-    r"|common|associated|seen|found|used|called|known|the)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|increases?|reduces?|(?:is"
+IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:most )?(?:usually|typically|often|rarely|generally|commonly"
+    r"|an?|caused|defined|treated"
+    r"|common|associated|seen|found|used|called|known|the)|(?:should|must) be (?:kept|stored)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|increases?|reduces?|(?:is"
     r"|are) \w+ (?:by|through|from|to|into))\b", re.I)
+#: What is told of an option with which a sentence begins: `metformin lowers`, `insulin contains`.
+IS_TOLD = re.compile(r"^\s+(?:\w+ly )?(?!(?:is|was|has|this|does)\b)[a-z]{2,}[^\W\dsu]s\s+\w", re.I)
+NOT_TOLD = re.compile(r"^\W*(?:(?:is|are) the|causes?|would)\b", re.I)
 #: Words that change nothing, what may follow a mention that stands alone, and a remark behind a mention that denies it.
 FILLER = re.compile(
     r"^\W*(?:(?:the|an?|option|choice|answer|letter|it's|it is|that's|just|simply|then|so|therefore|thus|hence|and|but|yes|ok|okay|well|final|no|most|likely|probably"
@@ -440,11 +455,13 @@ def stance(mention, before, after, last, question):
         return "supported"
     if mention.wrapped and CLAUSE_STOPS.match(after):
         return "supported"
-    if ASIDE_BEFORE.search(before):
+    if ASIDE_BEFORE.search(before) and not (mention.number and re.match(r"\W*$", after)):
         return "aside"
     if mention.join or (STORY_BEFORE.search(before) and not mention.number) or (mention.letter and re.search(r"\b(?:of|in|than)\s*$", before, re.I)):
         return "story"
-    return "general" if IN_GENERAL.search(after) else "mentioned"
+    if IN_GENERAL.search(after):
+        return "general" if mention.letter or NOT_TOLD.match(after) else "told"
+    return "told" if not mention.letter and FILLER.match(before) and IS_TOLD.match(after) else "mentioned"
 
 # %% ../../nbs/contracts/stances.ipynb #869c2075
 #: A condition, an order in time, a ranking and a comparison.
