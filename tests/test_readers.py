@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medlab.basics.files import read_jsonl, shipped
 from medlab.contracts.records import TASKS
@@ -122,3 +124,14 @@ def test_a_refusal_is_the_same_for_scores_and_for_the_judge():
 
 def test_every_task_without_a_choice_has_none():
     assert {choice_in(task, "Answer: B") for task in TASKS if task not in CHOICES} == {None}
+
+
+#: Options without a word, or with words that the readers skip.
+ODD_OPTIONS = ["!!!", "🩺", "the", "No", "none of the above", "1", "½", "a", "of the", "A", "...", "-", "(B)", "7 %", "\u202e", "all"]
+
+
+@given(st.lists(st.sampled_from(ODD_OPTIONS) | st.text(max_size=12), min_size=2, max_size=5, unique=True),
+       st.text(max_size=60) | st.sampled_from(["one two three four", "it is not the first", "Answer: A", "both A and the second"]))
+def test_no_option_and_no_text_breaks_a_reader(options, text):
+    letters = dict(zip("ABCDE", options))
+    assert find_field("clinical_reasoning", "letter", text, letters) in {None, *letters}

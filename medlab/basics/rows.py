@@ -253,11 +253,11 @@ def header_of(cells: list) -> list[str]:
 
 
 def without_title(records: Iterable) -> Iterator[Any]:
-    "The records without a title above the table: a first one of a single cell that is followed by one of several."
+    "The records without a title above the table: a first one with text in its first cell alone that is followed by one of several."
     records = iter(records)
     start = list(islice(records, 2))
-    filled = [sum(cell not in (None, "") for cell in record[1]) if not isinstance(record, BadRow) else 0 for record in start]
-    yield from start[1:] if filled[:1] == [1] and filled[1:] > [1] else start
+    filled = [[place for place, cell in enumerate(record[1]) if cell not in (None, "")] if not isinstance(record, BadRow) else [] for record in start]
+    yield from start[1:] if filled[:1] == [[0]] and len(filled[-1]) > 1 else start
     yield from records
 
 # %% ../../nbs/basics/rows.ipynb #76c888cf

@@ -539,7 +539,7 @@ def part_of_one(text, options):
     if not words or len(words) > 5 or len(re.sub(r"\W", "", text)) < (2 if any(word.isdigit() for word in words) else 5):
         return None
     wants = {letter: [word for word in bare_words(option) if word not in LEFT_OUT] for letter, option in options.items()}
-    fits = [letter for letter, want in wants.items() if 2 * len(words) >= len(want) and (holds(want, words) or (len(words) > 1 and want[0] == words[0] and stands_in_order(words, want)))]
+    fits = [letter for letter, want in wants.items() if want and 2 * len(words) >= len(want) and (holds(want, words) or (len(words) > 1 and want[0] == words[0] and stands_in_order(words, want)))]
     return fits[0] if len(fits) == 1 else None
 
 # %% ../../nbs/contracts/letters.ipynb #c12f6b7d
