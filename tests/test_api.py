@@ -276,9 +276,9 @@ def test_a_full_queue_is_503_with_a_time(serve_it):
 @pytest.mark.parametrize("body", [HELLO, {**HELLO, "stream": True}])
 def test_a_request_that_takes_too_long_is_504_and_stops_the_engine(serve_it, body):
     engine = Scripted(pause=0.05)
-    url, _, _ = serve_it(engine, answer_seconds=0.8)
+    url, _, _ = serve_it(engine, answer_seconds=2)  # long enough for a first piece on a busy machine
     reply = call(url, "/v1/chat/completions", {**body, "max_tokens": 1000})
-    if body.get("stream") and reply.status_code != 504:  # on a very busy machine the time is over before the first piece
+    if body.get("stream"):
         last = json.loads(reply.text.strip().splitlines()[-1][6:])
         assert reply.status_code == 200 and last["error"]["code"] == 504 and "[DONE]" not in reply.text
     else:

@@ -197,6 +197,7 @@ def test_groq_client(served):
         ("/v1/chat/completions", {**CHAT, "response_format": {"type": "xml"}}, "response_format"),
         ("/v1/chat/completions", {**CHAT, "response_format": {"type": "json_schema"}}, "response_format"),
         ("/v1/chat/completions", {**CHAT, "max_tokens": 2048}, "expected less than 2048"),
+            ("/v1/chat/completions", {**CHAT, "max_tokens": 2047}, "at most 2048 together"),
         ("/v1/chat/completions", {**CHAT, "max_tokens": 0}, "max_tokens"),
         ("/v1/chat/completions", {**CHAT, "stop": ["a"] * 9}, "stop"),
     ],

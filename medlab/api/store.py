@@ -116,7 +116,8 @@ class Store:
     def __init__(self, where: str | Path, keep_days: float = 30, log_text: bool = False):
         from sqlalchemy import MetaData
 
-        masked_text("Hello" if log_text else None)  # without what masks a text, the error comes now and not in the log's thread
+        if log_text:
+            masked_text("Hello")  # where the masking is not installed, the error comes now and not in the log's thread
         self.engine, self.keep_days, self.log_text, tables = open_database(where), keep_days, log_text, MetaData()
         with failures_explained():
             tables.reflect(self.engine)

@@ -158,22 +158,21 @@ def grouped_attention(
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if attention_mask is None or torch.is_grad_enabled() or more.get("dropout") or more.get("position_bias") is not None or key.device.type != "cpu":
+    if attention_mask is None or torch.is_grad_enabled() or more.get("dropout") or more.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     found = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=more.get("scaling"), enable_gqa=True)
     return found.transpose(1, 2).contiguous(), None
 
 
 def group_attention(model: Any) -> Any:  # the same model
-    "Let a model that attends with torch's fused attention, and all its parts that do, read keys without copying them."
+    "Let a model that attends with torch's fused attention read keys without copying them."
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register("medlab_grouped", grouped_attention)
     AttentionMaskInterface.register("medlab_grouped", sdpa_mask)
-    for module in model.modules():
-        if getattr(getattr(module, "config", None), "_attn_implementation", None) == "sdpa":
-            module.config._attn_implementation = "medlab_grouped"
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation("medlab_grouped")
     return model
 
 # %% ../../nbs/engines/hf.ipynb #4f65ce5e

@@ -65,7 +65,7 @@ def says(claim: dict) -> str:
         first = f"{claim['variant']} is better than base in {metric} on {n}"
     elif claim["low"] > 0 and claim["p_holm"] < 0.05:  # only against the arm that was chosen for the base
         other = f"by {claim['top_base_arm'].replace('_', ' ')} base is right on {100 * claim['top_base_value']:.0f} % of them"
-        first = f"no difference between {claim['variant']} and base in {metric} was shown on {n}: {other}, an arm that the {claim['chosen_on']} validation items did not choose"
+        first = f"no difference between {claim['variant']} and base in {metric} was shown on {n}: {other}, an arm that the validation items ({claim['chosen_on']}) did not choose"
     else:
         limit = f"a difference under {100 * least:.0f} points could not have been shown" if least else "no difference could have been shown"
         first = f"no difference between {claim['variant']} and base in {metric} was shown on {n} ({limit})"

@@ -420,8 +420,10 @@ def two_columns(row: dict, question: str, answer: str) -> list[tuple[str, str]] 
 def question_and_answer(row: dict, columns: Columns) -> tuple[str, str, dict[str, str]]:  # and the labels
     "The question and the answer of a row, from a conversation or from columns. Raises `ValueError` for a row that holds several questions."
     asks, says = columns.question, columns.answer
-    turns = conversation(value_at(row, columns.chat)) if columns.chat else None
-    if isinstance(asks, str) and isinstance(says, str):
+    turns = None
+    if columns.chat:
+        turns = conversation(value_at(row, columns.chat))
+    elif isinstance(asks, str) and isinstance(says, str):
         turns = two_columns(row, asks, says)
     if isinstance(asks, str) and "." in asks and (several := count_texts(value_at(row, asks))) > 1:
         raise ValueError(f"several questions: {asks} holds {several}; expected one, so give each of them a row of its own")
