@@ -179,6 +179,7 @@ def measured_as(monkeypatch, product, step):
     (BFLOAT16, BFLOAT16, "bfloat16", ["product", "step"]),
     (BFLOAT16, FLOAT32, "float32", ["product", "step"]),  # fast in the product, slow in training
     (BFLOAT16, {"float32": 1.0, "bfloat16": 0.9}, "float32", ["product", "step"]),
+    (BFLOAT16, {"float32": 1.0, "bfloat16": 0.8}, "bfloat16", ["product", "step"]),
 ])
 def test_the_measurement_decides(monkeypatch, base, product, step, compute, made):
     calls = measured_as(monkeypatch, product, step)
