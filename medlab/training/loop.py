@@ -21,8 +21,8 @@ from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import atomic_path, flush_to_disk, remove
 from ..basics.processes import peak_memory_mb
 from ..engines.hf import quiet
-from .batches import Row, collate, plan_batches
-from .packing import Packing, pack_rows, packing_of
+from .batches import Row, plan_batches
+from .packing import Packing, packing_of, tensors_of
 from .settings import FinetuneParams, total_steps, warmup_steps
 from .tracking import note_progress, tensorboard_callback, tracker_callback
 
@@ -78,9 +78,10 @@ def answer_loss(
     batches: list[list[Row]],
     pad_id: int,
     side: str = "left",  # where the backend wants the padding
+    packing: Packing | None = None,  # how the model takes packed batches
 ) -> float:  # nats per answer token
     "Mean cross-entropy over all answer tokens of these batches, without dropout; no weight changes and no random number is drawn."
-    tensors = [collate(rows, pad_id, side) for rows in batches]
+    tensors = [tensors_of(rows, pad_id, side, packing) for rows in batches]
     items = answer_tokens(tensors)
     with without_dropout(model):
         return sum(step_loss(model, on_device(batch, model.device), items).item() for batch in tensors)
@@ -264,8 +265,8 @@ def step_numbers(loss: float, tokens: int, seconds: float) -> dict[str, float]:
 # %% ../../nbs/training/loop.ipynb #8b332b04
 def measured_at(trainer: Any) -> dict[str, float]:
     "The validation loss and the task scores of a Trainer's model, under the names that its log has for them."
-    scores = trainer.scorer(trainer.model) if trainer.scorer else {}
-    loss = answer_loss(trainer.model, trainer.eval_dataset, trainer.pad_id, trainer.side)
+    scores = trainer.scorer(trainer.model, trainer.packing) if trainer.scorer else {}
+    loss = answer_loss(trainer.model, trainer.eval_dataset, trainer.pad_id, trainer.side, trainer.packing)
     return {"eval_loss": loss, **{f"eval_{name}": value for name, value in scores.items()}}
 
 # %% ../../nbs/training/loop.ipynb #bdf32ecf
@@ -436,13 +437,6 @@ def how_to_pack(model: Any, rows: list[Row], params: FinetuneParams, method: dic
     with without_dropout(model):
         return packing_of(model, "float32" if params.method == "full" else method["compute"], rows)
 
-# %% ../../nbs/training/loop.ipynb #0a46d522
-def tensors_of(rows: list[Row], pad_id: int, side: str, packing: Packing | None) -> dict[str, Any]:
-    "A batch's tensors: packed where the model takes that and no row is too long for it, else padded."
-    if packing is None or max(len(ids) for ids, _ in rows) > packing.longest:
-        return collate(rows, pad_id, side)
-    return pack_rows(rows, packing)
-
 # %% ../../nbs/training/loop.ipynb #3f5b7d10
 def check_sharded(params: FinetuneParams, trainer: Any) -> None:
     "Raise `MissingError` where the profile wants a sharded model and the libraries do not shard it: they do so on GPUs only."
@@ -465,7 +459,7 @@ def fit(
     pad_id: int,
     method: dict[str, Any],  # how the model is held and computed
     side: str = "left",  # where the model's library wants the padding
-    scorer: Callable[[Any], dict[str, float]] | None = None,  # what else is measured at each checkpoint
+    scorer: Callable[[Any, Packing | None], dict[str, float]] | None = None,  # what else is measured at each checkpoint
     show: bool = True,  # draw a bar
 ) -> tuple[Any, dict]:  # the trained model, and its log: see `training_log`
     "Train a model; interrupted and called again with a model made in the same way, it ends with the same weights. Raises `MedlabError` for a loss that is no number."
@@ -486,7 +480,7 @@ def fit(
             data_collator=lambda batches: tensors_of(batches[0], pad_id, side, packing), callbacks=[watch, *(one for one in trackers if one)],
         )
         check_sharded(params, trainer)
-        trainer.__dict__ |= dict(params=params, pad_id=pad_id, side=side, scorer=scorer, keeper=keeper)
+        trainer.__dict__ |= dict(params=params, pad_id=pad_id, side=side, scorer=scorer, keeper=keeper, packing=packing)
         trainer.model_accepts_loss_kwargs = True  # `step_loss` divides by the tokens of the whole step already
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

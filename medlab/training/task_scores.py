@@ -15,8 +15,9 @@ from ..contracts.engine import Sampling, cut_at_stop
 from ..contracts.tasks import Example, answer_format, options_in, parse_answer
 from ..engines.hf import generation_settings, left_padded, quiet
 from ..metrics.scores import CHOICES
-from .batches import Row, collate
+from .batches import Row
 from .loop import on_device, without_dropout
+from .packing import Packing, tensors_of
 from .settings import FinetuneParams
 
 # %% ../../nbs/training/task_scores.ipynb #00371efb
@@ -45,24 +46,36 @@ def option_rows(
     return [(ids, [-100] * start + ids[start:]) for ids in whole]
 
 # %% ../../nbs/training/task_scores.ipynb #6380cb6e
+def summed_logprobs(model: Any, rows: list[Row], tensors: dict[str, Any]) -> list[float]:  # tensors: as `tensors_of` makes them of these rows
+    "For each row of one batch the sum of the log-probabilities of its labelled tokens."
+    import torch
+
+    inputs = on_device(tensors, model.device)
+    if "targets" in inputs:
+        targets = inputs.pop("targets")
+        each = torch.nn.functional.cross_entropy(model(**inputs).logits[0].float(), targets, reduction="none")
+        return [-part.sum().item() for part in each.split([sum(label != -100 for label in labels[1:]) for _, labels in rows])]
+    labels = inputs.pop("labels")[:, 1:]
+    logits = model(**inputs).logits[:, :-1].float()
+    return (-torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)).tolist()
+
+# %% ../../nbs/training/task_scores.ipynb #abf26312
 def sequence_logprobs(
     model: Any,
     rows: list[Row],
     pad_id: int,
     batch: int = 8,  # rows computed at once
     side: str = "left",  # where the model's library wants the padding
+    packing: Packing | None = None,  # how the model takes packed batches: the prompt that options share is then computed once
 ) -> list[float]:  # in nats, in the rows' order
     "For each row the sum of the log-probabilities of its labelled tokens."
-    import torch
-
-    order, found = sorted(range(len(rows)), key=lambda n: (len(rows[n][0]), n)), [0.0] * len(rows)
+    order, found = list(range(len(rows))), [0.0] * len(rows)
+    if packing is None:  # rows of like length need little padding; packed ones need none, and share most with their neighbours
+        order.sort(key=lambda n: (len(rows[n][0]), n))
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        tensors = on_device(collate([rows[n] for n in chosen], pad_id, side), model.device)
-        labels = tensors.pop("labels")[:, 1:]
-        logits = model(**tensors).logits[:, :-1].float()
-        each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-        for n, value in zip(chosen, (-each.sum(1)).tolist()):
+        these = [rows[n] for n in chosen]
+        for n, value in zip(chosen, summed_logprobs(model, these, tensors_of(these, pad_id, side, packing))):
             found[n] = value
     return found
 
@@ -83,11 +96,12 @@ def option_accuracy(
     examples: list[Example],
     chat: ChatFormat,
     side: str = "left",
+    packing: Packing | None = None,
 ) -> float | None:  # None when no item has a choice
     "The share of items whose right option has the highest log-probability."
     choices = [(example, choice) for example in examples if (choice := choice_to_score(example))]
     rows = [option_rows(chat, example.messages[:-1], options, lead) for example, (options, lead, _) in choices]
-    scores, right = iter(sequence_logprobs(model, [row for each in rows for row in each], chat.eos_id, side=side)), 0
+    scores, right = iter(sequence_logprobs(model, [row for each in rows for row in each], chat.eos_id, side=side, packing=packing)), 0
     for each, (_, (_, _, gold)) in zip(rows, choices):
         found = [next(scores) for _ in each]
         right += found.index(max(found)) == gold
@@ -128,15 +142,16 @@ def make_scorer(
     params: FinetuneParams,
     side: str = "left",
     answering: Callable[[Any], AbstractContextManager] = without_dropout,  # how a backend makes its model ready to answer
-) -> Callable[[Any], dict[str, float]] | None:  # None when nothing is to be scored
+) -> Callable[[Any, Packing | None], dict[str, float]] | None:  # None when nothing is to be scored
     "A function that measures `format_valid` and `option_accuracy` of a model in training on at most `params.scored` items."
     items = scored_items(examples, params.scored)
     if not items:
         return None
 
-    def scores(model: Any) -> dict[str, float]:
+    def scores(model: Any, packing: Packing | None = None) -> dict[str, float]:
         with answering(model):
-            found = {"format_valid": format_valid(model, items, chat, params.answer_tokens), "option_accuracy": option_accuracy(model, items, chat, side)}
+            valid = format_valid(model, items, chat, params.answer_tokens)
+            found = {"format_valid": valid, "option_accuracy": option_accuracy(model, items, chat, side, packing)}
         return {name: round(value, 4) for name, value in found.items() if value is not None}
 
     return scores
