@@ -17,22 +17,29 @@ from .intervals import wilson
 from .scores import CHOICES
 
 # %% ../../nbs/metrics/calibration.ipynb #870dca3e
+def in_bins(
+    answers: list[tuple[float, bool]],  # confidence (0 to 1) and whether the choice was right
+    bins: int,
+) -> list[tuple[int, int, float, float]]:  # bin, number of answers, mean confidence, accuracy; only bins with answers
+    "Answers counted by their confidence."
+    found: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+    for one in answers:
+        found[int(min(one[0], 1 - 1e-9) * bins)].append(one)
+    return [(place, len(inside), sum(sure for sure, _ in inside) / len(inside), sum(right for _, right in inside) / len(inside)) for place, inside in sorted(found.items())]
+
+# %% ../../nbs/metrics/calibration.ipynb #49ba22bf
 def reliability(
     answers: list[tuple[float, bool]],  # confidence (0 to 1) and whether the choice was right
     bins: int = 5,
 ) -> list[dict]:  # only bins with answers
     "For each bin of confidence: its number of answers, mean confidence, accuracy, and Wilson's interval of the accuracy."
     rows = []
-    for place in range(bins):
-        inside = [one for one in answers if place <= min(one[0], 1 - 1e-9) * bins < place + 1]
-        if inside:
-            right = sum(correct for _, correct in inside)
-            low, high = wilson(right, len(inside))
-            mean = sum(confidence for confidence, _ in inside) / len(inside)
-            rows.append({"from": place / bins, "to": (place + 1) / bins, "n": len(inside), **rounded(confidence=mean, accuracy=right / len(inside), low=low, high=high)})
+    for place, n, mean, accuracy in in_bins(answers, bins):
+        low, high = wilson(round(accuracy * n), n)
+        rows.append({"from": place / bins, "to": (place + 1) / bins, "n": n, **rounded(confidence=mean, accuracy=accuracy, low=low, high=high)})
     return rows
 
-# %% ../../nbs/metrics/calibration.ipynb #49ba22bf
+# %% ../../nbs/metrics/calibration.ipynb #ff124865
 def calibration_error(
     answers: list[tuple[float, bool]],
     bins: int = 5,
@@ -40,7 +47,7 @@ def calibration_error(
     "Expected calibration error. Raises `InputError` without answers."
     if not answers:
         raise InputError("got no answers; expected at least one; report the row as not run instead")
-    return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in reliability(answers, bins)) / len(answers)
+    return sum(n * abs(mean - accuracy) for _, n, mean, accuracy in in_bins(answers, bins)) / len(answers)
 
 # %% ../../nbs/metrics/calibration.ipynb #623377e0
 def calibration_interval(

@@ -13,7 +13,7 @@ from typing import Any
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import Sampling, cut_at_stop
 from ..contracts.tasks import Example, answer_format, options_in, parse_answer
-from ..engines.hf import generation_settings, left_padded, quiet
+from ..engines.hf import generation_settings, growing_cache, left_padded, quiet
 from ..metrics.scores import CHOICES
 from .batches import Row
 from .loop import on_device, without_dropout
@@ -118,7 +118,10 @@ def greedy_answers(
     sampling = Sampling(length=length)
     ids, mask = left_padded(prompts, chat.eos_id)
     with quiet():
-        found = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=generation_settings(chat, sampling))
+        found = model.generate(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=generation_settings(chat, sampling),
+            past_key_values=growing_cache(model),
+        )
     return [cut_at_stop(chat, row, sampling)[0] for row in found[:, ids.shape[1]:].tolist()]
 
 # %% ../../nbs/training/task_scores.ipynb #4dd09818
