@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -129,11 +129,15 @@ def questions(
     return sorted(found, key=lambda one: (one.limit, one.prompt_tokens, one.example.id))
 
 # %% ../nbs/10_evaluate.ipynb #24453c3d
-def batched(requests: list[Question], size: int) -> list[list[Question]]:
-    "Cut questions into batches of at most `size`, each of one limit."
-    batches = []
+def batched(
+    requests: list[Any],
+    size: int,
+    kind: Callable[[Any], Any],  # what must be the same in all of a batch
+) -> list[list[Any]]:
+    "Cut questions into batches of at most `size`, each of one kind."
+    batches: list[list[Any]] = []
     for question in requests:
-        if not batches or len(batches[-1]) == size or batches[-1][0].limit != question.limit:
+        if not batches or len(batches[-1]) == size or kind(batches[-1][0]) != kind(question):
             batches.append([])
         batches[-1].append(question)
     return batches
@@ -313,7 +317,7 @@ def answer_all(
     lacking = sum(key not in kept for key in keys.values())
     if lacking:
         with variant.opener() as engine, tqdm(total=len(requests), initial=len(requests) - lacking, desc=f"{variant.name:8}", unit=" answers") as bar:
-            for batch in batched(requests, size):
+            for batch in batched(requests, size, lambda one: one.limit):
                 if open_ones := [one for one in batch if keys[one.example.id] not in kept]:
                     found = ask_batch(engine, variant.name, open_ones, sampling.model_copy(update={"length": batch[0].limit}))
                     answers = {keys[one.item_id]: one for one in found}
@@ -388,7 +392,7 @@ def choose_all(
     "One variant's forced choices of one arm. Raises `NotPossible` when its engine cannot score these options."
     kept = read_answers(ledger)
     keys = {one.example.id: sha256_json({"model": variant.fingerprint, "engine": variant.engine, "asked": one.key, "by": one.by}) for one in requests}
-    batches = [requests[place : place + size] for place in range(0, len(requests), size)]
+    batches = batched(requests, size, lambda one: one.example.task)
     lacking = [batch for batch in batches if any(keys[one.example.id] not in kept for one in batch)]
     if lacking:
         with variant.opener() as engine:
@@ -467,8 +471,8 @@ def ask_arms(variant: Variant, evaluation: Evaluation, params: EvaluateParams, s
                 evaluation.not_possible[variant.name, arm] = str(error)
 
 
-#: Items of a forced choice that are asked together: each has several options, so fewer than of written answers.
-CHOICE_BATCH = 8
+#: Items of a forced choice that are asked together: of one task, so that what their prompts begin with is computed once.
+CHOICE_BATCH = 24
 
 # %% ../nbs/10_evaluate.ipynb #d8c8e8f9
 #: The arm whose questions are asked in other phrasings: every variant can be asked so.
