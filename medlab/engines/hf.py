@@ -501,7 +501,7 @@ def beginning_of(
     with torch.inference_mode(), quiet(), short_of_memory(f"a prompt of {shared} tokens"):
         return shared, model(input_ids=torch.tensor([rows[0][:shared]], device=model.device), use_cache=True, logits_to_keep=1).past_key_values
 
-
+# %% ../../nbs/engines/hf.ipynb #8bac622a
 def distributions_of(
     engine: HfEngine,
     rows: list[tuple[int, ...]],  # token ids
