@@ -306,7 +306,12 @@ def find_run(
     "A run folder and its profile. Everything is checked, and nothing is written."
     folder = run_dir or os.environ.get("MEDLAB_RUN", "").strip()
     own_profile = Path(folder or project_folder() / "runs" / "smoke") / "profile.yaml"
-    loaded = load_profile(profile or (own_profile if own_profile.is_file() else "smoke"), overrides)
+    own = not profile and own_profile.is_file()
+    try:
+        loaded = load_profile(own_profile if own else profile or "smoke", overrides)
+    except InputError as error:
+        advice = f"; this is the run's own profile: correct {own_profile}, or name another one with --profile"
+        raise InputError(f"{error}{advice if own and not overrides else ''}") from None
     return Run(folder or project_folder() / "runs" / loaded.name), loaded
 
 # %% ../nbs/00_core.ipynb #110ab66f
@@ -316,6 +321,8 @@ def keep_profile(run: Run, profile: Profile) -> None:
 
     text, file = yaml.safe_dump(profile.model_dump(), sort_keys=False, allow_unicode=True), run.path / "profile.yaml"
     with run.lock():
+        for leftover in run.path.glob(f".{file.name}.*.tmp"):
+            remove(leftover)  # half a file by a process that was killed here
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             with atomic_path(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -223,6 +223,21 @@ def test_the_run_keeps_its_own_profile_until_one_is_named(tmp_path):
     assert open_run("smoke", tmp_path / "mine")[1].name == "smoke"
 
 
+def test_a_runs_own_profile_that_is_wrong_is_named_with_what_to_do(tmp_path):
+    open_run("smoke", tmp_path)
+    (tmp_path / "profile.yaml").write_text("name: smoke\nsed: 1\n")
+    with pytest.raises(InputError, match="did you mean 'seed'.*own profile: correct .*profile.yaml, or name another one with --profile"):
+        open_run(run_dir=tmp_path)
+    assert open_run("smoke", tmp_path)[1].name == "smoke"
+
+
+def test_half_a_profile_is_swept(tmp_path):
+    open_run("smoke", tmp_path)
+    (tmp_path / ".profile.yaml.123-456.tmp").write_text("half")
+    open_run(run_dir=tmp_path)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
 @pytest.mark.parametrize("text, problem", [
     ("steps: []", "valid dictionary"),
     ("steps:", "valid dictionary"),
