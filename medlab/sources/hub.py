@@ -505,7 +505,7 @@ SENSIBLE_LIMIT = 10_000  # rows of a data set of the hub, where no limit is give
 
 
 def check_place(name: str, data: DataSet) -> None:
-    "Raise `InputError` when the place of the data or the commit is not given as it should be. A profile may leave the commit to whoever collects."
+    "Raise `InputError` when the place of the data or the commit is not given as it should be. A profile may leave the commit open until it is collected."
     if bool(data.dataset) == bool(data.path):
         given = f"dataset {data.dataset!r} and path {data.path!r}"
         raise InputError(f"source {name!r}: got {given}, expected one of them (collect.options.{name})")
