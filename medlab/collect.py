@@ -10,6 +10,7 @@ import importlib
 import inspect
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -85,6 +86,29 @@ def valid_options(options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
     return options
 
 # %% ../nbs/02_collect.ipynb #6759bf2f
+def make_source(
+    name: str,
+    params: "CollectParams",
+    fetcher: Fetcher | None = None,  # None is enough for the fingerprint
+) -> tuple[Source, dict[str, Any]]:  # the source, and `since` and `limit` for its `fetch`
+    "Make a source with its options. An unknown option, and a class that is not a source, raise `InputError`."
+    options = params.options.get(name, {})
+    wanted = Span(**{"since": params.since, "limit": params.limit} | options).model_dump()
+    options = {option: value for option, value in options.items() if option not in wanted}
+    made = source_class(name)
+    known = inspect.signature(made).parameters if callable(made) else {}
+    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())  # it checks them itself
+    if "fetcher" not in known and not takes_any:
+        raise InputError(f"source {name!r} is not a source; expected a class that takes `fetcher`, as the notebook on collecting shows")
+    for option in options:
+        if (option not in known and not takes_any) or option in ("fetcher", "name"):
+            raise InputError(f"source {name!r} has no option {option!r}{nearest(option, {*known, *wanted} - {'fetcher', 'name'})}")
+    for option, one in known.items():
+        if one.default is inspect.Parameter.empty and one.kind is not inspect.Parameter.VAR_KEYWORD and option not in (*options, "fetcher"):
+            raise InputError(f"source {name!r} needs the option {option!r}; set collect.options.{name}.{option}")
+    return made(fetcher=fetcher, **options), wanted
+
+# %% ../nbs/02_collect.ipynb #d216c9c5
 class CollectParams(Params):
     "Which sources a run collects, and how much of each."
 
@@ -123,22 +147,13 @@ class CollectParams(Params):
                 raise ValueError(f"{name!r} is required and not among the sources {', '.join(self.sources)}; add it to the sources, or do not require it")
         return self
 
-# %% ../nbs/02_collect.ipynb #1512318f
-def make_source(
-    name: str,
-    params: CollectParams,
-    fetcher: Fetcher | None = None,  # None is enough for the fingerprint
-) -> tuple[Source, dict[str, Any]]:  # the source, and `since` and `limit` for its `fetch`
-    "Make a source with its options. An unknown option raises `InputError`."
-    options = params.options.get(name, {})
-    wanted = Span(**{"since": params.since, "limit": params.limit} | options).model_dump()
-    options = {option: value for option, value in options.items() if option not in wanted}
-    made, known = source_class(name), inspect.signature(source_class(name)).parameters
-    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())  # it checks them itself
-    for option in options:
-        if (option not in known and not takes_any) or option in ("fetcher", "name"):
-            raise InputError(f"source {name!r} has no option {option!r}{nearest(option, [*known, *wanted])}")
-    return made(fetcher=fetcher, **options), wanted
+    @model_validator(mode="after")
+    def options_are_taken(self) -> "CollectParams":
+        "Every source takes its options. Whether it is available is seen when it is asked."
+        for name in self.sources:
+            with suppress(MissingError):
+                make_source(name, self)
+        return self
 
 # %% ../nbs/02_collect.ipynb #616d1d57
 class Collection:

@@ -12,6 +12,7 @@ import ast
 import functools
 import importlib.util
 import inspect
+import math
 import os
 import platform
 import random
@@ -28,7 +29,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .basics.errors import InputError, MedlabError, MissingError, first_problem, nearest
 from medlab.basics.files import (
@@ -48,6 +49,15 @@ def as_word(
     return next((word for word in words if word in (("off", "no"), ("on", "yes"))[value]), value)
 
 # %% ../nbs/00_core.ipynb #058653ed
+def unusable_number(value: Any) -> int | float | None:
+    "The first number in a value that is not finite, or a whole number of more than 64 bits; no manifest and no library below can hold it."
+    if isinstance(value, (dict, list, tuple)):
+        inside = (unusable_number(part) for part in (value.values() if isinstance(value, dict) else value))
+        return next((number for number in inside if number is not None), None)
+    too_large = isinstance(value, int) and not -(2**63) <= value < 2**63 or isinstance(value, float) and not math.isfinite(value)
+    return value if too_large else None
+
+# %% ../nbs/00_core.ipynb #09352e97
 class Params(BaseModel):
     "Parameters of one step; a subclass names its step and is known to every profile from then on."
 
@@ -72,6 +82,14 @@ class Params(BaseModel):
         if not isinstance(given, dict):
             return given
         return {name: as_word(value, cls.model_fields.get(name)) if isinstance(value, bool) else value for name, value in given.items()}
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def numbers_are_finite(cls, value: Any) -> Any:
+        "See `unusable_number`."
+        if unusable_number(value) is not None:
+            raise ValueError("expected finite numbers of at most 64 bits")
+        return value
 
 # %% ../nbs/00_core.ipynb #3703c88f
 class Profile(BaseModel):
@@ -117,7 +135,7 @@ def profile_path(source: str) -> Path:
     "Where a profile's file is: a path as given, else among the shipped ones."
     if Path(source).suffix in (".yaml", ".yml"):
         if not Path(source).is_file():
-            raise InputError(f"profile {source}: there is no such file; give a YAML file or one of: {', '.join(profile_names())}")
+            raise InputError(f"profile {source}: {'it is not a file' if Path(source).exists() else 'there is no such file'}; give a YAML file or one of: {', '.join(profile_names())}")
         return Path(source)
     if source not in profile_names():
         raise InputError(f"profile {source!r} is unknown{nearest(source, profile_names())} (or give the path of a .yaml file)")
@@ -286,9 +304,14 @@ def find_run(
     overrides: Iterable[str] = (),  # such as "evaluate.items_per_task=16"
 ) -> tuple[Run, Profile]:
     "A run folder and its profile. Everything is checked, and nothing is written."
-    folder = run_dir or os.environ.get("MEDLAB_RUN")
+    folder = run_dir or os.environ.get("MEDLAB_RUN", "").strip()
     own_profile = Path(folder or project_folder() / "runs" / "smoke") / "profile.yaml"
-    loaded = load_profile(profile or (own_profile if own_profile.is_file() else "smoke"), overrides)
+    own = not profile and own_profile.is_file()
+    try:
+        loaded = load_profile(own_profile if own else profile or "smoke", overrides)
+    except InputError as error:
+        advice = f"; this is the run's own profile: correct {own_profile}, or name another one with --profile"
+        raise InputError(f"{error}{advice if own and not overrides else ''}") from None
     return Run(folder or project_folder() / "runs" / loaded.name), loaded
 
 # %% ../nbs/00_core.ipynb #110ab66f
@@ -298,6 +321,8 @@ def keep_profile(run: Run, profile: Profile) -> None:
 
     text, file = yaml.safe_dump(profile.model_dump(), sort_keys=False, allow_unicode=True), run.path / "profile.yaml"
     with run.lock():
+        for leftover in run.path.glob(f".{file.name}.*.tmp"):
+            remove(leftover)  # half a file by a process that was killed here
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             with atomic_path(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")

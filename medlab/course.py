@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .basics.errors import InputError, MedlabError, nearest
-from .basics.files import atomic_path, read_json, sha256_file, sha256_json, shipped, write_json
+from .basics.files import atomic_path, read_json, remove, sha256_file, sha256_json, shipped, write_json
 from .basics.secrets import masked, secrets_set
 from .core import LESSONS, Profile, Run, Step, find_run, keep_profile, module_hash
 from .models import load_spec
@@ -256,6 +256,8 @@ def run_course(
     load_spec(loaded.model)  # a wrong name is an error now, not after the data steps
     with only_one_runner(run):
         keep_profile(run, loaded)  # not before: another runner may be working with the folder's profile
+        for leftover in (run.path / "notebooks").glob(".*.tmp"):
+            remove(leftover)  # half a file by a runner that was killed
         console.print(f"medlab run: profile {loaded.name}, {len(wanted)} lesson{'s' * (len(wanted) != 1)}, in {short_path(run.path)}", soft_wrap=True)
         started, checked = time.monotonic(), {}
         for lesson in wanted:

@@ -642,7 +642,8 @@ def test_what_is_no_record_is_counted_and_listed(tmp_path, pond):
 )
 def test_an_option_that_no_source_has_is_named(tmp_path, pond, options, complaint):
     with pytest.raises(InputError, match=complaint):
-        collect(*open_run("smoke", tmp_path, ["collect.sources=[pond]", f"collect.options={options}"]))
+        open_run("smoke", tmp_path / "run", ["collect.sources=[pond]", f"collect.options={options}"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_takes_what_a_person_would_type(tmp_path, medlab):

@@ -13,6 +13,7 @@ import pytest
 from medlab.basics.errors import InputError, MissingError
 from medlab.basics.files import package_folder, read_json, write_json
 from medlab.core import LESSONS, NOT_HERE, STEPS, Outcome, Params, Run, find_step, load_profile, open_run, step
+from medlab.course import import_lessons
 
 HASHES = """
 import json, sys
@@ -222,11 +223,29 @@ def test_the_run_keeps_its_own_profile_until_one_is_named(tmp_path):
     assert open_run("smoke", tmp_path / "mine")[1].name == "smoke"
 
 
+def test_a_runs_own_profile_that_is_wrong_is_named_with_what_to_do(tmp_path):
+    open_run("smoke", tmp_path)
+    (tmp_path / "profile.yaml").write_text("name: smoke\nsed: 1\n")
+    with pytest.raises(InputError, match="did you mean 'seed'.*own profile: correct .*profile.yaml, or name another one with --profile"):
+        open_run(run_dir=tmp_path)
+    assert open_run("smoke", tmp_path)[1].name == "smoke"
+
+
+def test_half_a_profile_is_swept(tmp_path):
+    open_run("smoke", tmp_path)
+    (tmp_path / ".profile.yaml.123-456.tmp").write_text("half")
+    open_run(run_dir=tmp_path)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
 @pytest.mark.parametrize("text, problem", [
     ("steps: []", "valid dictionary"),
     ("steps:", "valid dictionary"),
     ("steps: {collect: [1]}", "valid dictionary"),
     ("1: x", "quotation marks"),
+    ("0: x", "quotation marks"),
+    ("no: x", "quotation marks"),
+    ("steps: {collect: {~: 1}}", "quotation marks"),
     ("seed: 1\nseed: 2", "comes twice"),
     ("steps: {collect: {limit: 1, limit: 2}}", "comes twice"),
     ("a: " + "[" * 5000, "too deep"),
@@ -234,13 +253,21 @@ def test_the_run_keeps_its_own_profile_until_one_is_named(tmp_path):
     ("seed: 99999999999", "less than"),
     ("seed: -1", "greater than"),
     ("seed: true", "valid integer"),
+    (f"steps: {{collect: {{limit: {2**63}}}}}", "finite"),
+    (f"steps: {{collect: {{options: {{starter: {{limit: {2**63}}}}}}}}}", "finite"),
+    ("steps: {finetune: {learning_rate: .inf}}", "finite"),
+    ("steps: {judge: {usd_per_million: [1, .nan]}}", "finite"),
+    ("steps: {collect: {options: {starter: {foldr: x}}}}", "folder"),
+    ("steps: {collect: {sources: [hub/x]}}", "path"),
+    ("steps: {collect: {sources: ['os:path']}}", "not a source"),
     ("name: ../../x", "pattern"),
     ("name: ''", "pattern"),
     ("- a", "got list"),
     ("a: [", "not YAML"),
     ("day: 2026-13-45", "not YAML"),
 ])  # fmt: skip
-def test_a_wrong_profile_is_refused_in_one_line_and_nothing_is_touched(tmp_path, text, problem, medlab):
+def test_a_wrong_profile_is_refused_in_one_line_and_nothing_is_touched(tmp_path, text, problem):
+    import_lessons()
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(InputError, match=problem) as caught:
         open_run(tmp_path / "mine.yaml", tmp_path / "run")

@@ -113,7 +113,11 @@ def test_no_key_stands_in_an_executed_notebook(lesson, tmp_path, monkeypatch):
 
 
 def test_a_run_folder_keeps_its_own_profile(medlab, tmp_path):
+    (tmp_path / "mine" / "notebooks").mkdir(parents=True)
+    half = tmp_path / "mine" / "notebooks" / ".00_core.ipynb.123-456.tmp"
+    half.write_text("what a killed runner left")
     assert medlab("run", "--profile", "cpu", "--run", tmp_path / "mine", "--only", "core").returncode == 0
+    assert not half.exists()
     again = medlab("run", "--run", tmp_path / "mine", "--only", "core")
     assert "profile cpu" in again.stdout and "unchanged" in again.stdout
 

@@ -160,7 +160,9 @@ def test_a_folder_of_the_same_name_does_not_stand_in_for_the_commit(tmp_path, re
     pq.write_table(pa.Table.from_pylist(rows_like_medmcqa(3)), tmp_path / NAME / "train.parquet")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="in place of the hub's commit"):
-        Hub("medmcqa")
+        Hub("medmcqa").fingerprint()
+    with pytest.raises(InputError, match="in place of the hub's commit"):
+        list(Hub("medmcqa").fetch())
 
 
 def test_without_network_or_with_another_commit_it_is_missing(tmp_path, repository):
@@ -331,7 +333,8 @@ def test_a_licence_that_says_nothing_keeps_a_table_out_of_training(tmp_path):
         ("hub", {}, "expected one of them"),
         ("medmcqa", {"revision": "main"}, "40 hexadecimal digits"),
         ("medical-reasoning", {}, "40 hexadecimal digits"),
-        ("hub", {"path": "/no/such.csv"}, "is not a file"),
+        ("hub", {"path": "/no/such.csv", "columns": {"text": "t"}}, "is not there"),
+        ("hub", {"path": "/no/such.doc"}, "is not a file"),
         ("medmcqa", {"columns": {"question": "q", "options": ["a", "b"]}}, "without `correct`"),
         ("medmcqa", {"licence": "MIT"}, "did you mean 'license'"),
         ("medmcqa", {"trust_remote_code": True}, "unknown key 'trust_remote_code'"),
@@ -340,7 +343,7 @@ def test_a_licence_that_says_nothing_keeps_a_table_out_of_training(tmp_path):
 )
 def test_wrong_settings_are_named(name, options, said):
     with pytest.raises(InputError, match=said):
-        Hub(name, **options)
+        Hub(name, **options).fingerprint()
 
 
 CELLS = st.none() | st.booleans() | st.integers(-3, 7) | st.floats() | st.text(max_size=30) | st.lists(st.text(max_size=5), max_size=7)

@@ -30,7 +30,7 @@ def first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
     place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return f"unknown key {place!r}{nearest(place, kind.model_fields)}"
-    got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+    got = "" if problem["type"] == "missing" or not place else f", got {problem['input']!r}"
     return f"{place}: {problem['msg'].removeprefix('Value error, ')}{got}".removeprefix(": ")
 
 

@@ -306,10 +306,11 @@ def yaml_value(text: str) -> Any:
 
         def construct_mapping(self, node, deep=False):
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
-                raise ValueError(f"line {node.start_mark.line + 1}: the key {twice!r} comes twice; keep one of them")
-            if other := next((key for key in keys if not isinstance(key, str)), None):
-                raise ValueError(f"line {node.start_mark.line + 1}: the key {other!r} is not text; put it in quotation marks")
+            for place, key in enumerate(keys):
+                if not isinstance(key, str):  # also a bare no, off or null
+                    raise ValueError(f"line {node.start_mark.line + 1}: the key {key!r} is not text; put it in quotation marks")
+                if key in keys[:place]:
+                    raise ValueError(f"line {node.start_mark.line + 1}: the key {key!r} comes twice; keep one of them")
             return super().construct_mapping(node, deep)
 
     try:

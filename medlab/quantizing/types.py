@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..basics.errors import InputError, MedlabError, MissingError, nearest
+from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import atomic_path, full_disk_note
 from ..basics.machine import usable_cores
 from ..basics.processes import Child
@@ -31,7 +31,7 @@ FILE_TYPES = {
 def checked_type(name: str) -> str:
     "The name of a type in small letters; raises `InputError` for one that is not in `FILE_TYPES`."
     if (small := name.lower()) not in FILE_TYPES:
-        raise InputError(f"the type {name!r} is unknown{nearest(small, FILE_TYPES)}; expected one of {', '.join(FILE_TYPES)}")
+        raise InputError(f"the type {name!r} is unknown; expected one of {', '.join(FILE_TYPES)}")
     return small
 
 # %% ../../nbs/quantizing/types.ipynb #e0409cc1

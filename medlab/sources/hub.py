@@ -505,24 +505,40 @@ SENSIBLE_LIMIT = 10_000  # rows of a data set of the hub, where no limit is give
 
 
 def check_place(name: str, data: DataSet) -> None:
-    "Raise `InputError` when the place of the data or the commit is not given."
+    "Raise `InputError` when the place of the data or the commit is not given as it should be. A profile may leave the commit open until it is collected."
     if bool(data.dataset) == bool(data.path):
         given = f"dataset {data.dataset!r} and path {data.path!r}"
         raise InputError(f"source {name!r}: got {given}, expected one of them (collect.options.{name})")
-    if data.path and not (Path(data.path).is_file() and Path(data.path).suffix.lower() in READERS):
+    if data.path and Path(data.path).suffix.lower() not in READERS:
         raise InputError(f"source {name!r}: {data.path} is not a file that ends in {', '.join(READERS)}; give the path of one")
-    if data.dataset and (not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", data.dataset) or Path(data.dataset).exists()):
-        raise InputError(
-            f"source {name!r}: got dataset {data.dataset!r}, expected owner/name on the hub; a folder of that name here "
-            "would be read in place of the hub's commit: work in another folder, or give one of its files as `path`"
-        )
-    if data.dataset and not re.fullmatch(r"[0-9a-f]{40}", data.revision):
+    if data.dataset and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", data.dataset):
+        raise InputError(f"source {name!r}: got dataset {data.dataset!r}, expected owner/name on the hub, or one of your files as `path`")
+    if data.dataset and data.revision:
+        check_commit(name, data)
+    if data.dataset and (data.header or data.encoding):
+        raise InputError(f"source {name!r}: got header or encoding, expected them only with a `path`; remove them")
+
+
+def check_commit(name: str, data: DataSet) -> None:
+    "Raise `InputError` when the revision is not a commit: a branch may hold other data tomorrow."
+    if not re.fullmatch(r"[0-9a-f]{40}", data.revision):
         raise InputError(
             f"source {name!r}: got revision {data.revision!r}, expected a commit of 40 hexadecimal digits; see "
             f"https://huggingface.co/datasets/{data.dataset}/commits/main and set collect.options.{name}.revision"
         )
-    if data.dataset and (data.header or data.encoding):
-        raise InputError(f"source {name!r}: got header or encoding, expected them only with a `path`; remove them")
+
+
+def check_ready(name: str, data: DataSet) -> None:
+    "Raise `InputError` when the data cannot be read now: no commit, no such file, or a folder here that has the data set's name."
+    if data.dataset:
+        check_commit(name, data)
+    if data.path and not Path(data.path).is_file():
+        raise InputError(f"source {name!r}: {data.path} is not there, or is not a file; give the path of one that ends in {', '.join(READERS)}")
+    if data.dataset and Path(data.dataset).exists():
+        raise InputError(
+            f"source {name!r}: a folder {data.dataset} is here, and would be read in place of the hub's commit; "
+            "work in another folder, or give one of its files as `path`"
+        )
 
 # %% ../../nbs/sources/hub.ipynb #f4c37bd3
 def half_said(columns: Columns) -> str:
@@ -694,6 +710,7 @@ class Hub:
 
     def fingerprint(self) -> str:
         "A hash of the settings and, for a file, of its content."
+        check_ready(self.name, self.data)
         content = sha256_file(self.data.path) if self.data.path else ""
         return sha256_json([self.name, self.data.model_dump(exclude={"path"}), content])
 
@@ -702,6 +719,7 @@ class Hub:
 
         Rows have no dates, so `since` has no effect. Raises `InputError` when no row becomes a record, with the reasons.
         """
+        check_ready(self.name, self.data)
         path, seen, reasons = table_of(self), set(), Counter()
         digest, when = sha256_file(path), datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
         count, names = survey(self, path)
