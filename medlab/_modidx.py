@@ -2316,6 +2316,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                                             'medlab/engines/openai_compatible.py'),
                                                   'medlab.engines.openai_compatible.as_many_read': ( 'engines/openai_compatible.html#as_many_read',
                                                                                                      'medlab/engines/openai_compatible.py'),
+                                                  'medlab.engines.openai_compatible.check_address': ( 'engines/openai_compatible.html#check_address',
+                                                                                                      'medlab/engines/openai_compatible.py'),
                                                   'medlab.engines.openai_compatible.check_ended': ( 'engines/openai_compatible.html#check_ended',
                                                                                                     'medlab/engines/openai_compatible.py'),
                                                   'medlab.engines.openai_compatible.check_fits': ( 'engines/openai_compatible.html#check_fits',
