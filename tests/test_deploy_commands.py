@@ -84,6 +84,13 @@ def test_a_published_model_needs_no_run(monkeypatch, tmp_path):
     assert code == 1 and "use engine transformers" in said and "Traceback" not in said
 
 
+def test_an_archived_engine_is_named_before_anything_else(tmp_path):
+    "With a published model too, and where the run has no model yet."
+    for answer in (lambda: deploy_scripts(Run(tmp_path / "new"), "tgi"), lambda: deploy_published("tiny-random", "tgi")):
+        with pytest.raises(InputError, match="archived.*vllm.*sglang"):
+            answer()
+
+
 def test_another_of_the_runs_types(copied):
     run, _ = copied
     assert model_file(run, "f16").name == "model-f16.gguf" != model_file(run).name

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 
@@ -546,6 +547,9 @@ ENDED, COUNTED = {"choices": [{"delta": {}, "finish_reason": "stop"}]}, {"choice
     ([delta(), COUNTED], EngineDied, "finish_reason None"),
     ([delta(), {"error": {"message": "runner died"}}], EngineDied, "runner died"),
     ([delta(), "not json"], EngineDied, "expected JSON"),
+    ([delta(), 5], MedlabError, "cannot be read"), ([{"choices": [None]}, ENDED, COUNTED], MedlabError, "cannot be read"),
+    ([{"choices": [{"delta": "Hi"}]}, ENDED, COUNTED], MedlabError, "cannot be read"), ([delta(logprobs={"content": [{}]}), ENDED, COUNTED], MedlabError, "cannot be read"),
+    ([delta(finish_reason="tool_calls"), COUNTED], MedlabError, "calls a tool"), ([delta(), ENDED, {"usage": [3]}], MedlabError, "count its tokens"),
     ([{"choices": [{"delta": {"reasoning_content": "Let me see"}, "finish_reason": "length"}]}, COUNTED], MedlabError, "all of it is reasoning"),
 ])
 def test_openai_streams_that_are_no_answer(scripted, lines, kind, message):
@@ -611,7 +615,7 @@ time.sleep(600)
     ("::1", "http://[::1]:11434"), ("[::1]", "http://[::1]:11434"), ("[::1]:11555", "http://[::1]:11555"), ("[::]:11555", "http://[::1]:11555"),
     ("::", "http://[::1]:11434"), ('"127.0.0.1:11555"', "http://127.0.0.1:11555"), (" '0.0.0.0' ", "http://127.0.0.1:11434"),
     ("box:11555/ollama/", "http://box:11555/ollama"), ("https://box/a/b", "https://box:443/a/b"), ("http://box", "http://box:80"),
-    ("box:notaport", "http://box:11434"), ("box:99999", "http://box:11434"), ("http://[::1]:11555/x", "http://[::1]:11555/x"),
+    ("box:²", "http://box:11434"), ("box:notaport", "http://box:11434"), ("box:99999", "http://box:11434"), ("http://[::1]:11555/x", "http://[::1]:11555/x"),
 ])
 def test_ollama_host_is_read_as_ollama_reads_it(given, url):
     assert host_url(given) == url
@@ -672,6 +676,47 @@ def test_ollama_runner_killed_in_the_middle(binary, gguf, chat, tmp_path):
             server.has("m")
 
 
+def sent(count, *lines, **changed):
+    "The body of a reply of Ollama's: lines that the test gives, and a good last one with changes; None leaves a field out."
+    last = {"message": {"content": "Hi"}, "done": True, "done_reason": "stop", "prompt_eval_count": count, "eval_count": 1, **changed}
+    return b"".join(line + b"\n" for line in (*lines, json.dumps({name: value for name, value in last.items() if value is not ...}).encode()))
+
+
+#: What a broken Ollama, or another program at its address, may send: the lines before the last one, and the changes to that.
+UNREADABLE = {
+    "no message": ([], {"message": ...}), "null": ([], {"message": None}), "null content": ([], {"message": {"content": None}}), "no count": ([], {"eval_count": ...}),
+    "bad probabilities": ([], {"logprobs": [{"token": "x"}]}), "an error": ([], {"error": {"message": "boom"}}), "no reason": ([], {"done_reason": ...}),
+    "a list": ([b"[1, 2]"], {}), "a number": ([b"5"], {}), "a page": ([b"<html>"], {}), "no UTF-8": ([b'{"a": "\xff"}'], {}),
+    "a line without text": ([b'{"done": false}'], {}), "a cut line": ([b'{"message": {"con'], {}),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_reply_that_is_not_ollamas_is_a_named_error(scripted, chat, name):
+    "Whole or as a stream, and where the server is only asked about itself."
+    lines, changed = UNREADABLE[name]
+    url = scripted(sent(len(chat.prompt_ids(user("Hello"))), *lines, **changed))
+    with OllamaEngine(url, "m", chat, timeout=5) as engine:
+        for ask_it in (lambda: engine.generate([user("Hello")], SHORT), lambda: list(engine.stream(user("Hello"), SHORT)), engine.info):
+            with pytest.raises(MedlabError):
+                ask_it()
+    server = object.__new__(OllamaServer)
+    server.host = url
+    for ask_it in (server.models, lambda: server.show("m"), lambda: server.has("m"), lambda: server.delete("m")):
+        with pytest.raises(MedlabError):
+            ask_it()
+
+
+@pytest.mark.parametrize("kind", ["ollama", "openai"])
+def test_a_stream_that_drips_has_an_end(scripted, chat, kind):
+    "A client's own timeout begins anew with each piece."
+    line = b'{"message": {"content": "a"}, "done": false}\n' if kind == "ollama" else events(delta())
+    url = scripted([line] * 20, wait=0.1)
+    engine = OllamaEngine(url, "m", chat, timeout=0.5) if kind == "ollama" else OpenAiEngine(url, "m", timeout=0.5)
+    with engine, pytest.raises(EngineTimeout, match="within 0 s|within 1 s"):
+        list(engine.stream(user("Hello"), SHORT))
+
+
 def test_a_looping_answer_is_recognised():
     assert ends_in_a_loop("Answer:" + " the" * 30) and ends_in_a_loop("\n" * 30) and ends_in_a_loop("x" + " \n" * 20)
     assert not ends_in_a_loop("Answer: take the tablets with water.") and not ends_in_a_loop("")
@@ -699,19 +744,32 @@ def scripted():
     "A server whose answers the test chooses."
     servers = []
 
-    def start(content, status=200, wait=0, cut=False):
+    def start(content, status=200, wait=0, cut=False):  # a list: parts, with a wait after each
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *_):
                 pass
 
+            def do_GET(self):
+                self.do_POST()
+
             def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
+                self.rfile.read(int(self.headers["Content-Length"] or 0))
+                if isinstance(content, list):
+                    return self.drip()
                 time.sleep(wait)
                 body = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body) + (100 if cut else 0)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def drip(self):
+                self.send_response(200)
+                self.end_headers()
+                with suppress(OSError):  # the client has gone
+                    for part in content:
+                        self.wfile.write(part)
+                        time.sleep(wait)
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -741,7 +799,9 @@ def changed(**choice):
     ({"content": changed(finish_reason=None)}, MedlabError, "incomplete answer: finish_reason None"),
     ({"content": {**GOOD, "choices": [{"message": {"content": "Hi"}}]}}, MedlabError, "incomplete answer"),
     ({"content": changed(message={"role": "assistant", "content": None})}, MedlabError, "incomplete answer"),
-    ({"content": changed(finish_reason="content_filter")}, MedlabError, "content_filter"),
+    ({"content": changed(finish_reason="content_filter")}, MedlabError, "content_filter.*held back"),
+    ({"content": changed(finish_reason="tool_calls")}, MedlabError, "calls a tool"), ({"content": changed(logprobs=[1])}, MedlabError, "cannot be read"),
+    ({"content": {**GOOD, "usage": {"prompt_tokens": "x", "completion_tokens": None}}}, MedlabError, "count its tokens"),
     ({"content": {"choices": []}}, MedlabError, "without choices"),
     ({"content": {**GOOD, "usage": None}}, MedlabError, "count its tokens"),
     ({"content": b"<html>hello</html>"}, MedlabError, "not JSON"),
@@ -764,8 +824,9 @@ def test_openai_faults(scripted, script, kind, message):
 def test_openai_nobody_there():
     with pytest.raises(MissingError, match="nothing answers"):
         ask(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(InputError, match="base URL"):
-        ask("127.0.0.1:8000")
+    for address in ("127.0.0.1:8000", "http://", "http://x:²", "http://a\0b", f"http://{'a' * 300}"):
+        with pytest.raises(InputError, match="base URL"):
+            ask(address)
 
 
 def test_a_key_is_not_repeated_in_an_error(scripted, monkeypatch):

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from servers.model_hub import ModelHub
 from medlab.basics.errors import InputError, MissingError
 from medlab.basics.files import read_json, sha256_file
 from medlab.loaders import hub as hub_loader
+from medlab.loaders.gguf import check_gguf, gguf_field, read_gguf
 from medlab.loaders.hub import (
     ExpiredTokenError, HubSource, LicenceNotAcceptedError, NoNetworkError, NoSpaceError, NoSuchModelError, NoTokenError, TokenScopeError, write_from_hub,
 )
@@ -460,3 +462,61 @@ def test_every_built_in_model_says_what_it_is():
         for source in spec.sources:
             assert source.kind != "hub" or source.pinned or "decides" in spec.note or name == "gemma-3-270m", f"{name} is not pinned and does not say so"
     assert {one.name for one in get_registry().list_models()} >= set(spec_names())
+
+
+# headers of GGUFs
+
+
+def header_text(text):
+    return struct.pack("<Q", len(text)) + text
+
+
+def gguf_header(fields=(), tensors=((b"a", (32, 4), 0, 0),), version=3, counts=None):
+    "A GGUF of 32-bit tensors: fields as (name, kind, bytes), tensors as (name, shape, kind, offset)."
+    made = b"GGUF" + struct.pack("<IQQ", version, *(counts or (len(tensors), len(fields) + 1)))
+    for name, kind, value in ((b"general.architecture", 8, header_text(b"llama")), *fields):
+        made += header_text(name) + struct.pack("<I", kind) + value
+    for name, shape, kind, offset in tensors:
+        made += header_text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+    return made + bytes(-len(made) % 32) + b"\1" * 2048
+
+
+TENSOR = (b"a", (32, 4), 0, 0)
+
+
+@pytest.mark.parametrize("content, says", [
+    (gguf_header(version=1), "version 1, expected 2 or 3"), (gguf_header(version=99), "version 99"), (gguf_header(counts=(2**63, 2)), "header cannot be read"),
+    (gguf_header(counts=(1, 2**63)), "header cannot be read"), (gguf_header([(b"general.alignment", 4, struct.pack("<I", 0))]), "power of two"),
+    (gguf_header([(b"general.alignment", 4, struct.pack("<I", 48))]), "power of two"), (gguf_header([(b"x", 8, struct.pack("<Q", 2**62))]), "header cannot be read"),
+    (gguf_header([(b"x", 9, struct.pack("<IQ", 9, 1) * 5000)]), "array of arrays"), (gguf_header([(b"x", 9, struct.pack("<IQ", 4, 2**62))]), "header cannot be read"),
+    (gguf_header([(b"x", 99, b"")]), "header cannot be read"), (gguf_header([(b"x", 7, b"\1")] * 2), "'x' comes twice"), (gguf_header([(b"\xff", 7, b"\1")]), "utf-8"),
+    (gguf_header(tensors=[TENSOR, TENSOR]), "'a' comes twice"), (gguf_header(tensors=[TENSOR, (b"b", (32, 4), 0, 0)]), "begins at byte 0 of the data, expected 512"),
+    (gguf_header(tensors=[TENSOR, (b"b", (32, 4), 0, 1024)]), "begins at byte 1024"), (gguf_header(tensors=[(b"a", (32, 4), 0, 5)]), "begins at byte 5"),
+    (gguf_header(tensors=[(b"a", (33, 4), 2, 0)]), "whole blocks of 32"), (gguf_header(tensors=[(b"a", (32, 4), 77, 0)]), "77 is not"),
+    (gguf_header(tensors=[(b"a", (2,) * 5, 0, 0)]), "4 dimensions"), (gguf_header(tensors=[(b"a", (2**63, 2**63), 0, 0)]), "cut short"),
+    (gguf_header([(b"general.alignment", 8, header_text(b"32"))]), "header cannot be read"),
+])
+def test_a_header_that_no_reader_takes(tmp_path, content, says):
+    (tmp_path / "a.gguf").write_bytes(gguf_header())
+    read_gguf(tmp_path / "a.gguf")
+    (tmp_path / "a.gguf").write_bytes(content)
+    with pytest.raises(InputError, match=f"a.gguf.*{says}"):
+        read_gguf(tmp_path / "a.gguf")
+
+
+def test_a_gguf_cut_anywhere_and_what_is_no_file(tmp_path):
+    whole = gguf_header([(b"x", 9, struct.pack("<IQ", 8, 2) + header_text(b"one") + header_text(b"two"))])[:-1536]  # the tensor has 512 bytes
+    (tmp_path / "loop.gguf").symlink_to(tmp_path / "loop.gguf")
+    for size in range(len(whole)):
+        (tmp_path / "cut.gguf").write_bytes(whole[:size])
+        with pytest.raises(InputError, match="cut.gguf"):
+            check_gguf(tmp_path / "cut.gguf")
+    for path in (tmp_path, tmp_path / "loop.gguf", tmp_path / ("x" * 300), "a\0b"):
+        with pytest.raises(InputError, match="expected a GGUF"):
+            check_gguf(path)
+
+
+def test_a_field_that_is_no_text(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(gguf_header([(b"general.license", 8, header_text(b"\xff"))]))
+    with pytest.raises(InputError, match="general.license.*UTF-8"):
+        gguf_field(read_gguf(tmp_path / "a.gguf"), "general.license")

@@ -40,7 +40,7 @@ def test_what_is_published_loads_and_answers_as_the_run(smoke_run, tmp_path):
     assert (tmp_path / "out" / "template").read_text() == chat.go_template()
     assert json.loads((tmp_path / "out" / "params").read_text())["stop"] == chat.stops
     card = (tmp_path / "out" / "README.md").read_text()
-    assert card.startswith("---\nlicense: ") and run.file("report", "MODEL_CARD.md").read_text() in card
+    assert card.startswith("---\nlicense: ") and run.file("report", "MODEL_CARD.md").read_text().split("---\n", 2)[2].strip() in card
     assert not (tmp_path / "out" / "generation_config.json").exists()
     with pytest.raises(InputError, match="nothing of yours is overwritten"):
         write_publication(publication(run), tmp_path / "out")
@@ -62,7 +62,10 @@ def test_the_hub_knows_the_licence_and_the_base(copied, tmp_path, license, named
     spec = tmp_path / "mine.yaml"
     spec.write_text(f"name: mine\nlicense: {license}\nattribution: me\nsources:\n  - {{kind: hub, repo: me/mine, revision: {'a' * 40}}}\n")
     noted = read_json(run.file("quantize", "manifest.json"))
-    assert "base_model" not in front(publication(run)["README.md"]), "a model that is made on the spot has no address"
+    card = publication(run)["README.md"]
+    assert "base_model" not in front(card), "a model that is made on the spot has no address"
+    assert {"medlab", "gguf", "medical"} <= set(front(card)["tags"]) and front(card)["model-index"][0]["results"], "what the run's own card says is kept"
+    assert not card.split("---\n", 2)[2].lstrip().startswith("---"), "a second block of data would be shown as text"
     write_json(run.file("quantize", "manifest.json"), {**noted, "model": str(spec)})
     told = front(publication(run)["README.md"])
     assert named.items() <= told.items() and told["base_model"] == "me/mine"

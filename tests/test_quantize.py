@@ -33,7 +33,7 @@ from medlab.quantize import CHECK, QuantizeParams, check_header, check_quantize_
 from medlab.serve import create_app
 from medlab.quantizing import converter
 from medlab.quantizing.conversion import check_convertible, staged, to_gguf
-from medlab.quantizing.divergence import measure, measured_texts
+from medlab.quantizing.divergence import check_bounds, measure, measured_texts
 from medlab.quantizing.merging import merge, stored_type
 from medlab.quantizing.types import FILE_TYPES, find_quantizer, quantize_gguf
 
@@ -129,6 +129,45 @@ def test_an_adapter_for_another_model_is_refused(smoke_run, base, tmp_path):
     with pytest.raises(InputError, match="does not fit the model"):
         merge(base, tmp_path / "adapter", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def adapter_variants(matrices):
+    "Adapters that are not what they should be: name, the matrices, changes to the configuration, and what is said."
+    a, b = (next(name for name in sorted(matrices) if letter in name) for letter in ("lora_A", "lora_B"))
+    without = {letter: {name: matrix for name, matrix in matrices.items() if name != gone} for letter, gone in (("A", a), ("B", b))}
+    return [
+        ("no A", without["A"], {}, "expected A"), ("no B", without["B"], {}, "expected A"), ("other rank", {**matrices, b: matrices[b][:, :3].contiguous()}, {}, "expected A"),
+        ("one dimension", {**matrices, a: matrices[a][0].clone()}, {}, "expected A"), ("NaN", {**matrices, a: matrices[a] * float("nan")}, {}, "not finite"),
+        ("too few rows", {**matrices, b: matrices[b][:7].clone()}, {}, "does not fit the model"), ("columns", {**matrices, a: matrices[a][:, :7].clone()}, {}, "does not fit the model"),
+        ("layer", {name.replace("layers.0", "layers.9"): matrix for name, matrix in matrices.items()}, {}, "does not fit the model"),
+        ("alpha", matrices, {"lora_alpha": None}, "lora_alpha is None"), ("alpha as text", matrices, {"lora_alpha": "16"}, "lora_alpha is '16'"),
+        ("kind", matrices, {"peft_type": "LOHA"}, "another kind than LoRA"), ("base changed", matrices, {"init_lora_weights": "pissa_niter_4"}, "init_lora_weights pissa"),
+    ]
+
+
+def test_an_adapter_that_is_incomplete_or_does_not_fit_is_refused(smoke_run, base, tmp_path):
+    "By the merge and by the adapter's own GGUF; with half of a layer left out, both would be another model."
+    from safetensors.torch import load_file, save_file
+
+    from medlab.quantizing.adapter_gguf import adapter_to_gguf
+
+    source = smoke_run[0].file("finetune", "adapter")
+    config = json.loads((source / "adapter_config.json").read_text())
+    for name, matrices, changes, says in adapter_variants(load_file(source / "adapter_model.safetensors")):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file(matrices, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps(config | changes))
+        for write, words in ((merge, (base, folder)), (adapter_to_gguf, (folder, base))):
+            with pytest.raises(InputError, match=says):
+                write(*words, tmp_path / "made")
+            assert not (tmp_path / "made").exists(), name
+
+
+def test_a_file_that_computes_no_numbers_is_an_error():
+    figures = {"positions": 3, "kl": {"mean": float("nan")}, "changed_top": {"share": 0.0}, "perplexity": 2.0, "perplexity_ratio": {"value": 1.0}}
+    with pytest.raises(MedlabError, match="q8_0 computes values that are not finite"):
+        check_bounds("q8_0", figures, {"max_kl": None})
 
 
 def test_kill_minus_nine(copied, smoke_run):

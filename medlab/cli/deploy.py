@@ -25,7 +25,7 @@ from ..contracts.engine import Sampling
 from ..core import Run, project_folder
 from ..models import load_spec, obtain
 from ..engines.deployment import DeployParams, deployed, planned
-from ..engines.gpu_servers import Served, write_scripts
+from ..engines.gpu_servers import ARCHIVED, Served, write_scripts
 from ..engines.ollama_server import find_ollama
 from ..engines.published import open_published
 from ..deploy import check_parity
@@ -50,6 +50,8 @@ def deploy_published(
     engine: str = "auto",  # auto, ollama, llama_cpp or transformers
 ) -> list[str]:  # what to print
     "Put a published model on an engine, check its prompts, ask it once, and say how to talk to it."
+    if engine in ARCHIVED:
+        raise InputError(ARCHIVED[engine])
     spec = load_spec(name)
     with open_published(spec, engine) as opened:
         chat = ChatFormat.from_folder(obtain(spec))
@@ -86,6 +88,8 @@ def deploy_scripts(
     params: DeployParams = DeployParams(),  # the profile's: its context
 ) -> list[str]:  # what to print
     "Write the commands that serve a run's model on a GPU server, into RUN/deploy. Raises `MissingError` before `quantize` has run."
+    if engine in ARCHIVED:
+        raise InputError(ARCHIVED[engine])  # before it is asked for a step
     name, folder = planned(run, params, "vllm 0").model, run.file("quantize", "merged").absolute()
     config = read_json(folder / "config.json")
     longest = config.get("text_config", config).get("max_position_embeddings") or params.context

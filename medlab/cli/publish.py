@@ -29,8 +29,7 @@ def publication(run: Run) -> dict[str, Path | str]:  # path in the repository ->
     if (adapter := run.path / "finetune" / "adapter").is_dir():  # a training of all weights leaves none
         files |= {f"adapter/{path.name}": path for path in sorted(adapter.iterdir()) if path.is_file()}
     params = {key: value for key, value in model_parameters(this.chat, this.sampling).items() if key != "num_predict"}
-    card = front_matter(run) + run.file("report", "MODEL_CARD.md").read_text(encoding="utf-8")
-    return {**files, "template": this.chat.go_template(), "params": json.dumps(params, indent=1), "README.md": card,
+    return {**files, "template": this.chat.go_template(), "params": json.dumps(params, indent=1), "README.md": published_card(run),
             "DATA_CARD.md": run.file("instruct", "datasheet.md").read_text(encoding="utf-8")}
 
 # %% ../../nbs/cli/publish.ipynb #7e0ab6a3
@@ -48,15 +47,19 @@ def hub_license(name: str) -> dict[str, str]:
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")}
 
 # %% ../../nbs/cli/publish.ipynb #782ec492
-def front_matter(run: Run) -> str:
-    "The lines of data at the top of a model card: licence, base model, what it is."
+def published_card(run: Run) -> str:
+    "The run's model card with the lines of data at its top as the hub reads them: its licences' names, and a base only where that has an address there."
     import yaml
 
-    spec = load_spec(run.manifest("quantize").model)
+    spec, card = load_spec(run.manifest("quantize").model), run.file("report", "MODEL_CARD.md").read_text(encoding="utf-8")
     base = [source.repo for source in spec.sources if source.kind == "hub"][:1]  # the hub links a model to its base by its address there
-    front_matter = {**hub_license(spec.license), **({"base_model": base[0]} if base else {}), "library_name": "transformers", "pipeline_tag": "text-generation",
-            "tags": ["medlab", "gguf"]}
-    return f"---\n{yaml.safe_dump(front_matter, sort_keys=False)}---\n\n"
+    own = re.match(r"---\n(.*?\n)---\n\s*", card, re.S)  # of two such blocks, the hub would read the first and show the second as text
+    told = yaml.safe_load(own[1]) if own else {}
+    front = {**hub_license(spec.license), **({"base_model": base[0]} if base else {}), "library_name": "transformers", "pipeline_tag": "text-generation",
+             "tags": list(dict.fromkeys(["medlab", "gguf", *(told.get("tags") or [])]))}
+    kept = {name: value for name, value in told.items() if name not in (*front, "base_model", "license_name")}
+    words = card[own.end():] if own else card
+    return f"---\n{yaml.safe_dump({**front, **kept}, sort_keys=False, allow_unicode=True)}---\n\n{words}"
 
 # %% ../../nbs/cli/publish.ipynb #97312f28
 def publication_lines(found: dict[str, Path | str]) -> list[str]:

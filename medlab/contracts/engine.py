@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['engine_threads', 'Sampling', 'ModelNotFound', 'EngineBusy', 'ContextOverflow', 'OutOfMemory', 'EngineTimeout',
-           'EngineDied', 'speaks_of_memory', 'check_room', 'cut_at_stop', 'settled', 'as_decoded', 'OptionTokens',
-           'option_tokens', 'begun_text', 'OptionScores', 'likeliest_by_text', 'scores_from_list', 'TokenLogprob',
-           'listed_tokens', 'Completion', 'Piece', 'Engine', 'EngineBase']
+           'EngineDied', 'speaks_of_memory', 'in_time', 'check_room', 'cut_at_stop', 'settled', 'as_decoded',
+           'OptionTokens', 'option_tokens', 'begun_text', 'OptionScores', 'likeliest_by_text', 'scores_from_list',
+           'TokenLogprob', 'listed_tokens', 'Completion', 'Piece', 'Engine', 'EngineBase']
 
 # %% ../../nbs/contracts/engine.ipynb #ac57cfeb
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -120,6 +121,24 @@ def speaks_of_memory(
     "Whether an error message says that memory was not enough."
     words = ("out of memory", "not enough memory", "cannot allocate", "can't allocate", "failed to allocate", "requires more system memory", "bad_alloc")
     return any(word in message.lower() for word in words)
+
+# %% ../../nbs/contracts/engine.ipynb #e6332d21
+def in_time(
+    parts: Iterator[Any],  # as they come from a server
+    seconds: float,  # that all of them together may be waited for
+    whose: str,  # the server, for the message
+) -> Iterator[Any]:
+    "The parts of a streamed reply; raises `EngineTimeout` when they let us wait too long together. The time that the caller takes does not count."
+    waited, end = 0.0, object()
+    while True:
+        began = time.monotonic()
+        part = next(parts, end)
+        waited += time.monotonic() - began
+        if part is end:
+            return
+        if waited > seconds:
+            raise EngineTimeout(f"{whose} did not finish its answer within {seconds:.0f} s; ask for fewer tokens or set a longer timeout")
+        yield part
 
 # %% ../../nbs/contracts/engine.ipynb #8e4ba8a6
 def check_room(prompt_tokens: int, sampling: Sampling) -> None:

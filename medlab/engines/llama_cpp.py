@@ -29,7 +29,7 @@ from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, OptionScores, OutOfMemory, Piece, Sampling,
-    TokenLogprob, begun_text, check_room, cut_at_stop, engine_threads, listed_tokens, option_tokens, settled, speaks_of_memory,
+    TokenLogprob, begun_text, check_room, cut_at_stop, engine_threads, in_time, listed_tokens, option_tokens, settled, speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf, gguf_field, read_gguf
 
@@ -330,7 +330,7 @@ def llama_events(engine: LlamaCppEngine, body: dict) -> Iterator[dict]:
     with llama_error(engine), engine.client.stream("POST", "/completion", json={**body, "stream": True}) as reply:
         if reply.status_code != 200:
             raise llama_refusal("/completion", reply.status_code, reply.read().decode(errors="replace"))
-        for line in reply.iter_lines():
+        for line in in_time(reply.iter_lines(), engine.timeout, "llama.cpp"):
             kind, _, content = line.partition(": ")
             event = json.loads(content) if kind in ("data", "error") else {}
             if kind == "error" or "error" in event:

@@ -7,6 +7,7 @@ __all__ = ['BUILT_VERSION', 'OllamaPlace', 'find_ollama', 'host_url', 'ollama_ve
 
 # %% ../../nbs/engines/ollama_server.ipynb #ab879e93
 import json
+import math
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
-    Sampling, TokenLogprob, as_decoded, begun_text, check_room, likeliest_by_text, listed_tokens, option_tokens, scores_from_list,
+    Sampling, TokenLogprob, as_decoded, begun_text, check_room, in_time, likeliest_by_text, listed_tokens, option_tokens, scores_from_list,
     speaks_of_memory,
 )
 from ..loaders.gguf import check_gguf
@@ -65,7 +66,7 @@ def host_url(
     scheme, place = scheme or "http", rest.partition("/")
     default = ("443" if scheme == "https" else "80") if found else "11434"
     name, port = split_port(place[0])
-    if not (port.isdigit() and int(port) <= 65535):
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
         port = default  # as Ollama does, with a warning in its log
     name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
     name = f"[{name}]" if ":" in name else name
@@ -93,8 +94,8 @@ def ollama_version(
 
     try:
         answer = httpx.get(host + "/api/version", timeout=2, trust_env=False, verify=host.startswith("https:"))  # else it reads certificates for nothing
-        return answer.json()["version"] if answer.status_code == 200 else None
-    except (httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError, KeyError, TypeError):
+        return str(answer.json()["version"]) if answer.status_code == 200 else None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):  # a name that cannot be a host's is a ValueError, too
         return None
 
 # %% ../../nbs/engines/ollama_server.ipynb #1f3cf434
@@ -223,12 +224,14 @@ def ollama_refusal(
 def ollama_error(
     server: Any,  # an `OllamaServer` or an `OllamaEngine`
 ) -> Iterator[None]:
-    "Raise the errors of an Ollama server as ours; where the server is gone, with the end of our server's log."
+    "Raise the errors of an Ollama server as ours, a reply that nobody can read among them; where the server is gone, with the end of our server's log."
     import httpx
     import ollama
 
     try:
         yield
+    except MedlabError:
+        raise
     except ollama.ResponseError as error:
         raise ollama_refusal(server.host, error.status_code, error.error) from None
     except httpx.TimeoutException:
@@ -236,6 +239,9 @@ def ollama_error(
     except (ConnectionError, httpx.TransportError) as error:
         tail = f"; {server.child.tail()}" if getattr(server, "child", None) else ""
         raise EngineDied(f"Ollama at {server.host} is gone ({type(error).__name__}){tail}; start it again") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # also pydantic's, from Ollama's client
+        what = " ".join(str(error).split())[:150]
+        raise MedlabError(f"Ollama at {server.host} sent a reply that cannot be read ({type(error).__name__}: {what}); is it an Ollama, such as {BUILT_VERSION}?") from None
 
 # %% ../../nbs/engines/ollama_server.ipynb #78e803d5
 def ollama_has(server: OllamaModels, model: str) -> bool:
@@ -351,8 +357,8 @@ def post_to_ollama(engine: OllamaEngine, path: str, body: dict) -> dict:
     with ollama_error(engine):
         reply = engine.client.post(path, json=body)
         try:
-            data = reply.json()
-        except json.JSONDecodeError:
+            data = dict(reply.json())
+        except (ValueError, TypeError):
             raise MedlabError(f"Ollama at {engine.host} answered {reply.status_code} with {reply.text[:200]!r}, expected JSON; is it an Ollama?") from None
         if reply.status_code != 200 or "error" in data:
             raise ollama.ResponseError(str(data.get("error", reply.text[:200])), reply.status_code)
@@ -391,25 +397,39 @@ def ollama_completion(
             raise EngineDied(f"Ollama gave an incomplete answer: done_reason {reason!r}, expected 'stop' or 'length'; try again")
         return Completion(text, expected, len(engine.chat.encode(text)), seconds, "length")
     check_count(engine, expected, reply)
-    return Completion(text, expected, reply["eval_count"], seconds, reason)
+    with ollama_error(engine):
+        return Completion(text, expected, int(reply["eval_count"]), seconds, reason)
 
 # %% ../../nbs/engines/ollama_server.ipynb #a2316265
+def reply_text(engine: OllamaEngine, reply: dict, begun: str = "") -> str:
+    "The text of a reply, or of a line of a stream; an answer that was begun comes from /api/generate."
+    with ollama_error(engine):
+        text = reply["response"] if begun else reply["message"]["content"]
+        if not isinstance(text, str):
+            raise TypeError(f"its text is {text!r:.60}")
+        return text
+
+
 def ollama_answer(engine: OllamaEngine, messages: list[dict], sampling: Sampling) -> Completion:
     "Answer one conversation."
     expected = len(engine.chat.prompt_ids(messages))
     check_room(expected, sampling)
     started = time.perf_counter()
     reply = post_to_ollama(engine, "/api/chat", engine.request(messages, sampling))
-    text = as_decoded(engine.chat, reply["message"]["content"])
+    text = as_decoded(engine.chat, reply_text(engine, reply))
     done = ollama_completion(engine, text, reply, expected, round(time.perf_counter() - started, 4))
-    return replace(done, tokens=listed_tokens(reply.get("logprobs"), sampling.logprobs or 0))
+    with ollama_error(engine):
+        return replace(done, tokens=listed_tokens(reply.get("logprobs"), sampling.logprobs or 0))
 
 # %% ../../nbs/engines/ollama_server.ipynb #1453af6f
 def ollama_lines(engine: OllamaEngine, path: str, body: dict) -> Iterator[dict]:
     "The lines of a streamed answer, the last one with `done`; raises what an error line says, and `EngineDied` for a stream that ends without `done`."
     with ollama_error(engine), engine.client.stream("POST", path, json={**body, "stream": True}) as reply:
-        for line in reply.iter_lines():
-            data = json.loads(line) if line.startswith("{") else {"error": line[:200]}
+        for line in filter(str.strip, in_time(reply.iter_lines(), engine.client.timeout.read or math.inf, f"Ollama at {engine.host}")):
+            try:
+                data = json.loads(line) if line.startswith("{") else {"error": line[:200]}
+            except json.JSONDecodeError:
+                raise EngineDied(f"Ollama at {engine.host} broke off in the middle of a line ({line[:60]!r}); the answer is lost, ask again") from None
             if "error" in data:
                 raise ollama_refusal(engine.host, reply.status_code, str(data["error"]))
             yield data
@@ -436,10 +456,11 @@ def ollama_stream(engine: OllamaEngine, messages: list[dict], sampling: Sampling
     tokens: tuple[TokenLogprob, ...] = ()
     try:
         for data in ollama_lines(engine, path, body):
-            raw += data["response"] if begun else data["message"]["content"]
+            raw += reply_text(engine, data, begun)
             new = (raw if begun else as_decoded(engine.chat, raw))[len(text):]
-            text, tokens = text + new, tokens + listed_tokens(data.get("logprobs"), sampling.logprobs or 0)
-            if data["done"]:
+            with ollama_error(engine):
+                text, tokens = text + new, tokens + listed_tokens(data.get("logprobs"), sampling.logprobs or 0)
+            if data.get("done"):
                 done = ollama_completion(engine, text, data, expected, round(time.perf_counter() - started, 4))
                 yield Piece(new, replace(done, tokens=tokens), tokens[sent:])
             elif new:
@@ -468,7 +489,8 @@ def ollama_scores(engine: OllamaEngine, messages: list[dict], options: list[str]
     if reply.get("prompt_eval_count") != len(before.before) and before.before_text != engine.chat.prompt_text(messages):
         raise MissingError(f"Ollama takes a text and reads {before.before_text[-20:]!r} as other tokens than training did; use transformers or llama.cpp")
     check_count(engine, len(before.before), reply)
-    listed = likeliest_by_text([one for place in (reply.get("logprobs") or [])[:1] for one in place["top_logprobs"]])
+    with ollama_error(engine):
+        listed = likeliest_by_text([one for place in (reply.get("logprobs") or [])[:1] for one in place["top_logprobs"]])
     return scores_from_list(found, listed, f"Ollama at {engine.host}")
 
 # %% ../../nbs/engines/ollama_server.ipynb #31df19c9
@@ -476,8 +498,10 @@ def ollama_info(engine: OllamaEngine) -> dict:
     "What the server says of itself and of the model."
     with ollama_error(engine):
         version, loaded = (engine.client.get(path).json() for path in ("/api/version", "/api/ps"))
-    details = post_to_ollama(engine, "/api/show", {"model": engine.model}).get("details") or {}
-    here = next((one for one in loaded["models"] if one["name"].removesuffix(":latest") == engine.model), {})
-    device = ("cuda" if here["size_vram"] else "cpu") if here else None
-    return {"engine": engine.name, "version": version["version"], "model": engine.model, "context": here.get("context_length"), "device": device,
-            "quantization": details.get("quantization_level")}
+        details = post_to_ollama(engine, "/api/show", {"model": engine.model}).get("details") or {}
+        here = next((one for one in loaded["models"] or [] if one["name"].removesuffix(":latest") == engine.model), {})
+        device = ("cuda" if here["size_vram"] else "cpu") if here else None
+        return {"engine": engine.name, "version": version["version"], "model": engine.model, "context": here.get("context_length"), "device": device,
+                "quantization": details.get("quantization_level")}
+
+

@@ -7,6 +7,7 @@ __all__ = ['OpenAiEngine', 'served_model']
 
 # %% ../../nbs/engines/openai_compatible.ipynb #671c5aec
 import json
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -19,10 +20,24 @@ from ..basics.secrets import masked
 from ..contracts.chat import ChatFormat, checked_conversation
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OptionTokens,
-    OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, likeliest_by_text, listed_tokens, option_tokens, scores_from_list, speaks_of_memory,
+    OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, in_time, likeliest_by_text, listed_tokens, option_tokens, scores_from_list,
+    speaks_of_memory,
 )
 
 # %% ../../nbs/engines/openai_compatible.ipynb #4d29c4e1
+def check_address(base_url: str) -> None:
+    "Raise `InputError` for an address that no HTTP client takes."
+    import httpx
+
+    try:
+        url = httpx.URL(base_url)
+        url.host.encode("idna")  # a part of a name has at most 63 letters
+    except (httpx.InvalidURL, UnicodeError):
+        url = httpx.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InputError(f"base URL {base_url!r:.200}: expected http://… or https://…, such as http://127.0.0.1:8000/v1")
+
+# %% ../../nbs/engines/openai_compatible.ipynb #3cdbff9d
 class OpenAiEngine(EngineBase):
     """Answers from a server with /v1/chat/completions, over HTTP; raises `InputError` for an address that is no HTTP URL.
 
@@ -42,8 +57,7 @@ class OpenAiEngine(EngineBase):
     ):
         import httpx
 
-        if not base_url.startswith(("http://", "https://")):
-            raise InputError(f"base URL {base_url!r}: expected http://… or https://…, such as http://127.0.0.1:8000/v1")
+        check_address(base_url)
         self.base_url = base_url.rstrip("/") if base_url.rstrip("/").endswith("/v1") else base_url.rstrip("/") + "/v1"
         self.model, self.chat, self.extra = model, chat, extra or {}
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -62,7 +76,8 @@ class OpenAiEngine(EngineBase):
         check_fits(self, messages, sampling)
         body, started = {"model": self.model, "messages": checked_conversation(messages), "stream": False, **sampling.for_openai()}, time.perf_counter()
         reply = post_to_openai(self, "/chat/completions", body)
-        done = complete_answer(reply, round(time.perf_counter() - started, 4), self.base_url)
+        with openai_error(self):
+            done = complete_answer(reply, round(time.perf_counter() - started, 4), self.base_url)
         return as_many_read(self, messages, replace(done, text=as_decoded(self.chat, done.text)))
 
     def stream(self, messages: list[dict], sampling: Sampling) -> Iterator[Piece]:
@@ -83,15 +98,17 @@ class OpenAiEngine(EngineBase):
         "Close the connections."
         self.client.close()
 
-# %% ../../nbs/engines/openai_compatible.ipynb #3cdbff9d
+# %% ../../nbs/engines/openai_compatible.ipynb #20af88fc
 @contextmanager
 def openai_error(engine: OpenAiEngine) -> Iterator[None]:
-    "Raise what goes wrong on the way to a server and back as one of our own errors."
+    "Raise what goes wrong on the way to a server and back as one of our own errors, a reply that nobody can read among it."
     import httpx
 
     url = engine.base_url
     try:
         yield
+    except MedlabError:
+        raise
     except httpx.ConnectError:
         raise MissingError(f"nothing answers at {url}; start the server (`medlab serve`) or correct the address") from None
     except httpx.TimeoutException:
@@ -99,6 +116,9 @@ def openai_error(engine: OpenAiEngine) -> Iterator[None]:
         raise EngineTimeout(f"{url} did not answer within {seconds:.0f} s; ask for fewer tokens or set a longer timeout") from None
     except httpx.TransportError as error:
         raise EngineDied(f"{url} broke off in the middle of its answer ({type(error).__name__}); look at the server's log") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        what = masked(" ".join(str(error).split()))[:150]
+        raise MedlabError(f"{url} sent a reply that cannot be read ({type(error).__name__}: {what}); is it an OpenAI-compatible server?") from None
 
 # %% ../../nbs/engines/openai_compatible.ipynb #e8f67089
 def check_fits(engine: OpenAiEngine, messages: list[dict], sampling: Sampling) -> None:
@@ -128,7 +148,7 @@ def post_to_openai(engine: OpenAiEngine, path: str, body: dict) -> dict:
         raise server_refusal(reply.status_code, reply.text, url)
     try:
         return json.loads(reply.text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise MedlabError(f"{url} answered {masked(reply.text[:200])!r}, which is not JSON; is it an OpenAI-compatible server?") from None
 
 # %% ../../nbs/engines/openai_compatible.ipynb #9faabe81
@@ -167,7 +187,10 @@ def check_ended(
     message: dict,
     base_url: str,
 ) -> None:
-    "Raise `MedlabError` for an answer without text, and `EngineDied` for one that does not say why it ended."
+    "Raise `MedlabError` for an answer without text or with another end than its own, and `EngineDied` for one that does not say why it ended."
+    ends = {"content_filter": "the server held back what it took for harmful", "tool_calls": "it calls a tool", "function_call": "it calls a function"}
+    if reason in ends:
+        raise MedlabError(f"{base_url} gave an incomplete answer: finish_reason {reason!r}, {ends[reason]}; expected 'stop' or 'length', use another model")
     if reason not in ("stop", "length") or (text is None and not message):
         raise EngineDied(
             f"{base_url} gave an incomplete answer: finish_reason {reason!r}, expected 'stop' or 'length'; the model behind it may have died, try again"
@@ -186,8 +209,9 @@ def complete_answer(reply: Any, seconds: float, base_url: str) -> Completion:
     except (KeyError, IndexError, TypeError, AttributeError):
         raise MedlabError(f"{base_url} answered without choices: {masked(json.dumps(reply)[:200])}; is it an OpenAI-compatible server?") from None
     check_ended(text, reason, choice["message"], base_url)
-    if "prompt_tokens" not in usage or "completion_tokens" not in usage:
-        raise MedlabError(f"{base_url} did not count its tokens (usage): got {sorted(usage)}, expected prompt_tokens and completion_tokens")
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else [None]
+    if not all(isinstance(count, int) for count in counts):
+        raise MedlabError(f"{base_url} did not count its tokens (usage): got {usage!r:.200}, expected prompt_tokens and completion_tokens")
     tokens = listed_tokens((choice.get("logprobs") or {}).get("content"), 20)
     return Completion(text, usage["prompt_tokens"], usage["completion_tokens"], seconds, reason, tokens=tokens)
 
@@ -197,9 +221,11 @@ def openai_events(engine: OpenAiEngine, body: dict) -> Iterator[dict]:
     with openai_error(engine), engine.client.stream("POST", engine.base_url + "/chat/completions", json=body | engine.extra) as reply:
         if reply.status_code != 200:
             raise server_refusal(reply.status_code, reply.read().decode(errors="replace"), engine.base_url)
-        for line in reply.iter_lines():
-            if not line.startswith("data:") or (content := line[5:].strip()) == "[DONE]":
+        for line in in_time(reply.iter_lines(), engine.client.timeout.read or math.inf, engine.base_url):
+            if not line.startswith("data:"):
                 continue
+            if (content := line[5:].strip()) == "[DONE]":
+                return
             try:
                 event = json.loads(content)
             except json.JSONDecodeError:
@@ -214,17 +240,18 @@ def openai_stream(engine: OpenAiEngine, messages: list[dict], sampling: Sampling
     body = {"model": engine.model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}, **sampling.for_openai()}
     started, raw, text, reason, usage, last, sent = time.perf_counter(), "", "", None, None, {}, 0
     tokens: tuple[TokenLogprob, ...] = ()
-    for event in openai_events(engine, body):
-        usage = event.get("usage") or usage
-        for choice in event.get("choices") or []:
-            last = {**last, **{name: value for name, value in (choice.get("delta") or {}).items() if value}}
-            reason = choice.get("finish_reason") or reason
-            tokens += listed_tokens((choice.get("logprobs") or {}).get("content"), sampling.logprobs or 0)
-            raw += content_text(choice.get("delta") or {}) or ""
-            if new := as_decoded(engine.chat, raw)[len(text):]:
-                text += new
-                yield Piece(new, None, tokens[sent:])
-                sent = len(tokens)
+    with openai_error(engine):
+        for event in openai_events(engine, body):
+            usage = event.get("usage") or usage
+            for choice in event.get("choices") or []:
+                last = {**last, **{name: value for name, value in (choice.get("delta") or {}).items() if value}}
+                reason = choice.get("finish_reason") or reason
+                tokens += listed_tokens((choice.get("logprobs") or {}).get("content"), sampling.logprobs or 0)
+                raw += content_text(choice.get("delta") or {}) or ""
+                if new := as_decoded(engine.chat, raw)[len(text):]:
+                    text += new
+                    yield Piece(new, None, tokens[sent:])
+                    sent = len(tokens)
     seconds, message = round(time.perf_counter() - started, 4), {**last, "content": text if raw or not last.keys() - {"role"} else None}
     done = complete_answer({"choices": [{"message": message, "finish_reason": reason}], "usage": usage}, seconds, engine.base_url)
     yield Piece("", replace(as_many_read(engine, messages, done), tokens=tokens), tokens[sent:])
@@ -247,7 +274,8 @@ def openai_scores(engine: OpenAiEngine, messages: list[dict], options: list[str]
         begun = {"role": "assistant", "content": next(iter(found.values())).before_text.removeprefix(engine.chat.prompt_text(messages) + engine.chat.pieces.answer_lead)}
         body |= {"messages": [*messages, begun], "add_generation_prompt": False, "continue_final_message": True}
     reply = post_to_openai(engine, "/chat/completions", body)
-    read = (reply.get("usage") or {}).get("prompt_tokens")
+    with openai_error(engine):
+        read = (reply.get("usage") or {}).get("prompt_tokens")
     if engine.chat is not None and read != len(next(iter(found.values())).before):
         raise MissingError(f"{engine.base_url} read {read} tokens, expected {len(next(iter(found.values())).before)}: it does not go on from a begun answer, "
                            "or has another template; use transformers, llama.cpp or Ollama")
@@ -268,7 +296,7 @@ def listed_models(engine: OpenAiEngine) -> list[dict]:
         reply = engine.client.get(engine.base_url + "/models")
     try:
         return [one for one in reply.json()["data"] if isinstance(one, dict)]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
 
 # %% ../../nbs/engines/openai_compatible.ipynb #ee1e84d9
@@ -278,6 +306,7 @@ def served_model(
     "The id of the first model that a server offers. Raises `MissingError` when nothing answers or no model is offered, `MedlabError` for another reply."
     import httpx
 
+    check_address(base_url)
     try:
         reply = httpx.get(f"{base_url.rstrip('/')}/v1/models", timeout=30)
         offered = reply.raise_for_status().json()["data"]
@@ -286,5 +315,5 @@ def served_model(
         raise MissingError(f"nothing answers at {base_url}; start the server (`medlab serve`) or correct the address") from None
     except IndexError:
         raise MissingError(f"{base_url} offers no model; load one, for example with `medlab deploy`") from None
-    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
+    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MedlabError(f"{base_url}/v1/models gave no list of models ({type(error).__name__}); expected an OpenAI-compatible server") from None

@@ -7,9 +7,10 @@ __all__ = ['WheelSource', 'GgufSource', 'check_gguf', 'read_gguf', 'gguf_field',
 
 # %% ../../nbs/loaders/gguf.ipynb #61362616
 import math
+import os
 import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +100,8 @@ def skip_gguf_value(stream: Any, kind: int) -> None:
         gguf_text(stream)
     elif kind == 9:
         kind, count = struct.unpack("<IQ", stream.read(12))
+        if kind == 9:
+            raise ValueError("it has an array of arrays")
         if kind in GGUF_SIZES:
             stream.seek(GGUF_SIZES[kind] * count, 1)
         else:
@@ -108,49 +111,70 @@ def skip_gguf_value(stream: Any, kind: int) -> None:
         stream.seek(GGUF_SIZES[kind], 1)
 
 # %% ../../nbs/loaders/gguf.ipynb #8f1c3684
-def tensor_bytes(shape: Iterable[int], kind: int) -> int:
-    "How many bytes a tensor takes in the file; quantized tensors are stored in blocks."
+def tensor_bytes(shape: Sequence[int], kind: int) -> int:
+    "How many bytes a tensor takes in the file; quantized tensors are stored in blocks. Raises `ValueError` for rows that are no whole number of blocks."
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    if len(shape) > 4 or (shape[0] if shape else block) % block:
+        raise ValueError(f"a tensor has the shape {tuple(shape)}; expected at most 4 dimensions, and rows of whole blocks of {block}")
     return math.prod(shape) // block * size
 
 # %% ../../nbs/loaders/gguf.ipynb #00b81137
-def gguf_tensors(stream: Any) -> dict[str, int]:
-    "Read a GGUF's header after its first 4 bytes: where each tensor ends, counted from the start of the data; under \"\" where the data start in the file."
-    version, tensors, fields = struct.unpack("<IQQ", stream.read(20))
-    alignment = 32
+def gguf_alignment(stream: Any, fields: int) -> int:
+    "Move the stream past so many metadata fields; returns the number of bytes that data are aligned to. Raises `ValueError` for fields that no reader takes."
+    alignment, names = 32, set()
     for _ in range(fields):
-        name = gguf_text(stream)
+        name = gguf_text(stream).decode()
         (kind,) = struct.unpack("<I", stream.read(4))
-        if name == b"general.alignment":
+        if name in names:
+            raise ValueError(f"the field {name!r:.60} comes twice")
+        names.add(name)
+        if name == "general.alignment" and kind == 4:
             (alignment,) = struct.unpack("<I", stream.read(4))
         else:
             skip_gguf_value(stream, kind)
-    offsets = {}
+    if alignment.bit_count() != 1:
+        raise ValueError(f"its data are aligned to {alignment} bytes, expected a power of two")
+    return alignment
+
+# %% ../../nbs/loaders/gguf.ipynb #08bb16d7
+def gguf_tensors(stream: Any) -> dict[str, int]:
+    """Read a GGUF's header after its first 4 bytes: where each tensor ends, counted from the start of the data; under "" where the data start in the file.
+
+    Raises `ValueError` for what llama.cpp refuses, too: another version, a name twice, a tensor that does not begin where the one before it ends.
+    Source: llama.cpp, ggml/src/gguf.cpp.
+    """
+    version, tensors, fields = struct.unpack("<IQQ", stream.read(20))
+    if version not in (2, 3):
+        raise ValueError(f"it is of GGUF's version {version}, expected 2 or 3")
+    alignment, ends, expected = gguf_alignment(stream, fields), {}, 0
     for _ in range(tensors):
         tensor = gguf_text(stream).decode()
         (dimensions,) = struct.unpack("<I", stream.read(4))
         shape = struct.unpack(f"<{dimensions}Q", stream.read(8 * dimensions))
         kind, offset = struct.unpack("<IQ", stream.read(12))
-        offsets[tensor] = offset + tensor_bytes(shape, kind)
-    offsets[""] = -(-stream.tell() // alignment) * alignment
-    return offsets
+        if tensor in ends or offset != expected:
+            raise ValueError(f"the tensor {tensor!r:.60} " + ("comes twice" if tensor in ends else f"begins at byte {offset} of the data, expected {expected}"))
+        ends[tensor] = offset + tensor_bytes(shape, kind)
+        expected = -(-ends[tensor] // alignment) * alignment
+    return {**ends, "": -(-stream.tell() // alignment) * alignment}
 
 # %% ../../nbs/loaders/gguf.ipynb #ac3f688e
 def check_gguf(path: Path | str) -> None:
     "Raise `InputError` for a file that is missing, no GGUF, damaged or cut short; only its header is read."
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; expected a GGUF, run `medlab quantize`")
+    if not os.path.isfile(path):  # pathlib's own raises an error for a name that is too long
+        raise InputError(f"{path}: {'this is a folder' if os.path.isdir(path) else 'there is no such file'}; expected a GGUF, run `medlab quantize`")
     again = "remove it and run the step that writes it again"
     with open(path, "rb") as stream:
         if (magic := stream.read(4)) != b"GGUF":
             raise InputError(f"{path} is not a GGUF: it begins with {magic!r}, expected b'GGUF'; {again}")
         try:
             ends = gguf_tensors(stream)
-        except (struct.error, EOFError, KeyError, ValueError, OverflowError, MemoryError, OSError):
-            raise InputError(f"{path} is damaged: its header cannot be read; {again}") from None
+        except (struct.error, EOFError, KeyError, ValueError, OverflowError, MemoryError, OSError) as error:
+            why = f" ({error})" if isinstance(error, ValueError) else ""
+            raise InputError(f"{path} is damaged: its header cannot be read{why}; {again}") from None
     begin, size = ends.pop(""), path.stat().st_size
     if not ends:
         raise InputError(f"{path} holds no tensors; {again}")
@@ -178,15 +202,21 @@ def read_gguf(path: Path | str) -> Any:
             self.plain = numpy.asarray(mapped)
 
     check_gguf(path)
-    return PlainReader(path)
+    try:
+        return PlainReader(path)
+    except (ValueError, KeyError, IndexError, OverflowError) as error:
+        raise InputError(f"{path} is damaged: its header cannot be read ({str(error)[:200]}); remove it and run the step that writes it again") from None
 
 # %% ../../nbs/loaders/gguf.ipynb #fb561ff1
 def gguf_field(reader: Any, name: str, default: Any = None) -> Any:
-    "The value of a metadata field; raises `InputError` when the field is missing and there is no default."
+    "The value of a metadata field; raises `InputError` when the field cannot be read, and when it is missing and there is no default."
     if name in reader.fields:
-        return reader.fields[name].contents()
+        try:
+            return reader.fields[name].contents()
+        except UnicodeDecodeError:
+            raise InputError(f"the GGUF's field {name!r} is no UTF-8; expected text, take another file") from None
     if default is None:
-        raise InputError(f"the GGUF has no field {name!r}; expected a Llama with its tokenizer, take another file")
+        raise InputError(f"the GGUF has no field {name!r}; expected a model with its tokenizer, take another file")
     return default
 
 # %% ../../nbs/loaders/gguf.ipynb #81504b6e

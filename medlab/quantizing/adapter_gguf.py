@@ -14,7 +14,7 @@ from ..basics.errors import InputError, MedlabError
 from ..basics.files import atomic_path
 from ..loaders.gguf import check_gguf
 from .converter import check_architecture, open_converter, run_converter
-from .merging import Adapter
+from .merging import Adapter, check_shapes
 
 # %% ../../nbs/quantizing/adapter_gguf.ipynb #f3d3c04f
 def alpha_for_llama_cpp(
@@ -73,10 +73,11 @@ def adapter_to_gguf(
 ) -> None:
     """Write an adapter as GGUF that llama.cpp and Ollama load beside the base's GGUF.
 
-    Raises `InputError` for an adapter that is no plain LoRA with one rank, or a base that the converter does not know.
+    Raises `InputError` for an adapter that is no plain LoRA with one rank or does not fit the base, or a base that the converter does not know.
     """
     check_architecture(folder)
     lora = Adapter(adapter)
+    check_shapes(lora, folder)
     if len(ranks := {a.shape[0] for a, _ in lora.pairs.values()}) != 1:
         raise InputError(f"{adapter} has layers of the ranks {sorted(ranks)}, expected one rank, as a GGUF has one alpha for all; use the merged model")
     job = {"adapter": str(adapter), "folder": str(folder), "about": about or {}}

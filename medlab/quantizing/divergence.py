@@ -302,7 +302,10 @@ def check_bounds(
     figures: dict,  # one entry of what `measure` gives
     bounds: dict[str, float | None],  # max_kl, max_changed_top, max_perplexity_ratio, max_changed_choices; None: no bound
 ) -> None:
-    "Raise `MedlabError` for a quantized file that is further from the 16-bit one than the profile allows."
+    "Raise `MedlabError` for a quantized file that is further from the 16-bit one than the profile allows, or that computes no numbers."
+    if not (math.isfinite(figures["kl"]["mean"]) and math.isfinite(figures["perplexity"])):
+        raise MedlabError(f"{name} computes values that are not finite, or the 16-bit file does: some weights are too large for 16 bits, or the file is damaged; "
+                          "run `medlab quantize` again, or choose another model")
     positions, choices = f"{figures['positions']} positions", figures.get("choices") or {"share": None, "n": 0}
     found = {"max_kl": ("mean divergence", figures["kl"]["mean"], positions),
              "max_changed_top": ("share of changed best tokens", figures["changed_top"]["share"], positions),
