@@ -50,7 +50,7 @@ def model_parameters(
 def model_name(
     run_name: str,  # the run folder's name, any text
 ) -> str:  # at most 80 characters of a-z, 0-9, '.', '_' and '-'
-    "The name of a run's model on Ollama: different for different runs."
+    "The name of a run's model on Ollama. Folders of one name in different places share it; the one deployed last has it, and an opened deployment checks the weights."
     kept = re.sub(r"[^a-z0-9._-]+", "-", run_name.lower()).strip("-._")[:60]
     return f"medlab-{kept}" if kept == run_name else f"medlab-{kept or 'run'}-{sha256_text(run_name)[:6]}"
 
