@@ -3567,6 +3567,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                               'medlab.serve.log_line': ('serve.html#log_line', 'medlab/serve.py'),
                               'medlab.serve.model_alone': ('serve.html#model_alone', 'medlab/serve.py'),
                               'medlab.serve.model_named': ('serve.html#model_named', 'medlab/serve.py'),
+                              'medlab.serve.print_line': ('serve.html#print_line', 'medlab/serve.py'),
                               'medlab.serve.promised_calls': ('serve.html#promised_calls', 'medlab/serve.py'),
                               'medlab.serve.read_body': ('serve.html#read_body', 'medlab/serve.py'),
                               'medlab.serve.request_id': ('serve.html#request_id', 'medlab/serve.py'),
