@@ -26,6 +26,7 @@ import pytest
 from medlab.api import guard
 from medlab.api.guard import guard_verdict
 from medlab.api.models import Models, ServedModel
+from medlab.api.openai_compatible import ResponseFormat, held_to_schema
 from medlab.api.store import Store, log_lines
 from medlab.basics.errors import InputError, MissingError
 from medlab.contracts.chat import ChatFormat
