@@ -79,6 +79,12 @@ def log_line(
     line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {id} {method} {route} {status} {1000 * seconds:.0f} ms"
     return f"{line} {scope.get('medlab.error', '')}".strip()
 
+# %% ../nbs/09_serve.ipynb #77d77e3e
+def print_line(line: str) -> None:
+    "Print a line of the log; where it cannot be written (a full disk, a pipe that nobody reads) it is lost, and the server goes on."
+    with suppress(OSError):
+        print(line, flush=True)
+
 # %% ../nbs/09_serve.ipynb #1101cff9
 async def respond(
     send: Callable,
@@ -186,9 +192,9 @@ class Gate:
                 await respond(with_id, 500, f"a bug in medlab; report it with the request id {id}")
         finally:
             status, seconds = scope.get("medlab.status", 499), time.perf_counter() - clock
-            self.log(log_line(scope, id, status, seconds))
             if self.seen:
                 self.seen(scope, id, status, seconds)
+            self.log(log_line(scope, id, status, seconds))
 
 # %% ../nbs/09_serve.ipynb #cdd0a557
 class ServeParams(Params):
@@ -245,7 +251,7 @@ SILENT = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_c
 def create_app(
     models: Models,
     params: ServeParams = ServeParams(),
-    log: Callable[[str], None] = print,  # gets one line per request
+    log: Callable[[str], None] = print_line,  # gets one line per request
     keys: list[str] | None = None,  # that let a request in; None: those in MEDLAB_API_KEY
     store: Store | None = None,  # None: one that ends with the app
     page: bool = False,  # with the chat page at /page
@@ -326,7 +332,7 @@ def run_server(
     with listen(params.host, params.port) as listener:
         try:
             models.default.queue.thread.submit(open_engine, models.default.queue).result()
-            app = create_app(models, params, lambda line: print(line, flush=True), keys, store, page)
+            app = create_app(models, params, print_line, keys, store, page)
             config = uvicorn.Config(app, http=impatient_protocol(params.head_seconds), log_level="warning", access_log=False, server_header=False,
                                     proxy_headers=False, timeout_graceful_shutdown=5)
             host, port = listener.getsockname()[:2]
@@ -430,13 +436,13 @@ def serve_forever(
     models = chosen_models(run, profile, params, names, page=True)
 
     def say(url: str) -> None:
-        print(f"serving {', '.join(models.names())} at {url} (the page: {url}/page, for programs: {url}/docs); Ctrl-C ends it", flush=True)
+        print_line(f"serving {', '.join(models.names())} at {url} (the page: {url}/page, for programs: {url}/docs); Ctrl-C ends it")
         if api_keys():
-            print("callers must send the key in MEDLAB_API_KEY; the connection is not encrypted, so put a TLS proxy in front of it on a network that is not yours", flush=True)
+            print_line("callers must send the key in MEDLAB_API_KEY; the connection is not encrypted, so put a TLS proxy in front of it on a network that is not yours")
 
     with suppress(KeyboardInterrupt):  # it does not come where the shell ignores Ctrl-C, as for a job in the background
         run_server(models, params, store_of(run, params), say, page=True)
-    print("ended", flush=True)
+    print_line("ended")
 
 # %% ../nbs/09_serve.ipynb #d5055881
 def __getattr__(name: str) -> Any:

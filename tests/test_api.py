@@ -26,6 +26,7 @@ import pytest
 from medlab.api import guard
 from medlab.api.guard import guard_verdict
 from medlab.api.models import Models, ServedModel
+from medlab.api.openai_compatible import ResponseFormat, held_to_schema
 from medlab.api.store import Store, log_lines
 from medlab.basics.errors import InputError, MissingError
 from medlab.contracts.chat import ChatFormat
@@ -805,7 +806,13 @@ def test_the_field_that_is_wrong_is_named_and_an_empty_flag_is_none(serve_it, pa
 
 
 @pytest.mark.parametrize("schema", [{"type": "string", "maxLength": 10**9}, {"type": "array", "items": {"type": "integer", "maximum": 10**30}}, {"type": "string", "minLength": -1},
-                                    {"type": "object", "properties": {str(number): {"type": "string"} for number in range(3000)}}])
+                                    {"type": "object", "properties": {str(number): {"type": "string"} for number in range(3000)}},
+                                    {"enum": [f"value {number}" for number in range(5000)]}, {"const": "x" * 100_000}, {"$ref": "#"}, {"$ref": "https://example.org/x.json"},
+                                    {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {}]}}, "$ref": "#/$defs/a"}, {"type": "string", "pattern": "^(((a{1,100}){1,100}){1,100})$"},
+                                    {"type": "string", "pattern": "^(a*)*$"}, {"type": "string", "pattern": "^[0-9]{0,100000}$"}, {"type": "string", "pattern": "^a{-1}$"},
+                                    {"type": "string", "pattern": r"^\d+$"}, {"type": "string", "pattern": "^(" * 40},
+                                    {"type": "string", "minLength": 10, "maxLength": 5}, {"type": []},
+                                    {"type": "object", "properties": {f"a rather long name {number}": {"type": "string"} for number in range(150)}}])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_schema_that_would_break_ollama_does_not_reach_it(chat, schema, stream):
     engine = Scripted()
@@ -813,6 +820,13 @@ def test_a_schema_that_would_break_ollama_does_not_reach_it(chat, schema, stream
     with live(create_app(Models([model]), ServeParams(), [].append, [])) as url:
         reply = call(url, "/v1/chat/completions", {**HELLO, "stream": stream, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}})
     assert (reply.status_code, reply.json()["error"]["param"], engine.words) == (400, "response_format", 0), reply.text
+
+
+@pytest.mark.parametrize("schema", [{}, {"type": "object", "properties": {"a": {"type": "string", "maxLength": 2000}}, "required": ["a"]}, {"enum": ["fever", "pain"]},
+                                    {"$ref": "#/$defs/n", "$defs": {"n": {"type": "array", "items": {"$ref": "#/$defs/n"}}}}, {"type": "string", "pattern": "^[0-9]{3}-[0-9]{2}$"}])
+def test_an_ordinary_schema_reaches_ollama_and_an_empty_one_too(schema):
+    wanted = ResponseFormat(type="json_schema", json_schema={"name": "x", "schema": schema})
+    assert held_to_schema(Sampling(), wanted, "ollama").json_schema == (schema or {"type": "object"})
 
 
 @pytest.mark.parametrize(("facts", "field"), [

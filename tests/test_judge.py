@@ -26,7 +26,8 @@ from medlab.judge import (
 from medlab.judging.controls import JUDGE_CONTROLS, check_controls, make_controls
 from medlab.judging.forms import CHECKLIST, PAIRWISE, Criterion
 from medlab.judging.graded import read_graded, tuning_questions
-from medlab.judging.ledger import read_replies, request_key
+from medlab.judging.asking import Reply
+from medlab.judging.ledger import Ledger, OverBudget, read_replies, request_key
 from medlab.judging.limits import Pace, duration, limit_hit
 from medlab.judging.places import HOSTED, REMOVED, JudgeParams, Place, hosted_place
 
@@ -538,6 +539,17 @@ def test_a_budget_is_never_exceeded_and_needs_a_price(start, tmp_path):
     judge, server = start(params=QUICK.model_copy(update={"budget_usd": 1.0}))
     found = ask(judge)
     assert found.status == "skipped" and "usd_per_million" in found.why and server.requests == []
+
+
+def test_checking_a_budget_does_not_read_all_calls_again():
+    ledger = Ledger(None, Place("groq", "https://api.groq.com", "secret", "openai/gpt-oss-120b"), JudgeParams(budget_usd=10.0))
+    question, began = [{"role": "user", "content": "q"}], time.process_time()
+    for number in range(5000):
+        ledger.check_budget(question, {"max_tokens": 100})
+        ledger.add(str(number), Reply("4", "stop", False, {"prompt_tokens": 1000, "completion_tokens": 10}))
+    assert time.process_time() - began < 2.5  # a minute and more where each check reads all calls
+    with pytest.raises(OverBudget):
+        ledger.check_budget(question, {"max_tokens": 20_000_000})
 
 
 def test_offline_replays_and_opens_no_connection(start, tmp_path):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
@@ -17,6 +18,7 @@ import pytest
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.processes import free_port
+from medlab.cli.deploy import answers
 from medlab.contracts.engine import Completion, Piece, option_tokens
 from medlab.core import Run
 from medlab.engines.deployment import deployed, open_deployment
@@ -547,6 +549,33 @@ def test_serve_forever_ends_quietly_on_ctrl_c(served):
         server.kill()
     assert out.rstrip().endswith("ended") and "Traceback" not in err and SECRET not in out + err
     assert not psutil.wait_procs(family, timeout=20)[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody ends a server whose guard was killed")
+def test_a_server_whose_guard_was_killed_ends_and_the_engine_is_opened_again(llama):
+    with llama[1]() as engine, in_process(engine, llama[0])[0] as client:
+        guard = psutil.Process(engine.server.process.pid)
+        family = guard.children(recursive=True)
+        guard.kill()
+        assert family and not psutil.wait_procs(family, timeout=20)[1]
+        statuses = [client.post("/ask", json=CASE).status_code for _ in range(2)]
+    assert statuses[-1] == 200 and set(statuses) <= {200, 502}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_that_cannot_be_written_ends_no_server(served):
+    port = free_port()
+    code = "import sys; from medlab.core import Run, load_profile; from medlab.serve import serve_forever; "
+    code += "serve_forever(Run(sys.argv[1]), load_profile('smoke'), port=int(sys.argv[2]))"
+    with open("/dev/full", "w") as full, subprocess.Popen([sys.executable, "-c", code, served[0].path, str(port)], stdout=full, stderr=full) as server:
+        try:
+            deadline, url = time.monotonic() + 120, f"http://127.0.0.1:{port}"
+            while time.monotonic() < deadline and server.poll() is None and not answers(f"{url}/health"):
+                time.sleep(0.2)
+            assert httpx.post(f"{url}/ask", json=CASE, timeout=60, trust_env=False).status_code == 200
+            assert 'route="/ask",status="200"} 1.0' in httpx.get(f"{url}/metrics", timeout=10, trust_env=False).text
+        finally:
+            server.send_signal(signal.SIGINT)
 
 
 def test_importing_is_light():

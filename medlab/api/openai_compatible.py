@@ -6,8 +6,12 @@
 __all__ = ['Off', 'means_off', 'chunk', 'router']
 
 # %% ../../nbs/api/openai_compatible.ipynb #f9cff99a
+import json
+import math
+import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -164,30 +168,118 @@ def requested_sampling(
 
 # %% ../../nbs/api/openai_compatible.ipynb #b952e188
 #: What a JSON schema may count, and how far, before Ollama's server works for minutes, or breaks.
-LARGEST_PARTS, LARGEST_DEPTH, LARGEST_COUNT = 500, 50, 2000
+LARGEST_PARTS, LARGEST_DEPTH, LARGEST_COUNT, LONGEST_PATTERN, LONGEST_SCHEMA, LARGEST_RULES = 500, 30, 2000, 500, 60_000, 30_000
 COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
+def repeats_nothing(pattern: str) -> bool:
+    "Whether a group that may be empty is repeated without end, as in `(a*)*`."
+    plain, opened = re.sub(r"\\.|\[[^\]]*\]", "a", pattern), []
+    for place, char in enumerate(plain):
+        if char == "(":
+            opened.append(place)
+        elif char == ")" and plain[place + 1 : place + 2] in ("*", "+", "{") and re.fullmatch(plain[opened.pop() : place + 1], ""):
+            return True
+        elif char == ")" and plain[place + 1 : place + 2] not in ("*", "+", "{"):
+            opened.pop()
+    return False
+
+
+def pattern_problem(pattern: str) -> str | None:
+    "What of a pattern Ollama's server does not survive: what is no pattern, signs that it does not know, and what repeats without measure."
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"expected a regular expression ({error})"
+    if len(pattern) > LONGEST_PATTERN or pattern.count("(") > LARGEST_DEPTH:
+        return f"got {len(pattern)} characters, expected at most {LONGEST_PATTERN}, and at most {LARGEST_DEPTH} groups"
+    if found := re.search(r"\\\w|(?<!\\)\(\?|(?<!\\)\{(?!\d+(?:,\d*)?\})", pattern):
+        return f"got `{found[0]}`, expected plain groups, counts such as {{1,3}}, and [0-9] in place of \\d"
+    counts = [max(int(number or 0) for number in found) for found in re.findall(r"\{(\d+),?(\d*)\}", pattern)]
+    written = math.prod(counts) if ")" in pattern else sum(counts)  # what is in a group may be repeated again
+    if written > LARGEST_COUNT or repeats_nothing(pattern):
+        return f"got one that repeats too much, or nothing, without end; expected at most {LARGEST_COUNT} repetitions"
+    return None
+
+# %% ../../nbs/api/openai_compatible.ipynb #fdde427b
+def value_problem(name: str, value: Any) -> str | None:
+    "What of one keyword of a JSON schema Ollama's server does not survive."
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name in COUNTS and number and not 0 <= value <= LARGEST_COUNT:
+        return f"got {value}, expected 0 to {LARGEST_COUNT}"
+    if name in BOUNDS and number and not abs(value) < 2**63:
+        return "got a number that does not fit into 64 bits"
+    if name in ("enum", "type", "anyOf", "oneOf", "allOf") and isinstance(value, list) and not 0 < len(value) <= LARGEST_PARTS:
+        return f"got {len(value)} values, expected 1 to {LARGEST_PARTS}"
+    return pattern_problem(value) if name == "pattern" and isinstance(value, str) else None
+
+
+def pair_problem(one: dict) -> str | None:
+    "A least that is above its most: Ollama's server then counts for ever."
+    for least, most in (*zip(COUNTS[::2], COUNTS[1::2]), ("minimum", "maximum")):
+        if all(isinstance(one.get(name), (int, float)) for name in (least, most)) and one[least] > one[most]:
+            return f"{least}: got {one[least]}, expected at most {one[most]}, which is {most}"
+    return None
+
+# %% ../../nbs/api/openai_compatible.ipynb #2e84ebed
+def rules_length(one: dict, before: int) -> int:
+    "About how many characters Ollama's server writes for an object's properties, whose names stand behind `before` characters; a longer grammar than it has room for is cut, and ends it."
+    needed, properties = one.get("required"), one.get("properties")
+    free = [name for name in properties if not (isinstance(needed, list) and name in needed)] if isinstance(properties, dict) else []
+    return sum(6 * (before + len(name)) + 92 for name in free)
+
+# %% ../../nbs/api/openai_compatible.ipynb #2c7b5e6d
 def schema_problem(schema: Any) -> str | None:
     "What of a JSON schema Ollama's server does not survive; None where nothing is known."
-    waiting, parts = [(schema, 0)], 0
+    waiting, parts, values, rules = [(schema, 0, 0)], 0, 0, 0
     while waiting:
-        one, depth = waiting.pop()
-        parts += isinstance(one, dict)
-        if parts > LARGEST_PARTS or depth > 2 * LARGEST_DEPTH:
-            return f"the schema is too large; expected at most {LARGEST_PARTS} parts, at most {LARGEST_DEPTH} inside each other"
+        one, depth, before = waiting.pop()
+        parts, values = parts + isinstance(one, dict), values + isinstance(one, list) * len(one)
+        rules += rules_length(one, before) if isinstance(one, dict) else 0
+        if parts > LARGEST_PARTS or values > 2 * LARGEST_PARTS or depth > 2 * LARGEST_DEPTH:
+            return f"the schema is too large; expected at most {LARGEST_PARTS} parts and {2 * LARGEST_PARTS} values, at most {LARGEST_DEPTH} inside each other"
+        if rules > LARGEST_RULES:
+            return "the schema has too many properties that may be missing; make them required"
         for name, value in one.items() if isinstance(one, dict) else ():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if name in COUNTS and number and not 0 <= value <= LARGEST_COUNT:
-                return f"{name}: got {value}, expected 0 to {LARGEST_COUNT}"
-            if name in BOUNDS and number and not abs(value) < 2**63:
-                return f"{name}: got a number that does not fit into 64 bits"
-            if name == "pattern" and isinstance(value, str) and "(?" in value:
-                return "pattern: got one with `(?`, expected one without groups of that kind"
-        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-        waiting += [(part, depth + 1) for part in inner if isinstance(part, (dict, list))]
-    return None
+            if problem := value_problem(name, value):
+                return f"{name}: {problem}"
+        if isinstance(one, dict) and (problem := pair_problem(one)):
+            return problem
+        inner = one.items() if isinstance(one, dict) else enumerate(one)
+        waiting += [(part, depth + 1, before + (name != "properties") * len(f"{name}-")) for name, part in inner if isinstance(part, (dict, list))]
+    size = len(json.dumps(schema))
+    return f"the schema has {size} characters, expected at most {LONGEST_SCHEMA}" if size > LONGEST_SCHEMA else None
+
+# %% ../../nbs/api/openai_compatible.ipynb #b1dd2aa6
+def part_at(schema: Any, where: str) -> Any:
+    "The part of a JSON schema that a local `$ref` leads to; None where there is none. Source: RFC 6901, JSON Pointer."
+    found = schema
+    for step in where.removeprefix("#").removeprefix("/").split("/") if where != "#" else ():
+        step = step.replace("~1", "/").replace("~0", "~")
+        place = step.isdecimal() and isinstance(found, list) and int(step[:6]) < len(found)
+        found = found[int(step[:6])] if place else found.get(step) if isinstance(found, dict) else None
+    return found
+
+
+def reference_problem(schema: dict) -> str | None:
+    "A `$ref` that leads out of a schema, to nothing, or back to itself before any value begins."
+    parts: list[Any] = [schema]
+    ahead: dict[int, list[int]] = {}  # for each part, those that stand at the same place of the answer
+    for one in parts:  # grows while it is read
+        parts += [part for part in (one.values() if isinstance(one, dict) else one) if isinstance(part, (dict, list))]
+        if isinstance(one, dict):
+            ahead[id(one)] = [id(part) for name in ("anyOf", "oneOf", "allOf") if isinstance(one.get(name), list) for part in one[name] if isinstance(part, dict)]
+        if isinstance(one, dict) and isinstance(where := one.get("$ref"), str):
+            if not where.startswith("#") or not isinstance(target := part_at(schema, where), dict):
+                return "$ref: expected one that leads to a part of the schema, such as #/$defs/name"
+            ahead[id(one)].append(id(target))
+    behind = Counter(one for some in ahead.values() for one in some)
+    begun = [one for one in ahead if not behind[one]]
+    for one in begun:  # grows while it is read
+        behind.subtract(ahead[one])
+        begun += [other for other in dict.fromkeys(ahead[one]) if not behind[other]]
+    return "$ref: got one that leads back to itself before any value begins" if len(begun) < len(ahead) else None
 
 # %% ../../nbs/api/openai_compatible.ipynb #3f9fad00
 def held_to_schema(sampling: Sampling, wanted: ResponseFormat | None, engine: str) -> Sampling:
@@ -198,8 +290,9 @@ def held_to_schema(sampling: Sampling, wanted: ResponseFormat | None, engine: st
         raise FieldError("response_format", f"got {wanted.type!r}, expected 'text': this model's engine cannot be held to a schema")
     if wanted.type == "json_schema" and wanted.json_schema is None:
         raise FieldError("response_format.json_schema", "is missing; expected an object with a name and a schema")
-    schema = wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
-    if engine == "ollama" and (problem := schema_problem(schema)):
+    schema = wanted.json_schema.schema_ if wanted.json_schema else {}
+    schema = schema or {"type": "object"}  # an empty one admits any JSON, and no engine is told of it
+    if problem := (schema_problem(schema) if engine == "ollama" else None) or reference_problem(schema):
         raise FieldError("response_format", f"{problem}: this model's engine cannot be held to such a schema")
     return sampling.model_copy(update={"json_schema": schema})
 

@@ -93,7 +93,7 @@ def open_database(
     try:
         migrate(engine)
     except SQLAlchemyError as error:
-        raise MissingError(f"the database of serve.database cannot be used ({type(error).__name__}); correct the address, or start its server") from None
+        raise MissingError(f"the database of serve.database cannot be used ({type(error).__name__}); correct the address, make room on its disk, or start its server") from None
     return engine
 
 # %% ../../nbs/api/store.ipynb #acaf4d50

@@ -39,10 +39,20 @@ def process_lives(pid: int) -> bool:
         return False
 
 # %% ../../nbs/basics/processes.ipynb #0ad6d316
-#: Run by a second Python: starts the command and ends its process group when standard input ends, which is our death.
+#: Run by a second Python: starts the command and ends its process group when standard input ends, which is our death. Where the guard itself
+#: is killed, Linux sends the command SIGTERM (PR_SET_PDEATHSIG, which is 1).
 GUARD = """
 import os, signal, subprocess, sys, threading
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+guard = os.getpid()
+try:
+    import ctypes
+    tell = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+except (ImportError, OSError, AttributeError):
+    tell = None
+def follow():
+    tell(1, signal.SIGTERM)
+    if os.getppid() != guard: os._exit(1)
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=follow if tell else None)
 def end(how):
     try: os.killpg(child.pid, how) if hasattr(os, "killpg") else child.kill()
     except ProcessLookupError: pass

@@ -39,7 +39,7 @@ from medlab.cli.evaluate import (
 )
 from .finetune import dry_run_lines, finetune_plan, finetune_settings, join_launch, launch_lines
 from .models import models_app
-from .serve import ask_lines, chat_lines, export_log, given_options, patient_facts, plan_lines, plan_request, post_json, server_client
+from .serve import ask_lines, chat_lines, export_log, for_terminal, given_options, patient_facts, plan_lines, plan_request, post_json, server_client
 from ..quantizing.converter import install_converter
 
 # %% ../../nbs/cli/commands.ipynb #e0db096d
@@ -364,7 +364,7 @@ def ask_command(
     body = {"case": given_text(case), "options": given_options(option), "model": model}
     with opened_server(url, profile, run) as client:
         reply = post_json(client, "/ask", body)
-    typer.echo(json.dumps(reply, indent=1, ensure_ascii=False) if as_json else "\n".join(ask_lines(reply)))
+    typer.echo(for_terminal(json.dumps(reply, indent=1, ensure_ascii=False)) if as_json else "\n".join(ask_lines(reply)))
 
 # %% ../../nbs/cli/commands.ipynb #27b1fee5
 @app.command("chat")
@@ -401,7 +401,7 @@ def recommend_command(
     body = plan_request(found, model, samples)
     with opened_server(url, profile, run) as client:
         reply = post_json(client, "/api/treatment-recommendations", body)
-    typer.echo(json.dumps(reply, indent=1, ensure_ascii=False) if as_json else "\n".join(plan_lines(reply)))
+    typer.echo(for_terminal(json.dumps(reply, indent=1, ensure_ascii=False)) if as_json else "\n".join(plan_lines(reply)))
 
 # %% ../../nbs/cli/commands.ipynb #2c7cd836
 def compose(words: list[str], run: Run, port: int = 8000) -> bool:

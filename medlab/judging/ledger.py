@@ -50,8 +50,10 @@ class Ledger:
         self.path, self.place, self.params = path, place, params
         self.replies = read_replies(path) if path else {}
         rows = read_jsonl(path, torn_end="drop") if path and path.exists() else []
-        self.rows = [row for row in rows if row.get("judge", {}).get("model") == place.model and row["judge"].get("provider") == place.provider]
-        self.prices = prices_of(place, params)
+        self.rows, self.prices, self.charged = [], prices_of(place, params), [0.0, 0.0]
+        for row in rows:
+            if row.get("judge", {}).get("model") == place.model and row["judge"].get("provider") == place.provider:
+                self.count(row)
 
     def add(self, key: str, reply: Reply, most: float | None = None) -> None:
         "Keep a reply, and the most that it can have cost where the server did not count its tokens."
@@ -65,9 +67,15 @@ class Ledger:
     def note(self, row: dict) -> None:
         "Write one line at once."
         row = {**row, "judge": {"provider": self.place.provider, "model": self.place.model, "base_url": self.place.base_url if self.place.provider != "medlab" else ""}}
-        self.rows.append(row)
+        self.count(row)
         if self.path:
             append_jsonl(self.path, [row])
+
+    def count(self, row: dict) -> None:
+        "Add one line to the sums that `check_budget` reads before each request: what is known to be spent, and what a line of unknown cost can have cost at most."
+        self.rows.append(row)
+        self.charged[0] += (cost_usd(self.prices, row["reply"]["usage"]) or 0.0) if "reply" in row else 0.0
+        self.charged[1] += row.get("most_usd") or 0.0
 
     def spent(self) -> dict:
         "All calls so far: tokens, US dollars where they are known, calls whose cost is not known, and failed calls by what the server said."
@@ -85,8 +93,7 @@ class Ledger:
             return
         if self.prices is None:
             raise OverBudget(f"judge.budget_usd is set, but the price of {self.place.model} is not known; set judge.usd_per_million=[prompt, completion]")
-        most, known = self.most_usd(messages, options) or 0.0, self.spent()["known_usd"]
-        unsure = sum(row.get("most_usd") or 0.0 for row in self.rows)
+        most, known, unsure = self.most_usd(messages, options) or 0.0, round(self.charged[0], 8), self.charged[1]
         if known + unsure + most > self.params.budget_usd:
             also = f", calls whose cost is not known may have cost {unsure:.4f}," if unsure else ""
             raise OverBudget(f"{known:.4f} US dollars are spent{also} and the next request may cost {most:.4f}; judge.budget_usd={self.params.budget_usd} would be exceeded")
