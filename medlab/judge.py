@@ -30,7 +30,7 @@ from .judging.asking import MODES, HttpJudge, JudgeGone, Lost, NotKnown, Reply, 
 from .judging.calibration import agreement_with_people, corrected_mean, same_twice, worst_case
 from .judging.controls import Control, check_controls, make_controls
 from .judging.forms import CHECKLIST, MATERIAL, PAIRWISE, Criterion, Form, checklist_score, criteria_of, pair_outcome, pair_summary
-from .judging.graded import read_graded, sample_graded, tuning_questions
+from .judging.graded import GradedAnswer, read_graded, sample_graded, tuning_questions
 from .judging.ledger import Ledger, OverBudget, estimate, request_key
 from .judging.limits import Pace
 from .judging.local import EngineJudge, local_place, served_judge
@@ -98,6 +98,9 @@ def parse_verdict(text: str) -> Verdict:
 
 # %% ../nbs/11_judge.ipynb #107c6218
 STATUSES = ("scored", "parse_error", "refused", "api_error", "skipped")
+
+#: Those that another call of the same command may change.
+TO_ASK_AGAIN = ("api_error", "skipped")
 
 # %% ../nbs/11_judge.ipynb #2ee01e47
 class JudgeName(BaseModel):
@@ -403,13 +406,18 @@ def judge_all(judge: Judge, work: Iterable[Work]) -> list[Judgement]:
     return [judge.judge(one) for one in tqdm(list(work), desc="judge", unit=" answers")]
 
 # %% ../nbs/11_judge.ipynb #02f6d430
+def graded_work(sample: Iterable[GradedAnswer]) -> list[Work]:
+    "Graded answers as questions to the judge."
+    return [Work(f"graded {one.question_id} {one.answer_id}", "graded", judge_messages(one.question, one.reference, one.answer)) for one in sample]
+
+
 def compare_with_people(judge: Judge, params: JudgeParams, seed: int) -> dict | None:  # None when no folder is named
     "Judge graded answers; returns agreement and the corrected mean, with counts. Raises `MissingError` for a folder without the files."
     if not params.graded:
         return None
     usable, counts = read_graded(params.graded)
     sample, tuning = sample_graded(usable, params.graded_items, seed), tuning_questions(usable, seed)
-    judged = judge_all(judge, [Work(f"graded {one.question_id} {one.answer_id}", "graded", judge_messages(one.question, one.reference, one.answer)) for one in sample])
+    judged = judge_all(judge, graded_work(sample))
     rows = [(one.question_id, one.grade, verdict.score) for one, verdict in zip(sample, judged) if verdict.score is not None]
     found = {"counts": counts | {"judged": len(judged), "without_verdict": len(judged) - len(rows)}, "failures": dict(Counter(one.status for one in judged if one.score is None))}
     if len(rows) < 20:
@@ -571,29 +579,51 @@ def scored_before(run: Run) -> set[str]:
     return {one["request_sha256"] for one in read_jsonl(path) if one["status"] == "scored"} if path.is_file() else set()
 
 # %% ../nbs/11_judge.ipynb #5fc75351
+def retest_controls(controls: list[Control], n: int) -> list[Control]:
+    "All controls of the first n items."
+    items = list(dict.fromkeys(one.item_id for one in controls))[:n]
+    return [one for one in controls if one.item_id in items]
+
+
+def with_next_seed(judge: Judge) -> Judge:
+    "The same judge with another seed, on the same account of what was spent."
+    again = Judge(judge.place, judge.params, judge.seed + 1, None, judge.start)
+    again.asker, again.mode, again.ledger, again.gone = judge.asker, judge.mode, judge.ledger, judge.gone
+    return again
+
+
 def retested(judge: Judge, controls: list[Control], n: int) -> dict | None:
     "The first controls' scores in a second round with another seed, beside the first round's; None for a judge that cannot waver."
     if n == 0 or judge.name.provider == "medlab":
         return None
-    again = Judge(judge.place, judge.params, judge.seed + 1, None, judge.start)
-    again.asker, again.mode, again.ledger = judge.asker, judge.mode, judge.ledger  # one account of what was spent
-    chosen = [one for one in controls if one.item_id in list(dict.fromkeys(one.item_id for one in controls))[:n]]
-    rounds = [[one.judge_answer(control.item_id, "control", judge_messages(control.question, control.reference, control.answer)).score for control in chosen] for one in (judge, again)]
-    return same_twice(*rounds)
+    chosen = retest_controls(controls, n)
+    rounds = [[one.judge_answer(control.item_id, "control", judge_messages(control.question, control.reference, control.answer)) for control in chosen] for one in (judge, with_next_seed(judge))]
+    failures = Counter(one.status for found in rounds for one in found if one.score is None)
+    return same_twice(*([one.score for one in found] for found in rounds)) | {"failures": dict(failures)}
 
 
-def second_opinion(run: Run, profile: Profile, first: Judge, judgements: list[Judgement], work: list[Work]) -> dict | None:
+def second_opinion(run: Run, profile: Profile, judgements: list[Judgement], work: list[Work]) -> dict | None:
     "How far another hosted model agrees on the rubric's scores, and what it cost; None when the profile names none. It gets what is left of the budget."
     params = profile.params(JudgeParams)
     if not params.second:
         return None
-    left = None if params.budget_usd is None else max(0.0, params.budget_usd - first.ledger.spent()["known_usd"])
-    other = params.model_copy(update={"model": params.second, "second": "", "budget_usd": left})
+    other = params.model_copy(update={"model": params.second, "second": ""})
     rubric = [(mine, one) for mine, one in zip(judgements, work) if one.form == "rubric"]
     with open_judge(run, profile, other) as judge:
+        print_estimate(judge, before := estimate(judge.ledger, [judge.request(one.messages) for _, one in rubric]))
         judged = judge_all(judge, [one for _, one in rubric])
     agreement = same_twice([mine.score for mine, _ in rubric], [one.score for one in judged])
-    return {"model": params.second, **agreement, "failures": dict(Counter(one.status for one in judged if one.score is None)), "spent": judge.ledger.spent()}
+    return {"model": params.second, **agreement, "failures": dict(Counter(one.status for one in judged if one.score is None)), "spent": judge.ledger.spent(), "estimate": before}
+
+# %% ../nbs/11_judge.ipynb #e07af41c
+def first_requests(judge: Judge, controls: list[Control], work: list[Work]) -> list[tuple[str, list[dict], dict]]:
+    "The first request of all that this judge is asked when it passes its controls: those, the answers, the controls' second round, and graded answers."
+    params, graded = judge.params, []
+    if controls and params.graded:
+        graded = graded_work(sample_graded(read_graded(params.graded)[0], params.graded_items, judge.seed))
+    tests, again = ([judge_messages(one.question, one.reference, one.answer) for one in found] for found in (controls, retest_controls(controls, params.retest)))
+    twice = [] if judge.name.provider == "medlab" else [with_next_seed(judge).request(one) for one in again]
+    return [*map(judge.request, tests), *twice, *(judge.request(one.messages, FORMS[one.form]) for one in [*work, *graded])]
 
 # %% ../nbs/11_judge.ipynb #a1c00e83
 def print_estimate(judge: Judge, before: dict) -> None:
@@ -614,14 +644,12 @@ def judge(run: Run, profile: Profile) -> Outcome:
     try:
         work, controls = work_of(run, params), make_controls(control_items(run, params.controls))
         with open_judge(run, profile) as opened:
-            tests = [judge_messages(one.question, one.reference, one.answer) for one in controls]
-            before = estimate(opened.ledger, [*(opened.request(one) for one in tests), *(opened.request(one.messages, FORMS[one.form]) for one in work)])
-            print_estimate(opened, before)
+            print_estimate(opened, before := estimate(opened.ledger, first_requests(opened, controls, work)))
             checked, of_controls = run_controls(opened, controls) if params.controls else (None, [])
             trusted = checked is None or checked["passed"]
             judgements = judge_all(opened, work if trusted else [])
             more = {"retest": retested(opened, controls, params.retest), "people": compare_with_people(opened, params, profile.seed)} if checked and trusted else {}
-            result = judge_summary(opened, params, judgements, checked, before, **more, second=second_opinion(run, profile, opened, judgements, work) if trusted else None)
+            result = judge_summary(opened, params, judgements, checked, before, **more, second=second_opinion(run, profile, judgements, work) if trusted else None)
     except MissingError as error:
         return write_not_run(run, params.variant, str(error))
     write_json(folder / "judge.json", result)
@@ -636,6 +664,9 @@ def outcome_of(run: Run, result: dict, of_controls: list[Judgement], judgements:
     notes = [f"{failed} of {result['asked']} answers got no verdict: {result['failures'][0]['why']}"] if failed else []
     if checked and not checked["passed"]:
         notes.append(f"the judge did not pass its controls, so no score of it is shown: {checked['why'][0]}")
-    open_ones, before = [one for one in [*of_controls, *judgements] if one.status in ("api_error", "skipped")], scored_before(run)
+    open_ones, before = [one for one in [*of_controls, *judgements] if one.status in TO_ASK_AGAIN], scored_before(run)
     missing = [f"the verdict on {one.item_id}" for one in open_ones if one.request_sha256 in before]
-    return Outcome(notes=notes + more, incomplete=bool(open_ones), missing=missing, content=result_hashes(result, judgements))
+    beside = {what: sum(n for status, n in (result.get(name) or {}).get("failures", {}).items() if status in TO_ASK_AGAIN)
+              for name, what in (("retest", "of the second round of controls"), ("people", "on graded answers"), ("second", "of the second judge"))}
+    notes += [f"{n} verdicts {what} are still to be had; the same command goes on" for what, n in beside.items() if n]
+    return Outcome(notes=notes + more, incomplete=bool(open_ones) or any(beside.values()), missing=missing, content=result_hashes(result, judgements))

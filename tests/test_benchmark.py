@@ -224,6 +224,67 @@ def test_answers_that_lack_an_item_are_refused(tmp_path, change, message):
         room.evaluate_saved(path, None, "mcq", gold, COLUMNS)
 
 
+@pytest.mark.parametrize("questions, answers, message", [
+    (["q0", *[f"q{n}" for n in range(11)]], [f"q{n}" for n in range(11)], "'q0' stands for 2 of 12 questions"),
+    ([None, *[f"q{n}" for n in range(1, 12)]], [f"q{n}" for n in range(12)], "None stands for 1 of 12 questions"),
+    ([f"q{n}" for n in range(12)], [str(n) for n in reversed(range(12))], "no answer to 12 of 12 items.*such as '11'.*--columns id=KEY"),
+])
+def test_keys_that_do_not_tell_which_answer_is_whose_are_refused(tmp_path, questions, answers, message):
+    "Neither is one answer used for two questions, nor are answers taken in a file's order when their keys are others'."
+    gold = as_file(tmp_path, "gold.jsonl", [{**row, "id": key} for row, key in zip(ROWS, questions)])
+    path = as_file(tmp_path, "mine.jsonl", [{"id": key, "output": "B"} for key in answers])
+    with pytest.raises(InputError, match=message):
+        room.evaluate_saved(path, None, "mcq", gold, COLUMNS)
+
+
+def test_a_copy_of_the_right_answers_is_nobodys_answers(tmp_path):
+    "A file that carries the right answer beside the system's, under a name that we do not know, does not score 100 %."
+    rows = [{"id": f"q{n}", "question": row["Q"], "options": [row["a"], row["b"], row["c"]], "answer": "B", "we_said": "A"} for n, row in enumerate(ROWS)]
+    gold, path = as_file(tmp_path, "gold.jsonl", rows), as_file(tmp_path, "mine.jsonl", [{name: row[name] for name in ("id", "answer", "we_said")} for row in rows])
+    with pytest.raises(InputError, match="'answer' holds the right answers, all 12"):
+        room.evaluate_saved(path, None, "mcq", gold)
+
+    def accuracy(column):
+        found = room.evaluate_saved(path, None, "mcq", gold, f"answers={column}")["results"][0]["rows"]
+        return next(row["value"] for row in found if row["metric"] == "option_accuracy")
+
+    assert (accuracy("we_said"), accuracy("answer")) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("told", ["B", [{"type": "text", "text": "Answer: "}, {"type": "text", "text": "B"}], {"role": "assistant", "content": "B"}, {"answer": "B"},
+                                  [{"role": "user", "content": "A or B?"}, {"role": "assistant", "content": "B"}], [{"generated_text": "Answer: B"}], ["Answer: B"]])
+def test_an_answer_may_come_as_a_message_or_in_parts(tmp_path, told):
+    path = as_file(tmp_path, "mine.jsonl", [{**row, "output": told} for row in ROWS])
+    found = room.evaluate_saved(path, None, "mcq", columns=COLUMNS)["results"][0]["rows"]
+    assert next(row["value"] for row in found if row["metric"] == "option_accuracy") == 1.0
+
+
+@pytest.mark.parametrize("kind, protocol, message", [
+    ("triage", "lm-eval", "--as triage are not asked so; expected chat or few-shot-5"), ("qa", "lm-eval", "expected chat$"), ("qa", "few-shot-5", "expected chat$"),
+    ("mcq", "few-shot-5", "hold 0 examples of clinical_reasoning, expected 5"), ("exam", "chat", "'exam'"),
+])
+def test_no_result_carries_the_name_of_a_protocol_that_was_not_kept(tmp_path, likes, kind, protocol, message):
+    run, path = Run(tmp_path / "run"), str(as_file(tmp_path, "mine.jsonl"))
+    with pytest.raises(InputError, match=message):
+        room.run_benchmark(path, kind, run, load_profile("smoke"), ["base"], COLUMNS, protocol=protocol)
+    assert likes.asked == [] and not (run.path / "benchmarks").exists()
+
+
+def test_another_file_or_variant_takes_no_result_away(tmp_path, likes):
+    run, folder = Run(tmp_path / "run"), tmp_path / "other"
+    folder.mkdir()
+    one, other = str(as_file(tmp_path, "exam.csv")), str(as_file(folder, "exam.csv", ROWS[:5]))
+    for path, variant in ((one, "base"), (one, "merged"), (other, "base"), (one, "base")):
+        room.run_benchmark(path, "mcq", run, load_profile("smoke"), [variant], COLUMNS)
+    found = {read_json(path)["n"]: {result["variant"] for result in read_json(path)["results"]} for path in (run.path / "benchmarks").iterdir()}
+    assert found == {12: {"base", "merged"}, 5: {"base"}}
+
+
+def test_rows_that_are_no_items_are_told_on_the_terminal(tmp_path, likes):
+    path = as_file(tmp_path, "mine.jsonl", [*ROWS, {**ROWS[0], "key": "Z"}])
+    assert any("1 rows are no items" in line for line in room.result_lines(room.run_benchmark(str(path), "mcq", Run(tmp_path / "run"), load_profile("smoke"), ["base"], COLUMNS)))
+
+
 def test_rotations_keep_the_right_text_and_visit_every_place(tmp_path):
     items, _ = room.benchmark_items(as_file(tmp_path, "x.jsonl"), "mcq", COLUMNS)
     for item in items[:3]:
@@ -293,6 +354,7 @@ def test_a_run_opens_in_inspects_viewer(smoke_run, tmp_path):
 
     run, profile = smoke_run
     paths = write_inspect_logs(run, profile, tmp_path / "logs")
+    assert len(set(paths)) == len(paths) == len(list((tmp_path / "logs").iterdir())) and not any("_" in path.name for path in paths)
     predictions = read_predictions(run.file("evaluate", "predictions.parquet"), arm=None)
     logs = [read_eval_log(path) for path in paths]
     assert sum(len(log.samples) for log in logs) == len(predictions) and {log.status for log in logs} == {"success"}

@@ -382,6 +382,7 @@ def test_an_overloaded_server_costs_one_answer_its_verdict_and_three_in_a_row_en
 
 
 @pytest.mark.parametrize(("root", "tail"), [
+    ("/api/paas/v4", "/api/paas/v4"), ("/v1beta/openai", "/v1beta/openai/"), ("/v1", "/v1/chat/completions"),
     ("/openai/v1", ""), ("/openai/v1", "/openai/v1"), ("/openai/v1", "/openai/v1/"), ("/openai/v1", "/openai"), ("/v1", ""), ("/v1", "/v1"), ("/v1", "/v1/"), ("/v1", "/"),
 ])  # fmt: skip
 def test_the_address_may_end_in_v1_or_not(start, root, tail):
@@ -908,13 +909,63 @@ def test_a_local_judge_that_is_not_there_is_named(copied):
         assert part.incomplete and words in part.notes[0]
 
 
-def test_a_second_judge_marks_the_same_answers(copied, hosted):
+def test_a_second_judge_marks_the_same_answers_and_both_are_estimated_before(copied, hosted, capsys):
     run, _ = copied
     hosted.rule = by_words
-    judge(run, load_profile("smoke", ["judge.items=3", "judge.model=toy", f"judge.second={list(HOSTED)[1]}", "judge.retest=0"]))
-    second = read_json(run.file("judge", "judge.json"))["second"]
+    judge(run, load_profile("smoke", ["judge.items=3", "judge.model=toy", f"judge.second={list(HOSTED)[1]}", "judge.retest=1"]))
+    found, asked = read_json(run.file("judge", "judge.json")), Counter(body["model"] for _, _, body in hosted.requests)
+    second = found["second"]
+    assert (found["estimate"]["requests"], second["estimate"]["requests"]) == (asked["toy"], asked[second["model"]])
+    assert capsys.readouterr().out.count("requests to send") == 2
     assert (second["model"], second["n"], second["same"]) == (list(HOSTED)[1], 3, 1.0)
     assert {body["model"] for _, _, body in hosted.requests} == {"toy", list(HOSTED)[1]}
+
+
+def test_judges_share_one_budget(start, tmp_path):
+    "What one model spent, and what a call of unknown cost may have, is gone for the next."
+    params = QUICK.model_copy(update={"budget_usd": 0.0015, "max_tokens": 100, "usd_per_million": (1.0, 5.0)})
+    judge, server = start(params=params, ledger=tmp_path / "judge.jsonl")
+    assert judge_all(judge, answers(20))[-1].status == "skipped"
+    asked = len(server.requests)
+    second = Judge(Place("other", server.url, KEY, next(iter(HOSTED))), params, ledger=tmp_path / "judge.jsonl")
+    assert {one.status for one in judge_all(second, answers(3))} == {"skipped"} and len(server.requests) == asked
+    judge, server = start(uncounted(), params=params, ledger=tmp_path / "other.jsonl")
+    assert ask(judge).status == "scored"
+    tight = params.model_copy(update={"budget_usd": judge.ledger.rows[0]["most_usd"] * 1.5})
+    second = Judge(Place("other", server.url, KEY, next(iter(HOSTED))), tight, ledger=tmp_path / "other.jsonl")
+    assert ask(second).status == "skipped" and len(server.requests) == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part, few", [("people", 30), ("second", 12)])
+def test_a_limit_on_graded_answers_or_the_second_judge_leaves_the_step_incomplete_too(copied, hosted, tmp_path, part, few):
+    "The day's requests run out after the answers were judged; the same command goes on, and asks for nothing twice."
+    run, _ = copied
+    lines = [f"{question} {grade}-x G_{question}_{grade}" for question in range(10) for grade in (1, 3, 4)]
+    rows = [f'G_{question}_{grade},"Question: What helps against ailment {question}?\nAnswer: {" ".join(f"word{place}" for place in range(12 * grade))}"'
+            for question in range(10) for grade in (1, 3, 4)]
+    (tmp_path / "qrels.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "answers.csv").write_text("\n".join(["AnswerID,Answer", *rows]) + "\n")
+    more = [f"judge.graded={tmp_path}", "judge.graded_items=12"] if part == "people" else [f"judge.second={list(HOSTED)[1]}"]
+    profile = load_profile("smoke", ["judge.items=3", "judge.model=toy", "judge.retest=1", *more])
+    answered = Counter()
+
+    def until_the_day_is_over(body):
+        asked = json.loads(body["messages"][1]["content"])
+        late = "ailment" in asked["question"] if part == "people" else body["model"] != "toy"
+        answered["late"] += late
+        return error(429, "requests per day", headers={"retry-after": "5400"}) if late and answered["late"] > 2 else by_words(body)
+
+    hosted.rule = until_the_day_is_over
+    done = judge(run, profile)
+    found = read_json(run.file("judge", "judge.json"))
+    assert done.incomplete and "still to be had" in done.notes[-1] and found["counts"]["scored"] == 3 and sum(found[part]["failures"].values()) > 0
+    hosted.rule, before = by_words, len(hosted.requests)
+    whole = judge(run, profile)
+    found = read_json(run.file("judge", "judge.json"))
+    assert not whole.incomplete and found[part]["failures"] == {} and found["retest"]["failures"] == {}
+    sent = [json.dumps(body, sort_keys=True) for _, _, body in hosted.requests[before:]]
+    assert 0 < len(sent) == len(set(sent)) <= few and judge(run, profile) == whole
 
 
 def test_budget_and_offline_from_the_command_line(copied, hosted, medlab):

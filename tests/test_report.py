@@ -364,6 +364,8 @@ def test_runs_beside_each_other(smoke_run, results, tmp_path, medlab):
     assert page.open == [] and page.tables["Runs side by side"][0] == ["", smoke_run[0].name, "other"] and headline_of(results) in page.text
     assert compare_runs([smoke_run[0].path, smoke_run[0].path], tmp_path / "same.html")["same_items"]
     assert not compare_results({"a": results, "b": results | {"hashes": {}}})["same_items"]
+    fewer = results | {"rows": [row | {"n": row["n"] + 1} if row["metric"] == "format_valid" else row for row in results["rows"]]}
+    assert not compare_results({"a": results, "b": fewer})["same_items"]  # the same test split, of which one run asked more
     for words, said in ((["compare", smoke_run[0].path], "two at least"), (["compair", "a", "b"], "compare RUN RUN"), (["compare", smoke_run[0].path, tmp_path / "none"], "is not there")):
         failed = medlab("report", *words)
         assert failed.returncode != 0 and said in failed.stderr + failed.stdout

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BENCHMARK_KINDS', 'PROTOCOLS', 'benchmark_items', 'evaluate_saved', 'rotations', 'surface_audit', 'model_audit',
-           'as_protocol', 'run_benchmark', 'result_lines']
+           'check_protocol', 'as_protocol', 'run_benchmark', 'result_lines']
 
 # %% ../../nbs/cli/evaluate.ipynb #b0f03ffd
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -17,8 +18,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..basics.errors import InputError, MissingError, nearest
-from ..basics.files import sha256_file, sha256_json, write_json
-from ..basics.rows import scan_rows, value_at
+from ..basics.files import read_json, sha256_file, sha256_json, write_json
+from ..basics.rows import BadRow, scan_rows, value_at
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import Engine, Sampling
 from ..contracts.levels import read_level, read_yes_no
@@ -127,7 +128,7 @@ def benchmark_items(
             continue
         try:
             if not isinstance(row, dict):
-                raise ValueError("it has no named columns")
+                raise ValueError(row.reason if isinstance(row, BadRow) else "it has no named columns")
             items.append(item_from(row, place, kind, meaning, path.stem))
         except (ValueError, InputError) as error:
             why[str(error).split(";")[0][:90]] += 1
@@ -215,6 +216,17 @@ def saved_column(rows: list[dict], what: str, named: dict[str, str], without: tu
     return named.get(what) or next((name for name in SAVED_COLUMNS[what] if name in have and name not in without), None)
 
 # %% ../../nbs/cli/evaluate.ipynb #5802c720
+def said_in(value: Any) -> str:
+    "An answer as text: a message's content, the last of several messages, or parts one after the other; empty where nothing was answered."
+    if isinstance(value, dict):
+        given = next((value[name] for name in ("content", "text", "generated_text") if value.get(name) is not None), None)
+        return json.dumps(value, ensure_ascii=False) if given is None else said_in(given)
+    if isinstance(value, list):
+        messages = [one for one in value if isinstance(one, dict) and "role" in one]
+        return said_in(messages[-1]) if messages else "".join(map(said_in, value))
+    return "" if value is None else str(value)
+
+# %% ../../nbs/cli/evaluate.ipynb #5ef60b06
 def answers_in(rows: list[dict], name: str, systems: list[str], named: dict[str, str], without: tuple[str, ...] = ()) -> dict[str, list[tuple[str | None, str]]]:
     """The answers in one file's rows: system to keys and answers, in the file's order.
 
@@ -232,28 +244,32 @@ def answers_in(rows: list[dict], name: str, systems: list[str], named: dict[str,
         raise InputError(f"{problem}; the columns are {', '.join(sorted(columns))}; name one for each system with --systems a,b, or the one that holds all "
                          "answers with --columns answers=COLUMN,system=COLUMN")
     for row, system, column in cells:
-        found.setdefault(system, []).append((str(row[key]) if key and row.get(key) is not None else None, str(row.get(column) or "")))
+        found.setdefault(system, []).append((str(row[key]) if key and row.get(key) is not None else None, said_in(row.get(column))))
     return found
 
-# %% ../../nbs/cli/evaluate.ipynb #dc810f09
+# %% ../../nbs/cli/evaluate.ipynb #9a7a0259
 def in_order(
     answers: list[tuple[str | None, str]],  # of one system: keys and texts
     keys: list[str | None],  # of the questions
     system: str,
 ) -> list[str]:  # one for each question
-    "Answers in the order of the questions: by their keys where both have them, else by their places. Raises `InputError` where they do not fit."
+    "Answers in the order of the questions: by their keys where both files have such a column, else by their places. Raises `InputError` where they do not fit."
     given = [key for key, _ in answers]
-    if None in keys or None in given or not set(keys) & set(given):
+    if not any(keys) or not any(given):
         if len(answers) != len(keys):
             raise InputError(f"{system}: got {len(answers)} rows of answers for {len(keys)} items; expected one row an item, in the same order, or a column id in both files")
         return [text for _, text in answers]
-    twice = [key for key, n in Counter(given).items() if n > 1]
-    lacking = [key for key in keys if key not in given]
-    strange = [key for key in given if key not in keys]
+    known, have = Counter(keys), Counter(given)
+    doubtful = [key for key, n in known.items() if n > 1 or key is None]
+    if doubtful:
+        raise InputError(f"{system}: the key {doubtful[0]!r} stands for {known[doubtful[0]]} of {len(keys)} questions; expected another one for each; name the column with --columns id=KEY")
+    twice, lacking, strange = [key for key, n in have.items() if n > 1], [key for key in known if key not in have], [key for key in have if key not in known]
     for found, what in ((twice, "several answers to"), (lacking, "no answer to"), (strange, "answers to unknown items,")):
         if found:
-            raise InputError(f"{system}: {what} {len(found)} of {len(keys)} items, such as {found[0]!r}; expected one answer to each")
-    return [dict(answers)[key] for key in keys]
+            other = "" if set(known) & set(have) else f" (the answers' keys are such as {given[0]!r}: name the right column with --columns id=KEY, or leave it out of one file)"
+            raise InputError(f"{system}: {what} {len(found)} of {len(keys)} items, such as {found[0]!r}; expected one answer to each{other}")
+    by_key = dict(answers)
+    return [by_key[key] for key in keys]
 
 # %% ../../nbs/cli/evaluate.ipynb #20a1c4d4
 #: A role word at the beginning of an answer.
@@ -280,16 +296,26 @@ def rows_in(path: Path | str) -> list[dict]:
     return found
 
 # %% ../../nbs/cli/evaluate.ipynb #c2df2b36
-def answers_in_files(files: list[Path | str], systems: list[str], named: dict[str, str], keys: list[str | None], without: tuple[str, ...]) -> dict[str, list[str]]:
-    "The answers of every system in some files, in the order of the questions; a file may be given as NAME=FILE."
+def answers_in_files(
+    files: list[Path | str],  # one may be given as NAME=FILE
+    systems: list[str],
+    named: dict[str, str],
+    keys: list[str | None],  # of the questions
+    without: tuple[str, ...],  # columns that hold no answers of a system
+    right: tuple[str, list[str]],  # the column of right answers in the file of questions, and what it holds
+) -> dict[str, list[str]]:
+    "The answers of every system in some files, in the order of the questions. Raises `InputError` where only a copy of the right answers is found."
     found: dict[str, list[str]] = {}
     for one in files:
         name, sign, place = str(one).partition("=")
         path = Path(place) if sign and not Path(str(one)).exists() else Path(str(one))
-        for system, texts in answers_in(rows_in(path), name if path == Path(place) and sign else path.stem, systems, named, without).items():
+        rows = rows_in(path)
+        for system, texts in answers_in(rows, name if path == Path(place) and sign else path.stem, systems, named, without).items():
             if system in found:
                 raise InputError(f"two sets of answers are called {system!r}; name the files, as in --predictions {system}_2={path}")
             found[system] = in_order(texts, keys, system)
+            if system not in systems and "answers" not in named and (saved_column(rows, "answers", {}, without), found[system]) == right:
+                raise InputError(f"{path}: its column {right[0]!r} holds the right answers, all {len(keys)} to the letter; name the column of the system's answers with --columns answers=COLUMN")
     lacking = [name for name in systems if name not in found]
     if lacking:
         raise InputError(f"--systems: no answers of {lacking[0]!r}; the columns are those of {', '.join(map(str, files))}, and the systems found there {', '.join(found)}")
@@ -315,7 +341,8 @@ def evaluate_saved(
     rows = rows_in(questions_at)
     key = next((name for name in (named.get("id"), *SAVED_COLUMNS["id"]) if name and name in rows[0]), None)
     keys = [str(row[key]) if key and row.get(key) is not None else None for row in rows]
-    answers = answers_in_files(files, systems or [], named, keys, without=() if gold else ("answer", "text"))
+    correct = columns_for(str(questions_at), about_questions, kind).correct or ""
+    answers = answers_in_files(files, systems or [], named, keys, () if gold else ("answer", "text"), (correct, [said_in(value_at(row, correct)) for row in rows]))
     given = saved_predictions(items, answers, strip_role)
     compared = compare(items, given, against=next(iter(answers)), seed=seed, floor=floor)
     return {"n": len(items), "results": score_benchmark(items, given, floor, seed), "comparisons": [one.model_dump() for one in compared if one.task != "all"],
@@ -385,6 +412,19 @@ def model_audit(
 PROTOCOLS = ("chat", "few-shot-5", "lm-eval")
 
 
+def check_protocol(protocol: str, kind: str, shots: dict[str, list[Example]]) -> None:
+    "Raise `InputError` for a protocol that is not known, that such items are not asked by, or that lacks its examples."
+    if protocol not in PROTOCOLS:
+        raise InputError(f"--protocol: got {protocol!r}{nearest(protocol, PROTOCOLS)}")
+    task = BENCHMARK_KINDS.get(kind)
+    if task is None:
+        raise InputError(f"--as: got {kind!r}{nearest(kind, BENCHMARK_KINDS)}")
+    if (protocol, task) != ("lm-eval", "clinical_reasoning") and (protocol == "lm-eval" or (protocol, kind) == ("few-shot-5", "qa")):
+        raise InputError(f"--protocol {protocol}: items read --as {kind} are not asked so; expected chat{'' if kind == 'qa' else ' or few-shot-5'}")
+    if protocol == "few-shot-5" and len(shots[task]) < 5:
+        raise InputError(f"--protocol few-shot-5: the run's training data (instruct/train.jsonl) hold {len(shots[task])} examples of {task}, expected 5; choose another --run, or --protocol chat")
+
+
 def as_protocol(question: ForcedQuestion, protocol: str) -> ForcedQuestion:
     "A forced choice under a protocol."
     if protocol != "lm-eval" or question.example.task != "clinical_reasoning":
@@ -415,6 +455,18 @@ def benchmark_written(variant: Variant, items: list[Example], run: Run, profile:
     return answer_all(variant, requests, params.batch, sampling, ledger)
 
 # %% ../../nbs/cli/evaluate.ipynb #855c3b9b
+def write_result(path: Path, result: dict) -> None:
+    "Write a benchmark's result, beside that of another file of the same name, and with what other variants scored on the same items before."
+    if path.exists() and read_json(path)["sha256"] != result["sha256"]:
+        path = path.with_name(f"{path.stem}-{result['sha256'][:8]}.json")
+    before = read_json(path) if path.exists() else {}
+    same = all(before.get(name) == result[name] for name in ("sha256", "n", "leaks", "left_out", "smallest_difference"))
+    mine = {one["variant"] for one in result["results"]} | {name.partition(",")[0] for name in result["not_possible"]}
+    kept = [one for one in before["results"] if one["variant"] not in mine] if same else []
+    lacking = {name: why for name, why in before["not_possible"].items() if name.partition(",")[0] not in mine} if same else {}
+    write_json(path, result | {"results": kept + result["results"], "not_possible": lacking | result["not_possible"]})
+
+# %% ../../nbs/cli/evaluate.ipynb #48c07125
 def run_benchmark(
     place: str,  # a file, or hub/NAME of a known data set
     kind: str,  # one of BENCHMARK_KINDS
@@ -426,19 +478,18 @@ def run_benchmark(
     protocol: str = "chat",  # one of PROTOCOLS
 ) -> dict:  # also written to RUN/benchmarks
     "Evaluate variants on anybody's benchmark, and write the results for this file alone. Raises `InputError` for a file, a kind or a protocol that is not known."
-    if protocol not in PROTOCOLS:
-        raise InputError(f"--protocol: got {protocol!r}{nearest(protocol, PROTOCOLS)}")
+    known = run.path / "instruct" / "train.jsonl"
+    train = read_examples(known) if known.exists() else []
+    shots = {task: few_shot_examples(train, task, 5 if protocol == "few-shot-5" else 0, profile.seed) for task in TASKS}
+    check_protocol(protocol, kind, shots)
     chosen = [find_variant(name, run, profile) for name in variants]  # one that is not there is an error now, not after the search for leaks
     path = table_of(Hub(place.removeprefix("hub/"))) if place.startswith("hub/") else Path(place)
     items, left_out = benchmark_items(path, kind, columns, limit)
-    known = run.path / "instruct" / "train.jsonl"
-    train = read_examples(known) if known.exists() else []
     leaks = leaked_items(items, train)
     usable = [one for one in items if one.id not in leaks]
     suspects, unchecked = suspected_items(usable, train)
     if not usable:
         raise InputError(f"{path}: all {len(items)} items stand in the training data of {run.path}; nothing is left to measure")
-    shots = {task: few_shot_examples(train, task, 5 if protocol == "few-shot-5" else 0, profile.seed) for task in TASKS}
     answered, impossible = [], {}
     for name, variant in zip(variants, chosen):
         ledger = run.folder("ledgers") / "benchmarks.jsonl"
@@ -450,13 +501,14 @@ def run_benchmark(
     result = {"file": path.name, "sha256": sha256_file(path), "as": kind, "protocol": protocol, "n": len(usable), "left_out": left_out, "leaks": leaks,
               "leaks_checked_against": len(train), "suspects": suspects, "suspects_why": unchecked,
               "results": score_benchmark(usable, answered), "not_possible": impossible, "smallest_difference": smallest_difference(len(usable))}
-    write_json(run.folder("benchmarks") / f"{path.stem}-{kind}-{protocol}.json", result)
+    write_result(run.folder("benchmarks") / f"{path.stem}-{kind}-{protocol}.json", result)
     return result
 
-# %% ../../nbs/cli/evaluate.ipynb #48c07125
+# %% ../../nbs/cli/evaluate.ipynb #31d42608
 def result_lines(result: dict) -> list[str]:
     "A benchmark's results for the terminal."
     lines = [f"{result['n']} items" + (f", {len(result['leaks'])} left out because they stand in the training data" if result.get("leaks") else "")]
+    lines += [f"  {n} rows are no items: {why}" for why, n in result.get("left_out", {}).items()]
     if result.get("suspects"):
         named = "; ".join(f"{one['item']} like {one['train']} ({one['cosine']:.2f})" for one in result["suspects"][:5])
         lines.append(f"  {len(result['suspects'])} pairs may ask the same in other words, read them: {named}")

@@ -206,6 +206,11 @@ def inspect_log(
     )
 
 # %% ../../nbs/cli/inspect_tasks.ipynb #51326ef9
+def log_name(variant: str, arm: str, task: str) -> str:
+    "A log's file name, another one for each variant, arm and task. Inspect takes such a name apart at its underscores, so it has none."
+    return ".".join(part.replace("_", "-") for part in (variant, arm, task, "eval"))
+
+# %% ../../nbs/cli/inspect_tasks.ipynb #c7c75bd0
 def write_inspect_logs(
     run: Run,
     profile: Profile,
@@ -225,6 +230,6 @@ def write_inspect_logs(
     for variant, arm, task in dict.fromkeys((one.variant, one.arm, items[one.item_id].task) for one in predictions):
         pairs = [(items[one.item_id], one) for one in predictions if (one.variant, one.arm, items[one.item_id].task) == (variant, arm, task)]
         log = inspect_log(pairs, manifest.started_at, shots_for(train, arm, params, profile.seed)[task], params.readable_floor, about)
-        written.append(folder / f"{variant}-{arm}-{task}.eval".replace("_", "-"))
+        written.append(folder / log_name(variant, arm, task))
         write_eval_log(log, written[-1])
     return written

@@ -118,9 +118,10 @@ def compare_results(results: dict[str, dict]) -> dict[str, Any]:  # same_items, 
     tests = {name: one["hashes"].get("instruct/test.jsonl") for name, one in results.items()}
     same = len(set(tests.values())) == 1 and None not in tests.values()
     keys = dict.fromkeys((row["metric"], row["task"], row["variant"], arm_of(row)) for one in results.values() for row in one["rows"] if (row["metric"], row["task"]) in MAIN_METRICS)
-    lines = []
+    lines: list[list[str]] = []
     for metric, task, variant, arm in sorted(keys, key=lambda key: MAIN_METRICS.index(key[:2])):
         found = [next((row for row in one["rows"] if (row["metric"], row["task"], row["variant"], arm_of(row)) == (metric, task, variant, arm)), None) for one in results.values()]
+        same = same and len({row["n"] for row in found if row and row["n"]}) < 2  # the same test split, of which one run may have asked fewer
         lines.append([f"{SHORT_TITLES[metric]}, {variant}, {ARM_WORDS.get(arm, arm)}", *(f"{formatted_value(row)}, n = {row['n']}" if row else "not in this run" for row in found)])
     words = "All runs were measured on the same items." if same else "These runs were NOT measured on the same items: their values stand side by side, and their differences mean nothing."
     about = [[key, *(str(one.get(key) or "–") for one in results.values())] for key in ("model", "command", "commit")]

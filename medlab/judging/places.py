@@ -109,12 +109,12 @@ def hosted_place(params: JudgeParams) -> Place | None:
 # %% ../../nbs/judging/places.ipynb #a78d2305
 def api_roots(base_url: str) -> list[str]:
     "The addresses under which the API may lie, the likelier first."
-    url = base_url.rstrip("/")
+    url = base_url.rstrip("/").removesuffix("/chat/completions")
     if url.endswith("/v1"):
         return [url]
     if url.endswith("/openai"):
-        return [f"{url}/v1"]
-    return [f"{url}/openai/v1", f"{url}/v1"]
+        return [f"{url}/v1", url]
+    return [f"{url}/openai/v1", f"{url}/v1", url]
 
 # %% ../../nbs/judging/places.ipynb #61aff46c
 def prices_of(place: Place, params: JudgeParams) -> tuple[float, float] | None:

@@ -74,7 +74,7 @@ def says(claim: dict) -> str:
     if not claim["strongest_rival"]:
         return f"{first}."
     rival = claim["strongest_rival"].replace("_", " ")
-    return f"{first}; it {'beats' if claim['beats_rival'] else 'does not beat'} the strongest cheap rival ({rival})."
+    return f"{first}; {claim['variant']} {'beats' if claim['beats_rival'] else 'does not beat'} the strongest cheap rival ({rival})."
 
 # %% ../../nbs/metrics/claims.ipynb #65ca6321
 def one_claim(task: str, test: list[Example], answered: list[Prediction], arms: dict[str, tuple[str, int]], base: str, tuned: str, rivals: dict) -> dict | None:
