@@ -43,6 +43,13 @@ class OverBudget(MedlabError):
     "The next request could cost more than what is left of the budget."
 
 # %% ../../nbs/judging/ledger.ipynb #8385a52e
+def charge_of(row: dict, params: JudgeParams) -> tuple[float, float]:  # US dollars
+    "What is known to be paid for a line of a ledger, whichever judge it is of, and the most that it can have cost where that is not known."
+    judge = row.get("judge")
+    known = cost_usd(prices_of(Place(judge["provider"], "", "", judge["model"]), params), row["reply"]["usage"]) if judge and "reply" in row else None
+    return known or 0.0, row.get("most_usd") or 0.0
+
+# %% ../../nbs/judging/ledger.ipynb #af9e304b
 class Ledger:
     "Replies by request, and what they cost. Without a path nothing is kept."
 
@@ -50,16 +57,9 @@ class Ledger:
         self.path, self.place, self.params = path, place, params
         self.replies = read_replies(path) if path else {}
         rows = read_jsonl(path, torn_end="drop") if path and path.exists() else []
-<<<<<<< HEAD
         self.rows, self.prices, self.charged = [], prices_of(place, params), [0.0, 0.0]
         for row in rows:
-            if row.get("judge", {}).get("model") == place.model and row["judge"].get("provider") == place.provider:
-                self.count(row)
-=======
-        mine = [row.get("judge", {}).get("model") == place.model and row["judge"].get("provider") == place.provider for row in rows]
-        self.rows, self.others = ([row for row, is_mine in zip(rows, mine) if is_mine is wanted] for wanted in (True, False))  # the budget is one for all judges
-        self.prices = prices_of(place, params)
->>>>>>> w-break13
+            self.count(row)
 
     def add(self, key: str, reply: Reply, most: float | None = None) -> None:
         "Keep a reply, and the most that it can have cost where the server did not count its tokens."
@@ -78,10 +78,11 @@ class Ledger:
             append_jsonl(self.path, [row])
 
     def count(self, row: dict) -> None:
-        "Add one line to the sums that `check_budget` reads before each request: what is known to be spent, and what a line of unknown cost can have cost at most."
-        self.rows.append(row)
-        self.charged[0] += (cost_usd(self.prices, row["reply"]["usage"]) or 0.0) if "reply" in row else 0.0
-        self.charged[1] += row.get("most_usd") or 0.0
+        "Add a line, of this judge or another, to what is charged: what is known to be paid, and the most that lines of unknown cost can have cost."
+        judge = row.get("judge") or {}
+        self.charged = [before + dollars for before, dollars in zip(self.charged, charge_of(row, self.params))]
+        if (judge.get("provider"), judge.get("model")) == (self.place.provider, self.place.model):
+            self.rows.append(row)
 
     def spent(self) -> dict:
         "All calls so far: tokens, US dollars where they are known, calls whose cost is not known, and failed calls by what the server said."
@@ -93,23 +94,13 @@ class Ledger:
         return {"calls": len(self.rows), "failed_calls": dict(failed), "usage": dict(usage), "known_usd": round(sum(filter(None, costs)), 8),
                 "unknown_calls": unknown, "usd": None if unknown else round(sum(filter(None, costs)), 8)}
 
-    def spent_by_others(self) -> float:
-        "US dollars that other judges' replies in the same ledger have cost, as far as that is known."
-        costs = ((prices_of(Place(row["judge"]["provider"], "", "", row["judge"]["model"]), self.params), row["reply"]["usage"]) for row in self.others if "reply" in row and row.get("judge"))
-        return sum(cost_usd(prices, usage) or 0.0 for prices, usage in costs)
-
     def check_budget(self, messages: list[dict], options: dict) -> None:
         "Raise `OverBudget` when this request could cost more than is left, or when a budget is set and the price is not known."
         if self.params.budget_usd is None:
             return
         if self.prices is None:
             raise OverBudget(f"judge.budget_usd is set, but the price of {self.place.model} is not known; set judge.usd_per_million=[prompt, completion]")
-<<<<<<< HEAD
         most, known, unsure = self.most_usd(messages, options) or 0.0, round(self.charged[0], 8), self.charged[1]
-=======
-        most, known = self.most_usd(messages, options) or 0.0, self.spent()["known_usd"] + self.spent_by_others()
-        unsure = sum(row.get("most_usd") or 0.0 for row in [*self.rows, *self.others])
->>>>>>> w-break13
         if known + unsure + most > self.params.budget_usd:
             also = f", calls whose cost is not known may have cost {unsure:.4f}," if unsure else ""
             raise OverBudget(f"{known:.4f} US dollars are spent{also} and the next request may cost {most:.4f}; judge.budget_usd={self.params.budget_usd} would be exceeded")
