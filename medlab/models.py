@@ -35,7 +35,7 @@ from .loaders.wordpiece import complete_tokenizer
 
 # %% ../nbs/05_models.ipynb #e690b880
 # PyTorch's threads wait for one another in a busy loop, unless this is set before it is loaded. On a busy machine the loop costs
-# several times the time of the work.
+# several times the time of the work. Where much is computed, `thread_waiting` decides again.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # %% ../nbs/05_models.ipynb #31e8044d

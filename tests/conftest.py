@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # two files are tested at a time, so that no thread may wait in a loop
 
 # A suite started in the background by a shell has Ctrl-C ignored, and so would every program that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -33,7 +33,7 @@ def main():
     found = [path.resolve() for path in given.notebooks] or sorted(path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
     lessons, rooms = [path for path in found if is_lesson(path)], [path for path in found if not is_lesson(path)]
     ordered = sorted(lessons, key=lambda path: path.name, reverse=True) + rooms  # a late lesson makes all steps before it
-    os.environ.update(OMP_WAIT_POLICY="PASSIVE", JUPYTER_PATH="")
+    os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", JUPYTER_PATH="")  # two run side by side
     for name in ("PYTHONDONTWRITEBYTECODE", "MEDLAB_SMOKE_RUN"):
         os.environ.pop(name, None)
     forks = multiprocessing.get_context("forkserver")

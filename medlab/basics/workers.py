@@ -85,7 +85,7 @@ def other_process() -> Iterator[Callable[..., Any]]:
     """
     from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
-    pool = ProcessPoolExecutor(1, initializer=leave_interrupts, env={"OMP_WAIT_POLICY": "PASSIVE"})
+    pool = ProcessPoolExecutor(1, initializer=leave_interrupts, env={"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"})
     try:
         yield lambda work, *given: pool.submit(work, *given).result()
     except TerminatedWorkerError:

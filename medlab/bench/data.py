@@ -19,11 +19,12 @@ from typing import Any
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import read_json, shipped, write_jsonl
+from ..basics.machine import cores_of_others
 from ..contracts.records import Record, Unread, record_id
 from ..core import load_profile, project_folder
 from ..sources.medquad import MedQuad, named_archive
 from medlab.bench.measure import (
-    Results, busy_warning, compared, conditions_of, cores_of_others, growth_line, in_turns, origin_words, road_rows, roads, run_measured, runs_of,
+    Results, busy_warning, compared, conditions_of, growth_line, in_turns, origin_words, road_rows, roads, run_measured, runs_of,
     stage_line, stage_rows, timed,
 )
 

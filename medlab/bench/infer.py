@@ -19,6 +19,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
+from ..basics.machine import cores_of_others
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import Sampling
 from ..core import Run
@@ -26,7 +27,7 @@ from ..engines.deployment import model_file
 from ..engines.hf import HfEngine, generation_settings, quiet
 from ..engines.llama_cpp import LlamaCppEngine
 from ..engines.ollama_server import OllamaEngine, OllamaServer, find_ollama
-from .measure import Results, busy_warning, conditions_of, cores_of_others, run_measured
+from .measure import Results, busy_warning, conditions_of, run_measured
 
 # %% ../../nbs/bench/infer.ipynb #e616316c
 @dataclass(frozen=True)

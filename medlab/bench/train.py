@@ -17,7 +17,8 @@ from typing import Any
 
 from ..basics.errors import InputError, MedlabError
 from ..basics.files import read_json, write_json
-from .measure import Results, busy_warning, conditions_of, cores_of_others, run_measured
+from ..basics.machine import cores_of_others
+from .measure import Results, busy_warning, conditions_of, run_measured
 from ..core import project_folder
 from ..models import load_spec, obtain
 from ..training.settings import FinetuneParams

@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import read_json
+from ..basics.machine import thread_waiting
 from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
     Completion, EngineBase, EngineDied, OptionScores, OptionTokens, OutOfMemory, Piece, Sampling, check_room, cut_at_stop, option_tokens,
@@ -188,6 +190,8 @@ def load_model(
     unpacked: bool = False,  # with `four_bit`: decode once and hold the rounded weights in `dtype`, as a training does that has the memory
 ) -> Any:  # the model, in evaluation mode
     "Load a causal language model from safetensors; never runs code from the folder. Raises `InputError` for a folder that holds no model."
+    if "torch" not in sys.modules:
+        os.environ.update(thread_waiting())  # PyTorch reads it when it is loaded
     folder, place = checked_folder(Path(folder)), chosen_device(device)
     packed = packing(four_bit, eight_bit)
     with quiet(), short_of_memory(f"{folder} on {place}"):

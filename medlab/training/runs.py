@@ -19,6 +19,7 @@ from typing import Any
 
 from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import atomic_path, read_json, remove, write_json
+from ..basics.machine import thread_waiting
 from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from ..contracts.tasks import Example
@@ -276,7 +277,7 @@ def train_apart(
     check_rows(rows, base)
     write_job(folder, base=base.absolute(), rows=rows, validation=validation, params=params, seed=seed, name=name, examples=examples or [])
     one_card = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")} if params.workers == 1 else {}
-    environment = {**one_card, "PYTHONUNBUFFERED": "1"}
+    environment = {**one_card, **(thread_waiting() if params.workers == 1 else {}), "PYTHONUNBUFFERED": "1"}
     call_others("training")
     with Display(total_steps(params, len(rows))) as display, Child(worker_command(params, folder.absolute()), folder / "process.log", environment) as child:
         while child.process.poll() is None:
