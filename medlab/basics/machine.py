@@ -67,8 +67,8 @@ def cores_of_others(seconds: float = 1.0) -> float:  # cores
 
 # %% ../../nbs/basics/machine.ipynb #121d7c63
 def thread_waiting() -> dict[str, str]:  # environment variables; none where the environment says already how threads wait
-    """How PyTorch's threads should wait for one another at the moment, for the environment of a process before it loads PyTorch: in a loop of about half a
-    millisecond where cores are free for it, else asleep. Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html"""
+    """How PyTorch's threads should wait for one another at the moment, for the environment of a process before it loads PyTorch: in a short loop where
+    cores are free for it, else asleep. Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html"""
     if "GOMP_SPINCOUNT" in os.environ or os.environ.get("OMP_WAIT_POLICY", "PASSIVE").upper() != "PASSIVE":
         return {}
     import psutil
