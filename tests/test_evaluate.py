@@ -95,8 +95,8 @@ def test_a_task_may_have_more_tokens_and_a_batch_has_one_limit(starter):
     assert {(one.example.task, one.limit) for one in asked} == {("triage", 70), ("treatment_recommendation", 150)}
     assert asked == questions(some[::-1], Words(), EvaluateParams(max_new_tokens=70, longer={"treatment_recommendation": 150}))
     assert all(one.messages == one.example.messages[:-1] and one.messages[-1]["role"] == "user" for one in asked)
-    assert [len(batch) for batch in batched(asked[:3] * 3, 4)] == [4, 4, 1]  # full ones, then what is left
-    batches = batched(asked, 4)
+    assert [len(batch) for batch in batched(asked[:3] * 3, 4, lambda one: one.limit)] == [4, 4, 1]  # full ones, then what is left
+    batches = batched(asked, 4, lambda one: one.limit)
     assert [one for batch in batches for one in batch] == asked
     assert all(len(batch) <= 4 and len({one.limit for one in batch}) == 1 for batch in batches)
 
