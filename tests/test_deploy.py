@@ -98,7 +98,7 @@ def test_the_modelfile_makes_the_same_model_by_hand(ollama, smoke_run, this):
 def test_what_is_sent_is_looked_at_first(this, tmp_path):
     whole, four = this.gguf.read_bytes(), b"\x04" + bytes(7)  # a text's length stands before it
     broken = {
-        "no GGUF": bytes(1000), "no tensors": b"GGUF" + bytes(200), "cut short": whole[:-1000], "cut|damaged": whole[:5000],
+        "no GGUF": bytes(1000), "version 0": b"GGUF" + bytes(200), "no tensors": b"GGUF\x03" + bytes(203), "cut short": whole[:-1000], "cut|damaged": whole[:5000],
         "vocabulary": whole.replace(b"user", b"usre", 1), "kind": whole.replace(four + b"gpt2", four + b"bert", 1),
     }
     for what, content in broken.items():
