@@ -191,7 +191,11 @@ def load_model(
 ) -> Any:  # the model, in evaluation mode
     "Load a causal language model from safetensors; never runs code from the folder. Raises `InputError` for a folder that holds no model."
     if "torch" not in sys.modules:
-        os.environ.update(thread_waiting())  # PyTorch reads it when it is loaded
+        os.environ.update(waiting := thread_waiting())
+        import torch  # reads it now; processes that are started later decide for themselves
+
+        for name in waiting:
+            del os.environ[name]
     folder, place = checked_folder(Path(folder)), chosen_device(device)
     packed = packing(four_bit, eight_bit)
     with quiet(), short_of_memory(f"{folder} on {place}"):
