@@ -603,7 +603,7 @@ def chosen_at_the_end(kept, offered, options):
 ONE_VERDICT = re.compile(r"(?<![\w'])(?:option )?[(\[]?([A-Z])[)\]]?\s*[.:=)-]\s*(yes|no|true|false|correct|incorrect|right|wrong)\b", re.I)
 LETTER_KEYS = re.compile(r"\{\s*[\"']?[A-Z][\"']?\s*:\s*[\d.]+[^{}]*[\"']?\b[A-Z][\"']?\s*:\s*[\d.]+|\b[A-Z]\s*[:=]\s*\d+(?:\.\d+)?(?: ?%"
     r"| ?/ ?10)?\s*[,;\n]\s*[A-Z]\s*[:=]\s*\d")  # a number for each letter
-RANKED = re.compile(r"^(?:\w+ ?){0,3}:?\s*([A-Z])(?:\s*>\s*[A-Z]){2,}\s*\.?$", re.M)
+RANKED = re.compile(r"^(?:\w{1,30}\b ?){0,3}:?\s*([A-Z])(?:\s*>\s*[A-Z]){2,}\s*\.?$", re.M)
 
 ONE_MARK = re.compile(r"(?<![\w'])([A-Z])[).:]?\s+(correct|wrong):")  # a tick or a cross behind each letter
 

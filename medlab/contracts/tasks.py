@@ -279,7 +279,7 @@ def labelled_values(task: str, field: AnswerField, text: str) -> list[list[str]]
 
 # %% ../../nbs/contracts/tasks.ipynb #f722c847
 #: Where a model goes on with a question of its own.
-INVENTED = re.compile(r"\n\s*[#*]*\s*(?:next )?(?:question|q|user|human|input|instruction|patient)(?: \d+)?\s*\**:", re.I)
+INVENTED = re.compile(r"\n[^\S\n]{0,40}[#*]{0,40}[^\S\n]{0,40}(?:next )?(?:question|q|user|human|input|instruction|patient)(?: \d+)?\s*\**:", re.I)
 #: Field to the reader of its choice; each takes the text and, for a letter, the options.
 CHOICE_READERS = {
     "letter": read_letter, "triage": lambda text, _: read_level(text), "emergency": lambda text, _: read_yes_no(text), "decision": lambda text, _: read_decision(text),
