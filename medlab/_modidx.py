@@ -1327,6 +1327,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                      'medlab.cli.commands.report_command': ('cli/commands.html#report_command', 'medlab/cli/commands.py'),
                                      'medlab.cli.commands.run_and_profile': ('cli/commands.html#run_and_profile', 'medlab/cli/commands.py'),
                                      'medlab.cli.commands.run_command': ('cli/commands.html#run_command', 'medlab/cli/commands.py'),
+                                     'medlab.cli.commands.run_of_stack': ('cli/commands.html#run_of_stack', 'medlab/cli/commands.py'),
                                      'medlab.cli.commands.run_step': ('cli/commands.html#run_step', 'medlab/cli/commands.py'),
                                      'medlab.cli.commands.serve_command': ('cli/commands.html#serve_command', 'medlab/cli/commands.py'),
                                      'medlab.cli.commands.setup_command': ('cli/commands.html#setup_command', 'medlab/cli/commands.py'),

@@ -451,6 +451,17 @@ def test_a_broken_model_folder(tmp_path, smollm):
         HfEngine(tmp_path)
 
 
+def test_a_model_that_takes_too_long_to_load_is_not_called_unknown(smollm, monkeypatch):
+    import transformers
+
+    def slow(*_, **__):
+        raise TimeoutError("no answer from the file server")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", slow)
+    with pytest.raises(MedlabError, match="took too long.*file server"):
+        load_model(smollm)
+
+
 def test_a_missing_or_foreign_adapter(tmp_path):
     folder = obtain(load_spec("tiny-random"))
     with pytest.raises(MissingError, match="medlab finetune"):
