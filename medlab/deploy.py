@@ -6,6 +6,7 @@
 __all__ = ['modelfile', 'check_parity', 'deploy']
 
 # %% ../nbs/08_deploy.ipynb #a4fc2166
+from dataclasses import replace
 from typing import Any
 
 from .basics.errors import InputError, MedlabError
@@ -13,7 +14,7 @@ from .basics.files import atomic_path, sha256_json, sha256_text, write_json
 from .contracts.chat import ChatFormat, check_same_prompt
 from .contracts.engine import Engine, Sampling
 from .core import NOT_HERE, Outcome, Profile, Run, step
-from .engines.deployment import DeployParams, choose_place, license_of, model_parameters, planned, running, server_version
+from .engines.deployment import DeployParams, choose_place, license_of, model_parameters, planned, run_place, running, server_version
 
 # %% ../nbs/08_deploy.ipynb #54095e61
 #: What stands at the top of every Modelfile: who wrote it, how to use it, and what it cannot decide.
@@ -109,8 +110,11 @@ def deploy(run: Run, profile: Profile) -> Outcome:
         temporary.write_text(modelfile(deployment.chat, deployment.sampling, f"../quantize/{deployment.gguf.name}", license_of(deployment.gguf)), encoding="utf-8")
     with running(run, deployment, place, renew=True) as engine:
         rows = check_parity(engine, deployment.chat, params.context)
+        found = replace(deployment, model=getattr(engine, "model", deployment.model))
     write_json(folder / "parity.json", {"server": deployment.server, "conversations": rows})
-    described = deployment.described()
-    write_json(folder / "deployment.json", described)
+    described = found.described()
+    write_json(folder / "deployment.json", {**described, "place": run_place(run)})
     notes = [] if place or params.engine == "llama_cpp" else ["no Ollama here, so the embedded llama.cpp server is used; `make ollama` builds Ollama"]
+    if found.model != deployment.model:
+        notes.append(f"{deployment.model} is another model's name on that Ollama (`ollama rm {deployment.model}` if nobody needs it), so this run's model is {found.model}")
     return Outcome(notes=notes, content={"deployment.json": sha256_json({**described, "model": ""})})

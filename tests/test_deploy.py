@@ -14,6 +14,7 @@ from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json, write_json
 from medlab.basics.processes import free_port
 from medlab.core import NOT_HERE, Run, find_step, load_profile
+from medlab.cli.deploy import deployed_lines
 from medlab.deploy import CONVERSATIONS, check_parity, deploy, record_server
 from medlab.engines.deployment import DeployParams, check_vocabulary, deployed, license_of, model_file, model_name, model_parameters, open_deployment, planned
 from medlab.engines.ollama_server import OllamaEngine, OllamaServer, find_ollama
@@ -221,11 +222,36 @@ def test_an_answering_server_is_used_and_its_model_checked(copied, ollama, monke
     sampling = deployed(run).sampling.model_copy(update={"length": 2})
     with open_deployment(run, profile) as engine:  # puts it back
         first = engine.generate([HELLO], sampling)[0]
-    ollama.create(name, deployed(run).gguf, "{{ .Prompt }}", {})  # somebody else's model under our name
-    with open_deployment(run, profile) as engine:
-        assert engine.generate([HELLO], sampling)[0].text == first.text
-    assert ollama.has(name)  # a server that is not ours keeps the model and goes on
     ollama.delete(name)
+    ollama.create(name, model_file(run, "f16"), "{{ .Prompt }}", {})  # somebody else's model under our name
+    with open_deployment(run, profile) as engine:
+        assert engine.generate([HELLO], sampling)[0].text == first.text and engine.model != name
+    assert ollama.show(name).template == "{{ .Prompt }}"  # which stays as it was
+    ollama.delete(engine.model)
+    ollama.delete(name)
+
+
+def test_runs_of_one_name_do_not_take_each_others_model(copied, ollama, monkeypatch, tmp_path):
+    first, profile = copied
+    monkeypatch.setenv("OLLAMA_HOST", ollama.host.removeprefix("http://"))
+    shutil.rmtree(first.path / "deploy")
+    deploy(first, profile)
+    second = Run(tmp_path / "elsewhere" / first.name)
+    shutil.copytree(first.path, second.path)
+    name, before = model_name(first.name), ollama.show(model_name(first.name)).parameters
+    for length in (48, 32):  # again, too: then under the same name, which is this run's own
+        made = deploy(second, load_profile("smoke", [f"deploy.length={length}"]))
+        own = deployed(second).model
+        assert own != name and own.startswith(name) and own in made.notes[0] and f"ollama rm {name}" in made.notes[0]
+        assert f"num_predict                    {length}" in ollama.show(own).parameters and ollama.show(name).parameters == before
+        assert deployed_lines(second)[0] == f"talk to it: ollama run {own}"
+    with open_deployment(second, profile) as engine:
+        assert engine.model == own
+    assert len([one for one in ollama.models() if one.startswith(name)]) == 2
+    deploy(first, load_profile("smoke", ["deploy.length=40"]))  # the first keeps its name, with new settings
+    assert deployed(first).model == name and ollama.show(name).parameters != before
+    for one in (own, name):
+        ollama.delete(one)
 
 
 def test_a_deployment_of_older_weights_is_refused(copied):

@@ -492,3 +492,19 @@ def test_the_images_steps_are_played_without_docker(compose, copied, tmp_path):
     finally:
         server.terminate()
         server.wait(60)
+
+
+def test_a_run_with_a_broken_profile_can_be_looked_at_and_ended(tmp_path):
+    (tmp_path / "profile.yaml").write_text("name: smoke\nsteps: {deploy: {engin: ollama}}\n")
+    code, said = medlab("status", "--run", tmp_path)
+    assert code == 0 and "down" in said and "the profile cannot be read" in said and "engin" in said
+    code, said = medlab("down", "--run", tmp_path)
+    assert code == 0 and "it was not up" in said
+    assert medlab("status", "--run", tmp_path / "nothing")[0] == 1
+
+
+def test_a_dry_run_refuses_what_the_training_would_refuse(tmp_path):
+    code, said = medlab("finetune", "--dry-run", "--from-adapter", "/nosuch", "-p", "model=tiny-random")
+    assert code == 1 and "no adapter_config.json in /nosuch" in said
+    code, said = medlab("audit", "--summarise", tmp_path)
+    assert code == 1 and "is a folder" in said

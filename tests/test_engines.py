@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
+from types import SimpleNamespace
 
+import httpx
 import psutil
 import pytest
 
@@ -449,6 +451,17 @@ def test_a_broken_model_folder(tmp_path, smollm):
         HfEngine(tmp_path)
 
 
+def test_a_model_that_takes_too_long_to_load_is_not_called_unknown(smollm, monkeypatch):
+    import transformers
+
+    def slow(*_, **__):
+        raise TimeoutError("no answer from the file server")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", slow)
+    with pytest.raises(MedlabError, match="took too long.*file server"):
+        load_model(smollm)
+
+
 def test_a_missing_or_foreign_adapter(tmp_path):
     folder = obtain(load_spec("tiny-random"))
     with pytest.raises(MissingError, match="medlab finetune"):
@@ -715,6 +728,19 @@ def test_a_stream_that_drips_has_an_end(scripted, chat, kind):
     engine = OllamaEngine(url, "m", chat, timeout=0.5) if kind == "ollama" else OpenAiEngine(url, "m", timeout=0.5)
     with engine, pytest.raises(EngineTimeout, match="within 0 s|within 1 s"):
         list(engine.stream(user("Hello"), SHORT))
+
+
+@pytest.mark.parametrize("kind", ["ollama", "openai", "llama_cpp"])
+def test_a_whole_reply_that_drips_has_an_end(scripted, chat, kind):
+    url = scripted([b" "] * 20, wait=0.1)
+    if kind == "llama_cpp":
+        engine = object.__new__(LlamaCppEngine)  # without a server of its own
+        engine.owner, engine.closed, engine.starting, engine.timeout = engine, False, threading.Lock(), 0.5
+        engine.server, engine.client = SimpleNamespace(process=SimpleNamespace(poll=lambda: None), stop=lambda: None), httpx.Client(base_url=url, timeout=0.5)
+    else:
+        engine = OllamaEngine(url, "m", chat, timeout=0.5) if kind == "ollama" else OpenAiEngine(url, "m", timeout=0.5)
+    with engine, pytest.raises(EngineTimeout, match="within 0 s|within 1 s"):
+        engine.tokenize("Hello") if kind == "llama_cpp" else engine.generate([user("Hello")], SHORT)
 
 
 def test_a_looping_answer_is_recognised():

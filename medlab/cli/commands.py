@@ -154,6 +154,17 @@ def existing_run(run_dir: str, profile: str = "") -> Run:
         raise InputError(f"{run.path} is not a run folder, since it has no profile.yaml; name one with --run, or start it with: medlab run --run {run.path}")
     return run
 
+
+def run_of_stack(run_dir: str) -> tuple[Run, list[str]]:  # and a line about its profile, where that cannot be read
+    "A run whose server is to be looked at or ended, which needs no valid profile. Raises like `existing_run` for a folder that is not a run."
+    try:
+        return existing_run(run_dir), []
+    except InputError as error:
+        place = Path(run_dir or os.environ.get("MEDLAB_RUN", "").strip() or project_folder() / "runs" / "smoke")
+        if not (place / "profile.yaml").is_file():
+            raise
+        return Run(place), [f"the profile cannot be read: {error}"]
+
 # %% ../../nbs/cli/commands.ipynb #7cbe4035
 def run_step(step: Step, profile: str, run_dir: str, overrides: Iterable[str]) -> Manifest:
     "Do one step (and what it needs) from the command line and print what it did."
@@ -427,7 +438,7 @@ def logs_command(context: typer.Context, run: RunOption = "", lines: Annotated[i
     from medlab.cli.deploy import stack_file, stack_log
 
     if context.invoked_subcommand is None:
-        opened = existing_run(run)
+        opened = run_of_stack(run)[0]
         if stack_file(opened).is_file() or not compose(["logs", "--tail", str(lines)], opened):
             typer.echo("\n".join(stack_log(opened, lines)) or "nothing was started here with `medlab up`")
 
@@ -640,7 +651,7 @@ def down_command(run: RunOption = ""):
     "Stop what `medlab up` started."
     from medlab.cli.deploy import stack_down, stack_file
 
-    opened = existing_run(run)
+    opened = run_of_stack(run)[0]
     if stack_file(opened).is_file() or not compose(["down"], opened):
         typer.echo(stack_down(opened))
 
@@ -650,9 +661,11 @@ def status_command(run: RunOption = ""):
     "Whether what `medlab up` started runs and answers."
     from medlab.cli.deploy import stack_file, stack_status
 
-    opened = existing_run(run)
+    opened, wrong = run_of_stack(run)
     if stack_file(opened).is_file() or not compose(["ps"], opened):
         typer.echo(stack_status(opened))
+    for line in wrong:
+        typer.echo(line)
 
 # %% ../../nbs/cli/commands.ipynb #7ee7cd1d
 @app.command("publish")
@@ -697,6 +710,8 @@ def audit_command(
     The page needs no server: open it in a browser, choose right, fault or serious, and save the verdicts. Then: medlab audit --summarise verdicts.jsonl
     """
     if summarise:
+        if Path(summarise).is_dir():
+            raise InputError(f"{summarise} is a folder; expected the file of verdicts, such as verdicts.jsonl")
         if not Path(summarise).is_file():
             raise MissingError(f"{summarise} is not there; save the verdicts of the page, or fill in the file that `medlab audit --text` writes")
         typer.echo("\n".join(audit_lines(summarise_audit(read_jsonl(summarise)))))

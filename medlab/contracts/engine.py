@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['engine_threads', 'Sampling', 'ModelNotFound', 'EngineBusy', 'ContextOverflow', 'OutOfMemory', 'EngineTimeout',
-           'EngineDied', 'speaks_of_memory', 'in_time', 'check_room', 'cut_at_stop', 'settled', 'as_decoded',
-           'OptionTokens', 'option_tokens', 'begun_text', 'OptionScores', 'likeliest_by_text', 'scores_from_list',
-           'TokenLogprob', 'listed_tokens', 'Completion', 'Piece', 'Engine', 'EngineBase']
+           'EngineDied', 'speaks_of_memory', 'in_time', 'whole_reply', 'check_room', 'cut_at_stop', 'settled',
+           'as_decoded', 'OptionTokens', 'option_tokens', 'begun_text', 'OptionScores', 'likeliest_by_text',
+           'scores_from_list', 'TokenLogprob', 'listed_tokens', 'Completion', 'Piece', 'Engine', 'EngineBase']
 
 # %% ../../nbs/contracts/engine.ipynb #ac57cfeb
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -139,6 +140,26 @@ def in_time(
         if waited > seconds:
             raise EngineTimeout(f"{whose} did not finish its answer within {seconds:.0f} s; ask for fewer tokens or set a longer timeout")
         yield part
+
+# %% ../../nbs/contracts/engine.ipynb #fe45962a
+def whole_reply(
+    client: Any,  # an httpx.Client
+    path: str,  # or a URL
+    body: dict,
+    seconds: float | None,  # from the request to the last byte; None: no limit
+    whose: str,  # the server, for the message
+) -> Any:  # an httpx.Response, read to its end
+    "POST, and read the whole reply; raises `EngineTimeout` when it is not there in time, and what the client raises."
+    import httpx
+
+    began = time.monotonic()
+    with client.stream("POST", path, json=body) as reply:
+        left = max(0.0, (seconds or math.inf) - (time.monotonic() - began))
+        try:
+            content = b"".join(in_time(reply.iter_bytes(), left, whose))
+        except EngineTimeout:
+            raise EngineTimeout(f"{whose} did not finish its answer within {seconds:.0f} s; ask for fewer tokens or set a longer timeout") from None
+        return httpx.Response(reply.status_code, headers={"content-type": reply.headers.get("content-type", "application/json")}, content=content)
 
 # %% ../../nbs/contracts/engine.ipynb #8e4ba8a6
 def check_room(prompt_tokens: int, sampling: Sampling) -> None:

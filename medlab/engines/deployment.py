@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['DeployParams', 'model_parameters', 'model_name', 'model_file', 'adapter_files', 'check_vocabulary', 'choose_place',
-           'server_version', 'Deployed', 'planned', 'license_of', 'running', 'deployed', 'open_deployment']
+           'server_version', 'Deployed', 'planned', 'license_of', 'free_name', 'running', 'deployed', 'open_deployment']
 
 # %% ../../nbs/engines/deployment.ipynb #90b7f963
 import functools
+import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +51,7 @@ def model_parameters(
 def model_name(
     run_name: str,  # the run folder's name, any text
 ) -> str:  # at most 80 characters of a-z, 0-9, '.', '_' and '-'
-    "The name of a run's model on Ollama. Folders of one name in different places share it; the one deployed last has it, and an opened deployment checks the weights."
+    "The first choice for the name of a run's model on Ollama; see `free_name` for a server where it belongs to another model."
     kept = re.sub(r"[^a-z0-9._-]+", "-", run_name.lower()).strip("-._")[:60]
     return f"medlab-{kept}" if kept == run_name else f"medlab-{kept or 'run'}-{sha256_text(run_name)[:6]}"
 
@@ -170,8 +171,8 @@ class Deployed:
     sampling: Sampling  # for a request that states nothing
 
     def described(self) -> dict:
-        "The content of deployment.json: no path and no port, so equal models on equal servers have equal records."
-        named = {name: getattr(self, name) for name in ("model", "engine", "server", "fingerprint")}
+        "What is written into deployment.json: no path and no port, so equal models on equal servers have equal records."
+        named = {name: getattr(self, name) for name in ("model", "engine", "server", "fingerprint", "weights")}
         return {**named, "file": self.gguf.name, "sampling": self.sampling.model_dump()}
 
 # %% ../../nbs/engines/deployment.ipynb #f185c1b3
@@ -204,8 +205,36 @@ def is_current(
     "Whether the server's model of this name has our weights and our template."
     if not server.has(deployment.model):
         return False
-    shown = server.client().show(deployment.model)
+    shown = server.show(deployment.model)
     return f"sha256-{deployment.weights}" in (shown.modelfile or "") and shown.template == deployment.chat.go_template()
+
+# %% ../../nbs/engines/deployment.ipynb #1f509770
+def run_place(run: Run) -> str:
+    "A hash that stands for a run's folder on this machine."
+    return sha256_text(f"{platform.node()} {run.path}")[:12]
+
+
+def last_record(run: Run) -> dict:
+    "What the run's last finished deployment wrote down, also while the step runs again; empty where there is nothing to read."
+    for folder in (run.path / "deploy", run.replaced("deploy")):
+        with suppress(MissingError, InputError):
+            return read_json(folder / "deployment.json")
+    return {}
+
+# %% ../../nbs/engines/deployment.ipynb #92b43a73
+def free_name(
+    run: Run,
+    server: OllamaServer,
+    deployment: Deployed,
+    renew: bool = False,  # the server's model will be replaced, so even an equal one must be this run's own
+) -> str:
+    "The name under which a server has the deployment's model or may get it, without taking the name of another run's model."
+    noted, place = last_record(run), run_place(run)
+    if noted.get("place") == place and server.has(noted["model"]) and f"sha256-{noted.get('weights')}" in (server.show(noted["model"]).modelfile or ""):
+        return noted["model"]
+    if not server.has(deployment.model) or (not renew and is_current(server, deployment)):
+        return deployment.model
+    return f"{deployment.model.removesuffix(f'-{place[:8]}')[:70]}-{place[:8]}"
 
 # %% ../../nbs/engines/deployment.ipynb #88873b4b
 def create_model(
@@ -224,7 +253,7 @@ def running(
     place: Any,  # an `OllamaPlace`, or None for the embedded llama.cpp
     renew: bool = False,  # check the file, and create the model even where the server has it
 ) -> Iterator[Engine]:
-    "The deployment's model as an engine, for as long as the block lasts."
+    "The deployment's model as an engine, for as long as the block lasts. On Ollama the engine's `model` is the name that it has there: see `free_name`."
     logs = run.folder("logs")
     if renew:
         check_vocabulary(deployment.gguf, deployment.chat)
@@ -233,6 +262,7 @@ def running(
             yield engine
         return
     with OllamaServer(place, run.folder("deploy") / "ollama", logs / "ollama.log") as server:
+        deployment = replace(deployment, model=free_name(run, server, deployment, renew))
         if renew or not is_current(server, deployment):
             create_model(server, deployment)
         with OllamaEngine(server.host, deployment.model, deployment.chat) as engine:
@@ -247,7 +277,7 @@ def deployed(run: Run) -> Deployed:
     deployment = planned(run, params, noted["server"])
     if deployment.fingerprint != noted["fingerprint"]:
         raise MissingError(f"{run.path} holds another model than the deployed one; run `medlab deploy --run {run.path}`")
-    return deployment
+    return replace(deployment, model=noted["model"])
 
 # %% ../../nbs/engines/deployment.ipynb #b294143d
 @contextmanager

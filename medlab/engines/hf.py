@@ -208,6 +208,8 @@ def load_model(
                 folder, dtype=getattr(torch, dtype), quantization_config=packed, use_safetensors=True, trust_remote_code=False,
                 local_files_only=True, device_map={"": place} if packed else None, attn_implementation=attention_for(folder),
             )
+        except TimeoutError as error:  # also an OSError
+            raise MedlabError(f"loading {folder} took too long ({error or 'no reason given'}); the disk that holds it does not answer in time, try again") from None
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             if speaks_of_memory(str(error)):
                 raise

@@ -30,6 +30,7 @@ from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, OptionScores, OutOfMemory, Piece, Sampling,
     TokenLogprob, begun_text, check_room, cut_at_stop, engine_threads, in_time, listed_tokens, option_tokens, settled, speaks_of_memory,
+    whole_reply,
 )
 from ..loaders.gguf import check_gguf, gguf_field, read_gguf
 
@@ -263,7 +264,7 @@ def llama_refusal(path: str, status: int, text: str) -> MedlabError:
 def post_to_llama(engine: LlamaCppEngine, path: str, body: dict) -> dict:
     "POST to the engine's server; raises `MedlabError` when it is gone, too slow or refuses."
     with llama_error(engine):
-        answer = engine.client.post(path, json=body)
+        answer = whole_reply(engine.client, path, body, engine.timeout, "llama.cpp")
     if answer.status_code != 200:
         raise llama_refusal(path, answer.status_code, answer.text)
     return answer.json()

@@ -25,7 +25,7 @@ from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
     Sampling, TokenLogprob, as_decoded, begun_text, check_room, in_time, likeliest_by_text, listed_tokens, option_tokens, scores_from_list,
-    speaks_of_memory,
+    speaks_of_memory, whole_reply,
 )
 from ..loaders.gguf import check_gguf
 
@@ -355,7 +355,7 @@ def post_to_ollama(engine: OllamaEngine, path: str, body: dict) -> dict:
     import ollama
 
     with ollama_error(engine):
-        reply = engine.client.post(path, json=body)
+        reply = whole_reply(engine.client, path, body, engine.client.timeout.read, f"Ollama at {engine.host}")
         try:
             data = dict(reply.json())
         except (ValueError, TypeError):

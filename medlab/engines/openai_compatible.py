@@ -21,7 +21,7 @@ from ..contracts.chat import ChatFormat, checked_conversation
 from medlab.contracts.engine import (
     Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OptionTokens,
     OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, in_time, likeliest_by_text, listed_tokens, option_tokens, scores_from_list,
-    speaks_of_memory,
+    speaks_of_memory, whole_reply,
 )
 
 # %% ../../nbs/engines/openai_compatible.ipynb #4d29c4e1
@@ -143,7 +143,7 @@ def post_to_openai(engine: OpenAiEngine, path: str, body: dict) -> dict:
     "POST to the engine's server; every way of failing has its own message."
     url = engine.base_url
     with openai_error(engine):
-        reply = engine.client.post(url + path, json=body | engine.extra)
+        reply = whole_reply(engine.client, url + path, body | engine.extra, engine.client.timeout.read, url)
     if reply.status_code != 200:
         raise server_refusal(reply.status_code, reply.text, url)
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics.errors import InputError
-from ..basics.files import cache_folder
+from ..basics.files import cache_folder, sha256_file, sha256_json
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import Engine, Sampling
 from ..models import ModelSpec, obtain
@@ -57,6 +57,16 @@ def open_published(
         yield opened
 
 # %% ../../nbs/engines/published.ipynb #b25f7819
+def published_name(spec: ModelSpec, server: OllamaServer, gguf: Path, chat: ChatFormat) -> str:
+    "The name under which a server has this file and this template, or may get them."
+    name = model_name(spec.name)
+    if not server.has(name):
+        return name
+    digest, shown = sha256_file(gguf), server.show(name)
+    same = f"sha256-{digest}" in (shown.modelfile or "") and shown.template == chat.go_template()
+    return name if same else f"{name}-{sha256_json([digest, chat.go_template()])[:8]}"
+
+# %% ../../nbs/engines/published.ipynb #6c6c5c2b
 @contextmanager
 def on_server(spec: ModelSpec, gguf: Path, chat: ChatFormat, engine: str) -> Iterator[Engine]:
     "A GGUF on Ollama where there is one, else on the embedded llama.cpp."
@@ -66,6 +76,7 @@ def on_server(spec: ModelSpec, gguf: Path, chat: ChatFormat, engine: str) -> Ite
             yield opened
         return
     with OllamaServer(place, cache_folder("ollama-models") / "models") as server:
-        server.create(model_name(spec.name), gguf, chat.go_template(), model_parameters(chat, sampling), spec.license)
-        with OllamaEngine(server.host, model_name(spec.name), chat) as opened:
+        name = published_name(spec, server, gguf, chat)
+        server.create(name, gguf, chat.go_template(), model_parameters(chat, sampling), spec.license)
+        with OllamaEngine(server.host, name, chat) as opened:
             yield opened

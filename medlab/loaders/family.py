@@ -65,6 +65,8 @@ def stage_config(known: dict) -> str:
         raise MissingError('transformers is not installed: pip install "medlab[train]"') from None
     try:
         known["config"] = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except TimeoutError as error:
+        raise MedlabError(f"reading {folder} took too long ({error or 'no reason given'}); the disk that holds it does not answer in time, try again") from None
     except (ValueError, KeyError, OSError, TypeError) as error:
         why = f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0][:200]}"
         raise InputError(f"transformers cannot read this model's configuration ({why}); update transformers, or choose another model") from None

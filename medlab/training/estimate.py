@@ -13,7 +13,7 @@ from ..core import Profile
 from ..loaders.memory import Shape, memory_needed, shape_of
 from ..models import ModelSpec, is_here, load_spec, obtain
 from ..engines.hf import quiet
-from .adapters import add_lora, lora_targets
+from .adapters import add_lora, check_adapter, find_adapter, lora_targets
 from .settings import FinetuneParams
 
 # %% ../../nbs/training/estimate.ipynb #1f5ab461
@@ -58,6 +58,8 @@ def dry_run(
     params, spec = profile.params(FinetuneParams), load_spec(profile.model)
     model = empty_model(spec)
     total = sum(weight.numel() for weight in model.parameters())
+    if params.from_adapter:
+        check_adapter(find_adapter(params.from_adapter), model, params, spec.name)
     targets, trained = [], total
     if params.method != "full":
         tuned = add_lora(model, params)
