@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DeployParams', 'model_parameters', 'model_name', 'model_file', 'adapter_files', 'check_vocabulary', 'choose_place',
-           'server_version', 'Deployed', 'planned', 'license_of', 'free_name', 'running', 'deployed', 'open_deployment']
+           'server_version', 'Deployed', 'planned', 'license_of', 'running', 'deployed', 'open_deployment']
 
 # %% ../../nbs/engines/deployment.ipynb #90b7f963
 import functools
