@@ -139,7 +139,16 @@ def plain_words(word: str) -> tuple[str, ...]:
     "The words of plain letters in a long word: itself, for most."
     return tuple(re.findall("[A-Za-z][a-z]{6,}", word))
 
+# %% ../../nbs/sources/medquad_text.ipynb #6a1d70c2
+#: A word that is not part of an address, a name with a hyphen or a code.
+LONG_WORD_BEGINS, LONG_WORD_ENDS = r"(?<![\w./@-])", r"(?![\w/@-]|\.\w)"
+LONG_WORD = re.compile(rf"{LONG_WORD_BEGINS}[A-Za-z][a-z]{{6,}}{LONG_WORD_ENDS}")
 
+
+#: A quick look for what `ENDS` finds at the end of a beginning.
+ENDS_INSIDE = re.compile(ENDS.pattern.replace("$", "[a-z]{4}"))
+
+# %% ../../nbs/sources/medquad_text.ipynb #6a1d70c3
 def without_glue(text: str, known: Set[str], files: Mapping[str, int] = {}, between: str = " ") -> str:
     "A text in which words that are two are separated."
     words, before = long_words(text), text
@@ -153,15 +162,6 @@ def without_glue(text: str, known: Set[str], files: Mapping[str, int] = {}, betw
         if pair := two_of_archive(word.lower(), files, between, text.lower()):
             text = re.sub(rf"{LONG_WORD_BEGINS}{word}{LONG_WORD_ENDS}", word[0] + pair[1:], text)
     return text
-
-
-#: A word that is not part of an address, a name with a hyphen or a code.
-LONG_WORD_BEGINS, LONG_WORD_ENDS = r"(?<![\w./@-])", r"(?![\w/@-]|\.\w)"
-LONG_WORD = re.compile(rf"{LONG_WORD_BEGINS}[A-Za-z][a-z]{{6,}}{LONG_WORD_ENDS}")
-
-
-#: A quick look for what `ENDS` finds at the end of a beginning.
-ENDS_INSIDE = re.compile(ENDS.pattern.replace("$", "[a-z]{4}"))
 
 # %% ../../nbs/sources/medquad_text.ipynb #ec425597
 OWNERS = ("patient|person|nation|heart|child|mother|father|woman|man|doctor|parent|baby|body|brain|fetus|infant|individual|donor|eye|family|country|world|pediatrician|surgeon|cell")
