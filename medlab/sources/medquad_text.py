@@ -135,7 +135,7 @@ def may_be_two(word: str) -> bool:
 
 
 @lru_cache(maxsize=20_000)
-def plain_words(word: str) -> tuple[str, ...]:
+def words_of_letters(word: str) -> tuple[str, ...]:
     "The words of plain letters in a long word: itself, for most."
     return tuple(re.findall("[A-Za-z][a-z]{6,}", word))
 
@@ -157,7 +157,7 @@ def without_glue(text: str, known: Set[str], files: Mapping[str, int] = {}, betw
             pair = pair.replace(" ", between) if pair.rpartition(" ")[2] in AFTER and pair.rpartition(" ")[2] not in AFTER_SPACE else pair
             text = re.sub(rf"\b{word}\b", pair, text)
     words = words if text is before else long_words(text)
-    rare = {one for word in words for one in plain_words(word) if files.get(one.lower(), SOME_FILES + 1) <= SOME_FILES} if files else set()
+    rare = {one for word in words for one in words_of_letters(word) if files.get(one.lower(), SOME_FILES + 1) <= SOME_FILES} if files else set()
     for word in sorted(rare.intersection(LONG_WORD.findall(text))) if rare else ():
         if pair := two_of_archive(word.lower(), files, between, text.lower()):
             text = re.sub(rf"{LONG_WORD_BEGINS}{word}{LONG_WORD_ENDS}", word[0] + pair[1:], text)
