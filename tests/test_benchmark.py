@@ -53,6 +53,20 @@ def test_every_kind_of_question_is_read(tmp_path, kind, label, field, value):
     assert items[0].gold[field] == value
 
 
+def test_a_file_that_is_not_utf8_is_read_in_the_encoding_that_is_named(tmp_path):
+    from medlab.cli.commands import app
+
+    path = tmp_path / "plants.csv"
+    path.write_bytes(("Q,a,b,c,key\n" + "Which herb is in the soufflé?,Moss,Crème de mélisse,Reed,B\n" * 2).encode("cp1252"))
+    with pytest.raises(InputError, match="cp1252"):
+        room.benchmark_items(path, "mcq", COLUMNS)
+    items, left_out = room.benchmark_items(path, "mcq", COLUMNS, encoding="cp1252")
+    assert (len(items), left_out) == (2, {}) and options_in(items[0].question)["B"] == "Crème de mélisse"
+    assert CliRunner().invoke(app, ["audit-mcq", str(path), "--columns", COLUMNS, "--encoding", "cp1252"]).exit_code == 0
+    with pytest.raises(InputError, match="no-such"):
+        room.benchmark_items(path, "mcq", COLUMNS, encoding="no-such")
+
+
 def test_rows_that_are_no_items_are_counted_with_the_reason(tmp_path):
     rows = [*ROWS, ROWS[0] | {"Q": " "}, ROWS[0] | {"key": "F"}, ROWS[0] | {"a": "", "b": "", "c": ""}]
     items, left_out = room.benchmark_items(as_file(tmp_path, "x.jsonl", rows), "mcq", COLUMNS)

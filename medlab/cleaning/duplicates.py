@@ -161,6 +161,7 @@ MARGIN = 0.2  # the estimate's standard deviation is at most 0.046
 def candidates(
     signed: Any,  # (texts, 120), as `signatures` makes them
     threshold: float = 0.8,  # wanted similarity
+    border: int | None = None,  # give only pairs of a position before it and one from it on; None: all pairs
 ) -> Any:  # (n, 2) positions, first < second, sorted by second and then first
     "Pairs that may be as similar as `threshold`, by locality-sensitive hashing (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3)."
     import numpy as np
@@ -168,6 +169,8 @@ def candidates(
     codes = [np.zeros(0, dtype=np.int64)]
     for start in range(0, BANDS * ROWS, ROWS):
         pairs = band_pairs(signed[:, start : start + ROWS])
+        if border is not None:  # most pairs have both texts on one side: they need no comparison
+            pairs = pairs[(pairs[:, 0] < border) & (pairs[:, 1] >= border)]
         for piece in np.array_split(pairs, len(pairs) // 20_000 + 1):  # 20 MB at a time
             alike = (signed[piece[:, 0]] == signed[piece[:, 1]]).mean(1, dtype=np.float32) >= threshold - MARGIN
             codes.append(piece[alike, 1] * len(signed) + piece[alike, 0])

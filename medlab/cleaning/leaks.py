@@ -230,8 +230,7 @@ def near_items(train: Items, training: ItemIndex, held_out: Items, held: ItemInd
 
     for name in ("text", "question"):
         first, second = (np.concatenate(index.signed[name]) for index in (held, training))
-        pairs = candidates(np.concatenate((first, second)), threshold)
-        pairs = pairs[(pairs[:, 0] < len(first)) & (pairs[:, 1] >= len(first))]
+        pairs = candidates(np.concatenate((first, second)), threshold, len(first))
         wanted = [np.array(index.places[name], dtype=np.int64)[column].tolist()
                   for index, column in ((held, pairs[:, 0]), (training, pairs[:, 1] - len(first)))]
         cut = [{place: hash_item(item).shingles[name] for place, item in enumerate(items) if place in places} if places else {}

@@ -498,6 +498,9 @@ def judge_command(
     run_step(find_step("judge"), profile, run, [*(f"judge.{name}={json.dumps(value)}" for name, value in given.items() if value is not None), *(override or [])])
 
 # %% ../../nbs/cli/commands.ipynb #3b877626
+EncodingOption = Annotated[str, typer.Option("--encoding", help="Of a file that is not UTF-8, such as cp1252.", show_default=False)]
+
+
 @app.command("benchmark")
 def benchmark_command(
     place: Annotated[str, typer.Argument(help="A file, or hub/NAME of a known data set.", metavar="FILE|hub/NAME")],
@@ -506,6 +509,7 @@ def benchmark_command(
     variants: Annotated[list[str], typer.Option("--variants", help="A variant of the run (repeatable); base needs no fine-tune.")] = ["base"],
     limit: Annotated[int, typer.Option("--limit", help="At most this many rows, from all over the file; 0: all.", min=0)] = 0,
     protocol: Annotated[str, typer.Option("--protocol", help=f"How it is asked: {', '.join(PROTOCOLS)}.")] = "chat",
+    encoding: EncodingOption = "",
     profile: ProfileOption = "",
     run: RunOption = "",
 ):
@@ -516,7 +520,7 @@ def benchmark_command(
     For example: medlab benchmark exam.csv --as mcq --columns question=Q,options=a+b+c+d,correct=key,correct_is=letter
     """
     opened, loaded = run_and_profile(profile, run, [])
-    typer.echo("\n".join(result_lines(run_benchmark(place, kind, opened, loaded, variants, columns, limit, protocol))))
+    typer.echo("\n".join(result_lines(run_benchmark(place, kind, opened, loaded, variants, columns, limit, protocol, encoding))))
 
 # %% ../../nbs/cli/commands.ipynb #d66ac8af
 @app.command("audit-mcq")
@@ -525,13 +529,14 @@ def audit_mcq_command(
     columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
     variant: Annotated[str, typer.Option("--variant", help="Ask this variant of the run, too: rotations, no question, none of the others.")] = "",
     limit: Annotated[int, typer.Option("--limit", help="At most this many rows, from all over the file; 0: all.", min=0)] = 0,
+    encoding: EncodingOption = "",
     profile: ProfileOption = "",
     run: RunOption = "",
 ):
     """Look for shortcuts in a multiple-choice file: which letter is right how often, what the longest option scores, and what a model still gets right
     without the question, with its options moved, or with the right one replaced.
     """
-    items, left_out = benchmark_items(place, "mcq", columns, limit)
+    items, left_out = benchmark_items(place, "mcq", columns, limit, encoding)
     found = {"file": Path(place).name, "left_out": left_out, **surface_audit(items)}
     if variant:
         with find_variant(variant, *run_and_profile(profile, run, [])).opener() as engine:

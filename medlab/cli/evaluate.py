@@ -113,13 +113,14 @@ def benchmark_items(
     kind: str,  # one of BENCHMARK_KINDS
     columns: str = "",  # as `--columns` takes it
     limit: int = 0,  # rows from all over the file; 0: all
+    encoding: str = "",  # of a file that is not UTF-8, such as cp1252
 ) -> tuple[list[Example], dict[str, int]]:  # the items, and why how many rows gave none
     "The items of a file. Raises `InputError` for a file that cannot be read, an unknown kind, and when no row is an item."
     if kind not in BENCHMARK_KINDS:
         raise InputError(f"--as: got {kind!r}{nearest(kind, BENCHMARK_KINDS)}")
     path, meaning = Path(path), columns_for(str(path), columns, kind)
     try:
-        rows = list(scan_rows(path, keys=True))
+        rows = list(scan_rows(path, encoding=encoding, keys=True))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     wanted, items, why = rows_from_all_over(len(rows), limit or len(rows)), [], Counter()
@@ -476,6 +477,7 @@ def run_benchmark(
     columns: str = "",
     limit: int = 0,
     protocol: str = "chat",  # one of PROTOCOLS
+    encoding: str = "",  # as for `benchmark_items`
 ) -> dict:  # also written to RUN/benchmarks
     "Evaluate variants on anybody's benchmark, and write the results for this file alone. Raises `InputError` for a file, a kind or a protocol that is not known."
     known = run.path / "instruct" / "train.jsonl"
@@ -484,7 +486,7 @@ def run_benchmark(
     check_protocol(protocol, kind, shots)
     chosen = [find_variant(name, run, profile) for name in variants]  # one that is not there is an error now, not after the search for leaks
     path = table_of(Hub(place.removeprefix("hub/"))) if place.startswith("hub/") else Path(place)
-    items, left_out = benchmark_items(path, kind, columns, limit)
+    items, left_out = benchmark_items(path, kind, columns, limit, encoding)
     leaks = leaked_items(items, train)
     usable = [one for one in items if one.id not in leaks]
     suspects, unchecked = suspected_items(usable, train)

@@ -71,8 +71,7 @@ def drop_near_duplicates(placement: Placement, place: str, held: Any) -> bool:  
     for name in ("text", "question"):
         has, own = facts[f"has {name}"], np.concatenate([placement.numbers(one) for one in (*others, place)])  # `others`: to know what is common
         order, border = np.concatenate((held[has[held]], own[has[own]])), int(has[held].sum())
-        pairs = candidates(facts.signatures(name, order), threshold)
-        pairs = pairs[(pairs[:, 0] < border) & (pairs[:, 1] >= border)]
+        pairs = candidates(facts.signatures(name, order), threshold, border)
         near = [overlap(shingles(order[first], name), shingles(order[second], name)) >= threshold for first, second in pairs]
         pairs = pairs[np.array(near, dtype=bool)]
         if name == "text":
