@@ -36,8 +36,7 @@ from medlab.figures.results import (
     BASE, MAIN_METRICS, SHORT_TITLES, describe_rows, draw_tasks, draw_variants, find_row, formatted_value, last_tuned, variants_of,
 )
 from medlab.figures.tables import (
-    check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables,
-    page_table, source_tables,
+    check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables, page_table, source_tables,
 )
 from .api.guard import ModelGuard, compared_readers, guard_table
 from medlab.core import (
@@ -259,8 +258,8 @@ def calibration_table(found: list[dict] | None) -> dict[str, Any]:
     rows = [[calibration_name(one), one["n"], f"{one['ece']:.2f} ({one['low']:.2f}–{one['high']:.2f})",
              "; ".join(f"{100 * part['wanted']:.0f} % wanted: {100 * part['coverage']:.0f} % held, {part['size']:.1f} options" for part in one.get("conformal") or []) or MISSING]
             for one in found or []]
-    words = ("The calibration error is the mean gap between confidence and share right. A conformal set is the short list of options that the model cannot rule out. It is made long enough to hold the "
-             "right option in as many of 100 questions as wanted; “held” says in how many it really did. A short list that holds is useful. One of nearly all options says that the model does not know.")
+    words = ("The calibration error is the mean gap between confidence and share right. A conformal set is a list of options that the model cannot rule out. It is made long enough to hold the "
+             "right option in as many of 100 questions as wanted; “held” says in how many it really did. A short list that holds is useful; one of nearly all options says nothing.")
     return page_table("How sure, and how rightly", ["", "n", "calibration error", "conformal sets"], rows if found is not None else None, words=words)
 
 # %% ../nbs/12_report.ipynb #2fd57372

@@ -113,7 +113,7 @@ def protocol_notes(one: dict) -> list[str]:
     least = one["smallest_difference"]
     said.append(f"the smallest difference that could show: {100 * least:.0f} points" if least else "too few items to show any difference")
     said += [f"{', '.join(one['of_another_training'])}: measured before this run's model was trained again"] if one["of_another_training"] else []
-    low = [f"{row['variant']}, {ARM_WORDS.get(found['arm'], found['arm'])}: {row['why']}" for found in one["results"] for row in found["rows"] if row["status"] == "below floor"]
+    low = [f"{one['protocol']}, {found['variant']}, {ARM_WORDS.get(found['arm'], found['arm'])}: {row['why']}" for found in one["results"] for row in found["rows"] if row["status"] == "below floor"]
     return [f"{one['protocol']}: {'; '.join(said)}.", *low, *(f"{one['protocol']}, {name}: not run: {why}" for name, why in one["not_possible"].items())]
 
 # %% ../../nbs/figures/benchmarks.ipynb #e5f02680
