@@ -448,11 +448,11 @@ def find_step(name: str) -> "Step":
 class Step:
     "A step `step(run, profile) -> Manifest`: skipped when unchanged, resumed when it was killed, recorded when done."
 
-    def __init__(self, body, name, params, needs, outputs, inputs, packages):
+    def __init__(self, body, name, params, needs, outputs, inputs, packages, beside=()):
         functools.update_wrapper(self, body)
         self.__doc__ = inspect.getdoc(body)  # without the indentation, for the help page
         self.body, self.name, self.params = body, name, params
-        self.needs, self.outputs, self.inputs, self.packages = needs, outputs, inputs, packages
+        self.needs, self.outputs, self.inputs, self.packages, self.beside = needs, outputs, inputs, packages, beside
         STEPS[name] = self
 
     def __repr__(self) -> str:
@@ -489,13 +489,15 @@ class Step:
 
 # %% ../nbs/00_core.ipynb #0cfc2e79
 def gather_inputs(step: Step, run: Run, profile: Profile) -> dict[str, str]:
-    "Hashes of everything a step reads: the outputs of the steps it needs and what its `inputs` names."
+    "Hashes of everything a step reads: the outputs of the steps it needs, the files that lie `beside` them in the run, and what its `inputs` names."
     gathered = {}
     for need in step.needs:
         manifest = run.manifest(need)
         if manifest is None:
             raise MissingError(f"step {step.name!r} needs {need!r}, which is not done in {run.path}; run `medlab {need} --run {run.path}`")
         gathered |= {f"{need}/{name}": output.content for name, output in manifest.outputs.items()}
+    files = [path for pattern in step.beside for path in sorted(run.path.glob(pattern)) if path.is_file()]
+    gathered |= {path.relative_to(run.path).as_posix(): sha256_file(path) for path in files}
     return gathered | (step.inputs(profile) if step.inputs else {})
 
 # %% ../nbs/00_core.ipynb #672c16b7
@@ -639,9 +641,10 @@ def step(
     needs: Iterable[str] = (),  # names of the earlier steps whose folders it reads
     inputs: Callable[[Profile], dict[str, str]] | None = None,  # fingerprints of what it reads from outside the run
     packages: Iterable[str] = (),  # distributions whose versions belong in the manifest
+    beside: Iterable[str] = (),  # globs of files in the run folder that no step makes and it reads; there may be none
 ) -> Callable[[Callable], Step]:
     "Make a step of a function `(run, profile) -> Outcome | None`."
-    return lambda body: Step(body, name, params, tuple(needs), tuple(outputs), inputs, tuple(packages))
+    return lambda body: Step(body, name, params, tuple(needs), tuple(outputs), inputs, tuple(packages), tuple(beside))
 
 # %% ../nbs/00_core.ipynb #3e76eacf
 def package_versions(names: Iterable[str]) -> dict[str, str]:

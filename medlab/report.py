@@ -25,6 +25,7 @@ from .metrics.intervals import wilson
 from .metrics.scores import CHOICES
 from .figures import evidence as behind
 from .figures.answers import confusion_tables, items_side_by_side, speed_of
+from .figures.benchmarks import benchmark_tables, read_benchmark_results
 from .figures.cards import example_card, find_records, record_card, record_parts, stratified_sample
 from .figures.claims import ARM_WORDS, arm_of, arm_table, best_arm_claims, choice_claims, claim_words, compare_results
 from .figures.data import MISSING, describe_balance, describe_records, draw_balance, draw_lengths, draw_records, length_panels
@@ -35,8 +36,7 @@ from medlab.figures.results import (
     BASE, MAIN_METRICS, SHORT_TITLES, describe_rows, draw_tasks, draw_variants, find_row, formatted_value, last_tuned, variants_of,
 )
 from medlab.figures.tables import (
-    check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables,
-    page_table, source_tables,
+    check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables, page_table, source_tables,
 )
 from .api.guard import ModelGuard, compared_readers, guard_table
 from medlab.core import (
@@ -147,6 +147,7 @@ def build_results(run: Run, profile: Profile) -> dict[str, Any]:
         "comparisons": measured["comparisons"],
         "majority_baselines": measured["majority_baselines"],
         "evidence": build_evidence(run, measured, judged) | {"guard": guard_evidence(profile)},
+        "benchmarks": read_benchmark_results(run.path, run.manifest("finetune").key),
         "data": build_data(run),
         "hashes": hashes(run),
         "command": command_of(profile),
@@ -166,7 +167,7 @@ def build_results(run: Run, profile: Profile) -> dict[str, Any]:
 # %% ../nbs/12_report.ipynb #833e6201
 def results_hash(results: dict[str, Any]) -> str:
     "The hash of what the same seed must give again."
-    return sha256_json({name: results[name] for name in ("rows", "comparisons", "majority_baselines", "data", "hashes")})
+    return sha256_json({name: results[name] for name in ("rows", "comparisons", "majority_baselines", "data", "hashes")} | ({"benchmarks": found} if (found := results.get("benchmarks")) else {}))
 
 # %% ../nbs/12_report.ipynb #472f6437
 #: Metric to its name and what it says.
@@ -257,8 +258,9 @@ def calibration_table(found: list[dict] | None) -> dict[str, Any]:
     rows = [[calibration_name(one), one["n"], f"{one['ece']:.2f} ({one['low']:.2f}–{one['high']:.2f})",
              "; ".join(f"{100 * part['wanted']:.0f} % wanted: {100 * part['coverage']:.0f} % held, {part['size']:.1f} options" for part in one.get("conformal") or []) or MISSING]
             for one in found or []]
-    return page_table("How sure, and how rightly", ["", "n", "calibration error", "conformal sets"], rows if found is not None else None,
-                      words="The calibration error is the mean gap between confidence and share right. A conformal set holds the right option as often as wanted, if it can; smaller is better.")
+    words = ("The calibration error is the mean gap between confidence and share right. A conformal set is a list of options that the model cannot rule out. It is made long enough to hold the "
+             "right option in as many of 100 questions as wanted; “held” says in how many it really did. A short list that holds is useful; one of nearly all options says nothing.")
+    return page_table("How sure, and how rightly", ["", "n", "calibration error", "conformal sets"], rows if found is not None else None, words=words)
 
 # %% ../nbs/12_report.ipynb #2fd57372
 def evidence_plans(evidence: dict) -> list[tuple]:
@@ -609,7 +611,7 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
         neighbours=neighbour_table(evidence["neighbours"]), again=again_tables(evidence), changed=changes_table(evidence),
         sure=calibration_table(evidence["calibration"]), lost=lost_table(evidence["lost"]),
         judged=people_table(evidence), guard=guard_words(evidence), limits=limits_of(results, judged),
-        majority_baselines=results["majority_baselines"], names=METRIC_WORDS, short=SHORT_TITLES, variants=variants_of(rows),
+        benchmarks=benchmark_tables(results.get("benchmarks") or []), majority_baselines=results["majority_baselines"], names=METRIC_WORDS, short=SHORT_TITLES, variants=variants_of(rows),
         variant_words=describe_variants(rows), tasks=TASKS, shown_bars=SHOWN_BARS, compared=shown_comparisons(results["comparisons"]),
         judge_words=judge_words(judged), failures=judged["failures"][:5], figures=[embedded(folder, one) for one in figures],
         sources=data_facts(results["data"]), training=training_facts(run), notes=sorted(results["notes"].items()), times=time_facts(results),
@@ -779,7 +781,7 @@ class ReportParams(Params):
 
 @step(
     "report", params=ReportParams, outputs=["report.html", "data.html", "results.json", "MODEL_CARD.md", "figures/*.png"], needs=EARLIER_STEPS,
-    inputs=page_hashes, packages=["matplotlib", "jinja2"],
+    inputs=page_hashes, packages=["matplotlib", "jinja2"], beside=["benchmarks/*.json"],
 )
 def report(run: Run, profile: Profile) -> Outcome:
     "Collect the run's results and write results.json, report.html, data.html, MODEL_CARD.md and the figures."

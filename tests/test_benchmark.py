@@ -16,6 +16,7 @@ from medlab.contracts.engine import OptionScores
 from medlab.contracts.tasks import LETTERS, options_in, to_row
 from medlab.core import Run, load_profile
 from medlab.evaluate import Variant
+from medlab.figures.benchmarks import read_benchmark_results
 from medlab.metrics.intervals import smallest_difference
 
 COLUMNS = "question=Q,options=a+b+c,correct=key,correct_is=letter"
@@ -79,6 +80,28 @@ def test_rows_that_are_no_items_are_counted_with_the_reason(tmp_path):
         room.benchmark_items(as_file(tmp_path, "z.jsonl"), "mcq", "queston=Q")
     with pytest.raises(InputError, match="'exam'"):
         room.benchmark_items(as_file(tmp_path, "z.jsonl"), "exam")
+
+
+def test_a_repeated_question_counts_once_and_equal_options_are_no_item(tmp_path):
+    "Also one that the file answers in two ways counts for neither; answers that were saved for repeated questions still find theirs."
+    rows = [*ROWS, ROWS[3], ROWS[5] | {"key": "A"}, ROWS[0] | {"Q": "Which is it?", "c": " Moss"}, ROWS[0] | {"a": "AA", "b": "Aa", "c": "aa"}]
+    items, left_out = room.benchmark_items(as_file(tmp_path, "x.jsonl", rows), "mcq", COLUMNS)
+    assert len(items) == 12 and not [one for one in items if "bed 5 " in one.question]
+    assert left_out == {"two of its options are the same": 1, "its question and options stand in the file before": 1,
+                        "the same question has another right answer elsewhere in the file": 2}
+    path = as_file(tmp_path, "y.jsonl", [row | {"mine": "B"} for row in [*ROWS, ROWS[3]]])
+    found = room.evaluate_saved(path, ["mine"], "mcq", columns=COLUMNS)
+    assert (found["n"], sum(found["left_out"].values())) == (12, 1) and found["results"][0]["rows"][0]["n"] == 12
+
+
+def test_a_damaged_result_is_written_anew(tmp_path, likes):
+    run = Run(tmp_path / "run")
+    path = run.folder("benchmarks") / "mine-mcq-chat.json"
+    for text in ('{"n": 3}', "[1]", '{"sch'):
+        path.write_text(text)
+        room.run_benchmark(str(as_file(tmp_path, "mine.csv")), "mcq", run, load_profile("smoke"), ["base"], COLUMNS)
+        (read,) = read_benchmark_results(run.path)
+        assert read["n"] == 12 and read["prompts"]["forced_choice_letter"]["options"] == ["A", "B", "C"]
 
 
 def test_leaks_are_found_whatever_the_case_and_the_punctuation(tmp_path):
@@ -328,7 +351,7 @@ def test_the_commands_say_what_they_found(tmp_path, likes, monkeypatch):
     monkeypatch.setenv("MEDLAB_RUN", str(tmp_path / "run"))
     told = CliRunner().invoke(app, ["benchmark", str(path), "--as", "mcq", "--columns", COLUMNS])
     assert told.exit_code == 0, told.output
-    assert "option_accuracy" in told.output and "12 items" in told.output
+    assert "option_accuracy" in told.output and "12 items" in told.output and "medlab report --run" in told.output
 
 
 def test_files_in_the_form_of_real_exams_are_read():

@@ -109,6 +109,22 @@ def test_unchanged_steps_do_nothing_and_a_changed_output_is_followed(toy, opened
     assert calls == ["numbers", "sum"] * 2 and read_json(run.file("test_sum", "sum.json")) == 10
 
 
+def test_a_file_beside_the_steps_that_comes_changes_or_goes_makes_its_reader_work_again(toy, opened):
+    "Such as a benchmark's result, which a command leaves in the run folder."
+    numbers, _, calls, _ = toy
+    numbers.beside = ("found/*.json",)
+    run, profile = opened
+    numbers(run, profile)
+    place = run.folder("found") / "one.json"
+    for change in (lambda: write_json(place, 1), lambda: write_json(place, 2), place.unlink):
+        assert numbers.finished(run, profile)
+        change()
+        assert not numbers.finished(run, profile)
+        numbers(run, profile)
+    (place.parent / "notes.txt").write_text("nothing that it reads")
+    assert numbers.finished(run, profile) and calls == ["numbers"] * 4
+
+
 def test_a_failing_step_leaves_the_finished_result_and_its_own_progress(toy, opened):
     numbers, _, _, behave = toy
     run, _ = opened

@@ -109,7 +109,7 @@ def test_it_says_where_the_numbers_come_from(results, smoke_run):
 def test_the_file_names_its_schema_and_the_shipped_one_has_the_same_keys(results):
     shipped_results = read_json(shipped("data", "results", "cpu.json"))
     assert results["schema"] == shipped_results["schema"] == RESULTS_SCHEMA == 2
-    assert set(shipped_results) <= set(results) and set(results) - set(shipped_results) <= {"incomplete", "evidence"}
+    assert set(shipped_results) <= set(results) and set(results) - set(shipped_results) <= {"incomplete", "evidence", "benchmarks"}
     assert [one["metric"] for one in results["majority_baselines"]] == [one["metric"] for one in shipped_results["majority_baselines"]]
 
 
@@ -317,6 +317,47 @@ def test_claims_of_the_best_ways_of_asking_decide(results):
     for beats_base, beats_rival in ((True, True), (True, False), (False, True)):
         made = [claim | {"low": 0.1, "beats_base": beats_base, "beats_rival": beats_rival}]
         assert ("is shown for right triage level" in headline(results["rows"], [], [], made)) is (beats_base and beats_rival)
+
+
+def benchmark_result(protocol, **changes):
+    row = {"metric": "option_accuracy", "task": "clinical_reasoning", "variant": "base", "value": 0.6, "low": 0.44, "high": 0.74, "n": 40, "status": "measured", "why": None}
+    prompt = {"messages": [{"role": "user", "content": f"{protocol} asks: {WHY}"}], "lead": "<answer>", "options": ["A", "B"]}
+    return {
+        "schema": 1, "file": "exam.csv", "sha256": "0" * 64, "as": "mcq", "protocol": protocol, "n": 40, "items": "1", "left_out": {"it has no question": 2}, "leaks": {"a": "exact"},
+        "leaks_checked_against": 90, "suspects": [], "suspects_why": "", "not_possible": {}, "smallest_difference": 0.3, "prompts": {"forced_choice_letter": prompt},
+        "results": [{"variant": "base", "arm": "forced_choice_letter", "trained": None, "kinds": {"clinical_reasoning": {"macro_f1": 0.58}},
+                     "rows": [row | {"metric": "format_valid", "value": 1.0, "low": 0.91, "high": 1.0}, row]}],
+    } | changes
+
+
+def test_two_protocols_of_somebodys_file_stand_side_by_side(copied):
+    "In a table of their own, each prompt to the letter; what is damaged, old or below the floor is said."
+    run, profile = copied
+    assert report.finished(run, profile) and build_results(run, profile)["benchmarks"] == []
+    folder = run.folder("benchmarks")
+    low = benchmark_result("lm-eval", items="2")
+    low["results"][0] |= {"kinds": {}, "variant": "merged", "trained": "another", "rows": [low["results"][0]["rows"][1] | {"value": None, "status": "below floor", "why": "3 of 40 can be read"}]}
+    write_json(folder / "a.json", benchmark_result("chat"))
+    assert not report.finished(run, profile)  # one was added
+    hashed = results_hash(build_results(run, profile))
+    for name, found in (("b", low), ("c", {"n": 3}), ("d", benchmark_result("chat", schema=99)), ("e", benchmark_result("chat", results=[{"variant": WHY}])), ("f", [])):
+        write_json(folder / f"{name}.json", found)
+    (folder / "g.json").write_text('{"sch')
+    results = build_results(run, profile)
+    text = render_html(run, results, [])
+    page, rows = Page(text), build_results(run, profile)["rows"]
+    assert page.open == [] and "<script" not in text and results_hash(results) != hashed
+    base, merged = page.tables["exam.csv, read as mcq"][1:]
+    assert base == ["base", "likeliest letter", "60 % (44–74)", "100 % (91–100)", "40", "0.58", "not run", "", "", ""]
+    assert merged[6:] == ["below floor", "", "40", ""]
+    said = " ".join(page.text.split())
+    for words in (f"chat asks: {WHY}", "1 left out because they stand in the training data (90 training examples compared)", "2 rows left out: it has no question", "3 of 40 can be read",
+                  "not asked on the same items", "merged: measured before this run's model was trained again"):
+        assert words in said
+    assert [row[0] for row in page.tables["Results that cannot be shown"][1:]] == [f"benchmarks/{name}.json" for name in "cdefg"]
+    assert all("exam" not in str(row) for row in rows)  # never among the course's own questions
+    shutil.rmtree(folder)
+    assert report.finished(run, profile)  # and what was removed is no longer a difference
 
 
 def pair_of(metric, task, **values):

@@ -515,12 +515,17 @@ def benchmark_command(
 ):
     """Evaluate a model on anybody's benchmark, by forced choice of letter and of text, with intervals.
 
-    Questions that stand in the run's training data are left out and named. The results are written to RUN/benchmarks, for this file alone.
+    Questions that stand in the run's training data are left out and named. The results are written to RUN/benchmarks, for this file alone; `medlab report` shows them.
 
     For example: medlab benchmark exam.csv --as mcq --columns question=Q,options=a+b+c+d,correct=key,correct_is=letter
     """
     opened, loaded = run_and_profile(profile, run, [])
+<<<<<<< HEAD
     typer.echo("\n".join(result_lines(run_benchmark(place, kind, opened, loaded, variants, columns, limit, protocol, encoding))))
+=======
+    typer.echo("\n".join(result_lines(run_benchmark(place, kind, opened, loaded, variants, columns, limit, protocol))))
+    typer.echo(f"Written to {short_path(opened.path / 'benchmarks')}; into the run's report with: medlab report --run {short_path(opened.path)}")
+>>>>>>> w-report14
 
 # %% ../../nbs/cli/commands.ipynb #d66ac8af
 @app.command("audit-mcq")

@@ -32,7 +32,8 @@ from ..metrics.forced_choice import ForcedQuestion, few_shot_examples, forced_ch
 from ..metrics.intervals import smallest_difference, wilson
 from ..metrics.items import error_kinds
 from ..metrics.rivals import question_stem
-from ..metrics.scores import compare, score
+from ..metrics.scores import CHOICES, compare, score
+from ..figures.benchmarks import BENCHMARK_SCHEMA
 from ..core import Profile, Run
 from ..sources.hub import DATASETS, Columns, Hub, letter_of, options_of, rows_from_all_over, table_of, text_at
 from ..cleaning.leaks import Item, find_leaks
@@ -92,6 +93,8 @@ def item_from(row: dict, place: int, kind: str, columns: Columns, name: str) -> 
     if kind in ("mcq", "yesnomaybe"):
         found = options_of(row, columns)
         options = {letter: one.text for letter, one in zip(LETTERS, found)}
+        if len({" ".join(text.split()) for text in options.values()}) < len(options):
+            raise ValueError("two of its options are the same")
         letter = letter_of(value_at(row, columns.correct), found, columns.correct_is)
         gold = {"letter": letter, "option": options[letter], "reference": f"<answer>{letter}: {options[letter]}</answer>"}
     elif kind == "qa":
@@ -108,12 +111,31 @@ def item_from(row: dict, place: int, kind: str, columns: Columns, name: str) -> 
     return Example(id=key, task=task, messages=messages, gold=gold, record_ids=[key], group=key, split="test", source=name)
 
 # %% ../../nbs/cli/evaluate.ipynb #b1a64238
+def without_repeats(items: list[Example]) -> tuple[list[Example], dict[str, int]]:  # the items that count, and why how many do not
+    "Items that ask the same, with the same options, once; none of those that ask the same and differ in the right answer."
+    found: dict[str, list[Example]] = {}
+    for one in items:
+        asked = " ".join(one.question.split())
+        found.setdefault(asked if one.task in CHOICES else f"{asked} {one.answer}", []).append(one)
+    kept, why = [], Counter()
+    for same in found.values():
+        agree = len({one.answer for one in same}) == 1
+        kept += same[:1] if agree else []
+        if len(same) > 1:
+            why["its question and options stand in the file before" if agree else "the same question has another right answer elsewhere in the file"] += len(same) - agree
+    return kept, dict(why)
+
+# %% ../../nbs/cli/evaluate.ipynb #ad2a0f1d
 def benchmark_items(
     path: Path | str,  # a file that `medlab.basics.rows` reads
     kind: str,  # one of BENCHMARK_KINDS
     columns: str = "",  # as `--columns` takes it
     limit: int = 0,  # rows from all over the file; 0: all
+<<<<<<< HEAD
     encoding: str = "",  # of a file that is not UTF-8, such as cp1252
+=======
+    repeats: bool = False,  # keep rows that ask the same
+>>>>>>> w-report14
 ) -> tuple[list[Example], dict[str, int]]:  # the items, and why how many rows gave none
     "The items of a file. Raises `InputError` for a file that cannot be read, an unknown kind, and when no row is an item."
     if kind not in BENCHMARK_KINDS:
@@ -133,6 +155,9 @@ def benchmark_items(
             items.append(item_from(row, place, kind, meaning, path.stem))
         except (ValueError, InputError) as error:
             why[str(error).split(";")[0][:90]] += 1
+    if not repeats:
+        items, twice = without_repeats(items)
+        why.update(twice)
     if not items:
         raise InputError(f"{path}: none of {len(rows)} rows is an item: {'; '.join(f'{text} ({n})' for text, n in why.most_common(3))}; correct --columns")
     return items, dict(why)
@@ -336,7 +361,7 @@ def evaluate_saved(
     "Score saved answers of any number of systems, and compare them with the first. Where the floor says so no difference is given, of ROUGE-L neither."
     files = predictions if isinstance(predictions, list) else [predictions]
     questions_at, (about_questions, named) = Path(gold or files[0]), saved_columns(columns)
-    items, left_out = benchmark_items(questions_at, kind, about_questions)
+    items, left_out = benchmark_items(questions_at, kind, about_questions, repeats=True)
     if left_out:
         raise InputError(f"{questions_at}: {sum(left_out.values())} rows are not items ({'; '.join(left_out)}); take them out of both files, so that rows and answers agree")
     rows = rows_in(questions_at)
@@ -344,9 +369,13 @@ def evaluate_saved(
     keys = [str(row[key]) if key and row.get(key) is not None else None for row in rows]
     correct = columns_for(str(questions_at), about_questions, kind).correct or ""
     answers = answers_in_files(files, systems or [], named, keys, () if gold else ("answer", "text"), (correct, [said_in(value_at(row, correct)) for row in rows]))
-    given = saved_predictions(items, answers, strip_role)
+    (counted, repeated), given = without_repeats(items), saved_predictions(items, answers, strip_role)
+    if not counted:
+        raise InputError(f"{questions_at}: {'; '.join(repeated)}: nothing is left to score")
+    ids = {one.id for one in counted}
+    items, given = counted, [one for one in given if one.item_id in ids]
     compared = compare(items, given, against=next(iter(answers)), seed=seed, floor=floor)
-    return {"n": len(items), "results": score_benchmark(items, given, floor, seed), "comparisons": [one.model_dump() for one in compared if one.task != "all"],
+    return {"n": len(items), "left_out": repeated, "results": score_benchmark(items, given, floor, seed), "comparisons": [one.model_dump() for one in compared if one.task != "all"],
             "smallest_difference": smallest_difference(len(items))}
 
 # %% ../../nbs/cli/evaluate.ipynb #e6110f09
@@ -456,18 +485,35 @@ def benchmark_written(variant: Variant, items: list[Example], run: Run, profile:
     return answer_all(variant, requests, params.batch, sampling, ledger)
 
 # %% ../../nbs/cli/evaluate.ipynb #855c3b9b
+def asked_prompts(items: list[Example], shots: dict[str, list[Example]], protocol: str, kind: str) -> dict[str, dict]:  # by arm: messages, lead and options
+    "The first item as a protocol asks it."
+    if kind == "qa":
+        return {"zero_shot": {"messages": items[0].messages[:-1], "lead": "", "options": []}}
+    asked = {arm: as_protocol(forced_questions(items[:1], arm, shots)[0], protocol) for arm in ("forced_choice_letter", "forced_choice_text")}
+    return {arm: {"messages": one.messages, "lead": one.lead, "options": list(one.options.values())} for arm, one in asked.items()}
+
+# %% ../../nbs/cli/evaluate.ipynb #48c07125
+def earlier_result(path: Path) -> dict:
+    "What a result's file holds; nothing where there is none, and where it is damaged: then it is written anew."
+    try:
+        found = read_json(path)
+    except (MissingError, InputError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+# %% ../../nbs/cli/evaluate.ipynb #a40cdf2d
 def write_result(path: Path, result: dict) -> None:
     "Write a benchmark's result, beside that of another file of the same name, and with what other variants scored on the same items before."
-    if path.exists() and read_json(path)["sha256"] != result["sha256"]:
+    if earlier_result(path).get("sha256", result["sha256"]) != result["sha256"]:
         path = path.with_name(f"{path.stem}-{result['sha256'][:8]}.json")
-    before = read_json(path) if path.exists() else {}
-    same = all(before.get(name) == result[name] for name in ("sha256", "n", "leaks", "left_out", "smallest_difference"))
+    before = earlier_result(path)
+    same = all(before.get(name) == result[name] for name in ("schema", "sha256", "n", "items", "leaks", "left_out", "prompts", "smallest_difference"))
     mine = {one["variant"] for one in result["results"]} | {name.partition(",")[0] for name in result["not_possible"]}
     kept = [one for one in before["results"] if one["variant"] not in mine] if same else []
     lacking = {name: why for name, why in before["not_possible"].items() if name.partition(",")[0] not in mine} if same else {}
     write_json(path, result | {"results": kept + result["results"], "not_possible": lacking | result["not_possible"]})
 
-# %% ../../nbs/cli/evaluate.ipynb #48c07125
+# %% ../../nbs/cli/evaluate.ipynb #67400ead
 def run_benchmark(
     place: str,  # a file, or hub/NAME of a known data set
     kind: str,  # one of BENCHMARK_KINDS
@@ -500,9 +546,12 @@ def run_benchmark(
             continue
         given, why = benchmark_variant(variant, usable, shots, protocol, ledger)
         answered, impossible = answered + given, impossible | {f"{name}, {arm}": text for arm, text in why.items()}
-    result = {"file": path.name, "sha256": sha256_file(path), "as": kind, "protocol": protocol, "n": len(usable), "left_out": left_out, "leaks": leaks,
+    trained = run.manifest("finetune") if variants != ["base"] else None
+    scored = [one | {"trained": trained.key if trained and one["variant"] != "base" else None} for one in score_benchmark(usable, answered)]
+    result = {"schema": BENCHMARK_SCHEMA, "file": path.name, "sha256": sha256_file(path), "as": kind, "protocol": protocol, "n": len(usable),
+              "items": sha256_json(sorted(one.id for one in usable)), "prompts": asked_prompts(usable, shots, protocol, kind), "left_out": left_out, "leaks": leaks,
               "leaks_checked_against": len(train), "suspects": suspects, "suspects_why": unchecked,
-              "results": score_benchmark(usable, answered), "not_possible": impossible, "smallest_difference": smallest_difference(len(usable))}
+              "results": scored, "not_possible": impossible, "smallest_difference": smallest_difference(len(usable))}
     write_result(run.folder("benchmarks") / f"{path.stem}-{kind}-{protocol}.json", result)
     return result
 
