@@ -520,12 +520,8 @@ def benchmark_command(
     For example: medlab benchmark exam.csv --as mcq --columns question=Q,options=a+b+c+d,correct=key,correct_is=letter
     """
     opened, loaded = run_and_profile(profile, run, [])
-<<<<<<< HEAD
     typer.echo("\n".join(result_lines(run_benchmark(place, kind, opened, loaded, variants, columns, limit, protocol, encoding))))
-=======
-    typer.echo("\n".join(result_lines(run_benchmark(place, kind, opened, loaded, variants, columns, limit, protocol))))
     typer.echo(f"Written to {short_path(opened.path / 'benchmarks')}; into the run's report with: medlab report --run {short_path(opened.path)}")
->>>>>>> w-report14
 
 # %% ../../nbs/cli/commands.ipynb #d66ac8af
 @app.command("audit-mcq")

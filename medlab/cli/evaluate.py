@@ -131,11 +131,8 @@ def benchmark_items(
     kind: str,  # one of BENCHMARK_KINDS
     columns: str = "",  # as `--columns` takes it
     limit: int = 0,  # rows from all over the file; 0: all
-<<<<<<< HEAD
     encoding: str = "",  # of a file that is not UTF-8, such as cp1252
-=======
     repeats: bool = False,  # keep rows that ask the same
->>>>>>> w-report14
 ) -> tuple[list[Example], dict[str, int]]:  # the items, and why how many rows gave none
     "The items of a file. Raises `InputError` for a file that cannot be read, an unknown kind, and when no row is an item."
     if kind not in BENCHMARK_KINDS:
