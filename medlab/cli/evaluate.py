@@ -111,7 +111,7 @@ def item_from(row: dict, place: int, kind: str, columns: Columns, name: str) -> 
     return Example(id=key, task=task, messages=messages, gold=gold, record_ids=[key], group=key, split="test", source=name)
 
 # %% ../../nbs/cli/evaluate.ipynb #b1a64238
-def without_repeats(items: list[Example]) -> tuple[list[Example], dict[str, int]]:  # the items that count, and why how many do not
+def counted_once(items: list[Example]) -> tuple[list[Example], dict[str, int]]:  # the items that count, and why how many do not
     "Items that ask the same, with the same options, once; none of those that ask the same and differ in the right answer."
     found: dict[str, list[Example]] = {}
     for one in items:
@@ -153,7 +153,7 @@ def benchmark_items(
         except (ValueError, InputError) as error:
             why[str(error).split(";")[0][:90]] += 1
     if not repeats:
-        items, twice = without_repeats(items)
+        items, twice = counted_once(items)
         why.update(twice)
     if not items:
         raise InputError(f"{path}: none of {len(rows)} rows is an item: {'; '.join(f'{text} ({n})' for text, n in why.most_common(3))}; correct --columns")
@@ -366,7 +366,7 @@ def evaluate_saved(
     keys = [str(row[key]) if key and row.get(key) is not None else None for row in rows]
     correct = columns_for(str(questions_at), about_questions, kind).correct or ""
     answers = answers_in_files(files, systems or [], named, keys, () if gold else ("answer", "text"), (correct, [said_in(value_at(row, correct)) for row in rows]))
-    (counted, repeated), given = without_repeats(items), saved_predictions(items, answers, strip_role)
+    (counted, repeated), given = counted_once(items), saved_predictions(items, answers, strip_role)
     if not counted:
         raise InputError(f"{questions_at}: {'; '.join(repeated)}: nothing is left to score")
     ids = {one.id for one in counted}
