@@ -58,7 +58,7 @@ def test_a_file_that_is_not_utf8_is_read_in_the_encoding_that_is_named(tmp_path)
     from medlab.cli.commands import app
 
     path = tmp_path / "plants.csv"
-    path.write_bytes(("Q,a,b,c,key\n" + "Which herb is in the soufflé?,Moss,Crème de mélisse,Reed,B\n" * 2).encode("cp1252"))
+    path.write_bytes(("Q,a,b,c,key\n" + "".join(f"Which herb is in soufflé {n}?,Moss,Crème de mélisse,Reed,B\n" for n in (1, 2))).encode("cp1252"))
     with pytest.raises(InputError, match="cp1252"):
         room.benchmark_items(path, "mcq", COLUMNS)
     items, left_out = room.benchmark_items(path, "mcq", COLUMNS, encoding="cp1252")
