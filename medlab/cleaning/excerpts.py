@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import accumulate, chain, islice
-from operator import eq
 from typing import Literal, NamedTuple
 
 from .lists import LIMITS, introduces, joined_lines, list_after
@@ -78,36 +77,13 @@ def promises(sentence: str) -> bool:
 
 # %% ../../nbs/cleaning/excerpts.ipynb #3745a773
 DASHES = re.compile(r" - .* - |\b(?:include|are|following:?|as|by|with|may|can) - ")  # a list inside a line
-#: Pieces that were run together, or lost something on the way, by what they all contain: looking for that first takes half the time.
-STUCK = tuple(one + two for one in ("you", "who", "they") for two in ("have", "are", "can", "may"))
-STUCK_WORDS = re.compile(rf"\b(?:{'|'.join(STUCK)})\b")
-BEGINS_ANEW = (" If ", " When ", " However ", " They ", " These ")
-NO_STOP = re.compile(rf"[a-z]{{4,}}(?:{'|'.join(BEGINS_ANEW)})(?:the|you|your|a|an|this|it|is|are)\b")
-CAPITALS_INSIDE, CAPITALS_STUCK = re.compile("[a-z][A-Z][A-Z]"), re.compile(r"\b[a-z]{5,}[A-Z]{2,}\b")
-CAPITAL_ITEMS = re.compile(r": (?:[A-Z][\w-]+(?: [a-z][\w/-]*){0,6} ){3,}[A-Z][a-z]")
-BRACKET_ITEMS = re.compile(r"(?:\) [A-Z][a-z][^()]*\([^()]*){3}")
-NUMBERS_STUCK = re.compile(
-    r", \d{1,2}\.$|[a-zA-Z]\.\d{1,2} [A-Z]|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]|"
-    r"(?<!to )(?<!or )(?<!than )(?<![\d.,/-])\b1 (?:inches|feet|years|hours|days|weeks|months|cups|ounces|pounds|teaspoons|tablespoons|grams)\b")
-TWICE = re.compile(r"\b(?!had|that)([a-z]{2,}) \1\b|\b([a-z]+ [a-z]+) \2\b")
+RUN_TOGETHER = re.compile(r", \d{1,2}\.$|\b[a-z]{5,}[A-Z]{2,}\b|\b(?:you|who|they)(?:have|are|can|may)\b|: (?:[A-Z][\w-]+(?: [a-z][\w/-]*){0,6} ){3,}[A-Z][a-z]|[a-zA-Z]\.\d{1,2} [A-Z]|"
+    r"(?:\) [A-Z][a-z][^()]*\([^()]*){3}|^[^\"]*\"[^\"]*$|\b(?!had|that)([a-z]{2,}) \1\b|\b([a-z]+ [a-z]+) \2\b|"
+    r"(?<!to )(?<!or )(?<!than )(?<![\d.,/-])\b1 (?:inches|feet|years|hours|days|weeks|months|cups|ounces|pounds|teaspoons|tablespoons|grams)\b|"
+    r"[a-z]{4,} (?:If|When|However|They|These) (?:the|you|your|a|an|this|it|is|are)\b|\b(?!100\b)\d{3,} ?(?:%|percent)|\d\.\d{1,2} [A-Z][a-z]{4,} [a-z]")
 #: A list inside a line whose items are sentences: "Causes include: An injury. A fall is common."
 SENTENCES_AS_ITEMS = re.compile(r"\b(?:includes?|including|are|following(?: [\w-]+){0,4}|if|when|as|by|factors|causes|symptoms|signs|ways|reasons|tests|"
                                 r"(?:two|three|four|five|several|\d) (?:[\w-]+ ){0,2}(?:types|forms|kinds|groups|stages)\b[^:;.]{0,60})\s*:\s+[A-Z][^;]*$")
-
-# %% ../../nbs/cleaning/excerpts.ipynb #5e0c61d4
-def may_repeat(piece: str) -> bool:
-    "A quick look for what `TWICE` finds: a word, or two words, that follow themselves."
-    words = re.findall("[a-z]+", piece)
-    return any(map(eq, words, words[1:])) or any(map(eq, zip(words, words[1:]), zip(words[2:], words[3:])))
-
-
-def is_run_together(piece: str) -> bool:
-    "Whether a piece of a line is two that were run together, or lost a word or a mark."
-    return bool(
-        piece.count('"') == 1 or ": " in piece and CAPITAL_ITEMS.search(piece) or piece.count(") ") > 2 and BRACKET_ITEMS.search(piece)
-        or re.search(r"\d", piece) and NUMBERS_STUCK.search(piece) or any(map(piece.__contains__, STUCK)) and STUCK_WORDS.search(piece)
-        or any(map(piece.__contains__, BEGINS_ANEW)) and NO_STOP.search(piece) or CAPITALS_INSIDE.search(piece) and CAPITALS_STUCK.search(piece)
-        or may_repeat(piece) and TWICE.search(piece))
 
 # %% ../../nbs/cleaning/excerpts.ipynb #c4b930e9
 class Part(NamedTuple):
@@ -146,7 +122,7 @@ def kind_of(
     "What a piece of a line is."
     if is_polite(piece) or is_pointer(piece):
         return "polite" if is_polite(piece) else "pointer"
-    if is_whole(piece) and not (" - " in piece and DASHES.search(piece)) and not is_run_together(piece):
+    if is_whole(piece) and not (" - " in piece and DASHES.search(piece)) and not RUN_TOGETHER.search(piece):
         return "sentence"
     return "heading" if alone and (piece.endswith("?") or piece[-1:] not in ".!:;," and len(piece.split()) <= 12 and piece[:1].isupper()) else "broken"
 

@@ -9,7 +9,6 @@ __all__ = ['words_of_files', 'mended_answer']
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
-from functools import lru_cache
 
 # %% ../../nbs/sources/medquad_text.ipynb #5a9d822b
 #: Small words that stick to the beginning and to the end of other words.
@@ -123,23 +122,20 @@ def page_words(text: str) -> set[str]:
     return set(re.findall(r"[a-z]{5,}", text.casefold()))
 
 
-def long_words(text: str) -> set[str]:
-    "The different runs of seven or more letters, digits and underscores in a text."
-    return set(re.findall(r"\w{7,}", text))
+def without_glue(text: str, known: Set[str], files: Mapping[str, int] = {}, between: str = " ") -> str:
+    "A text in which words that are two are separated."
+    lower = (one for one in set(re.findall(r"\w{7,}", text)) if one.isascii() and one.isalpha() and one.islower())
+    for word in sorted(one for one in lower if one.startswith(BEFORE) or one.endswith(AFTER) or ENDS_INSIDE.search(one)):
+        if pair := two_words(word, known):
+            pair = pair.replace(" ", between) if pair.rpartition(" ")[2] in AFTER and pair.rpartition(" ")[2] not in AFTER_SPACE else pair
+            text = re.sub(rf"\b{word}\b", pair, text)
+    rare = {one for one in set(re.findall("[A-Za-z][a-z]{6,}", text)) if files.get(one.lower(), SOME_FILES + 1) <= SOME_FILES} if files else set()
+    for word in sorted(rare.intersection(LONG_WORD.findall(text))) if rare else ():
+        if pair := two_of_archive(word.lower(), files, between, text.lower()):
+            text = re.sub(rf"{LONG_WORD_BEGINS}{word}{LONG_WORD_ENDS}", word[0] + pair[1:], text)
+    return text
 
 
-@lru_cache(maxsize=20_000)  # pages have most of their words in common
-def may_be_two(word: str) -> bool:
-    "Whether a long word begins or ends as two that stuck together do."
-    return word.isascii() and word.isalpha() and word.islower() and bool(word.startswith(BEFORE) or word.endswith(AFTER) or ENDS_INSIDE.search(word))
-
-
-@lru_cache(maxsize=20_000)
-def words_of_letters(word: str) -> tuple[str, ...]:
-    "The words of plain letters in a long word: itself, for most."
-    return tuple(re.findall("[A-Za-z][a-z]{6,}", word))
-
-# %% ../../nbs/sources/medquad_text.ipynb #6a1d70c2
 #: A word that is not part of an address, a name with a hyphen or a code.
 LONG_WORD_BEGINS, LONG_WORD_ENDS = r"(?<![\w./@-])", r"(?![\w/@-]|\.\w)"
 LONG_WORD = re.compile(rf"{LONG_WORD_BEGINS}[A-Za-z][a-z]{{6,}}{LONG_WORD_ENDS}")
@@ -147,21 +143,6 @@ LONG_WORD = re.compile(rf"{LONG_WORD_BEGINS}[A-Za-z][a-z]{{6,}}{LONG_WORD_ENDS}"
 
 #: A quick look for what `ENDS` finds at the end of a beginning.
 ENDS_INSIDE = re.compile(ENDS.pattern.replace("$", "[a-z]{4}"))
-
-# %% ../../nbs/sources/medquad_text.ipynb #6a1d70c3
-def without_glue(text: str, known: Set[str], files: Mapping[str, int] = {}, between: str = " ") -> str:
-    "A text in which words that are two are separated."
-    words, before = long_words(text), text
-    for word in sorted(filter(may_be_two, words)):
-        if pair := two_words(word, known):
-            pair = pair.replace(" ", between) if pair.rpartition(" ")[2] in AFTER and pair.rpartition(" ")[2] not in AFTER_SPACE else pair
-            text = re.sub(rf"\b{word}\b", pair, text)
-    words = words if text is before else long_words(text)
-    rare = {one for word in words for one in words_of_letters(word) if files.get(one.lower(), SOME_FILES + 1) <= SOME_FILES} if files else set()
-    for word in sorted(rare.intersection(LONG_WORD.findall(text))) if rare else ():
-        if pair := two_of_archive(word.lower(), files, between, text.lower()):
-            text = re.sub(rf"{LONG_WORD_BEGINS}{word}{LONG_WORD_ENDS}", word[0] + pair[1:], text)
-    return text
 
 # %% ../../nbs/sources/medquad_text.ipynb #ec425597
 OWNERS = ("patient|person|nation|heart|child|mother|father|woman|man|doctor|parent|baby|body|brain|fetus|infant|individual|donor|eye|family|country|world|pediatrician|surgeon|cell")
