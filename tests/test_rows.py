@@ -147,7 +147,7 @@ def test_a_workbook_with_several_sheets_is_asked_about(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content", "said"), [
-    ("a.csv", "", "it is empty"), ("a.json", "{", "not JSON"), ("a.json", '{"a": [1,\n 2', "line 2"), ("a.xlsx", b"no workbook", "BadZipFile"), ("a.parquet", b"PAR1", ""),
+    ("a.csv", "", "it is empty"), ("a.json", "{", "not JSON"), ("a.json", '{"a": [1,\n 2', "line 2"), ("a.xlsx", b"no workbook", "not an Excel workbook"), ("a.parquet", b"PAR1", "not a Parquet file"),
     ("a.xls", b"x", "expected one of .jsonl"), ("a", b"x", "'nothing'"), ("a.json", "[" * 100_000, "nested too deep"),
 ])  # fmt: skip
 def test_a_file_that_is_none_is_one_error_with_one_line(tmp_path, name, content, said):

@@ -171,11 +171,11 @@ def test_a_schema_that_cannot_be_kept_is_a_400_not_an_answer_without_it(llama):
 
 def test_groq_client(served):
     groq = pytest.importorskip("groq")
-    client = groq.Groq(api_key="none-needed", base_url=served[2], max_retries=0)
-    assert client.models.list().data[0].id == client.models.retrieve("medlab").id == "medlab-served"
+    client, name = groq.Groq(api_key="none-needed", base_url=served[2], max_retries=0), json.loads(served[0].file("deploy", "deployment.json").read_text())["model"]
+    assert client.models.list().data[0].id == client.models.retrieve("medlab").id == name
     answer = client.chat.completions.create(**{**CHAT, "temperature": 0, "stop": ["\n\n"], "response_format": {"type": "text"}})
     assert answer.choices[0].finish_reason in ("stop", "length") and answer.usage.total_tokens > answer.usage.completion_tokens
-    with pytest.raises(groq.NotFoundError, match="medlab-served"):
+    with pytest.raises(groq.NotFoundError, match=name):
         client.chat.completions.create(model="other", messages=CHAT["messages"])
     parts = list(client.chat.completions.create(**CHAT, temperature=0, stream=True))
     whole = client.chat.completions.create(**CHAT, temperature=0).choices[0]

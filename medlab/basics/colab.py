@@ -44,7 +44,7 @@ def loaded_before() -> list[str]:
     "Packages that this session has loaded in another version than the one that is installed now."
     found = []
     for name in sorted({module.partition(".")[0] for module in sys.modules}):
-        version = getattr(sys.modules.get(name), "__version__", None)
+        version = getattr(sys.modules.get(name), "__dict__", {}).get("__version__")
         try:
             if isinstance(version, str) and metadata.version(name).partition("+")[0] != version.partition("+")[0]:
                 found.append(name)

@@ -310,12 +310,16 @@ READERS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "text",
 
 
 def parquet_rows(path: Path) -> Iterator[dict]:
-    "The rows of a Parquet file, some thousands at a time."
+    "The rows of a Parquet file, some thousands at a time. Raises `ValueError` for a file that is none."
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(2000):
-            yield from batch.to_pylist(maps_as_pydicts="lossy")
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(2000):
+                yield from batch.to_pylist(maps_as_pydicts="lossy")
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"not a Parquet file: {' '.join(str(error).split())}") from None
 
 # %% ../../nbs/basics/rows.ipynb #17b6886c
 def scan_rows(
@@ -343,7 +347,9 @@ def scan_rows(
                     yield from json_rows(stream, keys, named_lines=path.suffix.lower() != ".json")
                 else:
                     yield from named_cells(csv_records(stream, "\t" if path.suffix.lower() == ".tsv" else ""), header, take_all)
-    except (OSError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"not an Excel workbook: {error}") from None
+    except (OSError, KeyError, EOFError, SyntaxError, zlib.error) as error:
         raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 
 # %% ../../nbs/basics/rows.ipynb #c2372c75

@@ -200,13 +200,15 @@ def license_of(gguf: Path) -> str:
 # %% ../../nbs/engines/deployment.ipynb #f51aae96
 def is_current(
     server: OllamaServer,
-    deployment: Deployed,
+    name: str,
+    weights: str,  # the GGUF's SHA-256
+    chat: ChatFormat,
 ) -> bool:
-    "Whether the server's model of this name has our weights and our template."
-    if not server.has(deployment.model):
+    "Whether the server has a model of this name with these weights and this template."
+    if not server.has(name):
         return False
-    shown = server.show(deployment.model)
-    return f"sha256-{deployment.weights}" in (shown.modelfile or "") and shown.template == deployment.chat.go_template()
+    shown = server.show(name)
+    return f"sha256-{weights}" in (shown.modelfile or "") and shown.template == chat.go_template()
 
 # %% ../../nbs/engines/deployment.ipynb #1f509770
 def run_place(run: Run) -> str:
@@ -232,7 +234,7 @@ def free_name(
     noted, place = last_record(run), run_place(run)
     if noted.get("place") == place and server.has(noted["model"]) and f"sha256-{noted.get('weights')}" in (server.show(noted["model"]).modelfile or ""):
         return noted["model"]
-    if not server.has(deployment.model) or (not renew and is_current(server, deployment)):
+    if not server.has(deployment.model) or (not renew and is_current(server, deployment.model, deployment.weights, deployment.chat)):
         return deployment.model
     return f"{deployment.model.removesuffix(f'-{place[:8]}')[:70]}-{place[:8]}"
 
@@ -263,7 +265,7 @@ def running(
         return
     with OllamaServer(place, run.folder("deploy") / "ollama", logs / "ollama.log") as server:
         deployment = replace(deployment, model=free_name(run, server, deployment, renew))
-        if renew or not is_current(server, deployment):
+        if renew or not is_current(server, deployment.model, deployment.weights, deployment.chat):
             create_model(server, deployment)
         with OllamaEngine(server.host, deployment.model, deployment.chat) as engine:
             yield engine

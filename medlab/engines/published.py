@@ -17,7 +17,7 @@ from ..basics.files import cache_folder, sha256_file, sha256_json
 from ..contracts.chat import ChatFormat
 from ..contracts.engine import Engine, Sampling
 from ..models import ModelSpec, obtain
-from .deployment import DeployParams, choose_place, model_name, model_parameters
+from .deployment import DeployParams, choose_place, is_current, model_name, model_parameters
 from .hf import HfEngine
 from .llama_cpp import LlamaCppEngine
 from .ollama_server import OllamaEngine, OllamaServer
@@ -62,9 +62,8 @@ def published_name(spec: ModelSpec, server: OllamaServer, gguf: Path, chat: Chat
     name = model_name(spec.name)
     if not server.has(name):
         return name
-    digest, shown = sha256_file(gguf), server.show(name)
-    same = f"sha256-{digest}" in (shown.modelfile or "") and shown.template == chat.go_template()
-    return name if same else f"{name}-{sha256_json([digest, chat.go_template()])[:8]}"
+    digest = sha256_file(gguf)
+    return name if is_current(server, name, digest, chat) else f"{name}-{sha256_json([digest, chat.go_template()])[:8]}"
 
 # %% ../../nbs/engines/published.ipynb #6c6c5c2b
 @contextmanager

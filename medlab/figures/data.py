@@ -71,7 +71,8 @@ def draw_balance(tasks: dict[str, dict[str, int]], theme: str) -> Any:
     axes.set_yticks(range(len(tasks)), [name.replace("_", " ") for name in reversed(tasks)], parse_math=False)
     axes.set_xlim(0, 1.7 * max([sum(of.values()) for of in tasks.values()] + [1]))
     axes.set_xticks([])
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, labelcolor=ink, handlelength=1.2, columnspacing=1)
+    if tasks:
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, labelcolor=ink, handlelength=1.2, columnspacing=1)
     return figure
 
 # %% ../../nbs/figures/data.ipynb #d58cb7b5
