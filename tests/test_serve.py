@@ -1,5 +1,6 @@
 """The HTTP API on a real engine: every refusal has its status, nothing that a client wrote is logged, no server outlives its parent."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,10 +17,12 @@ import httpx
 import psutil
 import pytest
 
+from medlab.api.errors import DeadlineError
+from medlab.api.queueing import EngineQueue, answer
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.processes import free_port
 from medlab.cli.deploy import answers
-from medlab.contracts.engine import Completion, Piece, option_tokens
+from medlab.contracts.engine import Completion, Piece, Sampling, option_tokens
 from medlab.core import Run
 from medlab.engines.deployment import deployed, open_deployment
 from medlab.engines.llama_cpp import LlamaCppEngine
@@ -399,6 +402,29 @@ def test_an_engine_that_was_killed_comes_back(llama):
         statuses = [client.post("/v1/chat/completions", json=CHAT) for _ in range(3)]
         assert {reply.status_code for reply in statuses} <= {200, 502, 503} and statuses[-1].status_code == 200
         assert statuses[-1].json()["choices"][0]["message"]["content"] == before
+
+
+@pytest.mark.parametrize("kind", ["llama_cpp", "ollama"])
+def test_an_engine_that_hangs_is_ended_and_opened_again(served, llama, kind):
+    this, opened = llama
+    if kind == "ollama" and this.engine != "ollama":
+        pytest.skip("no Ollama is here; `make ollama` builds one")
+    queue = EngineQueue(opened if kind == "llama_cpp" else lambda: open_deployment(*served[:2]), patience=0.5)
+
+    async def hang():
+        before = await answer(queue, CHAT["messages"], Sampling(length=8))
+        server = queue.engine.server if kind == "llama_cpp" else queue.engine.server.child
+        for process in psutil.Process(server.process.pid).children(recursive=True):
+            process.suspend()
+        with pytest.raises(DeadlineError):
+            await answer(queue, CHAT["messages"], Sampling(length=8), deadline=time.monotonic() + 1)
+        return before, await answer(queue, CHAT["messages"], Sampling(length=8))
+
+    try:
+        before, after = asyncio.run(hang())
+    finally:
+        queue.close()
+    assert after.text == before.text
 
 
 GGUF = """

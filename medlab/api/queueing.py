@@ -103,7 +103,9 @@ class EngineQueue:
         opener: Callable[[], AbstractContextManager[Engine]],
         longest: int = 64,  # requests that may wait
         seconds: float = 120,  # how long one may wait
+        patience: float = 60,  # seconds that an engine may work on for a request that has gone
     ):
+        self.patience, self.current = patience, cast(threading.Event | None, None)  # what is set when the request that is worked for has gone
         self.opener, self.longest, self.seconds, self.engine = opener, longest, seconds, cast(Engine | None, None)
         self.stack, self.lock, self.places, self.free = ExitStack(), threading.Lock(), deque[WaitingRequest](), True
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -151,6 +153,8 @@ class EngineQueue:
 
     def close(self) -> None:
         "Close the engine for good; a second time does nothing."
+        if self.current is not None:
+            break_off(self, self.current)
         with suppress(RuntimeError):  # the thread has ended already
             self.thread.submit(close_engine, self)
         self.thread.shutdown(wait=True)
@@ -216,7 +220,7 @@ def engine_for_request(queue: EngineQueue) -> Engine:
 # %% ../../nbs/api/queueing.ipynb #5ee9a517
 def in_thread(queue: EngineQueue, work: Callable[[Engine, threading.Event], Any], gone: threading.Event) -> Any:
     "Do one request's work in the queue's thread, mend the engine after a failure, and give the turn to the next."
-    began, queue.since = time.perf_counter(), time.monotonic()
+    began, queue.since, queue.current = time.perf_counter(), time.monotonic(), gone
     try:
         result = None if gone.is_set() else worked(engine_for_request(queue), work, gone)
     except Exception as error:
@@ -224,6 +228,8 @@ def in_thread(queue: EngineQueue, work: Callable[[Engine, threading.Event], Any]
             queue.failed = error_name(error)  # until `mend` finds it well
         queue.thread.submit(finish, queue, error, began)  # after the error has reached its request
         raise
+    finally:
+        queue.current = None
     finish(queue, None, began)
     return result
 
@@ -251,6 +257,20 @@ async def until(deadline: float | None, waited_for: Any) -> Any:
     except TimeoutError:
         raise DeadlineError("the answer was not complete when the request's time was over; ask for fewer tokens, or allow more time (serve.answer_seconds)") from None
 
+# %% ../../nbs/api/queueing.ipynb #e29b6c55
+def break_off(queue: EngineQueue, gone: threading.Event) -> None:
+    "End the engine's server when it still works for this request, which has gone."
+    if queue.current is gone and gone.is_set() and hasattr(queue.engine, "break_off"):
+        queue.engine.break_off()
+
+
+def give_up(queue: EngineQueue, gone: threading.Event) -> None:
+    "Nobody waits for this work any more: it is told so, and broken off when it does not end by itself."
+    gone.set()
+    with suppress(RuntimeError):  # there is no event loop any more
+        loop = asyncio.get_running_loop()
+        loop.call_later(queue.patience, loop.run_in_executor, None, break_off, queue, gone)
+
 # %% ../../nbs/api/queueing.ipynb #11b7e37d
 async def use(
     queue: EngineQueue,
@@ -261,10 +281,12 @@ async def use(
     if not taken_at_once(queue):
         await until(deadline, enter(queue, queue.seconds))
     gone = threading.Event()
+    result = asyncio.wrap_future(queue.thread.submit(in_thread, queue, work, gone))
+    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # an error after the request has gone is nobody's
     try:
-        return await until(deadline, asyncio.shield(asyncio.wrap_future(queue.thread.submit(in_thread, queue, work, gone))))
+        return await until(deadline, asyncio.shield(result))
     except BaseException:
-        gone.set()
+        give_up(queue, gone)
         raise
 
 # %% ../../nbs/api/queueing.ipynb #a352a6e0
@@ -338,7 +360,7 @@ async def stream(
         if not complete:
             raise EngineError("the engine ended its answer without saying why")
     finally:
-        gone.set()
+        give_up(queue, gone)
 
 # %% ../../nbs/api/queueing.ipynb #217cf012
 async def well(queue: EngineQueue, seconds: float = 0.5) -> str:  # "ok", "busy", "not loaded", "slow" or why it failed

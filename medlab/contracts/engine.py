@@ -425,5 +425,8 @@ class EngineBase:
         "The scores of questions from `option_questions`; an engine that knows none leaves this as it is."
         raise MissingError(f"{self.name} gives no log-probabilities; use transformers, llama.cpp or Ollama")
 
+    def break_off(self) -> None:
+        "End work that does not end by itself, from another thread: an engine that has a server of its own ends it, and the question raises `EngineDied`."
+
     def close(self) -> None:
         "Release what the engine holds."

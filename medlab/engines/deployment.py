@@ -267,7 +267,7 @@ def running(
         deployment = replace(deployment, model=free_name(run, server, deployment, renew))
         if renew or not is_current(server, deployment.model, deployment.weights, deployment.chat):
             create_model(server, deployment)
-        with OllamaEngine(server.host, deployment.model, deployment.chat) as engine:
+        with OllamaEngine(server.host, deployment.model, deployment.chat, server=server) as engine:
             yield engine
 
 # %% ../../nbs/engines/deployment.ipynb #59ee970b

@@ -197,6 +197,10 @@ class LlamaCppEngine(EngineBase):
         beside = {"adapter": self.adapter.name, "strength": self.strength} if self.adapter else {}
         return {"engine": self.name, "model": self.gguf.name, "context": self.context, "device": "cpu", "quantization": file_type(self.gguf), **beside}
 
+    def break_off(self) -> None:
+        "End the server under its present work; the next question starts it again."
+        self.owner.server.stop()
+
     def close(self) -> None:
         "End the server."
         self.closed = True

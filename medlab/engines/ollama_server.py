@@ -303,10 +303,11 @@ class OllamaEngine(EngineBase):
         model: str,
         chat: ChatFormat,
         timeout: float = 600,  # seconds for one answer, at most
+        server: OllamaServer | None = None,  # the server behind the URL, where it may be ours
     ):
         import httpx
 
-        self.host, self.model, self.chat = host, model, chat
+        self.host, self.model, self.chat, self.server = host, model, chat, server
         self.client = httpx.Client(base_url=host, timeout=httpx.Timeout(timeout, connect=10), trust_env=False)
 
     def generate(
@@ -328,6 +329,11 @@ class OllamaEngine(EngineBase):
     def info(self) -> dict:
         "The engine and its version, the model, the context that it was loaded with (None while it is not loaded), the device and the type of the weights."
         return ollama_info(self)
+
+    def break_off(self) -> None:
+        "End the server under its present work, if it is ours; somebody else's goes on, and the question ends with its timeout."
+        if self.server is not None:
+            self.server.close()
 
     def request(self, messages: list[dict], sampling: Sampling) -> dict:
         "The body of a call to /api/chat, with nothing left to the server's defaults."

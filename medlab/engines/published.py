@@ -77,5 +77,5 @@ def on_server(spec: ModelSpec, gguf: Path, chat: ChatFormat, engine: str) -> Ite
     with OllamaServer(place, cache_folder("ollama-models") / "models") as server:
         name = published_name(spec, server, gguf, chat)
         server.create(name, gguf, chat.go_template(), model_parameters(chat, sampling), spec.license)
-        with OllamaEngine(server.host, name, chat) as opened:
+        with OllamaEngine(server.host, name, chat, server=server) as opened:
             yield opened
