@@ -284,8 +284,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                 'medlab/api/queueing.py'),
                                      'medlab.api.queueing.EngineQueue.unload': ( 'api/queueing.html#enginequeue.unload',
                                                                                  'medlab/api/queueing.py'),
-                                     'medlab.api.queueing.EngineQueue.waiting': ( 'api/queueing.html#enginequeue.waiting',
-                                                                                  'medlab/api/queueing.py'),
                                      'medlab.api.queueing.WaitingRequest': ('api/queueing.html#waitingrequest', 'medlab/api/queueing.py'),
                                      'medlab.api.queueing.alongside': ('api/queueing.html#alongside', 'medlab/api/queueing.py'),
                                      'medlab.api.queueing.answer': ('api/queueing.html#answer', 'medlab/api/queueing.py'),

@@ -22,7 +22,7 @@ async def health_of(models: Models, hung: float = 900) -> tuple[bool, dict]:
         state = f"has been at one answer for {model.queue.busy_for():.0f} s"
     ok = state in ("ok", "busy", "slow", "not loaded")
     return ok, {"status": state if not ok or state == "slow" else "ok", "model": model.name, "engine": model.engine, "busy": model.queue.busy(),
-                "loaded": model.queue.engine is not None, "waiting": model.queue.waiting()}
+                "loaded": model.queue.engine is not None, "waiting": len(model.queue.places)}
 
 # %% ../../nbs/api/health.ipynb #96f4fd56
 class Metrics:
@@ -36,7 +36,7 @@ class Metrics:
         spans = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
         self.seconds = prometheus.Histogram("medlab_request_seconds", "From a request's head to the end of its answer.", ["route"], registry=self.registry, buckets=spans)
         self.tokens = prometheus.Counter("medlab_tokens", "Tokens read and written.", ["model", "kind"], registry=self.registry)
-        gauges = (("waiting", "Requests that wait for the engine.", lambda queue: queue.waiting()), ("busy", "Whether it is answering.", lambda queue: queue.busy()),
+        gauges = (("waiting", "Requests that wait for the engine.", lambda queue: len(queue.places)), ("busy", "Whether it is answering.", lambda queue: queue.busy()),
                   ("openings", "How often the engine was opened.", lambda queue: queue.opened))
         for name, what, read in gauges:
             gauge = prometheus.Gauge(f"medlab_engine_{name}", what, ["model"], registry=self.registry)

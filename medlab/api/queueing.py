@@ -122,10 +122,6 @@ class EngineQueue:
         "Seconds since its present work began."
         return time.monotonic() - self.since if self.busy() else 0.0
 
-    def waiting(self) -> int:
-        "How many requests wait."
-        return len(self.places)
-
     def estimate(self) -> int:
         "Seconds until a request that comes now may have its turn."
         return math.ceil(self.average * (len(self.places) + 1))

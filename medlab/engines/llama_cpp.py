@@ -176,12 +176,8 @@ class LlamaCppEngine(EngineBase):
         "llama.cpp's own token ids of a text, control tokens recognised, nothing added in front."
         return post_to_llama(self, "/tokenize", {"content": text, "add_special": False, "parse_special": True})["tokens"]
 
-    def generate(
-        self,
-        conversations: list[list[dict]],  # each ends with the user's turn
-        sampling: Sampling,
-    ) -> list[Completion]:  # in the same order
-        "Answer conversations, as many at a time as there are slots; raises `MedlabError` instead of returning an incomplete answer."
+    def generate(self, conversations: list[list[dict]], sampling: Sampling) -> list[Completion]:  # in the same order
+        "Answer conversations, each of which ends with the user's turn, as many at a time as there are slots; raises `MedlabError` instead of returning an incomplete answer."
         return llama_answers(self, [self.chat.prompt_ids(messages) for messages in conversations], sampling)
 
     def stream(self, messages: list[dict], sampling: Sampling, begun: str = "") -> Iterator[Piece]:

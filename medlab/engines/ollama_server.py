@@ -310,12 +310,8 @@ class OllamaEngine(EngineBase):
         self.host, self.model, self.chat, self.server = host, model, chat, server
         self.client = httpx.Client(base_url=host, timeout=httpx.Timeout(timeout, connect=10), trust_env=False)
 
-    def generate(
-        self,
-        conversations: list[list[dict]],  # each ends with the user's turn
-        sampling: Sampling,
-    ) -> list[Completion]:  # in the same order
-        "Answer one conversation after the other; raises `MedlabError` instead of returning an incomplete answer."
+    def generate(self, conversations: list[list[dict]], sampling: Sampling) -> list[Completion]:  # in the same order
+        "Answer conversations, each of which ends with the user's turn, one after the other; raises `MedlabError` instead of returning an incomplete answer."
         return [ollama_answer(self, messages, sampling) for messages in conversations]
 
     def stream(self, messages: list[dict], sampling: Sampling, begun: str = "") -> Iterator[Piece]:
@@ -340,10 +336,7 @@ class OllamaEngine(EngineBase):
         more = {"options": {**sampling.for_ollama(), "stop": [*self.chat.stops, *sampling.stop]}} | ({"format": sampling.json_schema} if sampling.json_schema else {})
         return {"model": self.model, "messages": self.chat.prepared(messages), "stream": False, "truncate": False, "shift": False, **more, **sampling.listed()}
 
-    def render(
-        self,
-        messages: list[dict],  # ends with the user's turn
-    ) -> str:
+    def render(self, messages: list[dict]) -> str:
         "The prompt as the server renders it; nothing is generated. (An undocumented field of the API, there since 0.12.)"
         reply = post_to_ollama(self, "/api/chat", {**self.request(messages, Sampling()), "_debug_render_only": True})
         try:
