@@ -162,7 +162,7 @@ def apply_override(data: dict, override: str) -> None:
     for name in ["steps", *section] if section else []:
         target = target.setdefault(name, {})
         if not isinstance(target, dict):
-            raise InputError(f"{name}: expected a mapping in the profile, got {type(target).__name__}; mend the profile, then override {place.strip()}")
+            raise InputError(f"{name}: expected a mapping in the profile, got {type(target).__name__}; correct the profile, then override {place.strip()}")
     try:
         target[key] = yaml_value(value)
     except ValueError as error:

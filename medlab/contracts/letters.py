@@ -467,7 +467,7 @@ def value_letter(value, offered, options):
 
 # %% ../../nbs/contracts/letters.ipynb #3eba124f
 def after_headings(lines):
-    "The lines below a heading such as `Final answer` that begin with a letter, as `labelled` gives values."
+    "The lines below a heading such as `Final answer` that begin with a letter, in the form that `values_after` gives."
     return [(below, True) for line, below in zip(lines, lines[1:]) if HEADING.fullmatch(line.rstrip(":. ")) and letter_at(below)]
 
 # %% ../../nbs/contracts/letters.ipynb #bd673165

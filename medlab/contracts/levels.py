@@ -360,7 +360,7 @@ def only_level(lines):
 
 # %% ../../nbs/contracts/levels.ipynb #f81cb46d
 def labelled_level(value):
-    "The level in a values_after value: in its words, or in a call for an ambulance."
+    "The level in a labelled value: in its words, or in a call for an ambulance."
     level = value_level(value)
     return level if level or levels_in(value) or plain_emergency([value]) != "yes" else "emergency"
 

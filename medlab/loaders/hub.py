@@ -130,7 +130,7 @@ def explained_status(
     if gated:
         return LicenceNotAcceptedError(f"{repo} asks you to accept its licence: do so at {page} with the account of the token in HF_TOKEN, then try again")
     if status == 401:
-        return NoTokenError(f"the hub shows no {repo} without a login (401): mend the name if it is misspelt, or log in: {login}")
+        return NoTokenError(f"the hub shows no {repo} without a login (401): correct the name if it is misspelt, or log in: {login}")
     return NoSuchModelError(f"the hub has no model {repo!r} at this revision ({status}); check owner, name and revision at {page}")
 
 # %% ../../nbs/loaders/hub.ipynb #48ef18db

@@ -133,7 +133,7 @@ def open_pretrained(
         first = (str(error).strip().splitlines() or [""])[0][:300]
         if isinstance(error, TypeError) and (option := re.search(r"unexpected keyword argument '(\w+)'", first)):
             raise InputError(f"{option[1]!r} is no option of this model{nearest(option[1], KNOWN_OPTIONS)}") from None
-        raise InputError(f"{folder} cannot be opened as {name}: {type(error).__name__}: {first}; mend the option, or obtain the model again") from error
+        raise InputError(f"{folder} cannot be opened as {name}: {type(error).__name__}: {first}; correct the option, or obtain the model again") from error
     if num_labels is not None and model.config.pad_token_id is None:
         model.config.pad_token_id = model.config.eos_token_id if isinstance(model.config.eos_token_id, int) else 0
     return (model if bits else model.to(place)).eval()

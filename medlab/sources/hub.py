@@ -37,7 +37,7 @@ class Safety(BaseModel):
 
 # %% ../../nbs/sources/hub.ipynb #ddb0443e
 class Columns(BaseModel):
-    "Which column holds what. A column may be a path (`data.Question`); several are joined. What is half-said is an error."
+    "Which column holds what. A column may be a path (`data.Question`); several are joined. An incomplete mapping is an error."
 
     model_config = ConfigDict(extra="forbid")
 
