@@ -359,7 +359,7 @@ def answers_to_judge(run: Run, params: JudgeParams, variant: str = "") -> list[t
 
 # %% ../nbs/11_judge.ipynb #fb84a6f1
 def pairs_to_judge(run: Run, params: JudgeParams) -> list[Work]:
-    "The variant's answers beside those of the other side, each pair in both orders. Two equal answers are no pair."
+    "The variant's answers beside those of the other side, each pair in both orders. Two equal answers are not a pair."
     mine, other, found = answers_of(run, params.variant), answers_of(run, params.against), []
     for example, _ in answers_to_judge(run, params):
         a, b = mine[example.id], other.get(example.id)

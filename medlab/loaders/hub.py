@@ -272,7 +272,7 @@ def write_from_hub(
             link_or_copy(fetched_file(source, name, commit, offered[name], cache, token), folder / name)
         return commit
     except HFValidationError as error:
-        raise NoSuchModelError(f"{source.repo!r} is no name on the hub: {error}; expected owner/name") from None
+        raise NoSuchModelError(f"{source.repo!r} is not a name on the hub: {error}; expected owner/name") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         problem = explained_problem(source, error, token)
         if not isinstance(problem, NoNetworkError) or not (kept := offline_snapshot(source)):
