@@ -461,7 +461,7 @@ def test_a_difference_is_shown_where_it_is(chat):
     messages = user("What is gout?")
     check_same_prompt(chat, messages, chat.prompt_text(messages), "it")
     check_same_prompt(chat, messages, chat.prompt_ids(messages), "it")
-    with pytest.raises(MedlabError, match="token 1 on"):
+    with pytest.raises(MedlabError, match="beginning at token 1:"):
         check_same_prompt(chat, messages, [1, *chat.prompt_ids(messages)], "Ollama")  # a second beginning-of-text token
     with pytest.raises(MedlabError, match="Ollama writes a different prompt.*assistant"):
         check_same_prompt(chat, messages, chat.prompt_text(messages)[:-1], "Ollama")
