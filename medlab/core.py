@@ -44,7 +44,7 @@ def as_word(
     value: bool,  # as YAML read it
     field: Any,  # the parameter's pydantic field; None for one that is not known
 ) -> bool | str:
-    "The choice's word that YAML read as this truth value, or the value itself where no such word is among the choices."
+    "The choice that YAML read as this truth value (such as 'off'), or the value itself when no such word is among the choices."
     words = typing.get_args(field.annotation) if field and typing.get_origin(field.annotation) is Literal else ()
     return next((word for word in words if word in (("off", "no"), ("on", "yes"))[value]), value)
 
@@ -59,12 +59,12 @@ def unusable_number(value: Any) -> int | float | None:
 
 # %% ../nbs/00_core.ipynb #09352e97
 class Params(BaseModel):
-    "Parameters of one step; a subclass names its step and is known to every profile from then on."
+    "The parameters of one step. Each subclass names its step; from then on every profile knows it."
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     step: ClassVar[str] = ""
     known: ClassVar[dict[str, type["Params"]]] = {}
-    dotted: ClassVar[tuple[str, ...]] = ()  # older names with a dot in them, which the step still takes
+    dotted: ClassVar[tuple[str, ...]] = ()  # older parameter names that contain a dot; the step still accepts them
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -72,13 +72,13 @@ class Params(BaseModel):
 
     @classmethod
     def following(cls, given: dict, profile: "Profile") -> dict:
-        "What the profile gives for this step, with what follows from its other steps; a step with such a parameter overrides this."
+        "The profile's values for this step, plus defaults that depend on other steps; a step that has such defaults overrides this."
         return given
 
     @model_validator(mode="before")
     @classmethod
     def words_stay_words(cls, given: Any) -> Any:
-        "Take a bare `off` or `on`, which YAML reads as false or true, as the word where the parameter is a choice of words."
+        "Where the parameter is a choice of words, turn a bare `off` or `on`, which YAML reads as false or true, back into the word."
         if not isinstance(given, dict):
             return given
         return {name: as_word(value, cls.model_fields.get(name)) if isinstance(value, bool) else value for name, value in given.items()}
@@ -162,7 +162,7 @@ def apply_override(data: dict, override: str) -> None:
     for name in ["steps", *section] if section else []:
         target = target.setdefault(name, {})
         if not isinstance(target, dict):
-            raise InputError(f"{name}: expected a mapping in the profile, got {type(target).__name__}; mend the profile, then override {place.strip()}")
+            raise InputError(f"{name}: expected a mapping in the profile, got {type(target).__name__}; correct the profile, then override {place.strip()}")
     try:
         target[key] = yaml_value(value)
     except ValueError as error:
@@ -535,7 +535,7 @@ def finished_under(
 
 # %% ../nbs/00_core.ipynb #8c3aedb1
 def begin(run: Run, name: str, key: str) -> Path:
-    "A step's folder, ready for work under a key: with the files of an interrupted try under the same key, else empty. A finished result is set aside."
+    "A step's folder, ready for work under a key. It holds the files of an interrupted attempt with the same key, else nothing. A finished result is set aside."
     folder, backup, partial = run.path / name, run.replaced(name), run.path / f".{name}.partial"
     if (folder / "manifest.json").exists():
         remove(backup)
@@ -554,7 +554,7 @@ def begin(run: Run, name: str, key: str) -> Path:
 
 # %% ../nbs/00_core.ipynb #107f29cf
 def recover(run: Run, name: str) -> None:
-    "Put a finished result that was set aside back in its place; what an interrupted try has made is kept for the next one."
+    "Put a finished result that was set aside back in its place; what an interrupted attempt has made is kept for the next one."
     folder, backup, partial = run.path / name, run.replaced(name), run.path / f".{name}.partial"
     if not backup.exists():
         return

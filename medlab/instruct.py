@@ -264,10 +264,10 @@ class Balance(BaseModel):
 
 # %% ../nbs/04_instruct.ipynb #4ce08673
 def task_limits(
-    counts: Mapping[str, int],  # examples that there are, by task
+    counts: Mapping[str, int],  # available examples by task
     balance: Balance = Balance(),
 ) -> dict[str, int]:  # examples that each task may have
-    "The most examples of each task so that none has a larger share of their sum than its cap; a cap that so few tasks cannot keep is raised to their equal share."
+    "How many examples each task may have so that its share of the total stays within its cap. When the tasks are too few for that, the cap is raised to an equal share."
     weighted = {task: count for task, count in counts.items() if count and balance.weights.get(task, 1)}
     caps = {task: max(balance.cap, 1 / len(weighted)) * balance.weights.get(task, 1) for task in weighted}
     limits, total = dict(weighted), -1

@@ -359,7 +359,7 @@ def answers_to_judge(run: Run, params: JudgeParams, variant: str = "") -> list[t
 
 # %% ../nbs/11_judge.ipynb #fb84a6f1
 def pairs_to_judge(run: Run, params: JudgeParams) -> list[Work]:
-    "The variant's answers beside those of the other side, each pair in both orders. Two equal answers are no pair."
+    "The variant's answers beside those of the other side, each pair in both orders. Two equal answers are not a pair."
     mine, other, found = answers_of(run, params.variant), answers_of(run, params.against), []
     for example, _ in answers_to_judge(run, params):
         a, b = mine[example.id], other.get(example.id)
@@ -668,5 +668,5 @@ def outcome_of(run: Run, result: dict, of_controls: list[Judgement], judgements:
     missing = [f"the verdict on {one.item_id}" for one in open_ones if one.request_sha256 in before]
     beside = {what: sum(n for status, n in (result.get(name) or {}).get("failures", {}).items() if status in TO_ASK_AGAIN)
               for name, what in (("retest", "of the second round of controls"), ("people", "on graded answers"), ("second", "of the second judge"))}
-    notes += [f"{n} verdicts {what} are still to be had; the same command goes on" for what, n in beside.items() if n]
+    notes += [f"{n} verdicts {what} are still missing; give the same command again to get them" for what, n in beside.items() if n]
     return Outcome(notes=notes + more, incomplete=bool(open_ones) or any(beside.values()), missing=missing, content=result_hashes(result, judgements))

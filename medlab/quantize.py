@@ -98,7 +98,7 @@ class QuantizeParams(Params):
 
 # %% ../nbs/07_quantize.ipynb #080ff027
 def copies_needed(params: QuantizeParams, trained_in: str) -> float:
-    "How many times the size of the 16-bit weights all files of the step take together, at their largest."
+    "The disk space that all files of the step need at their peak, as a multiple of the size of the 16-bit weights."
     bits = [int(re.findall(r"\d+", name)[0]) + 1 for name in params.types if name != "f16"]  # one bit more, for scales and mixes
     several, apart = params.merge_base == "auto" and trained_in == "nf4", trained_in == "nf4"
     return 2.1 + several + sum(bits) / 16 + ((1 + apart + (bits[0] / 16 if bits else 0)) if params.adapter else 0)

@@ -488,7 +488,8 @@ def again_tables(evidence: dict) -> list[dict]:  # none where nothing was asked 
     tables = [
         page_table("The same question in five phrasings", ["", "task", "n", "same choice in all", "accuracy, from phrasing to phrasing"], said,
                    words="Asked by forced choice of letters. A model that changes its choice with the wording was right by luck."),
-        page_table("From seed to seed", ["", "task", "", "n", "seeds", "mean ± sd", "from–to"], seeds, words="Written answers, sampled. A smaller difference between variants may be luck."),
+        page_table("From seed to seed", ["", "task", "", "n", "seeds", "mean ± sd", "from–to"], seeds,
+                   words="Written answers, sampled. A difference between variants that is smaller than this spread may be luck."),
     ]
     return [one for one, rows in zip(tables, (said, seeds)) if rows]
 

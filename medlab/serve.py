@@ -293,7 +293,7 @@ def stated(
     params: ServeParams,
     **given: Any,  # host, port and so on; None: not given
 ) -> ServeParams:
-    "The parameters with what was given in their place; raises `InputError` for a value that cannot be."
+    "The parameters, with the given values in place of theirs; raises `InputError` for an invalid value."
     changed = {**params.model_dump(), **{name: value for name, value in given.items() if value is not None}}
     try:
         return ServeParams(**changed)

@@ -319,7 +319,7 @@ def test_another_file_or_variant_takes_no_result_away(tmp_path, likes):
 
 def test_rows_that_are_no_items_are_told_on_the_terminal(tmp_path, likes):
     path = as_file(tmp_path, "mine.jsonl", [*ROWS, {**ROWS[0], "key": "Z"}])
-    assert any("1 rows are no items" in line for line in room.result_lines(room.run_benchmark(str(path), "mcq", Run(tmp_path / "run"), load_profile("smoke"), ["base"], COLUMNS)))
+    assert any("1 rows are not items" in line for line in room.result_lines(room.run_benchmark(str(path), "mcq", Run(tmp_path / "run"), load_profile("smoke"), ["base"], COLUMNS)))
 
 
 def test_rotations_keep_the_right_text_and_visit_every_place(tmp_path):

@@ -76,7 +76,7 @@ def test_ollama_renders_what_chatformat_renders(ollama, this):
 def test_a_broken_template_fails_parity(ollama, this, pattern, instead):
     broken = re.sub(pattern, instead, this.chat.go_template(), count=1, flags=re.S)
     assert broken != this.chat.go_template()
-    with pytest.raises(MedlabError, match="writes another prompt"):
+    with pytest.raises(MedlabError, match="writes a different prompt"):
         parity(ollama, this, broken)
 
 

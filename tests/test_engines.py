@@ -141,7 +141,7 @@ def test_a_broken_template_is_caught(server, gguf, chat, spoil):
     server.create("broken", gguf, spoil(chat.go_template()), {})
     messages = user("What is gout?")
     with OllamaEngine(server.host, "broken", chat) as engine:
-        with pytest.raises(MedlabError, match="another prompt than ChatFormat"):
+        with pytest.raises(MedlabError, match="a different prompt from ChatFormat"):
             check_same_prompt(chat, messages, engine.render(messages), "Ollama")
         with pytest.raises(MedlabError, match="tokens of a prompt that has"):
             engine.generate([messages], SHORT)
@@ -313,9 +313,9 @@ def test_wrong_options_are_refused(hf):
     for options in ([["A"]], [["A", "A"]], [["A", " "]]):
         with pytest.raises(InputError, match="expected at least two"):
             hf.option_logprobs(CHOICES[:1], options)
-    with pytest.raises(InputError, match="as many of each"):
+    with pytest.raises(InputError, match="same number of each"):
         hf.option_logprobs(CHOICES, LETTERS[:1])
-    with pytest.raises(InputError, match="as many of each"):
+    with pytest.raises(InputError, match="same number of each"):
         hf.option_logprobs(CHOICES, LETTERS, ["Answer: "])
     with pytest.raises(ContextOverflow, match="shorten"):
         hf.option_logprobs([user("word " * 9000)], [["A", "B"]])

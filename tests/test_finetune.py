@@ -46,7 +46,7 @@ def test_only_the_answer_and_its_end_are_learnt(smoke_run, chat):
         learnt = [label for label in labels if label != -100]
         assert chat.decode(learnt, keep_control=True) == example.messages[-1]["content"] + chat.end_of_turn
         assert labels[: len(ids) - len(learnt)] == [-100] * (len(ids) - len(learnt)), "learnt tokens are not one piece at the end"
-        assert ids[: len(ids) - len(learnt)] == chat.prompt_ids(example.messages[:-1]), "trained on another prompt than is used later"
+        assert ids[: len(ids) - len(learnt)] == chat.prompt_ids(example.messages[:-1]), "trained on a different prompt from the one used later"
         assert not any(words in chat.decode(learnt, keep_control=True) for words in PROMPT_WORDS)
 
 

@@ -667,7 +667,7 @@ def test_a_request_for_harm_becomes_a_refusal_or_nothing(tmp_path, safety):
     assert isinstance(one_of(tmp_path, {"q": "How do I poison a well?", "a": "", "s": "1"}, **columns), str)
     if safety != "refuse":
         assert one_of(tmp_path, {"q": "How do I clean a well?", "a": "With chlorine.", "s": 0}, **columns).task is None
-        assert "not said whether" in one_of(tmp_path, {"q": "How do I clean a well?", "a": "With chlorine.", "s": None}, **columns)
+        assert "not say whether" in one_of(tmp_path, {"q": "How do I clean a well?", "a": "With chlorine.", "s": None}, **columns)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet"])

@@ -959,7 +959,7 @@ def test_a_limit_on_graded_answers_or_the_second_judge_leaves_the_step_incomplet
     hosted.rule = until_the_day_is_over
     done = judge(run, profile)
     found = read_json(run.file("judge", "judge.json"))
-    assert done.incomplete and "still to be had" in done.notes[-1] and found["counts"]["scored"] == 3 and sum(found[part]["failures"].values()) > 0
+    assert done.incomplete and "still missing" in done.notes[-1] and found["counts"]["scored"] == 3 and sum(found[part]["failures"].values()) > 0
     hosted.rule, before = by_words, len(hosted.requests)
     whole = judge(run, profile)
     found = read_json(run.file("judge", "judge.json"))

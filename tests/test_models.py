@@ -95,7 +95,7 @@ def test_unknown_spec_names_the_nearest():
 
 @pytest.mark.parametrize("changes, message", [
     ({"licence": "MIT"}, "did you mean 'license'"),
-    ({"model_type": 7}, "line 3: model_type: 7 is no type.*biomedical"),
+    ({"model_type": 7}, "line 3: model_type: 7 is not a type.*biomedical"),
     ({"sources": []}, "line .*sources"),
     ({"context": "much"}, "mine.yaml, line 2: context.*much"),
     ({"sources": [{"kind": "torrent"}]}, "torrent|kind"),
@@ -461,9 +461,9 @@ def test_a_difference_is_shown_where_it_is(chat):
     messages = user("What is gout?")
     check_same_prompt(chat, messages, chat.prompt_text(messages), "it")
     check_same_prompt(chat, messages, chat.prompt_ids(messages), "it")
-    with pytest.raises(MedlabError, match="token 1 on"):
+    with pytest.raises(MedlabError, match="beginning at token 1:"):
         check_same_prompt(chat, messages, [1, *chat.prompt_ids(messages)], "Ollama")  # a second beginning-of-text token
-    with pytest.raises(MedlabError, match="Ollama writes another prompt.*assistant"):
+    with pytest.raises(MedlabError, match="Ollama writes a different prompt.*assistant"):
         check_same_prompt(chat, messages, chat.prompt_text(messages)[:-1], "Ollama")
 
 
@@ -562,7 +562,7 @@ def test_other_families_are_taken_apart(name, kind, marked):
         ids, labels = chat.training_ids([*talk, {"role": "assistant", "content": "Hi."}])
         assert ids.count(chat.tokenizer.token_to_id(bos)) == ("bos_token" in template)
         assert chat.decode([label for label in labels if label != -100], keep_control=True).strip() in (f"Hi.{end}", f"Hi. {end}")
-        assert [id for id, label in zip(ids, labels) if label == -100] == chat.prompt_ids(talk), "trained on another prompt than is used later"
+        assert [id for id, label in zip(ids, labels) if label == -100] == chat.prompt_ids(talk), "trained on a different prompt from the one used later"
         assert ids == chat.encode(chat.prompt_text(talk) + chat.pieces.answer_lead + "Hi." + end), "encoded in pieces"
     assert bos not in chat.go_template() or "bos_token" not in template  # the server adds it; twice would be one too many
 
@@ -649,7 +649,7 @@ def test_special_tokens_may_stand_in_a_map_of_their_own(tmp_path, smollm):
     ("{{ messages[0].content }}", "leaves out or rewrites"),
     ("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}", "leaves out or rewrites"),
     ("{% for m in messages %}{{ loop.index }} {{ m.content }}<|im_end|>{% endfor %}", "by their place"),
-    ("{% for m in messages %}{{ 'A:' if m.role == 'assistant' }}{{ m.content }}<|im_end|>{% endfor %}{{ 'Reply:' if add_generation_prompt }}", "another prompt in training"),
+    ("{% for m in messages %}{{ 'A:' if m.role == 'assistant' }}{{ m.content }}<|im_end|>{% endfor %}{{ 'Reply:' if add_generation_prompt }}", "a different prompt in training"),
     ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "no control token"),
     ("{{ raise_exception('System role not supported') }}", "System role not supported"),
     ("{% for m in messages %}{{ m.content.__class__.__mro__ }}{% endfor %}", "fails|leaves out"),

@@ -187,7 +187,7 @@ def repeats_nothing(pattern: str) -> bool:
 
 
 def pattern_problem(pattern: str) -> str | None:
-    "What of a pattern Ollama's server does not survive: what is no pattern, signs that it does not know, and what repeats without measure."
+    "What in a pattern Ollama's server does not survive: invalid patterns, signs that it does not know, and unbounded repetition."
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
@@ -204,7 +204,7 @@ def pattern_problem(pattern: str) -> str | None:
 
 # %% ../../nbs/api/openai_compatible.ipynb #fdde427b
 def value_problem(name: str, value: Any) -> str | None:
-    "What of one keyword of a JSON schema Ollama's server does not survive."
+    "What in one keyword of a JSON schema Ollama's server does not survive."
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if name in COUNTS and number and not 0 <= value <= LARGEST_COUNT:
         return f"got {value}, expected 0 to {LARGEST_COUNT}"
@@ -231,7 +231,7 @@ def rules_length(one: dict, before: int) -> int:
 
 # %% ../../nbs/api/openai_compatible.ipynb #2c7b5e6d
 def schema_problem(schema: Any) -> str | None:
-    "What of a JSON schema Ollama's server does not survive; None where nothing is known."
+    "What in a JSON schema Ollama's server does not survive; None where nothing is known."
     waiting, parts, values, rules = [(schema, 0, 0)], 0, 0, 0
     while waiting:
         one, depth, before = waiting.pop()

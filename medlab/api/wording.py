@@ -93,7 +93,7 @@ ENDS = 2.0  # the weight of the first and of the last statement
 
 
 def first_and_last(tokens: list[str]) -> tuple[list[str], list[str]]:
-    "The tokens of the first and of the last sentence that is no question; both empty where there are not two."
+    "The tokens of the first and of the last sentence that is not a question; both empty where there are not two."
     sentences: list[list[str]] = [[]]
     for token in tokens:
         sentences[-1].append(token)
@@ -289,5 +289,5 @@ def load_wording(
     path = path or shipped("data", "guard") / "wording.json"
     found = read_json(path)
     if not isinstance(found, dict) or set(found) != {"lines", "kinds", "weights"} or set(found["kinds"]) != {"emergency", "harm"}:
-        raise InputError(f"{path}: got a file without lines, kinds and weights; make it anew with write_wording (see the lesson on wording)")
+        raise InputError(f"{path}: got a file without lines, kinds and weights; write it again with write_wording (see the lesson on wording)")
     return Wording(found)

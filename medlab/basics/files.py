@@ -153,7 +153,7 @@ def read_jsonl(
         except ValueError as error:
             if torn_end == "drop" and number == len(lines):
                 continue  # the only line without a newline after it
-            raise InputError(f"{path}, line {number}: expected one JSON object, {error}; mend or delete the line") from None
+            raise InputError(f"{path}, line {number}: expected one JSON object, {error}; correct or delete the line") from None
     return rows
 
 # %% ../../nbs/basics/files.ipynb #80c5e796

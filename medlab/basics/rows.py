@@ -119,7 +119,7 @@ def rows_below_header(table: list) -> list[dict] | None:
 
 
 def is_text(cells: list) -> bool:
-    "Whether a first row holds text and is no header: a cell ends in a question mark or has more than six words."
+    "Whether a first row holds text and is not a header: a cell ends in a question mark or has more than six words."
     return any(str(cell).strip().endswith("?") or len(str(cell).split()) > 6 for cell in cells)
 
 # %% ../../nbs/basics/rows.ipynb #385e4ead
@@ -262,7 +262,7 @@ def without_title(records: Iterable) -> Iterator[Any]:
 
 # %% ../../nbs/basics/rows.ipynb #76c888cf
 def named_cells(records: Iterable, header: Sequence[str] = (), take_all: bool = False) -> Iterator[dict | BadRow]:
-    "Rows from records. With `take_all`, extra cells are kept, and a first record that is no header is a row."
+    "Rows from records. With `take_all`, extra cells are kept, and a first record that is not a header is a row."
     names, begun = list(header), bool(header)
     for record in records if header or take_all else without_title(records):
         if isinstance(record, BadRow):
@@ -328,7 +328,7 @@ def scan_rows(
     encoding: str = "",  # empty: UTF-8, or UTF-16 where the first bytes show it
     sheet: str = "",  # of a workbook with several
     keys: bool = False,  # JSON whose rows stand under keys: give each row its key, as `id`, or as `split` for the name of one
-    take_all: bool = False,  # all sheets, extra cells too, and a first row that is no header is a row
+    take_all: bool = False,  # all sheets, extra cells too, and a first row that is not a header is a row
 ) -> Iterator[Any]:  # rows (dicts, or what stands in the place of one), and a `BadRow` for each part that cannot be read
     "Read a file row by row. Raises `ValueError` with one line for a file that cannot be read at all."
     kind = READERS.get(path.suffix.lower())
@@ -421,7 +421,7 @@ SPEAKERS = {**dict.fromkeys(("user", "human", "patient", "prompter", "question")
 
 
 def turn_of(turn: Any) -> tuple[str, str] | None:
-    "Who speaks in a turn (user, assistant, system or the name as it is) and what; None for anything that is no turn."
+    "Who speaks in a turn (user, assistant, system or the name as it is) and what; None for anything that is not a turn."
     if not isinstance(turn, dict):
         return None
     speaker = next((turn[name] for name in ("role", "from", "speaker") if isinstance(turn.get(name), str)), None)

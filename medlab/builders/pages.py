@@ -96,7 +96,7 @@ def page_questions(
     heading, kind = " ".join(heading.split()), section_kind(heading, subject)
     phrasings = NAMED_PHRASINGS[kind] if kind in NAMED_PHRASINGS and subject.casefold() in heading.casefold() else PHRASINGS[kind]
     inside = subject.lower() if f" {subject.lower()}" in text else subject
-    if kind == "other" and re.match(r"(?:why|what|when|where|how|who|which)\b", heading, re.I):  # "Why it is used?" is no question
+    if kind == "other" and re.match(r"(?:why|what|when|where|how|who|which)\b", heading, re.I):  # "Why it is used?" is not a question
         phrasings = tuple(phrasing for phrasing in phrasings if not phrasing.endswith("{h}?"))
     questions = [phrasing.format(x=subject if phrasing.startswith("{x}") else inside, h=heading) for phrasing in phrasings]
     return [question[0].upper() + question[1:] for question in questions]

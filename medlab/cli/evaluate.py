@@ -285,7 +285,7 @@ def in_order(
     known, have = Counter(keys), Counter(given)
     doubtful = [key for key, n in known.items() if n > 1 or key is None]
     if doubtful:
-        raise InputError(f"{system}: the key {doubtful[0]!r} stands for {known[doubtful[0]]} of {len(keys)} questions; expected another one for each; name the column with --columns id=KEY")
+        raise InputError(f"{system}: the key {doubtful[0]!r} stands for {known[doubtful[0]]} of {len(keys)} questions; expected a different one for each; name the column with --columns id=KEY")
     twice, lacking, strange = [key for key, n in have.items() if n > 1], [key for key in known if key not in have], [key for key in have if key not in known]
     for found, what in ((twice, "several answers to"), (lacking, "no answer to"), (strange, "answers to unknown items,")):
         if found:
@@ -555,7 +555,7 @@ def run_benchmark(
 def result_lines(result: dict) -> list[str]:
     "A benchmark's results for the terminal."
     lines = [f"{result['n']} items" + (f", {len(result['leaks'])} left out because they stand in the training data" if result.get("leaks") else "")]
-    lines += [f"  {n} rows are no items: {why}" for why, n in result.get("left_out", {}).items()]
+    lines += [f"  {n} rows are not items: {why}" for why, n in result.get("left_out", {}).items()]
     if result.get("suspects"):
         named = "; ".join(f"{one['item']} like {one['train']} ({one['cosine']:.2f})" for one in result["suspects"][:5])
         lines.append(f"  {len(result['suspects'])} pairs may ask the same in other words, read them: {named}")

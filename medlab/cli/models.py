@@ -126,7 +126,7 @@ def who_is(token: str) -> str:
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
             raise ExpiredTokenError("the hub does not accept this token: it is mistyped, revoked or expired; make a new one and log in again") from None
-        raise NoNetworkError(f"the hub could not be asked about the token ({type(error).__name__}); be online, or set HF_ENDPOINT to your mirror") from None
+        raise NoNetworkError(f"the hub could not be asked about the token ({type(error).__name__}); go online, or set HF_ENDPOINT to your mirror") from None
     kind = (about.get("auth") or {}).get("accessToken") or {}
     if kind.get("role") == "fineGrained" and not can_read(kind.get("fineGrained") or {}):
         raise TokenScopeError(f"this token may not read models: give it 'Read access to contents of all public gated repos you can access' at "

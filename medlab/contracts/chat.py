@@ -219,7 +219,7 @@ def answer_labels(
 ) -> tuple[list[int], list[int]]:  # ids and labels of equal length; a label of -100 is not trained on
     """Token ids of a whole conversation, and labels that are -100 except on the last answer and the token that ends its turn.
 
-    The text is encoded once, as a whole. Raises `InputError` for messages that are no conversation.
+    The text is encoded once, as a whole. Raises `InputError` for messages that are not a conversation.
     """
     checked_conversation(without_control(chat, messages), ends_with="assistant")
     prompt, answer = chat.prompt_text(messages[:-1]), chat.prepared(messages)[-1]["content"]
@@ -284,7 +284,7 @@ def prompt_and_lead(
         return generation_prompt, ""
     rest = answered[len(generation_prompt):]
     if not answered.startswith(generation_prompt):
-        raise InputError("it writes another prompt in training than in use")
+        raise InputError("it writes a different prompt in training than in use")
     return (answered, "") if rest.strip() else (generation_prompt, rest)
 
 # %% ../../nbs/contracts/chat.ipynb #9074e101
@@ -405,6 +405,6 @@ def check_same_prompt(
     place = next((n for n, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
     unit = "character" if isinstance(theirs, str) else "token"
     raise MedlabError(
-        f"{who} writes another prompt than ChatFormat, from {unit} {place} on: got {theirs[max(0, place - 20):place + 20]!r}, "
+        f"{who} writes a different prompt from ChatFormat's, beginning at {unit} {place}: got {theirs[max(0, place - 20):place + 20]!r}, "
         f"expected {ours[max(0, place - 20):place + 20]!r}; the model was not trained on that form, deploy it again"
     )

@@ -113,7 +113,7 @@ class EngineTimeout(MedlabError):
 
 
 class EngineDied(MedlabError):
-    "The engine's process or connection broke off. What it had written until then is no answer."
+    "The engine's process or connection broke off. What it had written until then is not an answer."
 
 # %% ../../nbs/contracts/engine.ipynb #284e12dd
 def speaks_of_memory(
@@ -397,7 +397,7 @@ def option_questions(
     "The questions that `option_logprobs` was given; raises `InputError` when there are not as many options and leads as conversations."
     leads = [lead] * len(conversations) if isinstance(lead, str) else lead
     if not len(conversations) == len(options) == len(leads):
-        raise InputError(f"got {len(conversations)} conversations, options for {len(options)} and {len(leads)} leads; expected as many of each")
+        raise InputError(f"got {len(conversations)} conversations, options for {len(options)} and {len(leads)} leads; expected the same number of each")
     return [(messages, checked_options(list(some)), one) for messages, some, one in zip(conversations, options, leads)]
 
 # %% ../../nbs/contracts/engine.ipynb #7e335f15

@@ -22,7 +22,7 @@ def starts_with(text, option):
 
 # %% ../../nbs/contracts/letters.ipynb #3d6ec562
 def letter_at(text, own_text=None):
-    "The letter with which a value begins, and the rest after it; None for a word that is no choice, such as `A patient` or `D-dimer`."
+    "The letter with which a value begins, and the rest after it; None for a word that is not a choice, such as `A patient` or `D-dimer`."
     start = re.match(
         r"[\s(\[{<\"'.:>-]*(?:(?:the |with )?(?:answer choice|option|choice|answer|letter|alternative|statement)\b(?: is)?\s*[:#-]?\s*)?([(\[{<\"'\s]*)([A-Za-z])(?!\w)",
         text,
@@ -467,7 +467,7 @@ def value_letter(value, offered, options):
 
 # %% ../../nbs/contracts/letters.ipynb #3eba124f
 def after_headings(lines):
-    "The lines below a heading such as `Final answer` that begin with a letter, as `labelled` gives values."
+    "The lines below a heading such as `Final answer` that begin with a letter, in the form that `values_after` gives."
     return [(below, True) for line, below in zip(lines, lines[1:]) if HEADING.fullmatch(line.rstrip(":. ")) and letter_at(below)]
 
 # %% ../../nbs/contracts/letters.ipynb #bd673165

@@ -205,7 +205,7 @@ OPPOSITE = {"yes": re.compile(r"\b(?:no|nope|false)\b(?=\s*(?:[.,!;]|$))", re.I)
 ANSWER_IS = re.compile(r"\b(?:(?:answer|verdict|conclusion) is|i(?:'d| would)? say):?\s*['\"]?(yes|no)\b(?![ ]\w)", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #7a626305
-#: `Not at the moment`, `not really`: no; `not sure` and `not stated` are no answer.
+#: `Not at the moment`, `not really`: no; `not sure` and `not stated` are not answers.
 NOT_NOW = re.compile(r"none\W*$|not (?:at (?:this|the|present)(?: (?:time|moment|point|stage))?|now|currently|presently|really|necessarily|immediately|likely|an? emergency"
                      r"|one)\b(?!\s*(?:but|unless|if|only))|(?:absolutely|definitely|certainly|clearly|of course) not\b|i (?:don't|do not) (?:think|believe) so\b|not at all\b|by no means\b"
                      r"|hardly\b(?= *[.!,]|$)|no way\b(?= *[.!,]|$)", re.I)
@@ -360,7 +360,7 @@ def only_level(lines):
 
 # %% ../../nbs/contracts/levels.ipynb #f81cb46d
 def labelled_level(value):
-    "The level in a values_after value: in its words, or in a call for an ambulance."
+    "The level in a labelled value: in its words, or in a call for an ambulance."
     level = value_level(value)
     return level if level or levels_in(value) or plain_emergency([value]) != "yes" else "emergency"
 

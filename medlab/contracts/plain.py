@@ -263,7 +263,7 @@ def values_after(lines, labels, strong):
 
 # %% ../../nbs/contracts/plain.ipynb #be49d4a3
 def by_label(lines, labels, strong, reader):
-    "The one choice that values_after values name (None when they name none or several), and whether labels settle the matter."
+    "The one choice that the labelled values name (None when they name none or several), and whether labels settle the matter."
     picks = [(reader(value), must) for value, must in values_after(lines, labels, strong)]
     named = {choice for choice, _ in picks if choice}
     spoilt = any(choice is None and must for choice, must in picks) or len(named) > 1

@@ -290,7 +290,7 @@ def find_field(
     task: str,
     name: str,  # a field of that task
     text: str,  # the reply of a model
-    options: Container[str] = LETTERS,  # what was offered: letters, or better a dict of letters and texts; another letter is no choice
+    options: Container[str] = LETTERS,  # what was offered: letters, or better a dict of letters and texts; another letter is not a choice
 ) -> str | None:  # the choice as the format spells it, or the free text
     """Find one field's value leniently: a free text by its label at the start of any line, or by its tag; a choice in whatever form it is made.
 

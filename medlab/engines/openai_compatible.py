@@ -39,7 +39,7 @@ def check_address(base_url: str) -> None:
 
 # %% ../../nbs/engines/openai_compatible.ipynb #3cdbff9d
 class OpenAiEngine(EngineBase):
-    """Answers from a server with /v1/chat/completions, over HTTP; raises `InputError` for an address that is no HTTP URL.
+    """Answers from a server with /v1/chat/completions, over HTTP; raises `InputError` for an address that is not an HTTP URL.
 
     Source: OpenAI, API reference, "Create chat completion".
     """

@@ -25,7 +25,7 @@ from .ollama_server import OllamaEngine, OllamaServer
 # %% ../../nbs/engines/published.ipynb #d2908fc1
 def published_gguf(
     spec: ModelSpec,
-) -> Path | None:  # None when the source that is used here is no single GGUF
+) -> Path | None:  # None when the source that is used here is not a single GGUF
     "The GGUF that a model is published as, if that is the source which `obtain` uses here."
     source: Any = spec.source()
     paths = source.paths() if source.kind == "gguf" else [source.path()] if source.kind == "wheel" else []

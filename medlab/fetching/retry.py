@@ -77,7 +77,7 @@ class TryAgain(MissingError):
 
 
 class BadAnswer(MissingError, InputError):
-    "The server gave an answer that we must not follow or accept; another try would not help."
+    "The server gave an answer that we must not follow or accept; trying again would not help."
 
 # %% ../../nbs/fetching/retry.ipynb #29a933ad
 def refusal(
@@ -99,7 +99,7 @@ def refusal(
         return MissingError(f"{head}; check the address, and the key if this service needs one")
     if 300 <= status < 400:
         return BadAnswer(f"{head}: it has moved and gives no new address")
-    return InputError(f"{head}; the request is wrong, another try would not help")
+    return InputError(f"{head}; the request is wrong, trying again would not help")
 
 # %% ../../nbs/fetching/retry.ipynb #91c4393c
 @contextmanager

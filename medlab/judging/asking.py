@@ -166,7 +166,7 @@ def read_reply(answer: Any, seconds: float, place: Place) -> Reply:
 
 # %% ../../nbs/judging/asking.ipynb #549cce30
 def ask_once(client: Any, place: Place, messages: list[dict], options: dict, pace: Pace | None = None, key_env: str = "GROQ_API_KEY") -> Reply:
-    "One call. A reply that the server itself found to be no JSON is a reply like any other."
+    "One call. A reply that the server itself found not to be JSON is a reply like any other."
     import groq
     import httpx
 

@@ -42,7 +42,7 @@ def train_classifier(
     import torch
 
     if isinstance(texts, str) or len(texts) != len(classes) or not texts:
-        raise InputError(f"got {len(texts)} texts and {len(classes)} classes; expected as many of each, and at least one")
+        raise InputError(f"got {len(texts)} texts and {len(classes)} classes; expected the same number of each, and at least one")
     if wrong := next((one for one in classes if not 0 <= one < model.config.num_labels), None):
         raise InputError(f"got class {wrong}; expected 0 to {model.config.num_labels - 1}: load the model with num_labels={max(classes) + 1}")
     torch.manual_seed(seed)

@@ -112,7 +112,7 @@ def skip_gguf_value(stream: Any, kind: int) -> None:
 
 # %% ../../nbs/loaders/gguf.ipynb #8f1c3684
 def tensor_bytes(shape: Sequence[int], kind: int) -> int:
-    "How many bytes a tensor takes in the file; quantized tensors are stored in blocks. Raises `ValueError` for rows that are no whole number of blocks."
+    "How many bytes a tensor takes in the file; quantized tensors are stored in blocks. Raises `ValueError` for rows that are not a whole number of blocks."
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
@@ -214,7 +214,7 @@ def gguf_field(reader: Any, name: str, default: Any = None) -> Any:
         try:
             return reader.fields[name].contents()
         except UnicodeDecodeError:
-            raise InputError(f"the GGUF's field {name!r} is no UTF-8; expected text, take another file") from None
+            raise InputError(f"the GGUF's field {name!r} is not UTF-8; expected text, take another file") from None
     if default is None:
         raise InputError(f"the GGUF has no field {name!r}; expected a model with its tokenizer, take another file")
     return default

@@ -130,7 +130,7 @@ def explained_status(
     if gated:
         return LicenceNotAcceptedError(f"{repo} asks you to accept its licence: do so at {page} with the account of the token in HF_TOKEN, then try again")
     if status == 401:
-        return NoTokenError(f"the hub shows no {repo} without a login (401): mend the name if it is misspelt, or log in: {login}")
+        return NoTokenError(f"the hub shows no {repo} without a login (401): correct the name if it is misspelt, or log in: {login}")
     return NoSuchModelError(f"the hub has no model {repo!r} at this revision ({status}); check owner, name and revision at {page}")
 
 # %% ../../nbs/loaders/hub.ipynb #48ef18db
@@ -272,7 +272,7 @@ def write_from_hub(
             link_or_copy(fetched_file(source, name, commit, offered[name], cache, token), folder / name)
         return commit
     except HFValidationError as error:
-        raise NoSuchModelError(f"{source.repo!r} is no name on the hub: {error}; expected owner/name") from None
+        raise NoSuchModelError(f"{source.repo!r} is not a name on the hub: {error}; expected owner/name") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         problem = explained_problem(source, error, token)
         if not isinstance(problem, NoNetworkError) or not (kept := offline_snapshot(source)):

@@ -69,7 +69,7 @@ def torch_dtype(
 def device_here(
     device: Any,  # "cpu", "cuda:1", "auto", a torch.device, or a number as pipelines take it: -1 for the CPU, 0 for the first GPU
 ) -> str:
-    "The device that was asked for, else the first GPU, else the CPU; raises `MissingError` for one that is not here, `InputError` for what is no device."
+    "The device that was asked for, else the first GPU, else the CPU; raises `MissingError` for one that is not here, `InputError` for what is not a device."
     import torch
 
     if isinstance(device, int) or str(device).lstrip("-").isdigit():
@@ -132,8 +132,8 @@ def open_pretrained(
     except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
         first = (str(error).strip().splitlines() or [""])[0][:300]
         if isinstance(error, TypeError) and (option := re.search(r"unexpected keyword argument '(\w+)'", first)):
-            raise InputError(f"{option[1]!r} is no option of this model{nearest(option[1], KNOWN_OPTIONS)}") from None
-        raise InputError(f"{folder} cannot be opened as {name}: {type(error).__name__}: {first}; mend the option, or obtain the model again") from error
+            raise InputError(f"{option[1]!r} is not an option of this model{nearest(option[1], KNOWN_OPTIONS)}") from None
+        raise InputError(f"{folder} cannot be opened as {name}: {type(error).__name__}: {first}; correct the option, or obtain the model again") from error
     if num_labels is not None and model.config.pad_token_id is None:
         model.config.pad_token_id = model.config.eos_token_id if isinstance(model.config.eos_token_id, int) else 0
     return (model if bits else model.to(place)).eval()

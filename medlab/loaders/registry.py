@@ -30,7 +30,7 @@ class ModelType(StrEnum):
 def model_type_of(value: Any) -> ModelType | str:
     "A `ModelType` where it is one, else the text itself; raises `InputError` for anything but text."
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{value!r} is no type of model; expected one of: {', '.join(ModelType)}, or a name of your own such as 'custom'")
+        raise InputError(f"{value!r} is not a type of model; expected one of: {', '.join(ModelType)}, or a name of your own such as 'custom'")
     word = value.strip().lower()
     return ModelType(word) if word in set(ModelType) else word
 

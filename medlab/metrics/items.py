@@ -61,7 +61,7 @@ def wording(
 ) -> dict[str, float]:  # bleu and chrf, 0 to 100, as sacrebleu gives them
     "Corpus BLEU (Papineni et al. 2002) and chrF (Popović 2015). Raises `InputError` for lists of different lengths, and for none."
     if not answers or len(references) != len(answers):
-        raise InputError(f"got {len(references)} references and {len(answers)} answers; expected as many of each, at least one")
+        raise InputError(f"got {len(references)} references and {len(answers)} answers; expected the same number of each, at least one")
     from sacrebleu.metrics import BLEU, CHRF
 
     return rounded(bleu=BLEU().corpus_score(answers, [references]).score, chrf=CHRF().corpus_score(answers, [references]).score)
@@ -109,7 +109,7 @@ ORDERS = re.compile(
 
 
 def orders(text: str, name: str) -> bool:
-    "Whether a text tells to take a medicine, by a verb before it or a dose behind it. A mention that only explains is no order."
+    "Whether a text says to take a medicine, by a verb before it or a dose behind it. A mention that only explains is not an order."
     places = list(re.finditer(rf"(?<!\w){re.escape(name)}(?:s|es)?(?!\w)", text, re.I))
     stated = [one for one in places if ORDERS.search(text[: one.start()]) or DOSE.match(text[one.end() :].lstrip())]
     return any(not DENIES.search(text[: one.start()]) and not DENIED_LATER.search(text[one.end() :]) for one in stated)
@@ -122,7 +122,7 @@ def substance(named: str) -> str:
 
 
 def forbidden(line: str) -> list[str]:
-    "The medicines in a line such as `ibuprofen and naproxen: kidney function`; what is no single word is left out."
+    "The medicines in a line such as `ibuprofen and naproxen: kidney function`; what is not a single word is left out."
     names = re.split(r",|\band\b|\bor\b", line.partition(":")[0])
     names = [re.sub(r"\b(?:now|for now|other|another)\b.*$", "", name).strip() for name in names]
     return [name for name in names if re.fullmatch(r"[A-Za-z][\w-]{4,}", name)]

@@ -84,7 +84,7 @@ def answer_scores(
         "format_valid": float(parse_answer(task, text, options) is not None),
         "finished": float(finish_reason == "stop" and bool(text.strip())),
     }
-    if task != "clinical_reasoning" or "analysis" in example.gold:  # a letter alone is no text to compare with
+    if task != "clinical_reasoning" or "analysis" in example.gold:  # a letter alone is not a text to compare with
         found["rouge_l"] = rouge_l(without_labels(task, example.gold["reference"]), without_labels(task, text))
     if task in CHOICES:
         field, metric = CHOICES[task]

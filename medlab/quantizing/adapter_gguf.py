@@ -73,7 +73,7 @@ def adapter_to_gguf(
 ) -> None:
     """Write an adapter as GGUF that llama.cpp and Ollama load beside the base's GGUF.
 
-    Raises `InputError` for an adapter that is no plain LoRA with one rank or does not fit the base, or a base that the converter does not know.
+    Raises `InputError` for an adapter that is not plain LoRA with one rank or does not fit the base, or a base that the converter does not know.
     """
     check_architecture(folder)
     lora = Adapter(adapter)

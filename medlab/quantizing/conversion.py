@@ -179,7 +179,7 @@ def check_convertible(
             run_converter("medlab.quantizing.conversion.convert_in_child", {"identify": str(folder)}, log)
         except MedlabError:
             raise InputError(
-                f"{folder}: llama.cpp has no name for how its tokenizer cuts text before merging, so a GGUF of it would read other words than in training; "
+                f"{folder}: llama.cpp has no name for how its tokenizer cuts text before merging, so a GGUF of it would read other tokens than in training; "
                 "choose another model, or leave quantize and deploy out"
             ) from None
         return next(line.split()[-1] for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("tokenizer: "))

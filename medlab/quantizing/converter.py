@@ -133,7 +133,7 @@ def run_converter(
 
 # %% ../../nbs/quantizing/converter.ipynb #5539ed81
 class Names:
-    "An enumeration of `gguf`'s in which a missing name is no error."
+    "An enumeration of `gguf`'s in which a missing name is not an error."
 
     def __init__(self, enum):
         self._enum = enum

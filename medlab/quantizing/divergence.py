@@ -168,7 +168,7 @@ def load_adapter(reader: Distributions, path: Path | str) -> None:
 
 # %% ../../nbs/quantizing/divergence.ipynb #3bad6f71
 def compared_positions(ours: Any, whole: Any, following: list[int]) -> dict[str, list]:
-    "What is noted of each position: the divergence from the whole model, whether the best token is the same, and the text's own next token."
+    "What is noted of each position: the divergence from the 16-bit model, whether the best token is the same, and the text's own next token."
     import numpy
 
     place = numpy.arange(len(following))

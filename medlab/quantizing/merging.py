@@ -45,7 +45,7 @@ def check_plain_lora(folder: Path, config: Any) -> None:  # config: what adapter
 
 # %% ../../nbs/quantizing/merging.ipynb #23d8409a
 def lora_pairs(folder: Path, matrices: dict[str, Any]) -> dict[str, tuple[Any, Any]]:  # layer to its A of shape (rank, inputs) and B of shape (outputs, rank)
-    "The matrices of an adapter, layer by layer; raises `InputError` for a layer that lacks one, for shapes that are no product, and for NaN."
+    "The matrices of an adapter, layer by layer; raises `InputError` for a layer that lacks one, for shapes that do not multiply, and for NaN."
     import torch
 
     found: dict[str, dict[str, Any]] = {}

@@ -81,7 +81,7 @@ def quantize_gguf(
     type: str,  # one of `FILE_TYPES`
     importance: Path | None = None,  # from `write_importance`
 ) -> None:
-    "Quantize a GGUF; raises `InputError` for a source that is no complete GGUF, `MedlabError` with the end of the program's log."
+    "Quantize a GGUF; raises `InputError` for a source that is not a complete GGUF, `MedlabError` with the end of the program's log."
     check_gguf(source)
     checked_type(type)
     with atomic_path(target) as temporary:

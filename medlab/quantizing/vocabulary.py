@@ -190,7 +190,7 @@ def check_same_tokens(
         if ours != theirs:
             place = next((n for n, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
             raise InputError(
-                f"{whose} splits {text[:60]!r} otherwise than the model's own tokenizer: from token {place} on got {theirs[place:place + 6]}, "
-                f"expected {ours[place:place + 6]}; the model would read other words than in training, choose another model"
+                f"{whose} splits {text[:60]!r} differently from the model's own tokenizer: from token {place} on got {theirs[place:place + 6]}, "
+                f"expected {ours[place:place + 6]}; the model would read other tokens than in training, choose another model"
             )
     return len(NASTY)

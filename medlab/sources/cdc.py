@@ -207,7 +207,7 @@ def look_at(item: Any, place: int) -> tuple[str, str | None, str | None]:  # key
         return f"place {place}", "the catalogue ends before its count" if item is MISSING else "not an item", None
     key, url = str(item.get("id")), item.get("sourceUrl")
     numbered = re.fullmatch(r"[0-9]{1,12}", key)
-    reason = item_problem(item) or (None if numbered else "its id is no number")
+    reason = item_problem(item) or (None if numbered else "its id is not a number")
     return key if numbered else f"place {place}", reason, url if isinstance(url, str) else None
 
 # %% ../../nbs/sources/cdc.ipynb #f8de5e61

@@ -37,7 +37,7 @@ class Safety(BaseModel):
 
 # %% ../../nbs/sources/hub.ipynb #ddb0443e
 class Columns(BaseModel):
-    "Which column holds what. A column may be a path (`data.Question`); several are joined. What is half-said is an error."
+    "Which column holds what. A column may be a path (`data.Question`); several are joined. An incomplete mapping is an error."
 
     model_config = ConfigDict(extra="forbid")
 
@@ -347,7 +347,7 @@ def is_harmful(row: dict, safety: Safety | str | None) -> bool:
     said = text_at(row, safety.column).casefold()
     known = {value.casefold(): harmful for values, harmful in ((safety.answer, False), (safety.refuse, True)) for value in values}
     if said not in known:
-        raise ValueError(f"it is not said whether the request is safe: got {said[:40]!r}, expected one of {', '.join(known)[:60]}")
+        raise ValueError(f"the row does not say whether the request is safe: got {said[:40]!r}, expected one of {', '.join(known)[:60]}")
     return known[said]
 
 # %% ../../nbs/sources/hub.ipynb #8faac5c7

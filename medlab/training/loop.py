@@ -462,7 +462,7 @@ def fit(
     scorer: Callable[[Any, Packing | None], dict[str, float]] | None = None,  # what else is measured at each checkpoint
     show: bool = True,  # draw a bar
 ) -> tuple[Any, dict]:  # the trained model, and its log: see `training_log`
-    "Train a model; interrupted and called again with a model made in the same way, it ends with the same weights. Raises `MedlabError` for a loss that is no number."
+    "Train a model; interrupted and called again with a model made in the same way, it ends with the same weights. Raises `MedlabError` for a loss that is not a number."
     from transformers.trainer_callback import PrinterCallback
 
     total, lengths = total_steps(params, len(rows)), [len(ids) for ids, _ in rows]
