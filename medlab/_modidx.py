@@ -3637,6 +3637,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                'medlab.report.limits_of': ('report.html#limits_of', 'medlab/report.py'),
                                'medlab.report.lost_table': ('report.html#lost_table', 'medlab/report.py'),
                                'medlab.report.lost_words': ('report.html#lost_words', 'medlab/report.py'),
+                               'medlab.report.machine_words': ('report.html#machine_words', 'medlab/report.py'),
                                'medlab.report.make_data_figures': ('report.html#make_data_figures', 'medlab/report.py'),
                                'medlab.report.make_figures': ('report.html#make_figures', 'medlab/report.py'),
                                'medlab.report.measured_guard': ('report.html#measured_guard', 'medlab/report.py'),

@@ -157,7 +157,8 @@ def build_results(run: Run, profile: Profile) -> dict[str, Any]:
         "profile": profile.model_dump(),
         "seed": profile.seed,
         "model": profile.model,
-        "commit": git_commit(),
+        "commit": run.manifest("evaluate").commit,  # of the code that measured; this page may be made later
+        "made_by": {one.step: {"commit": one.commit, "platform": one.platform} for one in manifests} | {"report": {"commit": git_commit(), "platform": platform.platform()}},
         "packages": package_versions(["medlab"]) | versions,
         "python": platform.python_version(),
         "hardware": hardware(),
@@ -180,7 +181,7 @@ METRIC_WORDS = {
     "option_accuracy": ("Right option", "Clinical cases with options. A guess is right once in as many times as there are options."),
     "triage_accuracy": ("Right triage level", "Five levels: emergency, urgent, soon, routine or self-care."),
     "refusal_accuracy": ("Right decision to refuse or answer", "Requests that are unsafe to answer, and some that only look unsafe."),
-    "escalation_accuracy": ("Right decision on an emergency", "Yes or no. A missed emergency counts the same as a false alarm."),
+    "escalation_accuracy": ("Right decision on an emergency", "Yes or no. A missed emergency counts the same as a false alarm here; below, the two are counted apart."),
     "rouge_l": ("Overlap with the reference (ROUGE-L)", "Common words in common order, without labels; 0 to 1. It measures wording, not truth."),
     "finished": ("Ended by itself", "The answer was not cut off at the token limit."),
     "same_text_as_merged": ("Same text as the merged model", "Quantizing and another engine change words even where the meaning stays."),
@@ -612,6 +613,12 @@ def limits_of(results: dict, judged: dict) -> list[str]:
     return found
 
 
+def machine_words(results: dict) -> str:
+    "Where the numbers were measured; a page that is made again elsewhere does not claim its own machine for them."
+    here, measured = time_facts(results)[0][1], results.get("made_by", {}).get("evaluate", {}).get("platform")
+    return f"Measured on {here}." if measured in (None, results["hardware"]["system"]) else f"Measured on {measured}; this page was made on {here}."
+
+
 def other_notes(results: dict) -> list[tuple[str, list[str]]]:
     "The notes of the steps, without the claims, which have a place of their own."
     claims = {one["says"].lower() for one in results["evidence"]["claims"]}
@@ -620,16 +627,18 @@ def other_notes(results: dict) -> list[tuple[str, list[str]]]:
 
 
 def origin_facts(results: dict) -> list[tuple[str, Any]]:
-    "Command, commit, seed and Python; a commit that ends with a plus had uncommitted changes."
-    commit = results["commit"] or "not a clone"
-    return [("command", results["command"]), ("commit", f"{commit[:-1]}, with uncommitted changes" if commit.endswith("+") else commit),
-            ("seed", results["seed"]), ("python", results["python"])]
+    "Command, commits of the steps, seed and Python; a commit that ends with a plus had uncommitted changes."
+    commits: dict[str, list[str]] = defaultdict(list)
+    for step, one in (results.get("made_by") or {"all steps": {"commit": results["commit"]}}).items():
+        commits[one["commit"] or "not a clone"].append(step)
+    said = [(f"{commit[:-1]}, with uncommitted changes" if commit.endswith("+") else commit, ", ".join(steps)) for commit, steps in commits.items()]
+    return [("command", results["command"]), ("commit", "; ".join(f"{commit} ({steps})" for commit, steps in said)), ("seed", results["seed"]), ("python", results["python"])]
 
 
 def below_floor(rows: list[dict]) -> list[str]:
     "Numbers that are not printed, each reason once."
     held = [row for row in rows if row["status"] in ("below floor", "not comparable") and row["why"]]
-    return list(dict.fromkeys(f"{row['variant']}, {row['metric'].replace('_', ' ')}: {row['why']}" for row in held))
+    return list(dict.fromkeys(f"{row['variant']}, {row['metric'].replace('_', ' ')}, {ARM_WORDS.get(arm_of(row), arm_of(row))}: {row['why']}" for row in held))
 
 # %% ../nbs/12_report.ipynb #65025447
 def render_html(run: Run, results: dict, figures: list[dict]) -> str:
@@ -640,7 +649,7 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
     errors = [error_table(evidence.get("errors") or [], evidence.get("commonest") or [], results["rows"], arm) for arm in ARM_WORDS]
     return page_environment(page_parts()).get_template("page").render(
         danger=danger_words(evidence.get("errors") or [], results["rows"], last_tuned(rows)), errors=[one for one in errors if one], claim_numbers=claim_table(evidence["claims"]),
-        made_of=data_headline(results["data"]), machine=time_facts(results)[0][1],
+        made_of=data_headline(results["data"]), machine=machine_words(results),
         run_name=run.name, model=results["model"], profile=results["profile"]["name"], seed=results["seed"],
         command=results["command"], headline=headline_of(results), claims=results["evidence"]["claims"], truncated=results["truncated"], incomplete=results["incomplete"], rows=rows,
         all_rows=results["rows"], arm_tables=[one for one in tables if one], side_by_side=evidence["side_by_side"], below_floor=below_floor(results["rows"]),
@@ -845,7 +854,7 @@ def compare_runs(
     names = [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
     results = dict(zip(names, map(read_json, paths)))
     found = compare_results(results)
-    heads = [(name, headline_of(one)) for name, one in results.items()]
+    heads = [(name, headline_of(one), danger_words(one.get("evidence", {}).get("errors") or [], one["rows"], last_tuned(one["rows"]))) for name, one in results.items()]
     with atomic_path(out) as temporary:
         temporary.write_text(page_environment(page_parts()).get_template("compare").render(table=found["table"], headlines=heads), encoding="utf-8")
     return found

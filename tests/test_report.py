@@ -103,6 +103,8 @@ def test_it_says_where_the_numbers_come_from(results, smoke_run):
         for name, output in manifest.outputs.items():
             assert results["hashes"][f"{step}/{name}"] == output.content
         assert results["timings"]["steps"][step]["seconds"] == manifest.seconds
+        assert results["made_by"][step] == {"commit": manifest.commit, "platform": manifest.platform}
+    assert results["commit"] == smoke_run[0].manifest("evaluate").commit
     assert any(name.startswith("collect reads") for name in results["hashes"])
     assert "seconds" not in json.dumps(results["rows"])
 
@@ -110,7 +112,7 @@ def test_it_says_where_the_numbers_come_from(results, smoke_run):
 def test_the_file_names_its_schema_and_the_shipped_one_has_the_same_keys(results):
     shipped_results = read_json(shipped("data", "results", "cpu.json"))
     assert results["schema"] == shipped_results["schema"] == RESULTS_SCHEMA == 2
-    assert set(shipped_results) <= set(results) and set(results) - set(shipped_results) <= {"incomplete", "evidence", "benchmarks"}
+    assert set(shipped_results) <= set(results) and set(results) - set(shipped_results) <= {"incomplete", "evidence", "benchmarks", "made_by"}
     assert [one["metric"] for one in results["majority_baselines"]] == [one["metric"] for one in shipped_results["majority_baselines"]]
 
 
@@ -303,7 +305,7 @@ def test_what_a_larger_profile_measures_is_shown(copied, results):
     heads = ["no examples", "with examples (n = 16)", "likeliest letter (n = 16)"]
     assert [head.partition(" (n" if head.startswith("no") else "\0")[0] for head in triage[0][1:]] == heads and triage[0][0] == ""
     assert triage[1][:3] == ["base", "below floor", "50 % (30–70)"] and any(row[0] == "rival: naive Bayes" and row.count("50 % (28–72)") == 1 for row in triage)
-    assert "base, triage accuracy: 1 of 16 answers is in the format" in page.text  # the empty cell's reason, and no accuracy
+    assert "base, triage accuracy, no examples: 1 of 16 answers is in the format" in page.text  # the empty cell's reason, and no accuracy
     assert ["base, likeliest letter, triage", "36", "0.10 (0.00–0.20)", "90 % wanted: 94 % held, 3.2 options"] in page.tables["How sure, and how rightly"]
     assert page.tables["From one link of the chain to the next"][1] == ["q4_k_m after merged", "likeliest letter", "16", "94 % (70–100)", "-6 points", "t7"]
     assert ["harmful requests refused", "100 % (81–100)", "25 % (10–49)", "16"] in page.tables["Forgetting and safety"]
@@ -331,7 +333,7 @@ def test_errors_that_could_harm_somebody_stand_at_the_top_with_their_denominator
     readable = [row | {"status": "measured", "value": 0.6, "low": 0.4, "high": 0.8, "n": 24} if row["metric"] == "escalation_accuracy" else row for row in results["rows"]]
     whole = results | {"rows": readable, "evidence": results["evidence"] | {"errors": [error, other], "commonest": [said]}}
     page = Page(render_html(run, whole, []))
-    assert page.tables["No examples"] == [["", "served"], ["emergencies missed", "9 of 9 (70–100)"]] and page.tables["With examples"][1] == ["false alarms", "1 of 15 (1–30), 2 unread"]
+    assert page.tables["Way of asking: no examples"] == [["", "served"], ["emergencies missed", "9 of 9 (70–100)"]] and page.tables["Way of asking: with examples"][1] == ["false alarms", "1 of 15 (1–30), 2 unread"]
     for text in (page.text, render_card(run, whole)):
         assert "9 of 9 emergencies missed" in text
     assert "served chose “no” in 24 of 24 questions of emergency escalation" in page.text
@@ -352,11 +354,13 @@ def test_what_was_run_and_from_which_data_stands_at_the_top_and_claims_are_said_
     run, _ = copied
     whole = everything(results)
     claim = whole["evidence"]["claims"][0]
-    whole |= {"notes": {"evaluate": [claim["says"], "another note"]}, "commit": "0" * 40 + "+"}
+    made_by = {"evaluate": {"commit": "0" * 40 + "+", "platform": "Another-OS-1.0"}, "report": {"commit": "1" * 40, "platform": whole["hardware"]["system"]}}
+    whole |= {"notes": {"evaluate": [claim["says"], "another note"]}, "made_by": made_by}
     text = Page(render_html(run, whole, [])).text
     top = text[: text.index("Not a medical device")]
     assert headline_of(whole) in top and data_headline(whole["data"]) in top and whole["hardware"]["processor"] in top and whole["command"] in top
-    assert text.count(claim["says"]) == 1 and "another note" in text and f"{'0' * 40}, with uncommitted changes" in text
+    assert text.count(claim["says"]) == 1 and "another note" in text and f"{'0' * 40}, with uncommitted changes (evaluate); {'1' * 40} (report)" in text
+    assert "Measured on Another-OS-1.0; this page was made on" in top  # never on the machine that only made the page
 
 
 def benchmark_result(protocol, **changes):
@@ -364,7 +368,8 @@ def benchmark_result(protocol, **changes):
     prompt = {"messages": [{"role": "user", "content": f"{protocol} asks: {WHY}"}], "lead": "<answer>", "options": ["A", "B"]}
     return {
         "schema": 1, "file": "exam.csv", "sha256": "0" * 64, "as": "mcq", "protocol": protocol, "n": 40, "items": "1", "left_out": {"it has no question": 2}, "leaks": {"a": "exact"},
-        "rivals": [row | {"rival": "longest_option", "value": 0.25, "low": 0.14, "high": 0.4}], "leaks_checked_against": 90, "suspects": [], "suspects_why": "", "not_possible": {}, "smallest_difference": 0.3, "prompts": {"forced_choice_letter": prompt},
+        "rivals": [row | {"rival": "longest_option", "value": 0.25, "low": 0.14, "high": 0.4}],
+        "leaks_checked_against": 90, "suspects": [], "suspects_why": "", "not_possible": {}, "smallest_difference": 0.3, "prompts": {"forced_choice_letter": prompt},
         "results": [{"variant": "base", "arm": "forced_choice_letter", "trained": None, "kinds": {"clinical_reasoning": {"macro_f1": 0.58}},
                      "rows": [row | {"metric": "format_valid", "value": 1.0, "low": 0.91, "high": 1.0}, row]}],
     } | changes

@@ -146,7 +146,7 @@ def prompts_shown(one: dict) -> list[dict]:
         turns = [{"role": turn.get("role", ""), "content": turn.get("content", "")} for turn in asked["messages"]]
         turns += [{"role": "the answer begins with", "content": asked["lead"]}] if asked["lead"] else []
         turns += [{"role": "scored after it", "content": "\n".join(asked["options"])}] if asked["options"] else []
-        found.append({"title": f"Prompt of {one['protocol']}, {ARM_WORDS.get(arm, arm)}, to the letter, on the first item", "turns": turns})
+        found.append({"title": f"Prompt of {one['protocol']} ({ARM_WORDS.get(arm, arm)}), word for word, on the first item", "turns": turns})
     return found
 
 # %% ../../nbs/figures/benchmarks.ipynb #564e028c

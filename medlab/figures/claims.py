@@ -159,6 +159,9 @@ def compare_results(results: dict[str, dict]) -> dict[str, Any]:  # same_items, 
         found = [next((row for row in one["rows"] if (row["metric"], row["task"], row["variant"], arm_of(row)) == (metric, task, variant, arm)), None) for one in results.values()]
         same = same and len({row["n"] for row in found if row and row["n"]}) < 2  # the same test split, of which one run may have asked fewer
         lines.append([f"{SHORT_TITLES[metric]}, {variant}, {ARM_WORDS.get(arm, arm)}", *(f"{formatted_value(row)}, n = {row['n']}" if row else "not in this run" for row in found)])
-    words = "All runs were measured on the same items." if same else "These runs were NOT measured on the same items: their values stand side by side, and their differences mean nothing."
+    words = "All runs were measured on the same items. No test between the runs is made: where two intervals overlap, the difference may be chance." if same else "These runs were NOT measured on the same items: their values stand side by side, and their differences mean nothing."
+    lines.sort(key=lambda line: len(set(line[1:])) < 2)
+    differ = sum(len(set(line[1:])) > 1 for line in lines)
+    words += f" {differ} of {len(lines)} values differ{'; they come first' if differ else ''}."
     about = [[key, *(str(one.get(key) or "–") for one in results.values())] for key in ("model", "command", "commit")]
     return {"same_items": same, "table": page_table("Runs side by side", ["", *results], about + lines, words=words)}

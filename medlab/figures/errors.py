@@ -112,7 +112,7 @@ def error_table(
     lines = [[error, *(error_cell(kept.get((error, variant)), rows) for variant in variants)] for error in named if any(one == error for one, _ in kept)]
     same = [f"One answer to everything: {one['variant']} chose “{one['choice']}” in {one['count']} of {one['n']} questions of {one['task'].replace('_', ' ')}."
             for one in commonest if one["arm"] == arm and one["count"] >= NEARLY_ALL * one["n"]]
-    return page_table(ARM_WORDS.get(arm, arm).capitalize(), ["", *variants], lines, notes=same) if lines else None
+    return page_table(f"Way of asking: {ARM_WORDS.get(arm, arm)}", ["", *variants], lines, notes=same) if lines else None
 
 # %% ../../nbs/figures/errors.ipynb #f65142f7
 def danger_words(
