@@ -629,8 +629,8 @@ def other_notes(results: dict) -> list[tuple[str, list[str]]]:
 def origin_facts(results: dict) -> list[tuple[str, Any]]:
     "Command, commits of the steps, seed and Python; a commit that ends with a plus had uncommitted changes."
     commits: dict[str, list[str]] = defaultdict(list)
-    for step, one in (results.get("made_by") or {"all steps": {"commit": results["commit"]}}).items():
-        commits[one["commit"] or "not a clone"].append(step)
+    for name, one in (results.get("made_by") or {"all steps": {"commit": results["commit"]}}).items():
+        commits[one["commit"] or "not a clone"].append(name)
     said = [(f"{commit[:-1]}, with uncommitted changes" if commit.endswith("+") else commit, ", ".join(steps)) for commit, steps in commits.items()]
     return [("command", results["command"]), ("commit", "; ".join(f"{commit} ({steps})" for commit, steps in said)), ("seed", results["seed"]), ("python", results["python"])]
 

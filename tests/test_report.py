@@ -333,7 +333,8 @@ def test_errors_that_could_harm_somebody_stand_at_the_top_with_their_denominator
     readable = [row | {"status": "measured", "value": 0.6, "low": 0.4, "high": 0.8, "n": 24} if row["metric"] == "escalation_accuracy" else row for row in results["rows"]]
     whole = results | {"rows": readable, "evidence": results["evidence"] | {"errors": [error, other], "commonest": [said]}}
     page = Page(render_html(run, whole, []))
-    assert page.tables["Way of asking: no examples"] == [["", "served"], ["emergencies missed", "9 of 9 (70–100)"]] and page.tables["Way of asking: with examples"][1] == ["false alarms", "1 of 15 (1–30), 2 unread"]
+    assert page.tables["Way of asking: no examples"] == [["", "served"], ["emergencies missed", "9 of 9 (70–100)"]]
+    assert page.tables["Way of asking: with examples"][1] == ["false alarms", "1 of 15 (1–30), 2 unread"]
     for text in (page.text, render_card(run, whole)):
         assert "9 of 9 emergencies missed" in text
     assert "served chose “no” in 24 of 24 questions of emergency escalation" in page.text
@@ -342,7 +343,8 @@ def test_errors_that_could_harm_somebody_stand_at_the_top_with_their_denominator
 
 
 def test_errors_are_counted_among_those_who_could_suffer_them(results, smoke_run):
-    test, held = read_examples(smoke_run[0].file("instruct", "test.jsonl")), {row["error"]: row for row in results["evidence"]["errors"] if (row["variant"], row["arm"]) == ("base", "zero_shot")}
+    test = read_examples(smoke_run[0].file("instruct", "test.jsonl"))
+    held = {row["error"]: row for row in results["evidence"]["errors"] if (row["variant"], row["arm"]) == ("base", "zero_shot")}
     asked = {one.item_id for one in read_predictions(smoke_run[0].file("evaluate", "predictions.parquet")) if one.variant == "base"}
     golds = [one.gold.get("emergency") for one in test if one.id in asked]
     for error, gold in (("emergencies missed", "yes"), ("false alarms", "no")):

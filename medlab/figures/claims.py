@@ -140,8 +140,9 @@ def claim_table(claims: list[dict]) -> dict[str, Any] | None:  # None without cl
         n, rival = one["n"], one.get("strongest_rival")
         sides = [f"{rate_words(one[value], n)}, {ARM_WORDS.get(one[arm], one[arm])}" if one.get(value) is not None else None
                  for value, arm in (("base_value", "base_arm"), ("value", "variant_arm"))]
-        rows.append([SHORT_TITLES[one["metric"]], n, *sides, points_words(one, "difference", "low", "high"), f"{one['p_holm']:.3f}" if one.get("p_holm") is not None else None,
-                     f"{rival_name({'rival': rival})}, {rate_words(one['rival_value'], n)}" if rival else "none", points_words(one, "rival_difference", "rival_low", "rival_high") if rival else ""])
+        p = f"{one['p_holm']:.3f}" if one.get("p_holm") is not None else None
+        best = [f"{rival_name({'rival': rival})}, {rate_words(one['rival_value'], n)}", points_words(one, "rival_difference", "rival_low", "rival_high")] if rival else ["none", ""]
+        rows.append([SHORT_TITLES[one["metric"]], n, *sides, points_words(one, "difference", "low", "high"), p, *best])
     chosen = sorted({one["chosen_on"] for one in claims if one.get("chosen_on")})
     words = "Differences are in points, on the same items. p is McNemar's, corrected for the number of tasks (Holm)."
     words += f" Each side is asked in the way that was best for it on {' or '.join(map(str, chosen))} validation items of the task." if chosen else ""
@@ -159,7 +160,8 @@ def compare_results(results: dict[str, dict]) -> dict[str, Any]:  # same_items, 
         found = [next((row for row in one["rows"] if (row["metric"], row["task"], row["variant"], arm_of(row)) == (metric, task, variant, arm)), None) for one in results.values()]
         same = same and len({row["n"] for row in found if row and row["n"]}) < 2  # the same test split, of which one run may have asked fewer
         lines.append([f"{SHORT_TITLES[metric]}, {variant}, {ARM_WORDS.get(arm, arm)}", *(f"{formatted_value(row)}, n = {row['n']}" if row else "not in this run" for row in found)])
-    words = "All runs were measured on the same items. No test between the runs is made: where two intervals overlap, the difference may be chance." if same else "These runs were NOT measured on the same items: their values stand side by side, and their differences mean nothing."
+    alike = "All runs were measured on the same items. No test between the runs is made: where two intervals overlap, the difference may be chance."
+    words = alike if same else "These runs were NOT measured on the same items: their values stand side by side, and their differences mean nothing."
     lines.sort(key=lambda line: len(set(line[1:])) < 2)
     differ = sum(len(set(line[1:])) > 1 for line in lines)
     words += f" {differ} of {len(lines)} values differ{'; they come first' if differ else ''}."

@@ -122,5 +122,5 @@ def danger_words(
 ) -> str:  # empty where none was counted
     "The dangerous errors of one variant's written answers, in one sentence."
     kept = {one["error"]: one for one in errors if (one["variant"], one["arm"]) == (variant, "zero_shot") and not withheld(one, rows)}
-    said = [f"{kept[error]['count']} of {kept[error]['n']} {error}" for error in DANGEROUS if error in kept]
+    said = [f"{one['count']} of {one['n']} {error} ({100 * one['low']:.0f}–{100 * one['high']:.0f} %)" for error in DANGEROUS if (one := kept.get(error))]
     return f"Dangerous errors in the written answers of {variant}: {', '.join(said)}." if said else ""
