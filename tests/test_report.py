@@ -337,7 +337,7 @@ def test_errors_that_could_harm_somebody_stand_at_the_top_with_their_denominator
     assert page.tables["Way of asking: with examples"][1] == ["false alarms", "1 of 15 (1–30), 2 unread"]
     for text in (page.text, render_card(run, whole)):
         assert "9 of 9 emergencies missed" in text
-    assert "served chose “no” in 24 of 24 questions of emergency escalation" in page.text
+    assert "One answer to everything, emergency escalation: served “no” in 24 of 24." in page.text
     floored = [row | {"status": "below floor", "value": None} if row["metric"] == "escalation_accuracy" else row for row in readable]
     assert "9 of 9" not in render_html(run, whole | {"rows": floored}, [])  # what could not be read is no error count either
 
@@ -396,10 +396,10 @@ def test_two_protocols_of_somebodys_file_stand_side_by_side(copied):
     page, rows = Page(text), build_results(run, profile)["rows"]
     assert page.open == [] and "<script" not in text and results_hash(results) != hashed
     head, *rows_shown = page.tables["exam.csv, read as mcq"]
-    assert head == ["", "protocol", "asked by", "right", "n", "macro-F1"]  # no format, which a forced choice has not
-    assert rows_shown == [["base", "chat", "likeliest letter", "60 % (44–74)", "40", "0.58"], ["base", "lm-eval", "likeliest letter", "not run", "", ""],
-                          ["merged", "chat", "likeliest letter", "not run", "", ""], ["merged", "lm-eval", "likeliest letter", "below floor", "40", ""],
-                          ["rival: longest option", "chat", "", "25 % (14–40)", "40", ""], ["rival: longest option", "lm-eval", "", "25 % (14–40)", "40", ""]]
+    assert head == ["", "protocol", "right", "n", "macro-F1"]  # no format, which a forced choice has not
+    base, merged, rival = "base, likeliest letter", "merged, likeliest letter", "rival: longest option"
+    assert rows_shown == [[base, "chat", "60 % (44–74)", "40", "0.58"], [base, "lm-eval", "not run", "", ""], [merged, "chat", "not run", "", ""],
+                          [merged, "lm-eval", "below floor", "40", ""], [rival, "chat", "25 % (14–40)", "40", ""], [rival, "lm-eval", "25 % (14–40)", "40", ""]]
     said = " ".join(page.text.split())
     for words in (f"chat asks: {WHY}", "1 left out because they stand in the training data (90 training examples compared)", "2 rows left out: it has no question", "3 of 40 can be read",
                   "not asked on the same items", "merged: measured before this run's model was trained again"):

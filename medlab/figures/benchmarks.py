@@ -153,8 +153,8 @@ def prompts_shown(one: dict) -> list[dict]:
 def rival_lines(given: list[dict]) -> list[list[str]]:
     "Cheap rivals on the items of each protocol, the best first; once where all protocols had the same items."
     same = len({one["items"] for one in given}) < 2
-    found = [(", ".join(other["protocol"] for other in given) if same else one["protocol"], row) for one in (given[:1] if same else given) for row in one["rivals"]]
-    return [[f"rival: {rival_name(row)}", protocol, "", formatted_value(row | {"status": "measured"}), str(row["n"]), "", "", ""]
+    found = [("any" if same and len(given) > 1 else one["protocol"], row) for one in (given[:1] if same else given) for row in one["rivals"]]
+    return [[f"rival: {rival_name(row)}", protocol, formatted_value(row | {"status": "measured"}), str(row["n"]), "", "", ""]
             for protocol, row in sorted(found, key=lambda pair: -pair[1]["value"])]
 
 
@@ -162,10 +162,10 @@ def file_table(name: str, digest: str, kind: str, given: list[dict]) -> dict[str
     "One file in one reading: its variants under each protocol, then the rivals; a column in which nothing stands is left out."
     scored = [{(row["variant"], row["arm"]): row for row in one["results"]} for one in given]
     keys = list(dict.fromkeys(key for one in scored for key in one))
-    rows = [[variant, one["protocol"], ARM_WORDS.get(arm, arm), *scored_cells(found.get((variant, arm)))] for variant, arm in keys for one, found in zip(given, scored)]
-    head = ["", "protocol", "asked by", "overlap (ROUGE-L)" if kind == "qa" else "right", "n", "macro-F1", "errors", "format kept"]
+    rows = [[f"{variant}, {ARM_WORDS.get(arm, arm)}", one["protocol"], *scored_cells(found.get((variant, arm)))] for variant, arm in keys for one, found in zip(given, scored)]
+    head = ["", "protocol", "overlap (ROUGE-L)" if kind == "qa" else "right", "n", "macro-F1", "errors", "format kept"]
     rows += rival_lines(given)
-    kept = [place for place in range(len(head)) if place < 5 or any(row[place] for row in rows)]
+    kept = [place for place in range(len(head)) if place < 4 or any(row[place] for row in rows)]
     apart = [] if len({one["items"] for one in given}) < 2 else ["These protocols were not asked on the same items, so their numbers cannot be compared."]
     return page_table(f"{name}, read as {kind}", [head[place] for place in kept], [[row[place] for place in kept] for row in rows],
                       words=f"SHA-256 {digest[:16]}…", notes=[*apart, *protocol_notes(given)])
@@ -175,7 +175,7 @@ def benchmark_tables(
     found: list[dict],  # of `read_benchmark_results`
 ) -> list[dict[str, Any]]:  # table as the template `grid` takes it, and prompts
     "One table for each file and reading of it, the protocols side by side, and at the end a list of what could not be shown."
-    files: dict[tuple, list[dict]] = {}
+    files: dict[tuple[str, str, str], list[dict]] = {}
     for one in found:
         if "why" not in one:
             files.setdefault((one["file"], one["sha256"], one["kind"]), []).append(one)

@@ -110,9 +110,12 @@ def error_table(
     variants = list(dict.fromkeys(variant for _, variant in kept))
     named = [*DANGEROUS, *(error for error in ERRORS if error not in DANGEROUS)]
     lines = [[error, *(error_cell(kept.get((error, variant)), rows) for variant in variants)] for error in named if any(one == error for one, _ in kept)]
-    same = [f"One answer to everything: {one['variant']} chose “{one['choice']}” in {one['count']} of {one['n']} questions of {one['task'].replace('_', ' ')}."
-            for one in commonest if one["arm"] == arm and one["count"] >= NEARLY_ALL * one["n"]]
-    return page_table(f"Way of asking: {ARM_WORDS.get(arm, arm)}", ["", *variants], lines, notes=same) if lines else None
+    same: dict[str, list[str]] = {}
+    for one in commonest:
+        if one["arm"] == arm and one["count"] >= NEARLY_ALL * one["n"]:
+            same.setdefault(one["task"], []).append(f"{one['variant']} “{one['choice']}” in {one['count']} of {one['n']}")
+    notes = [f"One answer to everything, {task.replace('_', ' ')}: {', '.join(found)}." for task, found in same.items()]
+    return page_table(f"Way of asking: {ARM_WORDS.get(arm, arm)}", ["", *variants], lines, notes=notes) if lines else None
 
 # %% ../../nbs/figures/errors.ipynb #f65142f7
 def danger_words(
