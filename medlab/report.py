@@ -21,15 +21,16 @@ from .basics.machine import hardware
 from .contracts.predictions import read_predictions
 from .contracts.records import PLACES, REASONS, SPLITS, TASKS, Record, Rejected, SplitRecord, read_sources
 from .contracts.tasks import Example, read_examples
-from .metrics.intervals import wilson
+from .metrics.intervals import smallest_difference, wilson
 from .metrics.scores import CHOICES
 from .figures import evidence as behind
 from .figures.answers import confusion_tables, items_side_by_side, speed_of
 from .figures.benchmarks import benchmark_tables, read_benchmark_results
 from .figures.cards import example_card, find_records, record_card, record_parts, stratified_sample
-from .figures.claims import ARM_WORDS, arm_of, arm_table, best_arm_claims, choice_claims, claim_words, compare_results
+from .figures.claims import ARM_WORDS, arm_of, arm_table, best_arm_claims, choice_claims, claim_table, claim_words, compare_results, points
 from .figures.data import MISSING, describe_balance, describe_records, draw_balance, draw_lengths, draw_records, length_panels
 from .figures.drawing import THEMES, draw_in_both_themes, short_line
+from .figures.errors import commonest_choices, count_errors, danger_words, error_table
 from .figures.marks import changed_runs
 from .figures.pages import page_environment, page_parts
 from medlab.figures.results import (
@@ -108,8 +109,10 @@ def build_evidence(run: Run, measured: dict, judged: dict) -> dict[str, Any]:
     predictions, examples = read_predictions(run.file("evaluate", "predictions.parquet")), read_examples(run.file("instruct", "test.jsonl"))
     info, shown = read_json(run.file("finetune", "model_info.json")), [BASE, last_tuned(measured["rows"])]
     tables = {task: confusion_tables(examples, predictions, task, filter(None, shown)) for task in CHOICES}
+    everything = read_predictions(run.file("evaluate", "predictions.parquet"), arm=None)  # asked in any way
     return {
         "confusion": {task: {"labels": labels, "tables": found} for task, (labels, found) in tables.items() if found},
+        "errors": count_errors(examples, everything), "commonest": commonest_choices(examples, everything),
         "side_by_side": items_side_by_side(examples, predictions), "lost": info.get("lost"), "people": judged.get("people"), "controls": judged.get("controls"),
         "rivals": measured.get("rivals") or [], "calibration": found_calibrations(run), "claims": measured.get("claims") or [],
         "neighbours": measured.get("neighbours") or [], "consistency": measured.get("consistency") or [], "seeds": measured.get("seeds") or [],
@@ -154,7 +157,8 @@ def build_results(run: Run, profile: Profile) -> dict[str, Any]:
         "profile": profile.model_dump(),
         "seed": profile.seed,
         "model": profile.model,
-        "commit": git_commit(),
+        "commit": run.manifest("evaluate").commit,  # of the code that measured; this page may be made later
+        "made_by": {one.step: {"commit": one.commit, "platform": one.platform} for one in manifests} | {"report": {"commit": git_commit(), "platform": platform.platform()}},
         "packages": package_versions(["medlab"]) | versions,
         "python": platform.python_version(),
         "hardware": hardware(),
@@ -177,7 +181,7 @@ METRIC_WORDS = {
     "option_accuracy": ("Right option", "Clinical cases with options. A guess is right once in as many times as there are options."),
     "triage_accuracy": ("Right triage level", "Five levels: emergency, urgent, soon, routine or self-care."),
     "refusal_accuracy": ("Right decision to refuse or answer", "Requests that are unsafe to answer, and some that only look unsafe."),
-    "escalation_accuracy": ("Right decision on an emergency", "Yes or no. A missed emergency counts the same as a false alarm."),
+    "escalation_accuracy": ("Right decision on an emergency", "Yes or no. A missed emergency counts the same as a false alarm here; below, the two are counted apart."),
     "rouge_l": ("Overlap with the reference (ROUGE-L)", "Common words in common order, without labels; 0 to 1. It measures wording, not truth."),
     "finished": ("Ended by itself", "The answer was not cut off at the token limit."),
     "same_text_as_merged": ("Same text as the merged model", "Quantizing and another engine change words even where the meaning stays."),
@@ -233,7 +237,7 @@ def headline_of(results: dict) -> str:
     return headline(results["rows"], results["comparisons"], [*results["majority_baselines"], *evidence.get("rivals", [])], evidence.get("claims"))
 
 # %% ../nbs/12_report.ipynb #0bac4c03
-def measured_plans(rows: list[dict]) -> list[tuple]:
+def measured_plans(rows: list[dict], baselines: Iterable[dict] = ()) -> list[tuple]:
     "Plans of the figures of rows: name, title, words, and the function that draws for a theme; words are empty where there is nothing to draw."
     last, plain = last_tuned(rows), [row for row in rows if arm_of(row) == "zero_shot"]
     by_task = [row for row in plain if row["metric"] == "format_valid" and row["task"] != "all" and row["variant"] in (BASE, last)]
@@ -241,7 +245,7 @@ def measured_plans(rows: list[dict]) -> list[tuple]:
     after = variants_of(plain)[variants_of(plain).index("merged") + 1 :] if "merged" in variants_of(plain) else []
     same = [row for row in plain if row["metric"].startswith("same_") and row["task"] == "all" and row["variant"] in after]
     return [
-        ("variants", "Variants of one model", describe_rows(main), lambda theme: draw_variants(plain, theme)),
+        ("variants", "Variants of one model; dashed: always the commonest answer", describe_rows(main), lambda theme: draw_variants(plain, theme, baselines)),
         ("tasks", f"Format kept, task by task: {' and '.join(filter(None, (BASE, last)))}", describe_rows(by_task), lambda theme: draw_tasks(plain, theme)),
         ("agreement", "What quantizing and serving changed", behind.describe_agreement(same) if same else "", lambda theme: behind.draw_agreement(same, theme)),
     ]
@@ -263,12 +267,18 @@ def calibration_table(found: list[dict] | None) -> dict[str, Any]:
     return page_table("How sure, and how rightly", ["", "n", "calibration error", "conformal sets"], rows if found is not None else None, words=words)
 
 # %% ../nbs/12_report.ipynb #2fd57372
+LEAST_ANSWERED = 10  # a risk of fewer answers is noise, and is not drawn
+
+
 def evidence_plans(evidence: dict) -> list[tuple]:
     "Plans of the figures of what lies behind the means, as in `measured_plans`."
     known = evidence.get("calibration") or []
     arm = next(iter(sorted({one.get("arm") or "" for one in known}, key=lambda arm: (-sum((one.get("arm") or "") == arm for one in known), arm))), "")
-    named = {calibration_name(one): one for one in known if (one.get("arm") or "") == arm}  # one curve for each variant: of the way in which most were asked
-    bins, curves = ({name: one[key] for name, one in named.items() if one.get(key)} for key in ("reliability", "risk_coverage"))
+    asked = [one for one in known if (one.get("arm") or "") == arm]  # the way in which most were asked
+    ends = {BASE, next((one["variant"] for one in reversed(asked) if one["variant"] != BASE), None)}  # more curves could not be told apart; the table has all
+    named = {calibration_name(one): one for one in asked if one["variant"] in ends}
+    bins = {name: one["reliability"] for name, one in named.items() if one.get("reliability")}
+    curves = {name: [point for point in one["risk_coverage"] if point["coverage"] * one["n"] >= LEAST_ANSWERED] for name, one in named.items() if one.get("risk_coverage")}
     points = (evidence.get("people") or {}).get("points") or []
     plans = [
         (f"confusion_{task}", f"{task.replace('_', ' ').capitalize()}: what was mistaken for what", behind.describe_confusion(one["tables"], one["labels"]),
@@ -285,12 +295,14 @@ def make_figures(
     run: Run,
     rows: list[dict],
     evidence: dict | None = None,  # of results.json
+    baselines: Iterable[dict] = (),  # majority baselines of results.json
 ) -> list[dict[str, str]]:  # title and words, and the file names for light and dark where there was something to draw
     "Draw the figures of results for both themes into report/figures; the file names are relative to the report folder."
     types = {name: one["measured"] for name, one in read_json(run.file("quantize", "check.json")).get("types", {}).items() if one.get("measured")}
-    log, speed = read_json(run.file("finetune", "training_log.json")), speed_of(read_predictions(run.file("evaluate", "predictions.parquet")))
+    tuning = run.manifest("finetune")
+    log, speed = read_json(run.file("finetune", "training_log.json")) | {"scored": tuning and tuning.params.get("scored")}, speed_of(read_predictions(run.file("evaluate", "predictions.parquet")))
     plans = [
-        *measured_plans(rows),
+        *measured_plans(rows, list(baselines)),
         ("quantized", "What quantization costs, next token by next token", behind.describe_quantized(types) if types else "", lambda theme: behind.draw_quantized(types, theme)),
         *evidence_plans(evidence or {}),
         ("training_loss", "Training: loss and scores", behind.describe_training(log), lambda theme: behind.draw_training(log, theme)),
@@ -466,15 +478,22 @@ def lost_table(lost: dict | None) -> dict[str, Any]:
             return f"{100 * found[name]:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
 
         rows = [[title, cell(lost["before"], name), cell(lost["after"], name), lost["after"]["items"]] for name, title in words.items() if name in lost["before"]]
-    return page_table("Forgetting and safety", ["", "before", "after", "n"], rows,
+    return page_table("Forgetting and safety", ["", "before", "after", "n"], rows, notes=[lost_words(lost["after"]["items"])] if rows else (),
                       words="What a fine-tune may take away: plain knowledge, and the habit of refusing what harms.")
+
+
+def lost_words(n: int) -> str:
+    "What so many questions can show at all."
+    least = smallest_difference(n)
+    shown = f"a change under {100 * least:.0f} points could not have been shown" if least else "no change could have been shown, however large it is"
+    return f"With {n} questions of each kind {shown}."
 
 # %% ../nbs/12_report.ipynb #947a4776
 def neighbour_table(neighbours: list[dict]) -> dict[str, Any] | None:  # None where none were compared
     "Each link of the chain beside the one before it: how many choices stayed the same, and on which items they differ."
     known = [one for one in neighbours if one.get("value") is not None]
     rows = [[f"{one['variant']} after {one['against']}", ARM_WORDS.get(one["arm"], one["arm"]), one["n"], f"{100 * one['value']:.0f} % ({100 * one['low']:.0f}–{100 * one['high']:.0f})",
-             f"{-100 * one['accuracy_drop'] or 0:+.0f} points" if one.get("accuracy_drop") is not None else MISSING, ", ".join(one["differs"][:4]) or "none"]
+             f"{points(-one['accuracy_drop'])} points" if one.get("accuracy_drop") is not None else MISSING, ", ".join(one["differs"][:4]) or "none"]
             for one in known]
     return page_table("From one link of the chain to the next", ["", "asked by", "n", "same choice", "accuracy", "items that differ (the first four)"], rows) if rows else None
 
@@ -584,7 +603,8 @@ def limits_of(results: dict, judged: dict) -> list[str]:
     found = [f"Each rate of right choices rests on {min(accuracy)} to {max(accuracy)} items." if accuracy else "No rate of right choices was measured."]
     if least:
         words = ", ".join(f"{100 * one['smallest_difference']:.0f} points for {SHORT_TITLES[one['metric']].lower()} (n = {one['n']})" for one in least)
-        found.append(f"The smallest difference that could have been shown: {words}.")
+        found.append(f"The smallest difference that could have been shown: {words}. That is the best case, in which every question that differs speaks for the same side; "
+                     "what the answers leave open is in the intervals.")
     found += ["The questions are the course's own and English; they do not measure medical knowledge at large, and no physician has read the answers.",
               "One seed was trained. How much another seed would change is not in the intervals."]
     if not judged.get("calibrated"):
@@ -594,10 +614,32 @@ def limits_of(results: dict, judged: dict) -> list[str]:
     return found
 
 
+def machine_words(results: dict) -> str:
+    "Where the numbers were measured; a page that is made again elsewhere does not claim its own machine for them."
+    here, measured = time_facts(results)[0][1], results.get("made_by", {}).get("evaluate", {}).get("platform")
+    return f"Measured on {here}." if measured in (None, results["hardware"]["system"]) else f"Measured on {measured}; this page was made on {here}."
+
+
+def other_notes(results: dict) -> list[tuple[str, list[str]]]:
+    "The notes of the steps, without the claims, which have a place of their own."
+    claims = {one["says"].lower() for one in results["evidence"]["claims"]}
+    found = {name: [line for line in lines if line.lower() not in claims] for name, lines in results["notes"].items()}
+    return sorted((name, lines) for name, lines in found.items() if lines)
+
+
+def origin_facts(results: dict) -> list[tuple[str, Any]]:
+    "Command, commits of the steps, seed and Python; a commit that ends with a plus had uncommitted changes."
+    commits: dict[str, list[str]] = defaultdict(list)
+    for name, one in (results.get("made_by") or {"all steps": {"commit": results["commit"]}}).items():
+        commits[one["commit"] or "not a clone"].append(name)
+    said = [(f"{commit[:-1]}, with uncommitted changes" if commit.endswith("+") else commit, ", ".join(steps)) for commit, steps in commits.items()]
+    return [("command", results["command"]), ("commit", "; ".join(f"{commit} ({steps})" for commit, steps in said)), ("seed", results["seed"]), ("python", results["python"])]
+
+
 def below_floor(rows: list[dict]) -> list[str]:
     "Numbers that are not printed, each reason once."
     held = [row for row in rows if row["status"] in ("below floor", "not comparable") and row["why"]]
-    return list(dict.fromkeys(f"{row['variant']}, {row['metric'].replace('_', ' ')}: {row['why']}" for row in held))
+    return list(dict.fromkeys(f"{row['variant']}, {row['metric'].replace('_', ' ')}, {ARM_WORDS.get(arm_of(row), arm_of(row))}: {row['why']}" for row in held))
 
 # %% ../nbs/12_report.ipynb #65025447
 def render_html(run: Run, results: dict, figures: list[dict]) -> str:
@@ -605,7 +647,10 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
     folder, judged, evidence = run.folder("report"), read_json(run.file("judge", "judge.json")), results["evidence"]
     rows, rivals = [row for row in results["rows"] if arm_of(row) == "zero_shot"], [*results["majority_baselines"], *evidence["rivals"]]
     tables = [arm_table(metric, task, results["rows"], rivals, METRIC_WORDS[metric][0]) for metric, task in MAIN_METRICS if metric.endswith("_accuracy")]
+    errors = [error_table(evidence.get("errors") or [], evidence.get("commonest") or [], results["rows"], arm) for arm in ARM_WORDS]
     return page_environment(page_parts()).get_template("page").render(
+        danger=danger_words(evidence.get("errors") or [], results["rows"], last_tuned(rows)), errors=[one for one in errors if one], claim_numbers=claim_table(evidence["claims"]),
+        made_of=data_headline(results["data"]), machine=machine_words(results),
         run_name=run.name, model=results["model"], profile=results["profile"]["name"], seed=results["seed"],
         command=results["command"], headline=headline_of(results), claims=results["evidence"]["claims"], truncated=results["truncated"], incomplete=results["incomplete"], rows=rows,
         all_rows=results["rows"], arm_tables=[one for one in tables if one], side_by_side=evidence["side_by_side"], below_floor=below_floor(results["rows"]),
@@ -615,8 +660,8 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
         benchmarks=benchmark_tables(results.get("benchmarks") or []), majority_baselines=results["majority_baselines"], names=METRIC_WORDS, short=SHORT_TITLES, variants=variants_of(rows),
         variant_words=describe_variants(rows), tasks=TASKS, shown_bars=SHOWN_BARS, compared=shown_comparisons(results["comparisons"]),
         judge_words=judge_words(judged), failures=judged["failures"][:5], figures=[embedded(folder, one) for one in figures],
-        sources=data_facts(results["data"]), training=training_facts(run), notes=sorted(results["notes"].items()), times=time_facts(results),
-        origin=[(name, results[name] or "not a clone") for name in ("command", "commit", "seed", "python")],
+        sources=data_facts(results["data"]), training=training_facts(run), notes=other_notes(results), times=time_facts(results),
+        origin=origin_facts(results),
         packages=sorted(results["packages"].items()), hashes=sorted(results["hashes"].items()),
     )
 
@@ -769,7 +814,8 @@ def render_card(run: Run, results: dict) -> str:
         seed=results["seed"], headline=headline_of(results), rows=rows, names=METRIC_WORDS, variants=variants_of(rows), main=MAIN_METRICS,
         metadata=card_metadata(run, results), limits=limits_of(results, judged),
         variant_words=describe_variants(rows), sources=data_facts(results["data"]), training=training_facts(run),
-        judge=judge_words(judged), notes=sorted(results["notes"].items()),
+        judge=judge_words(judged), notes=other_notes(results), claims=results["evidence"]["claims"], majority={one["metric"]: one for one in results["majority_baselines"]},
+        danger=danger_words(results["evidence"].get("errors") or [], results["rows"], last_tuned(rows)),
     )
     return text.strip() + "\n"
 
@@ -788,7 +834,7 @@ def report(run: Run, profile: Profile) -> Outcome:
     "Collect the run's results and write results.json, report.html, data.html, MODEL_CARD.md and the figures."
     results, folder = build_results(run, profile), run.folder("report")
     write_json(folder / "results.json", results)
-    texts = {"report.html": render_html(run, results, make_figures(run, results["rows"], results["evidence"])), "MODEL_CARD.md": render_card(run, results)}
+    texts = {"report.html": render_html(run, results, make_figures(run, results["rows"], results["evidence"], results["majority_baselines"])), "MODEL_CARD.md": render_card(run, results)}
     texts["data.html"] = render_data(run, results["data"], make_data_figures(folder, results["data"]))
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:
@@ -809,7 +855,7 @@ def compare_runs(
     names = [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
     results = dict(zip(names, map(read_json, paths)))
     found = compare_results(results)
-    heads = [(name, headline_of(one)) for name, one in results.items()]
+    heads = [(name, headline_of(one), danger_words(one.get("evidence", {}).get("errors") or [], one["rows"], last_tuned(one["rows"]))) for name, one in results.items()]
     with atomic_path(out) as temporary:
         temporary.write_text(page_environment(page_parts()).get_template("compare").render(table=found["table"], headlines=heads), encoding="utf-8")
     return found

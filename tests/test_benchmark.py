@@ -172,6 +172,10 @@ def test_a_benchmark_is_run_without_any_fine_tune_and_kept_apart(tmp_path, likes
     assert accuracy == {"forced_choice_letter": 1.0, "forced_choice_text": 1.0} and result["leaks_checked_against"] == 0
     assert result["smallest_difference"] == smallest_difference(12) and {one["kinds"]["clinical_reasoning"]["macro_f1"] for one in result["results"]} == {1.0}
     assert read_json(run.path / "benchmarks" / "mine-mcq-chat.json")["n"] == 12 and not (run.path / "evaluate").exists()
+    assert {row["metric"] for one in result["results"] for row in one["rows"]} == {"option_accuracy"}  # a forced choice has no format to keep
+    rivals = {one["rival"]: one for one in result["rivals"]}
+    assert {"majority", "longest_option"} <= set(rivals) and all(one["n"] == 12 and one["low"] <= one["value"] <= one["high"] for one in rivals.values())
+    assert any("cheap rival" in line and "longest_option" in line for line in room.result_lines(result))
     calls = len(likes.asked)
     assert room.run_benchmark(str(tmp_path / "mine.csv"), "mcq", run, load_profile("smoke"), ["base"], COLUMNS) == result and len(likes.asked) == calls
 

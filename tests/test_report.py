@@ -12,6 +12,7 @@ import pytest
 
 from medlab.basics.errors import MissingError
 from medlab.basics.files import read_json, read_parquet, sha256_file, shipped, write_json, write_parquet
+from medlab.contracts.predictions import read_predictions
 from medlab.contracts.records import TASKS, Record, Rejected, read_records
 from medlab.contracts.tasks import read_examples
 from medlab.core import Run, load_profile
@@ -102,6 +103,8 @@ def test_it_says_where_the_numbers_come_from(results, smoke_run):
         for name, output in manifest.outputs.items():
             assert results["hashes"][f"{step}/{name}"] == output.content
         assert results["timings"]["steps"][step]["seconds"] == manifest.seconds
+        assert results["made_by"][step] == {"commit": manifest.commit, "platform": manifest.platform}
+    assert results["commit"] == smoke_run[0].manifest("evaluate").commit
     assert any(name.startswith("collect reads") for name in results["hashes"])
     assert "seconds" not in json.dumps(results["rows"])
 
@@ -109,7 +112,7 @@ def test_it_says_where_the_numbers_come_from(results, smoke_run):
 def test_the_file_names_its_schema_and_the_shipped_one_has_the_same_keys(results):
     shipped_results = read_json(shipped("data", "results", "cpu.json"))
     assert results["schema"] == shipped_results["schema"] == RESULTS_SCHEMA == 2
-    assert set(shipped_results) <= set(results) and set(results) - set(shipped_results) <= {"incomplete", "evidence", "benchmarks"}
+    assert set(shipped_results) <= set(results) and set(results) - set(shipped_results) <= {"incomplete", "evidence", "benchmarks", "made_by"}
     assert [one["metric"] for one in results["majority_baselines"]] == [one["metric"] for one in shipped_results["majority_baselines"]]
 
 
@@ -265,7 +268,7 @@ def test_answers_stand_side_by_side_and_what_is_missing_is_named(page, results, 
         assert " ".join(item["question"].split())[:60] in " ".join(page.text.split())
     place = page.text.index("The judge beside people")
     assert MISSING in page.text[place : place + 120]  # no step of this profile measured it
-    for title in ("Ten items, side by side", "Limits", "What training took away", "What failed", "Right choices, by variant and way of asking"):
+    for title in ("Ten items, side by side", "Limits", "What training may have taken away", "Which errors were made", "What failed", "Right choices, by variant and way of asking"):
         assert title in page.text
 
 
@@ -301,11 +304,13 @@ def test_what_a_larger_profile_measures_is_shown(copied, results):
     triage = page.tables["Right triage level"]
     heads = ["no examples", "with examples (n = 16)", "likeliest letter (n = 16)"]
     assert [head.partition(" (n" if head.startswith("no") else "\0")[0] for head in triage[0][1:]] == heads and triage[0][0] == ""
-    assert triage[1][:3] == ["base", "below floor", "50 % (30–70)"] and any(row[0] == "rival: naive Bayes" and row.count("50 %") == 1 for row in triage)
-    assert "base, triage accuracy: 1 of 16 answers is in the format" in page.text  # the empty cell's reason, and no accuracy
+    assert triage[1][:3] == ["base", "below floor", "50 % (30–70)"] and any(row[0] == "rival: naive Bayes" and row.count("50 % (28–72)") == 1 for row in triage)
+    assert "base, triage accuracy, no examples: 1 of 16 answers is in the format" in page.text  # the empty cell's reason, and no accuracy
     assert ["base, likeliest letter, triage", "36", "0.10 (0.00–0.20)", "90 % wanted: 94 % held, 3.2 options"] in page.tables["How sure, and how rightly"]
     assert page.tables["From one link of the chain to the next"][1] == ["q4_k_m after merged", "likeliest letter", "16", "94 % (70–100)", "-6 points", "t7"]
     assert ["harmful requests refused", "100 % (81–100)", "25 % (10–49)", "16"] in page.tables["Forgetting and safety"]
+    assert "With 16 questions of each kind a change under 38 points could not have been shown." in page.text
+    assert page.tables["Best way of asking against best way of asking"][1][:3] == ["Right triage level", "16", MISSING]  # an older claim without the sides' values
     assert ["agreement with people: auc", "0.66 (0.20 to 0.60), n = 120"] in page.tables["The judge, judged"]
     assert "could have been shown: 31 points for right triage level (n = 16)" in page.text and "Best arm against best arm: not shown." in page.text
     card = render_card(run, whole)
@@ -319,11 +324,53 @@ def test_claims_of_the_best_ways_of_asking_decide(results):
         assert ("is shown for right triage level" in headline(results["rows"], [], [], made)) is (beats_base and beats_rival)
 
 
+def test_errors_that_could_harm_somebody_stand_at_the_top_with_their_denominators(copied, results):
+    "A model that says no to every emergency is right on most questions; page and card say what it missed, and that it says the same to everything."
+    run, _ = copied
+    error = {"error": "emergencies missed", "task": "emergency_escalation", "variant": "served", "arm": "zero_shot", "count": 9, "unread": 0, "n": 9, "low": 0.7, "high": 1.0}
+    other = error | {"error": "false alarms", "arm": "few_shot", "count": 1, "unread": 2, "n": 15, "low": 0.01, "high": 0.3}
+    said = {"variant": "served", "arm": "zero_shot", "task": "emergency_escalation", "choice": "no", "count": 24, "n": 24}
+    readable = [row | {"status": "measured", "value": 0.6, "low": 0.4, "high": 0.8, "n": 24} if row["metric"] == "escalation_accuracy" else row for row in results["rows"]]
+    whole = results | {"rows": readable, "evidence": results["evidence"] | {"errors": [error, other], "commonest": [said]}}
+    page = Page(render_html(run, whole, []))
+    assert page.tables["Way of asking: no examples"] == [["", "served"], ["emergencies missed", "9 of 9 (70–100)"]]
+    assert page.tables["Way of asking: with examples"][1] == ["false alarms", "1 of 15 (1–30), 2 unread"]
+    for text in (page.text, render_card(run, whole)):
+        assert "9 of 9 emergencies missed" in text
+    assert "One answer to everything, emergency escalation: served “no” in 24 of 24." in page.text
+    floored = [row | {"status": "below floor", "value": None} if row["metric"] == "escalation_accuracy" else row for row in readable]
+    assert "9 of 9" not in render_html(run, whole | {"rows": floored}, [])  # what could not be read is no error count either
+
+
+def test_errors_are_counted_among_those_who_could_suffer_them(results, smoke_run):
+    test = read_examples(smoke_run[0].file("instruct", "test.jsonl"))
+    held = {row["error"]: row for row in results["evidence"]["errors"] if (row["variant"], row["arm"]) == ("base", "zero_shot")}
+    asked = {one.item_id for one in read_predictions(smoke_run[0].file("evaluate", "predictions.parquet")) if one.variant == "base"}
+    golds = [one.gold.get("emergency") for one in test if one.id in asked]
+    for error, gold in (("emergencies missed", "yes"), ("false alarms", "no")):
+        assert held.get(error, {"n": 0})["n"] == golds.count(gold)
+    assert all(row["count"] + row["unread"] <= row["n"] and row["low"] <= row["count"] / row["n"] <= row["high"] for row in results["evidence"]["errors"])
+
+
+def test_what_was_run_and_from_which_data_stands_at_the_top_and_claims_are_said_once(copied, results):
+    run, _ = copied
+    whole = everything(results)
+    claim = whole["evidence"]["claims"][0]
+    made_by = {"evaluate": {"commit": "0" * 40 + "+", "platform": "Another-OS-1.0"}, "report": {"commit": "1" * 40, "platform": whole["hardware"]["system"]}}
+    whole |= {"notes": {"evaluate": [claim["says"], "another note"]}, "made_by": made_by}
+    text = Page(render_html(run, whole, [])).text
+    top = text[: text.index("Not a medical device")]
+    assert headline_of(whole) in top and data_headline(whole["data"]) in top and whole["hardware"]["processor"] in top and whole["command"] in top
+    assert text.count(claim["says"]) == 1 and "another note" in text and f"{'0' * 40}, with uncommitted changes (evaluate); {'1' * 40} (report)" in text
+    assert "Measured on Another-OS-1.0; this page was made on" in top  # never on the machine that only made the page
+
+
 def benchmark_result(protocol, **changes):
     row = {"metric": "option_accuracy", "task": "clinical_reasoning", "variant": "base", "value": 0.6, "low": 0.44, "high": 0.74, "n": 40, "status": "measured", "why": None}
     prompt = {"messages": [{"role": "user", "content": f"{protocol} asks: {WHY}"}], "lead": "<answer>", "options": ["A", "B"]}
     return {
         "schema": 1, "file": "exam.csv", "sha256": "0" * 64, "as": "mcq", "protocol": protocol, "n": 40, "items": "1", "left_out": {"it has no question": 2}, "leaks": {"a": "exact"},
+        "rivals": [row | {"rival": "longest_option", "value": 0.25, "low": 0.14, "high": 0.4}],
         "leaks_checked_against": 90, "suspects": [], "suspects_why": "", "not_possible": {}, "smallest_difference": 0.3, "prompts": {"forced_choice_letter": prompt},
         "results": [{"variant": "base", "arm": "forced_choice_letter", "trained": None, "kinds": {"clinical_reasoning": {"macro_f1": 0.58}},
                      "rows": [row | {"metric": "format_valid", "value": 1.0, "low": 0.91, "high": 1.0}, row]}],
@@ -340,21 +387,24 @@ def test_two_protocols_of_somebodys_file_stand_side_by_side(copied):
     write_json(folder / "a.json", benchmark_result("chat"))
     assert not report.finished(run, profile)  # one was added
     hashed = results_hash(build_results(run, profile))
-    for name, found in (("b", low), ("c", {"n": 3}), ("d", benchmark_result("chat", schema=99)), ("e", benchmark_result("chat", results=[{"variant": WHY}])), ("f", [])):
+    for name, found in (("b", low), ("c", {"n": 3}), ("d", benchmark_result("chat", schema=99)), ("e", benchmark_result("chat", results=[{"variant": WHY}])), ("f", []),
+                        ("h", benchmark_result("chat", rivals=[{"rival": WHY}]))):
         write_json(folder / f"{name}.json", found)
     (folder / "g.json").write_text('{"sch')
     results = build_results(run, profile)
     text = render_html(run, results, [])
     page, rows = Page(text), build_results(run, profile)["rows"]
     assert page.open == [] and "<script" not in text and results_hash(results) != hashed
-    base, merged = page.tables["exam.csv, read as mcq"][1:]
-    assert base == ["base", "likeliest letter", "60 % (44–74)", "100 % (91–100)", "40", "0.58", "not run", "", "", ""]
-    assert merged[6:] == ["below floor", "", "40", ""]
+    head, *rows_shown = page.tables["exam.csv, read as mcq"]
+    assert head == ["", "protocol", "right", "n", "macro-F1"]  # no format, which a forced choice has not
+    base, merged, rival = "base, likeliest letter", "merged, likeliest letter", "rival: longest option"
+    assert rows_shown == [[base, "chat", "60 % (44–74)", "40", "0.58"], [base, "lm-eval", "not run", "", ""], [merged, "chat", "not run", "", ""],
+                          [merged, "lm-eval", "below floor", "40", ""], [rival, "chat", "25 % (14–40)", "40", ""], [rival, "lm-eval", "25 % (14–40)", "40", ""]]
     said = " ".join(page.text.split())
     for words in (f"chat asks: {WHY}", "1 left out because they stand in the training data (90 training examples compared)", "2 rows left out: it has no question", "3 of 40 can be read",
                   "not asked on the same items", "merged: measured before this run's model was trained again"):
         assert words in said
-    assert [row[0] for row in page.tables["Results that cannot be shown"][1:]] == [f"benchmarks/{name}.json" for name in "cdefg"]
+    assert [row[0] for row in page.tables["Results that cannot be shown"][1:]] == [f"benchmarks/{name}.json" for name in "cdefgh"]
     assert all("exam" not in str(row) for row in rows)  # never among the course's own questions
     shutil.rmtree(folder)
     assert report.finished(run, profile)  # and what was removed is no longer a difference

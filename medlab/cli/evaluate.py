@@ -31,7 +31,7 @@ from ..contracts.tasks import FORMATS, Example, build_messages, options_in, read
 from ..metrics.forced_choice import ForcedQuestion, few_shot_examples, forced_choice, forced_question
 from ..metrics.intervals import smallest_difference, wilson
 from ..metrics.items import error_kinds
-from ..metrics.rivals import question_stem
+from ..metrics.rivals import question_stem, rival_rows
 from ..metrics.scores import CHOICES, compare, score
 from ..figures.benchmarks import BENCHMARK_SCHEMA
 from ..core import Profile, Run
@@ -211,6 +211,7 @@ def score_benchmark(
     for variant, arm in dict.fromkeys((one.variant, one.arm) for one in predictions):
         given = [one for one in predictions if (one.variant, one.arm) == (variant, arm)]
         rows = [row for row in score(items, given, seed=seed, floor=floor) if row.status != "not run" and row.task != "all"]
+        rows = [row for row in rows if row.metric.endswith("_accuracy")] if "forced_choice" in arm else rows  # a forced choice keeps no format and always ends
         withheld = any(row.status == "below floor" for row in rows)
         kinds = {} if withheld else error_kinds(items, given)
         found.append({"variant": variant, "arm": arm, "rows": [row.model_copy(update={"arm": arm}).model_dump() for row in rows], "kinds": kinds})
@@ -547,7 +548,8 @@ def run_benchmark(
     scored = [one | {"trained": trained.key if trained and one["variant"] != "base" else None} for one in score_benchmark(usable, answered)]
     result = {"schema": BENCHMARK_SCHEMA, "file": path.name, "sha256": sha256_file(path), "as": kind, "protocol": protocol, "n": len(usable), "results": scored,
               "items": sha256_json(sorted(one.id for one in usable)), "prompts": asked_prompts(usable, shots, protocol, kind), "left_out": left_out, "leaks": leaks,
-              "leaks_checked_against": len(train), "suspects": suspects, "suspects_why": unchecked, "not_possible": impossible, "smallest_difference": smallest_difference(len(usable))}
+              "leaks_checked_against": len(train), "suspects": suspects, "suspects_why": unchecked, "not_possible": impossible, "smallest_difference": smallest_difference(len(usable)),
+              "rivals": rival_rows(train, usable)}
     write_result(run.folder("benchmarks") / f"{path.stem}-{kind}-{protocol}.json", result)
     return result
 
@@ -565,6 +567,7 @@ def result_lines(result: dict) -> list[str]:
             value = f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})" if row["status"] == "measured" else f"{row['status']}: {row['why']}"
             lines.append(f"  {one['variant']:12} {one['arm']:22} {row['metric']:20} n={row['n']:<5} {value}")
         lines += [f"  {one['variant']:12} {one['arm']:22} macro-F1 {kinds['macro_f1']:.3f}" for kinds in one["kinds"].values() if "macro_f1" in kinds]
+    lines += [f"  {'cheap rival':12} {one['rival']:22} {one['metric']:20} n={one['n']:<5} {one['value']:.3f} ({one['low']:.3f}–{one['high']:.3f})" for one in result.get("rivals", [])]
     for one in result.get("comparisons", []):
         value = f"{one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" if one["status"] == "measured" else f"{one['status']}: {one['why']}"
         lines.append(f"  {one['variant']} against {one['against']}: {one['metric']} {value}")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..basics.errors import MedlabError, first_problem
 from ..basics.files import read_json
-from .claims import ARM_WORDS
+from .claims import ARM_WORDS, rival_name
 from .results import formatted_value
 from .tables import page_table
 
@@ -59,6 +59,7 @@ class BenchmarkResult(BaseModel):
     results: list[ScoredVariant]
     not_possible: dict[str, str]
     smallest_difference: float | None
+    rivals: list[dict[str, Any]] = []  # as `medlab.metrics.rivals.rival_rows` gives them; older results have none
 
 # %% ../../nbs/figures/benchmarks.ipynb #4b8f1514
 def read_benchmark_result(path: Path, trained: str) -> dict[str, Any]:
@@ -71,8 +72,8 @@ def read_benchmark_result(path: Path, trained: str) -> dict[str, Any]:
             return {"path": place, "why": f"its layout is {f'version {version}' if version else 'of an older medlab'}, expected version {BENCHMARK_SCHEMA}; run `medlab benchmark` on the file again"}
         found = BenchmarkResult(**raw, schema_=raw["schema"], kind=raw.get("as"))
         shown = [row for one in found.results for row in one.rows]
-        for row in shown:
-            formatted_value(row)  # a row that cannot be shown is found here, not on the page
+        for row in (*shown, *found.rivals):
+            formatted_value({"status": "measured"} | row)  # a row that cannot be shown is found here, not on the page
     except ValidationError as error:
         return {"path": place, "why": f"{first_problem(error, BenchmarkResult)}; run `medlab benchmark` on the file again"}
     except (MedlabError, OSError, TypeError, KeyError, ValueError) as error:
@@ -89,32 +90,53 @@ def read_benchmark_results(
     return [read_benchmark_result(path, trained) for path in sorted((run / "benchmarks").glob("*.json")) if path.is_file()]
 
 # %% ../../nbs/figures/benchmarks.ipynb #52f155a4
-def protocol_cells(scored: dict | None) -> list[str]:  # right, format, n, macro-F1
+def is_written(arm: str) -> bool:
+    "Whether the answers were written, and not chosen by their probability."
+    return "forced_choice" not in arm
+
+
+def errors_said(kinds: dict[str, dict]) -> str:
+    "The two opposite errors of a task that has them, in words."
+    words = {"missed": "missed", "false_alarm": "false alarms", "under": "too low", "over": "too high", "unread": "unread"}
+    return ", ".join(f"{found[name]:.0f} {said}" for found in kinds.values() for name, said in words.items() if name in found and ("missed" in found or "under" in found))
+
+
+def scored_cells(scored: dict | None) -> list[str]:  # right, n, macro-F1, errors, format kept
     "What one variant scored in one arm under one protocol, as the cells of a table."
     if scored is None:
-        return ["not run", "", "", ""]
+        return ["not run", "", "", "", ""]
     rows = {row["metric"]: row for row in scored["rows"]}
     main = next((row for name, row in rows.items() if name.endswith("_accuracy")), rows.get("rouge_l"))
-    form = rows.get("format_valid")
-    withheld = main is None or main["status"] != "measured"
+    form = rows.get("format_valid") if is_written(scored["arm"]) else None
+    if main is None or main["status"] != "measured":
+        return [formatted_value(main) if main else "not run", str((main or {}).get("n") or (form or {}).get("n") or ""), "", "", formatted_value(form) if form else ""]
     f1 = next((kinds["macro_f1"] for kinds in scored["kinds"].values() if "macro_f1" in kinds), None)
-    return [formatted_value(main) if main else "not run", formatted_value(form) if form else "", str(main["n"] if main and main["n"] else (form or {}).get("n") or ""),
-            "" if withheld or f1 is None else f"{f1:.2f}"]
+    return [formatted_value(main), str(main["n"]), "" if f1 is None else f"{f1:.2f}", errors_said(scored["kinds"]), formatted_value(form) if form else ""]
 
-
-def protocol_notes(one: dict) -> list[str]:
-    "What must be said of one protocol's numbers: its items, leaks, suspects, and what was not possible."
+# %% ../../nbs/figures/benchmarks.ipynb #6ae217f4
+def protocol_facts(one: dict) -> list[str]:
+    "What must be said of one protocol's numbers: its items, leaks, suspects, and what they can show."
     said = [f"{one['n']} items asked"]
     said.append(f"{len(one['leaks'])} left out because they stand in the training data ({one['leaks_checked_against']:,} training examples compared)"
                 if one["leaks_checked_against"] else "not compared with training data, since the run had none")
     said += [f"{count} rows left out: {why}" for why, count in one["left_out"].items()]
-    said += [f"{one['suspects']} pairs may ask the same as a training question in other words"] if one["suspects"] else []
+    said += [f"pairs of an item and a training question that may ask the same in other words: {one['suspects']}"] if one["suspects"] else []
     said += [f"paraphrases of training questions were not looked for: {one['suspects_why']}"] if one["suspects_why"] else []
     least = one["smallest_difference"]
     said.append(f"the smallest difference that could show: {100 * least:.0f} points" if least else "too few items to show any difference")
-    said += [f"{', '.join(one['of_another_training'])}: measured before this run's model was trained again"] if one["of_another_training"] else []
-    low = [f"{one['protocol']}, {found['variant']}, {ARM_WORDS.get(found['arm'], found['arm'])}: {row['why']}" for found in one["results"] for row in found["rows"] if row["status"] == "below floor"]
-    return [f"{one['protocol']}: {'; '.join(said)}.", *low, *(f"{one['protocol']}, {name}: not run: {why}" for name, why in one["not_possible"].items())]
+    return said + ([f"{', '.join(one['of_another_training'])}: measured before this run's model was trained again"] if one["of_another_training"] else [])
+
+
+def protocol_notes(given: list[dict]) -> list[str]:
+    "The facts that hold for all protocols, those of single ones, and for each empty cell its reason."
+    facts = [protocol_facts(one) for one in given]
+    common = [fact for fact in facts[0] if all(fact in found for found in facts)]
+    alone = [(one["protocol"], [fact for fact in found if fact not in common]) for one, found in zip(given, facts)]
+    said = [f"{', '.join(one['protocol'] for one in given)}: {'; '.join(common)}."] if common else []
+    said += [f"{name}: {'; '.join(found)}." for name, found in alone if found]
+    said += [f"{one['protocol']}, {found['variant']}, {ARM_WORDS.get(found['arm'], found['arm'])}: {row['why']}"
+             for one in given for found in one["results"] for row in found["rows"] if row["status"] == "below floor"]
+    return said + [f"{one['protocol']}, {name}: not run: {why}" for one in given for name, why in one["not_possible"].items()]
 
 # %% ../../nbs/figures/benchmarks.ipynb #e5f02680
 def prompts_shown(one: dict) -> list[dict]:
@@ -124,27 +146,39 @@ def prompts_shown(one: dict) -> list[dict]:
         turns = [{"role": turn.get("role", ""), "content": turn.get("content", "")} for turn in asked["messages"]]
         turns += [{"role": "the answer begins with", "content": asked["lead"]}] if asked["lead"] else []
         turns += [{"role": "scored after it", "content": "\n".join(asked["options"])}] if asked["options"] else []
-        found.append({"title": f"Prompt of {one['protocol']}, {ARM_WORDS.get(arm, arm)}, to the letter, on the first item", "turns": turns})
+        found.append({"title": f"Prompt of {one['protocol']} ({ARM_WORDS.get(arm, arm)}), word for word, on the first item", "turns": turns})
     return found
 
 # %% ../../nbs/figures/benchmarks.ipynb #564e028c
+def rival_lines(given: list[dict]) -> list[list[str]]:
+    "Cheap rivals on the items of each protocol, the best first; once where all protocols had the same items."
+    same = len({one["items"] for one in given}) < 2
+    found = [("any" if same and len(given) > 1 else one["protocol"], row) for one in (given[:1] if same else given) for row in one["rivals"]]
+    return [[f"rival: {rival_name(row)}", protocol, formatted_value(row | {"status": "measured"}), str(row["n"]), "", "", ""]
+            for protocol, row in sorted(found, key=lambda pair: -pair[1]["value"])]
+
+
+def file_table(name: str, digest: str, kind: str, given: list[dict]) -> dict[str, Any]:
+    "One file in one reading: its variants under each protocol, then the rivals; a column in which nothing stands is left out."
+    scored = [{(row["variant"], row["arm"]): row for row in one["results"]} for one in given]
+    keys = list(dict.fromkeys(key for one in scored for key in one))
+    rows = [[f"{variant}, {ARM_WORDS.get(arm, arm)}", one["protocol"], *scored_cells(found.get((variant, arm)))] for variant, arm in keys for one, found in zip(given, scored)]
+    head = ["", "protocol", "overlap (ROUGE-L)" if kind == "qa" else "right", "n", "macro-F1", "errors", "format kept"]
+    rows += rival_lines(given)
+    kept = [place for place in range(len(head)) if place < 4 or any(row[place] for row in rows)]
+    apart = [] if len({one["items"] for one in given}) < 2 else ["These protocols were not asked on the same items, so their numbers cannot be compared."]
+    return page_table(f"{name}, read as {kind}", [head[place] for place in kept], [[row[place] for place in kept] for row in rows],
+                      words=f"SHA-256 {digest[:16]}…", notes=[*apart, *protocol_notes(given)])
+
+# %% ../../nbs/figures/benchmarks.ipynb #5ca0cc83
 def benchmark_tables(
     found: list[dict],  # of `read_benchmark_results`
 ) -> list[dict[str, Any]]:  # table as the template `grid` takes it, and prompts
     "One table for each file and reading of it, the protocols side by side, and at the end a list of what could not be shown."
-    files: dict[tuple, list[dict]] = {}
+    files: dict[tuple[str, str, str], list[dict]] = {}
     for one in found:
         if "why" not in one:
             files.setdefault((one["file"], one["sha256"], one["kind"]), []).append(one)
-    shown = []
-    for (name, digest, kind), given in files.items():
-        scored = [{(row["variant"], row["arm"]): row for row in one["results"]} for one in given]
-        keys = list(dict.fromkeys(key for one in scored for key in one))
-        rows = [[variant, ARM_WORDS.get(arm, arm), *(cell for one in scored for cell in protocol_cells(one.get((variant, arm))))] for variant, arm in keys]
-        right = "overlap (ROUGE-L)" if kind == "qa" else "right"
-        head = ["", "asked by", *(f"{one['protocol']}: {what}" for one in given for what in (right, "format kept", "n", "macro-F1"))]
-        apart = [] if len({one["items"] for one in given}) < 2 else ["These protocols were not asked on the same items, so their numbers cannot be compared."]
-        table = page_table(f"{name}, read as {kind}", head, rows, words=f"SHA-256 {digest[:16]}…", notes=[*apart, *(line for one in given for line in protocol_notes(one))])
-        shown.append({"table": table, "prompts": [prompt for one in given for prompt in prompts_shown(one)]})
+    shown = [{"table": file_table(*key, given), "prompts": [prompt for one in given for prompt in prompts_shown(one)]} for key, given in files.items()]
     broken = [[one["path"], one["why"]] for one in found if "why" in one]
     return shown + ([{"table": page_table("Results that cannot be shown", ["file", "why"], broken), "prompts": []}] if broken else [])

@@ -12,6 +12,7 @@ __all__ = ['NO_CHOICE', 'draw_training', 'describe_training', 'confusion', 'draw
 from collections import Counter
 from typing import Any
 
+from ..metrics.intervals import wilson
 from .drawing import THEMES, label_axes, new_figure, short_line
 
 # %% ../../nbs/figures/evidence.ipynb #1f536c6c
@@ -20,7 +21,7 @@ def validation_points(log: dict) -> tuple[list[dict], dict[str, list[tuple[int, 
     losses = [one for one in log.get("validation") or [] if one.get("loss") is not None]
     scores: dict[str, list[tuple[int, float]]] = {}
     for one in log.get("validation") or []:
-        for name, value in (one.get("scores") or {}).items():
+        for name, value in ({name: value for name, value in one.items() if name not in ("step", "loss", "scores")} | (one.get("scores") or {})).items():
             value = value.get("value") if isinstance(value, dict) else value
             if isinstance(value, (int, float)):
                 scores.setdefault(name, []).append((one["step"], float(value)))
@@ -40,7 +41,7 @@ def draw_training(log: dict, theme: str) -> Any:
     label_axes(axes[0], theme, x="optimiser step", y="loss on answer tokens")
     if scores:
         axes[1].set_ylim(0, 1)
-        label_axes(axes[1], theme, x="optimiser step", y="score on validation")
+        label_axes(axes[1], theme, x="optimiser step", y=f"share of {log['scored']} items" if log.get("scored") else "score on validation")
     for one in axes:
         one.grid(axis="y", color=colours["grid"], linewidth=0.8)
         one.legend(labelcolor=colours["ink"], frameon=False, fontsize=10)
@@ -53,12 +54,13 @@ def describe_training(log: dict) -> str:
     losses, scores = validation_points(log)
     words = [f"Training loss over {len(log['steps'])} step{'s' * (len(log['steps']) != 1)}: {first['loss']:.2f} at step {first['step']}, {last['loss']:.2f} at step {last['step']}"]
     words += [f"validation loss: {losses[0]['loss']:.2f} at step {losses[0]['step']}, {losses[-1]['loss']:.2f} at step {losses[-1]['step']}"] if losses else ["validation loss: missing"]
-    words += [f"{name.replace('_', ' ')}: {points[0][1]:.2f} at step {points[0][0]}, {points[-1][1]:.2f} at step {points[-1][0]}" for name, points in scores.items()]
+    few = f" (at most {log['scored']} validation items)" if log.get("scored") else ""
+    words += [f"{name.replace('_', ' ')}{few}: {points[0][1]:.2f} at step {points[0][0]}, {points[-1][1]:.2f} at step {points[-1][0]}" for name, points in scores.items()]
     return "; ".join(words if scores else [*words, "task scores during training: missing"]) + "."
 
 # %% ../../nbs/figures/evidence.ipynb #3d517dea
 #: The column for answers in which no choice could be read.
-NO_CHOICE = "none"
+NO_CHOICE = "unread"
 
 
 def confusion(pairs: list[tuple[str, str | None]], labels: list[str]) -> list[list[int]]:  # a row for each right label; the last column counts answers without a choice
@@ -75,8 +77,8 @@ def draw_confusion(tables: dict[str, list[list[int]]], labels: list[str], theme:
         for y, row in enumerate(table):
             for x, count in enumerate(row):
                 share = count / max(1, sum(row))
-                one.add_patch(_cell(x, y, colours["tuned"] if x == y else colours["base"], 0.75 * share))
-                one.text(x, y, str(count), ha="center", va="center", color=colours["ink" if count else "muted"], fontsize=11)
+                one.add_patch(_cell(x, y, colours["tuned"] if x == y else colours["base"], (0.75 if theme == "light" else 0.5) * share))
+                one.text(x, y, str(count), ha="center", va="center", color=colours["ink" if count else "muted"], fontsize=11, fontweight="bold" if count else "normal")
         one.set_xlim(-0.5, len(labels) + 0.5)
         one.set_ylim(len(labels) - 0.5, -0.5)
         one.set_xticks(range(len(short)), short, fontsize=9, rotation=25, ha="right")
@@ -101,14 +103,16 @@ def describe_confusion(tables: dict[str, list[list[int]]], labels: list[str]) ->
 
 # %% ../../nbs/figures/evidence.ipynb #71795aaf
 def draw_reliability(parts: dict[str, list[dict]], theme: str) -> Any:
-    "Accuracy over confidence for each variant; bins hold confidence, accuracy and n."
+    "Accuracy over confidence for each variant with 95 % intervals; bins hold confidence, accuracy and n."
     figure, (axes,) = new_figure(theme, height=4.8)
     colours = THEMES[theme]
     axes.plot([0, 1], [0, 1], "--", color=colours["muted"], linewidth=1)
     for place, (name, bins) in enumerate(parts.items()):
         shown = [one for one in bins if one.get("n")]
-        axes.plot([one["confidence"] for one in shown], [one["accuracy"] for one in shown], "Dos^v"[place % 5] + "-", color=colours["base" if name.startswith("base") else "tuned"],
-                  alpha=1 - 0.15 * (place % 4), markersize=6, label=short_line(name, 44))
+        colour = colours["base" if name.startswith("base") else "tuned"]
+        axes.plot([one["confidence"] for one in shown], [one["accuracy"] for one in shown], "Dos^v"[place % 5] + "-", color=colour, markersize=6, label=short_line(name, 44))
+        for one in shown:
+            axes.plot([one["confidence"]] * 2, wilson(round(one["accuracy"] * one["n"]), one["n"]), color=colour, linewidth=5, alpha=0.3, solid_capstyle="butt")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.grid(axis="y", color=colours["grid"], linewidth=0.8)

@@ -7,6 +7,7 @@ __all__ = ['BASE', 'MAIN_METRICS', 'SHORT_TITLES', 'formatted_value', 'find_row'
            'draw_tasks', 'describe_rows']
 
 # %% ../../nbs/figures/results.ipynb #678c6df0
+from collections.abc import Iterable
 from typing import Any
 
 from ..contracts.records import TASKS
@@ -67,14 +68,21 @@ SHORT_TITLES = {
 }
 
 # %% ../../nbs/figures/results.ipynb #3ce7d376
-def draw_variants(rows: list[dict], theme: str) -> Any:
-    "A panel for each main metric, with the variants below each other."
+def draw_variants(
+    rows: list[dict],
+    theme: str,
+    baselines: Iterable[dict] = (),  # majority baselines: metric, task, value
+) -> Any:
+    "A panel for each main metric, with the variants below each other; a dashed line is what always giving the commonest answer scores."
     variants = variants_of(rows)
     figure, panels = new_figure(theme, height=max(8, 1.5 + 1.3 * len(variants)), rows=3, columns=2)
     for place, ((metric, task), axes) in enumerate(zip(MAIN_METRICS, panels)):
         for height, variant in enumerate(reversed(variants)):
             if row := find_row(rows, metric, task, variant):
                 draw_interval(axes, theme, height, row)
+        for one in baselines:
+            if (one["metric"], one["task"]) == (metric, task):
+                axes.axvline(one["value"], color=THEMES[theme]["muted"], linestyle="--", linewidth=1.5)
         names = [short_line(name, 12) if place % 2 == 0 else "" for name in reversed(variants)]
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.set_ylim(-0.6, len(variants) - 0.4)
