@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import threading
 import time
@@ -126,6 +127,20 @@ def test_no_test_line_is_trained_on():
     for path in shipped("data", "starter").glob("*.jsonl"):
         held |= {row["question"] for row in read_jsonl(path) if row["split"] != "train"}
     assert len(held) > 1000 and not held & {line["text"] for line in wording_lines()}
+
+
+def test_the_pairs_share_no_frame_and_say_what_they_rest_on():
+    rows, frames = read_jsonl(shipped("data", "guard", "pairs.jsonl")), {}
+    kinds = [row["kind"] for row in rows]
+    assert min(kinds.count("emergency"), kinds.count("harm")) > 250 and kinds.count("benign") > 600
+    assert all(row["topic"] and len(row["basis"]) > 2 and row.get("near", False) == (row["kind"] == "benign") for row in rows)
+    assert len({row["topic"] for row in rows if row["kind"] == "emergency"}) > 100
+    lines = [row["text"] for row in rows] + [line["text"] for line in wording_lines() if "basis" not in line]
+    for text in lines:
+        words = re.findall(r"[a-z0-9']+", text.lower())
+        for start in range(len(words) - 7):
+            first = frames.setdefault(tuple(words[start:start + 8]), text)
+            assert first == text or first not in lines[:len(rows)], (first, text)
 
 
 @pytest.mark.long
