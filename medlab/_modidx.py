@@ -439,6 +439,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                     'medlab.api.vectors.Vectors.probability': ( 'api/vectors.html#vectors.probability',
                                                                                 'medlab/api/vectors.py'),
                                     'medlab.api.vectors.load_vectors': ('api/vectors.html#load_vectors', 'medlab/api/vectors.py'),
+                                    'medlab.api.vectors.sentence_encoder': ('api/vectors.html#sentence_encoder', 'medlab/api/vectors.py'),
                                     'medlab.api.vectors.train_vectors': ('api/vectors.html#train_vectors', 'medlab/api/vectors.py'),
                                     'medlab.api.vectors.write_vectors': ('api/vectors.html#write_vectors', 'medlab/api/vectors.py')},
             'medlab.api.wording': { 'medlab.api.wording.Wording': ('api/wording.html#wording', 'medlab/api/wording.py'),

@@ -15,8 +15,8 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from medlab.api.guard import (
-    BESIDE, ENCODERS, BesideReader, ModelGuard, compared_readers, encoder_beside, guard_table, guard_verdict, measure_guard, model_reader, model_verdict, read_guard_reply, served_verdict, standing_beside,
-    table_lines,
+    BESIDE, ENCODERS, BesideReader, ModelGuard, compared_readers, encoder_beside, guard_table, guard_verdict, measure_guard, model_reader, model_verdict, read_guard_reply,
+    served_verdict, standing_beside, table_lines,
 )
 from medlab.api.models import Models, ServedModel
 from medlab.api.rules import LetterIndex, load_rules, needed_letters, phrase_pattern
@@ -413,7 +413,7 @@ def loaded(many):
     return len(ENCODERS) == many
 
 
-def test_a_server_reads_with_the_encoder_once_it_is_loaded_and_without_it_where_it_fails(encoder, monkeypatch, capsys):
+def test_a_server_reads_with_the_encoder_once_it_is_loaded_and_without_it_where_it_fails(encoder, capsys):
     reader, _ = encoder
     with encoder_beside(True):
         assert loaded(1) and served_verdict("Where do people buy a parsnip like this one?")["rule"] == "vectors"

@@ -10,13 +10,32 @@ import functools
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import atomic_path, hash_fraction, read_json, shipped
+from ..metrics.embeddings import embed_batches
+from ..models import how_to_get, is_here, load_spec, obtain
 from .wording import alarm_score, held_out_scores, load_wording, wording_lines
+
+# %% ../../nbs/api/vectors.ipynb #fad7fb3d
+SENTENCE_ENCODER = "all-minilm-l6-v2"
+
+
+def sentence_encoder() -> Callable[[Sequence[str]], Any]:  # texts to unit vectors, one row each
+    "The encoder as a function. Raises `MissingError` when it, PyTorch or transformers is not installed."
+    spec = load_spec(SENTENCE_ENCODER)
+    if not is_here(spec):
+        raise MissingError(f"the sentence encoder {spec.name} is not here: {how_to_get(spec)}")
+    try:
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError:
+        raise MissingError(f"the sentence encoder {spec.name} needs PyTorch and transformers: pip install medlab[train]") from None
+    folder = obtain(spec)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    return lambda texts: embed_batches(model, tokenizer, texts, tokens=4096)
 
 # %% ../../nbs/api/vectors.ipynb #2fdb9768
 SCALE = 5.0  # of the vectors, whose numbers are small; a larger one lets them weigh more
@@ -49,10 +68,8 @@ def write_vectors(
     path: Path | None = None,  # None: data/guard/vectors.json
 ) -> Path:
     "Train on the development lines and write the weights. Raises `MissingError` when the encoder is not installed."
-    from medlab.cleaning.paraphrases import load_encoder
-
     path, lines = path or shipped("data", "guard") / "vectors.json", wording_lines()
-    found = train_vectors(lines, held_out_scores(lines, "harm"), load_encoder()([line["text"] for line in lines]))
+    found = train_vectors(lines, held_out_scores(lines, "harm"), sentence_encoder()([line["text"] for line in lines]))
     with atomic_path(path) as whole:
         whole.write_text(json.dumps(found) + "\n", encoding="utf-8")
     return path
@@ -61,7 +78,7 @@ def write_vectors(
 class Vectors:
     "The weights of the wording's score and of the vector, with the encoder that makes it."
 
-    def __init__(self, found: dict[str, Any], encode: Any):  # as `train_vectors` gives it; as `load_encoder` gives it
+    def __init__(self, found: dict[str, Any], encode: Any):  # as `train_vectors` gives it; as `sentence_encoder` gives it
         self.found, self.encode, self.lock = found, encode, threading.Lock()
 
     def probability(
@@ -81,10 +98,8 @@ def load_vectors(
     path: Path | None = None,  # None: the weights that come with medlab
 ) -> Vectors:
     "The third reader with its encoder. Raises `MissingError` where the encoder is not installed, `InputError` where the file holds no weights."
-    from medlab.cleaning.paraphrases import load_encoder
-
     path = path or shipped("data", "guard") / "vectors.json"
     found = read_json(path)
     if not isinstance(found, dict) or set(found) != {"lines", "words", "bias", "alarm", "vector"}:
         raise InputError(f"{path}: got a file without lines, words, bias, alarm and vector; make it anew with write_vectors (see the lesson on vectors)")
-    return Vectors(found, load_encoder(batch=1))
+    return Vectors(found, sentence_encoder())
