@@ -183,7 +183,7 @@ def guard_readers(
     encoder: bool = False,  # whether the sentence encoder is among them
 ) -> dict[str, Callable[[str], dict | None]]:
     "The ways to read a question that come with medlab, by name. Raises `MissingError` where the encoder is wanted and not installed."
-    readers = {
+    readers: dict[str, Callable[[str], dict | None]] = {
         "rules": functools.partial(guard_verdict, readers=("rules",)), "wording": functools.partial(guard_verdict, readers=("wording",)), "both": guard_verdict,
     }
     if encoder:
