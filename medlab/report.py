@@ -121,18 +121,19 @@ def build_evidence(run: Run, measured: dict, judged: dict) -> dict[str, Any]:
 
 # %% ../nbs/12_report.ipynb #d9549ccf
 @functools.cache
-def measured_guard(settings: ModelGuard | None) -> dict[str, Any]:  # rows as `guard_table` gives them, and a note
+def measured_guard(settings: ModelGuard | None, encoder: bool = False) -> dict[str, Any]:  # rows as `guard_table` gives them, and a note
     "Recall and false alarms of the guard's readers on the held-out lines that come with medlab."
     try:
-        return {"rows": guard_table(readers=compared_readers(settings)), "note": ""}
+        return {"rows": guard_table(readers=compared_readers(settings, encoder)), "note": ""}
     except MedlabError as error:
-        return {"rows": guard_table(), "note": f"The guard model could not be compared: {error}"}
+        return {"rows": guard_table(), "note": f"A further reader of the guard could not be compared: {error}"}
 
 
 def guard_evidence(profile: Profile) -> dict[str, Any]:
-    "The guard's table for a profile, with its guard model if it names one."
-    named = profile.steps.get("serve", {}).get("model_guard")
-    return measured_guard(ModelGuard.model_validate(named) if named else None)
+    "The guard's table for a profile, with its guard model and the sentence encoder if it names them."
+    serves = profile.steps.get("serve", {})
+    named = serves.get("model_guard")
+    return measured_guard(ModelGuard.model_validate(named) if named else None, bool(serves.get("guard_encoder")))
 
 # %% ../nbs/12_report.ipynb #e841a33e
 #: The version of the layout of results.json; raised when a key changes its name or meaning.
@@ -417,8 +418,8 @@ def page_hashes(profile: Profile) -> dict[str, str]:
     "What the step depends on besides its code: the templates, and what the guard's table is measured with and on."
     pages = {f"pages/{name}": sha256_text(text) for name, text in page_parts().items()}
     measured = [*shipped("data", "guard").iterdir(), *(shipped("data", "starter") / f"{task}.jsonl" for task in ("emergency_escalation", "safety_refusal"))]
-    model_guard = profile.steps.get("serve", {}).get("model_guard")
-    return pages | {f"{path.parent.name}/{path.name}": sha256_file(path) for path in sorted(measured)} | ({"model_guard": sha256_json(model_guard)} if model_guard else {})
+    guards = {name: value for name, value in profile.steps.get("serve", {}).items() if name in ("model_guard", "guard_encoder") and value}
+    return pages | {f"{path.parent.name}/{path.name}": sha256_file(path) for path in sorted(measured)} | {name: sha256_json(value) for name, value in guards.items()}
 
 # %% ../nbs/12_report.ipynb #7e640d29
 def data_headline(data: dict) -> str:

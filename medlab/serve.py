@@ -34,7 +34,7 @@ from .api.connections import impatient_protocol
 from .api.docs import add_docs
 from .api.encoders import Encoders
 from .api.errors import error_body, error_name, explain_errors
-from .api.guard import ModelGuard, standing_beside
+from .api.guard import ModelGuard, encoder_beside, standing_beside
 from .api.models import MEDGEMMA, Models, ServedModel, beside_models, medgemma_model, published_base, run_model, spec_model
 from .api.queueing import open_engine
 from .api.safety import verdict_on
@@ -216,6 +216,7 @@ class ServeParams(Params):
     keep_days: float = Field(30, gt=0)  # after which conversations and lines of the log are deleted
     log_text: bool = False  # also keep questions and answers in the log, masked
     model_guard: ModelGuard | None = None  # a guard model beside the rules: url, model, style and seconds
+    guard_encoder: bool = False  # the guard reads with the sentence encoder too, for requests for harm
 
 # %% ../nbs/09_serve.ipynb #e6813a41
 def model_alone(
@@ -267,7 +268,7 @@ def create_app(
         if site:
             site.loop = asyncio.get_running_loop()
         await asyncio.to_thread(verdict_on, [{"role": "user", "content": "Hello"}])  # its rules take a second to read
-        with standing_beside(params.model_guard):
+        with standing_beside(params.model_guard), encoder_beside(params.guard_encoder):
             yield
         for part in (models, encoders, kept):
             await asyncio.to_thread(part.close)

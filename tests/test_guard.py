@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import threading
 import time
@@ -14,14 +15,15 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from medlab.api.guard import (
-    BESIDE, BesideReader, ModelGuard, compared_readers, guard_table, guard_verdict, measure_guard, model_reader, model_verdict, read_guard_reply, served_verdict, standing_beside,
-    table_lines,
+    BESIDE, ENCODERS, BesideReader, ModelGuard, compared_readers, encoder_beside, guard_table, guard_verdict, measure_guard, model_reader, model_verdict, read_guard_reply,
+    served_verdict, standing_beside, table_lines,
 )
 from medlab.api.models import Models, ServedModel
 from medlab.api.rules import LetterIndex, load_rules, needed_letters, phrase_pattern
 from medlab.api.safety import awaited_verdict
+from medlab.api.vectors import Vectors, load_vectors
 from medlab.api.wording import load_wording, wording_counts, wording_lines, write_wording
-from medlab.basics.errors import InputError, MedlabError
+from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json, read_jsonl, shipped
 from medlab.bench.serve import Instant
 from medlab.contracts.chat import ChatFormat
@@ -126,6 +128,20 @@ def test_no_test_line_is_trained_on():
     for path in shipped("data", "starter").glob("*.jsonl"):
         held |= {row["question"] for row in read_jsonl(path) if row["split"] != "train"}
     assert len(held) > 1000 and not held & {line["text"] for line in wording_lines()}
+
+
+def test_the_pairs_share_no_frame_and_say_what_they_rest_on():
+    rows, frames = read_jsonl(shipped("data", "guard", "pairs.jsonl")), {}
+    kinds = [row["kind"] for row in rows]
+    assert min(kinds.count("emergency"), kinds.count("harm")) > 250 and kinds.count("benign") > 600
+    assert all(row["topic"] and len(row["basis"]) > 2 and row.get("near", False) == (row["kind"] == "benign") for row in rows)
+    assert len({row["topic"] for row in rows if row["kind"] == "emergency"}) > 100
+    lines = [row["text"] for row in rows] + [line["text"] for line in wording_lines() if "basis" not in line]
+    for text in lines:
+        words = re.findall(r"[a-z0-9']+", text.lower())
+        for start in range(len(words) - 7):
+            first = frames.setdefault(tuple(words[start:start + 8]), text)
+            assert first == text or first not in lines[:len(rows)], (first, text)
 
 
 @pytest.mark.long
@@ -360,6 +376,78 @@ def test_a_server_goes_on_while_it_waits_for_the_guard_model(guard_server):
 
         BESIDE[0].reader = slow
         assert asyncio.run(asking())["rule"] == "llama_guard S2" and len(gone_on) >= 6
+
+
+@pytest.fixture
+def encoder(monkeypatch):
+    "The third reader with an encoder that knows one word: a question that holds it lies where requests for harm lie."
+    weights, seen = read_json(shipped("data", "guard") / "vectors.json"), []
+    harm = [weight / sum(one * one for one in weights["vector"]) ** 0.5 for weight in weights["vector"]]
+
+    def encode(texts):
+        seen.extend(texts)
+        return [SimpleNamespace(tolist=lambda text=text: harm if "parsnip" in text else [-one for one in harm]) for text in texts]
+
+    reader = Vectors(weights, encode)
+    monkeypatch.setattr("medlab.api.guard.load_vectors", lambda: reader)
+    return reader, seen
+
+
+def test_the_encoder_decides_on_harm_together_with_the_wording(encoder):
+    _, seen = encoder
+    found = guard_verdict("Where do people buy a parsnip like this one?", readers=("rules", "wording", "vectors"))
+    assert (found["kind"], found["rule"]) == ("harm", "vectors") and "vector" in found["basis"] and found["probability"] > 0.5
+    assert guard_verdict("Where do people buy a turnip like this one?", readers=("rules", "wording", "vectors")) is None
+    assert guard_verdict("Where do people buy a parsnip like this one?") is None and len(seen) == 2
+    assert guard_verdict("My chest feels like a brick is on it and I'm in a cold sweat.", readers=("rules", "wording", "vectors"))["rule"] == "heart_attack"
+    guard_verdict("It is about a parsnip. " * 60, readers=("rules", "wording", "vectors"))
+    guard_verdict("?!", readers=("rules", "wording", "vectors"))
+    assert len(seen) == 2  # long texts are the wording's alone, and without words there is nothing to encode
+
+
+def loaded(many):
+    "Wait until the encoder stands by."
+    deadline = time.monotonic() + 20
+    while len(ENCODERS) != many and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(ENCODERS) == many
+
+
+def test_a_server_reads_with_the_encoder_once_it_is_loaded_and_without_it_where_it_fails(encoder, capsys):
+    reader, _ = encoder
+    with encoder_beside(True):
+        assert loaded(1) and served_verdict("Where do people buy a parsnip like this one?")["rule"] == "vectors"
+        assert asyncio.run(awaited_verdict([{"role": "user", "content": "Where do people buy a parsnip like this one?"}]))["rule"] == "vectors"
+        reader.encode = lambda texts: 1 / 0
+        assert served_verdict("Where do people buy a parsnip like this one?") is None and served_verdict("I want to die.")["kind"] == "emergency"
+        assert "ZeroDivisionError" in capsys.readouterr().out
+    assert ENCODERS == []
+    with encoder_beside(False):
+        assert ENCODERS == []
+
+
+def test_a_server_without_the_encoder_says_so_and_serves(monkeypatch, capsys):
+    def gone():
+        raise MissingError("the sentence encoder is not installed")
+
+    monkeypatch.setattr("medlab.api.guard.load_vectors", gone)
+    said = ""
+    with encoder_beside(True):
+        deadline = time.monotonic() + 20
+        while "not installed" not in (said := said + capsys.readouterr().out) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "reads without the sentence encoder" in said and served_verdict("I want to die.")["kind"] == "emergency"
+
+
+def test_weights_of_vectors_that_are_none_are_refused(tmp_path):
+    (tmp_path / "vectors.json").write_text('{"vector": []}')
+    with pytest.raises(InputError, match="write_vectors"):
+        load_vectors(tmp_path / "vectors.json")
+
+
+def test_the_vectors_were_trained_on_the_same_lines_as_the_wording():
+    weights = read_json(shipped("data", "guard") / "vectors.json")
+    assert weights["lines"] == load_wording().lines == len(wording_lines()) and len(weights["vector"]) == 384
 
 
 PLAN = {"patient": {"age": 62, "sex": "female", "complaint": "A sore knee."}}

@@ -29,7 +29,7 @@ FLOORS = (
 ALTERNATIVES = ("sources", "builders", "loaders", "engines", "training", "api")
 #: What the alternatives of a room may share, and the one module that opens them.
 SHARED = {"medlab.loaders.llama", "medlab.sources.medquad_tables",
-          *(f"medlab.api.{name}" for name in ("bodies", "errors", "events", "guard", "models", "queueing", "rules", "safety", "security", "wording"))}
+          *(f"medlab.api.{name}" for name in ("bodies", "errors", "events", "guard", "models", "queueing", "rules", "safety", "security", "vectors", "wording"))}
 #: In the training room, everything but the backends: `peft` and `unsloth` share it, and never import one another.
 SHARED |= {f"medlab.training.{name}" for name in ("settings", "batches", "packing", "lowrank", "adapters", "precision", "tracking", "loop", "task_scores", "forgetting", "advice",
                                                   "estimate")}

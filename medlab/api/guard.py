@@ -10,6 +10,7 @@ import copy
 import functools
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from ..basics.files import read_jsonl, shipped
 from ..contracts.engine import Sampling
 from ..metrics.intervals import wilson
 from .rules import load_rules
+from .vectors import Vectors, load_vectors
 from .wording import load_wording
 
 # %% ../../nbs/api/guard.ipynb #b1d4df9a
@@ -30,7 +32,7 @@ class GuardVerdict(BaseModel):
     "What the guard says about a question."
 
     kind: Literal["emergency", "harm"]
-    rule: str  # the rule's id, or `wording`
+    rule: str  # the rule's id, or `wording` or `vectors`
     text: str  # what is shown first
     basis: str  # what the rule rests on
     because: list[str]  # the words of the question that made it fire, folded
@@ -56,11 +58,12 @@ RESEMBLES = {
 }
 
 # %% ../../nbs/api/guard.ipynb #ff73a9d5
-def wording_verdict(kind: Literal["emergency", "harm"], question: str, probability: float) -> GuardVerdict:
-    "What is said to a question whose wording resembles a kind of danger."
+def wording_verdict(kind: Literal["emergency", "harm"], question: str, probability: float, rule: str = "wording") -> GuardVerdict:
+    "What is said to a question whose wording, alone or with its vector, resembles a kind of danger."
     wording = load_wording()
-    basis = f"a classifier of wording, trained on {wording.lines} lines; probability {probability:.2f} where dangers and other lines are equally frequent"
-    return GuardVerdict(kind=kind, rule="wording", text=RESEMBLES[kind], basis=basis, because=wording.strongest_words(question, kind), probability=probability)
+    reads = "wording and of the sentence's vector" if rule == "vectors" else "wording"
+    basis = f"a classifier of {reads}, trained on {wording.lines} lines; probability {probability:.2f} where dangers and other lines are equally frequent"
+    return GuardVerdict(kind=kind, rule=rule, text=RESEMBLES[kind], basis=basis, because=wording.strongest_words(question, kind), probability=probability)
 
 # %% ../../nbs/api/guard.ipynb #9bf07010
 EXAM = re.compile(
@@ -95,10 +98,28 @@ def believed(
     return bool(stated) and len(stated) < len(question.strip()) and max(load_wording().scores(stated).values()) > far
 
 # %% ../../nbs/api/guard.ipynb #20e2fae3
+WITH_VECTORS = ("rules", "wording", "vectors")  # the readers where the encoder is at hand
+
+
+def raised_alarms(
+    question: str,
+    scores: dict[str, float],  # by its wording
+    vectors: bool,  # whether the encoder is asked for requests for harm
+    words: int = 150,  # in a longer text it is not asked
+) -> dict[str, float]:  # kind to probability
+    "The kinds of danger that the classifiers see in a question."
+    alarms = load_wording().alarms(question, scores)
+    if vectors and len(question.split()) <= words and re.search(r"[^\W\d_]{2}", question):
+        alarms.pop("harm", None)
+        if (probability := load_vectors().probability(question, scores["harm"])) is not None:
+            alarms["harm"] = probability
+    return {kind: value for kind, value in alarms.items() if enough(question, value)}
+
+# %% ../../nbs/api/guard.ipynb #cdd0cd1c
 def guard_verdict(
     question: str,  # the caller's own words: of a conversation, the last turn
     answer: str | None = None,  # the model's text; it is never changed, and never needed
-    readers: Collection[str] = ("rules", "wording"),  # or one of them
+    readers: Collection[str] = ("rules", "wording"),  # or one of them; with `vectors`, the wording is read together with the sentence encoder
 ) -> dict | None:  # a `GuardVerdict` as a dict, None where nothing was found
     "Look for an emergency and for a request for harm in a question."
     found: dict[Literal["emergency", "harm"], GuardVerdict] = {}
@@ -108,10 +129,10 @@ def guard_verdict(
             return urgent.model_dump()
         if refused := rule_verdict("harm", question):
             found["harm"] = refused
-    alarms = {kind: value for kind, value in load_wording().alarms(question, scores).items() if enough(question, value)} if scores else {}
+    alarms = raised_alarms(question, scores, "vectors" in readers) if scores else {}
     for kind in KINDS:
         if kind in alarms and kind not in found:
-            found[kind] = wording_verdict(kind, question, alarms[kind])
+            found[kind] = wording_verdict(kind, question, alarms[kind], "vectors" if kind == "harm" and "vectors" in readers else "wording")
     order = sorted(found, key=lambda kind: -alarms.get(kind, 0.5))
     return found[order[0]].model_dump() if order else None
 
@@ -158,11 +179,17 @@ def guard_sets() -> dict[str, tuple[str, list[str], list[str]]]:  # name to kind
     }
 
 # %% ../../nbs/api/guard.ipynb #02b621bb
-def guard_readers() -> dict[str, Callable[[str], dict | None]]:
-    "The ways to read a question that come with medlab, by name."
-    return {
+def guard_readers(
+    encoder: bool = False,  # whether the sentence encoder is among them
+) -> dict[str, Callable[[str], dict | None]]:
+    "The ways to read a question that come with medlab, by name. Raises `MissingError` where the encoder is wanted and not installed."
+    readers: dict[str, Callable[[str], dict | None]] = {
         "rules": functools.partial(guard_verdict, readers=("rules",)), "wording": functools.partial(guard_verdict, readers=("wording",)), "both": guard_verdict,
     }
+    if encoder:
+        load_vectors()
+        readers["encoder"] = functools.partial(guard_verdict, readers=WITH_VECTORS)
+    return readers
 
 # %% ../../nbs/api/guard.ipynb #49701903
 def guard_table(
@@ -307,6 +334,33 @@ class BesideReader:
         "Wait for no reply any more."
         self.threads.shutdown(wait=False, cancel_futures=True)
 
+# %% ../../nbs/api/guard.ipynb #055d0396
+ENCODERS: list[Vectors] = []  # one for each of this process's servers that reads with the encoder, as soon as it is loaded
+
+
+@contextmanager
+def encoder_beside(wanted: bool) -> Iterator[None]:
+    "While it lasts, `served_verdict` reads with the sentence encoder, which is loaded in a thread; where there is none, a line says so."
+    ended = threading.Event()
+
+    def load() -> None:
+        try:
+            found = load_vectors()
+        except Exception as error:  # noqa: BLE001 - a server serves without it
+            print(f"the guard reads without the sentence encoder: {error}", flush=True)
+            return
+        if not ended.is_set():
+            ENCODERS.append(found)
+
+    if wanted:
+        threading.Thread(target=load, name="medlab-guard-encoder", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if wanted and ENCODERS:
+            ENCODERS.pop()
+
 # %% ../../nbs/api/guard.ipynb #424e6644
 BESIDE: list[BesideReader] = []  # those that this process's servers were told of
 
@@ -335,13 +389,23 @@ def option_verdict(options: Iterable[str]) -> dict | None:  # a `GuardVerdict` a
     return next((verdict for option in options if OF_ONESELF.search(option) and (verdict := guard_verdict(option, readers=("rules",)))), None)
 
 # %% ../../nbs/api/guard.ipynb #e0db3a3c
+def read_with_encoder(question: str) -> dict | None:  # a `GuardVerdict` as a dict
+    "The verdict of the rules, the wording and, where a server has loaded it, the encoder; if that fails, of the other two."
+    if ENCODERS:
+        try:
+            return guard_verdict(question, readers=WITH_VECTORS)
+        except Exception as error:  # noqa: BLE001 - trouble of the encoder must not keep an answer back
+            print(f"the guard read a question without the sentence encoder: {type(error).__name__}", flush=True)
+    return guard_verdict(question)
+
+# %% ../../nbs/api/guard.ipynb #9a5715a7
 def served_verdict(
     question: str,
     answer: str | None = None,  # never needed
     options: Collection[str] = (),  # texts to choose from, where the question has some
 ) -> dict | None:  # a `GuardVerdict` as a dict
-    "What a server says to a question: the two readers' verdict, and where they have none that of a guard model, if one stands beside them."
-    if (found := guard_verdict(question, answer) or option_verdict(options)) or not question.strip():
+    "What a server says to a question: the readers' verdict, and where they have none that of a guard model, if one stands beside them."
+    if (found := read_with_encoder(question) or option_verdict(options)) or not question.strip():
         return found
     whole = "\n".join([question, *options])
     return next((verdict for reader in BESIDE if (verdict := reader(whole))), None)
@@ -349,10 +413,11 @@ def served_verdict(
 # %% ../../nbs/api/guard.ipynb #3cab738a
 def compared_readers(
     settings: ModelGuard | None = None,  # None: only those that come with medlab
+    encoder: bool = False,  # whether the sentence encoder is compared too
 ) -> dict[str, Callable[[str], dict | None]]:  # by name, for `guard_table`
-    "The readers that come with medlab, a guard model, and all of them together."
-    readers = guard_readers()
+    "The readers that come with medlab, a guard model, and all of them together. Raises `MissingError` where the encoder is wanted and not installed."
+    readers = guard_readers(encoder)
     if settings:
         model = functools.lru_cache(None)(model_reader(settings.url, settings.model, settings.style, os.environ.get("MEDLAB_GUARD_KEY") or None))
-        readers |= {"model": model, "all": lambda question: guard_verdict(question) or model(question)}
+        readers |= {"model": model, "all": lambda question: readers["encoder" if encoder else "both"](question) or model(question)}
     return readers

@@ -46,9 +46,9 @@ async def awaited_verdict(
     messages: list[dict],  # the conversation
     options: Collection[str] = (),
 ) -> dict | None:
-    "The same as `verdict_on`, for a server's event loop: nothing else waits where a guard model is asked."
+    "The same as `verdict_on`, for a server's event loop: nothing else waits where a guard model or the sentence encoder is asked."
     here = sys.modules.get("medlab.api.guard")
-    return await asyncio.to_thread(verdict_on, messages, "", options) if here and here.BESIDE else verdict_on(messages, "", options)
+    return await asyncio.to_thread(verdict_on, messages, "", options) if here and (here.BESIDE or here.ENCODERS) else verdict_on(messages, "", options)
 
 # %% ../../nbs/api/safety.ipynb #1c5250be
 def prefixed(

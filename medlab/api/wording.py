@@ -156,7 +156,7 @@ def starter_lines() -> list[dict]:
 def wording_lines() -> list[dict]:  # each with kind, text, and near where a benign line is meant to be hard
     "The lines that the classifier is trained on: none of them is a test line."
     everyday = [row for row in read_jsonl(shipped("data", "guard", "everyday.jsonl")) if row["split"] == "development"]
-    return read_jsonl(shipped("data", "guard", "lines.jsonl")) + everyday + starter_lines()
+    return [row for name in ("lines", "pairs") for row in read_jsonl(shipped("data", "guard", f"{name}.jsonl"))] + everyday + starter_lines()
 
 # %% ../../nbs/api/wording.ipynb #5ea67305
 def counted_matrix(lines: list[dict]) -> tuple[Any, list[str]]:  # sparse rows, and the names of the columns
