@@ -33,9 +33,7 @@ from .figures.drawing import THEMES, draw_in_both_themes, short_line
 from .figures.errors import commonest_choices, count_errors, danger_words, error_table
 from .figures.marks import changed_runs
 from .figures.pages import page_environment, page_parts
-from medlab.figures.results import (
-    BASE, MAIN_METRICS, SHORT_TITLES, describe_rows, draw_tasks, draw_variants, find_row, formatted_value, last_tuned, variants_of,
-)
+from .figures.results import BASE, MAIN_METRICS, SHORT_TITLES, describe_rows, draw_tasks, draw_variants, find_row, formatted_value, last_tuned, variants_of
 from medlab.figures.tables import (
     check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables, page_table, source_tables,
 )

@@ -524,8 +524,7 @@ def run_benchmark(
     encoding: str = "",  # as for `benchmark_items`
 ) -> dict:  # also written to RUN/benchmarks
     "Evaluate variants on anybody's benchmark, and write the results for this file alone. Raises `InputError` for a file, a kind or a protocol that is not known."
-    known = run.path / "instruct" / "train.jsonl"
-    train = read_examples(known) if known.exists() else []
+    train = read_examples(known) if (known := run.path / "instruct" / "train.jsonl").exists() else []
     shots = {task: few_shot_examples(train, task, 5 if protocol == "few-shot-5" else 0, profile.seed) for task in TASKS}
     check_protocol(protocol, kind, shots)
     chosen = [find_variant(name, run, profile) for name in variants]  # one that is not there is an error now, not after the search for leaks
