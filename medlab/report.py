@@ -612,7 +612,7 @@ def limits_of(results: dict, judged: dict) -> list[str]:
         found.append("What the fine-tune took away (general knowledge, refusals) was not measured.")
     return found
 
-
+# %% ../nbs/12_report.ipynb #9d3b7e14
 def machine_words(results: dict) -> str:
     "Where the numbers were measured; a page that is made again elsewhere does not claim its own machine for them."
     here, measured = time_facts(results)[0][1], results.get("made_by", {}).get("evaluate", {}).get("platform")
