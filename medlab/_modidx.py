@@ -3308,6 +3308,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                   'medlab/metrics/rivals.py'),
                                        'medlab.metrics.rivals.by_option': ('metrics/rivals.html#by_option', 'medlab/metrics/rivals.py'),
                                        'medlab.metrics.rivals.case_rivals': ('metrics/rivals.html#case_rivals', 'medlab/metrics/rivals.py'),
+                                       'medlab.metrics.rivals.have_words': ('metrics/rivals.html#have_words', 'medlab/metrics/rivals.py'),
                                        'medlab.metrics.rivals.label_rivals': ( 'metrics/rivals.html#label_rivals',
                                                                                'medlab/metrics/rivals.py'),
                                        'medlab.metrics.rivals.question_stem': ( 'metrics/rivals.html#question_stem',

@@ -277,7 +277,8 @@ def evidence_plans(evidence: dict) -> list[tuple]:
     ends = {BASE, next((one["variant"] for one in reversed(asked) if one["variant"] != BASE), None)}  # more curves could not be told apart; the table has all
     named = {calibration_name(one): one for one in asked if one["variant"] in ends}
     bins = {name: one["reliability"] for name, one in named.items() if one.get("reliability")}
-    curves = {name: [point for point in one["risk_coverage"] if point["coverage"] * one["n"] >= LEAST_ANSWERED] for name, one in named.items() if one.get("risk_coverage")}
+    enough = {name: [point for point in one.get("risk_coverage") or [] if point["coverage"] * one["n"] >= LEAST_ANSWERED] for name, one in named.items()}
+    curves = {name: points for name, points in enough.items() if points}
     points = (evidence.get("people") or {}).get("points") or []
     plans = [
         (f"confusion_{task}", f"{task.replace('_', ' ').capitalize()}: what was mistaken for what", behind.describe_confusion(one["tables"], one["labels"]),
@@ -292,18 +293,16 @@ def evidence_plans(evidence: dict) -> list[tuple]:
 # %% ../nbs/12_report.ipynb #07e1bf69
 def make_figures(
     run: Run,
-    rows: list[dict],
-    evidence: dict | None = None,  # of results.json
-    baselines: Iterable[dict] = (),  # majority baselines of results.json
+    results: dict,  # as in results.json
 ) -> list[dict[str, str]]:  # title and words, and the file names for light and dark where there was something to draw
     "Draw the figures of results for both themes into report/figures; the file names are relative to the report folder."
     types = {name: one["measured"] for name, one in read_json(run.file("quantize", "check.json")).get("types", {}).items() if one.get("measured")}
     tuning = run.manifest("finetune")
     log, speed = read_json(run.file("finetune", "training_log.json")) | {"scored": tuning and tuning.params.get("scored")}, speed_of(read_predictions(run.file("evaluate", "predictions.parquet")))
     plans = [
-        *measured_plans(rows, list(baselines)),
+        *measured_plans(results["rows"], results["majority_baselines"]),
         ("quantized", "What quantization costs, next token by next token", behind.describe_quantized(types) if types else "", lambda theme: behind.draw_quantized(types, theme)),
-        *evidence_plans(evidence or {}),
+        *evidence_plans(results["evidence"]),
         ("training_loss", "Training: loss and scores", behind.describe_training(log), lambda theme: behind.draw_training(log, theme)),
         ("speed", "Length and time of an answer, on this machine", behind.describe_speed(speed) if speed else "", lambda theme: behind.draw_speed(speed, theme)),
     ]
@@ -833,7 +832,7 @@ def report(run: Run, profile: Profile) -> Outcome:
     "Collect the run's results and write results.json, report.html, data.html, MODEL_CARD.md and the figures."
     results, folder = build_results(run, profile), run.folder("report")
     write_json(folder / "results.json", results)
-    texts = {"report.html": render_html(run, results, make_figures(run, results["rows"], results["evidence"], results["majority_baselines"])), "MODEL_CARD.md": render_card(run, results)}
+    texts = {"report.html": render_html(run, results, make_figures(run, results)), "MODEL_CARD.md": render_card(run, results)}
     texts["data.html"] = render_data(run, results["data"], make_data_figures(folder, results["data"]))
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:

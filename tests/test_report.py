@@ -141,7 +141,7 @@ def test_a_page_needs_nothing_but_itself_and_its_neighbour(name, smoke_run):
     assert len(text) < 2_000_000  # a dozen figures for light and for dark pages
 
 
-@pytest.mark.parametrize(("name", "pictures"), [("report.html", 12), ("data.html", 3)])
+@pytest.mark.parametrize(("name", "pictures"), [("report.html", 11), ("data.html", 3)])
 def test_a_page_can_be_read_by_everybody(name, pictures, smoke_run):
     page = Page(smoke_run[0].file("report", name).read_text(encoding="utf-8"))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
@@ -180,10 +180,10 @@ def test_rendering_again_gives_the_same_result_in_another_folder(copied, results
     assert results_hash(again) == results_hash(results)
     assert again["data"] == results["data"]
     before = {name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png") for name in [path.name]}
-    make_figures(run, again["rows"], again["evidence"])
+    make_figures(run, again)
     make_data_figures(run.folder("report"), again["data"])
     assert before == {path.name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png")}
-    assert len(before) == (12 + 3) * len(THEMES)
+    assert len(before) == (11 + 3) * len(THEMES)
 
 
 def test_what_was_not_run_is_shown_as_not_run_and_escaped(copied):
@@ -195,7 +195,7 @@ def test_what_was_not_run_is_shown_as_not_run_and_escaped(copied):
             row.update(value=None, low=None, high=None, n=0, status="not run", why=WHY)
     write_json(path, measured)
     changed = build_results(run, profile)
-    text = render_html(run, changed, make_figures(run, changed["rows"], changed["evidence"]))
+    text = render_html(run, changed, make_figures(run, changed))
     assert "<script" not in text and "&lt;script&gt;" in text
     made = Page(text)
     assert made.open == [] and WHY in made.text and "not run" in made.text
@@ -220,7 +220,7 @@ def test_a_variant_of_any_name_is_described_and_drawn(copied):
     write_json(path, measured)
     changed = build_results(run, profile)
     assert describe_variants(changed["rows"])[-1][0] == WHY and f"the {WHY} model" in headline(changed["rows"])
-    text = render_html(run, changed, make_figures(run, changed["rows"], changed["evidence"]))
+    text = render_html(run, changed, make_figures(run, changed))
     assert "<script" not in text and WHY in Page(text).text and "<script" not in render_card(run, changed)
 
 
@@ -299,7 +299,7 @@ def everything(results):
 def test_what_a_larger_profile_measures_is_shown(copied, results):
     run, _ = copied
     whole = everything(results)
-    page = Page(render_html(run, whole, make_figures(run, whole["rows"], whole["evidence"])))
+    page = Page(render_html(run, whole, make_figures(run, whole)))
     assert sum(tag == "img" for tag, _ in page.tags) == 13 and page.open == []
     triage = page.tables["Right triage level"]
     heads = ["no examples", "with examples (n = 16)", "likeliest letter (n = 16)"]
@@ -490,7 +490,7 @@ def test_the_page_in_a_browser(copied, results, width):
     run, _ = copied
     whole = everything(results)
     path = run.path / "report" / "whole.html"
-    path.write_text(render_html(run, whole, make_figures(run, whole["rows"], whole["evidence"])), encoding="utf-8")
+    path.write_text(render_html(run, whole, make_figures(run, whole)), encoding="utf-8")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 900})
@@ -599,7 +599,7 @@ def test_whatever_a_source_or_reason_or_licence_is_called_it_stays_text(rich):
     changed = build_results(run, profile)
     texts = [
         render_data(run, changed["data"], make_data_figures(run.folder("report"), changed["data"])),
-        render_html(run, changed, make_figures(run, changed["rows"], changed["evidence"])),
+        render_html(run, changed, make_figures(run, changed)),
     ]
     for text in texts:
         assert "<script" not in text and Page(text).open == [] and WHY in Page(text).text
@@ -636,7 +636,7 @@ def test_a_licence_that_is_held_is_printed_wherever_the_data_are(rich):
     changed = build_results(run, profile)
     page = Page(render_data(run, changed["data"], []))
     words = "licences_held: nhs. The user of this run states to hold a licence"
-    report = Page(render_html(run, changed, make_figures(run, changed["rows"], changed["evidence"])))
+    report = Page(render_html(run, changed, make_figures(run, changed)))
     assert words in page.text and words in report.text and words in render_card(run, changed)
     licences = {(row[0], row[1]): row[3] for row in page.tables["Licences"][1:]}
     assert licences == {

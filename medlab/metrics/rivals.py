@@ -6,6 +6,7 @@
 __all__ = ['rival_answers', 'rival_rows']
 
 # %% ../../nbs/metrics/rivals.ipynb #2d6cd36f
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -40,6 +41,11 @@ def label_rivals() -> dict[str, Any]:
     }
 
 
+def have_words(texts: Iterable[str]) -> bool:
+    "Whether any text has a word of two characters, without which a bag of words is empty."
+    return any(re.search(r"\w\w", text) for text in texts)
+
+
 def text_lengths(texts: Iterable[str]) -> list[list[int]]:
     "The number of characters of each text, as a column."
     return [[len(text)] for text in texts]
@@ -50,7 +56,7 @@ def by_label_rivals(train: list[Example], test: list[Example], field: str) -> di
     texts, labels = [question_stem(one) for one in train], [one.gold[field] for one in train]
     majority = min(Counter(labels).items(), key=lambda pair: (-pair[1], pair[0]))[0]
     found = {"majority": {one.id: majority for one in test}}
-    for name, rival in label_rivals().items() if len(set(labels)) > 1 else ():
+    for name, rival in label_rivals().items() if len(set(labels)) > 1 and have_words(texts) else ():
         answers = rival.fit(texts, labels).predict([question_stem(one) for one in test])
         found[name] = {one.id: str(answer) for one, answer in zip(test, answers)}
     return found
@@ -77,10 +83,11 @@ def case_rivals(train: list[Example], test: list[Example]) -> dict[str, dict[str
     majority = min(letters.items(), key=lambda pair: (-pair[1], pair[0]))[0] if letters else "A"
     lengths = {one.id: {letter: len(text) for letter, text in options_in(one.question).items()} for one in test}
     found = {"majority": {one.id: majority for one in test}, "longest_option": {name: max(sizes, key=lambda one: sizes[one]) for name, sizes in lengths.items()}}
-    if train:
-        makers = label_rivals()
+    makers = label_rivals()
+    if have_words(one.question for one in train):
         found["naive_bayes"] = by_option(train, test, True, makers["naive_bayes"])
         found["tfidf_logistic_regression"] = by_option(train, test, True, makers["tfidf_logistic_regression"])
+    if have_words(text for one in train for text in options_in(one.question).values()):
         found["options_only"] = by_option(train, test, False, label_rivals()["tfidf_logistic_regression"])
     return found
 
