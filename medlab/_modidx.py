@@ -1356,6 +1356,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                      'medlab.cli.evaluate.as_protocol': ('cli/evaluate.html#as_protocol', 'medlab/cli/evaluate.py'),
                                      'medlab.cli.evaluate.asked_prompts': ('cli/evaluate.html#asked_prompts', 'medlab/cli/evaluate.py'),
                                      'medlab.cli.evaluate.benchmark_items': ('cli/evaluate.html#benchmark_items', 'medlab/cli/evaluate.py'),
+                                     'medlab.cli.evaluate.benchmark_rivals': ( 'cli/evaluate.html#benchmark_rivals',
+                                                                               'medlab/cli/evaluate.py'),
                                      'medlab.cli.evaluate.benchmark_variant': ( 'cli/evaluate.html#benchmark_variant',
                                                                                 'medlab/cli/evaluate.py'),
                                      'medlab.cli.evaluate.benchmark_written': ( 'cli/evaluate.html#benchmark_written',

@@ -180,7 +180,7 @@ def test_rendering_again_gives_the_same_result_in_another_folder(copied, results
     assert results_hash(again) == results_hash(results)
     assert again["data"] == results["data"]
     before = {name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png") for name in [path.name]}
-    make_figures(run, again["rows"], again["evidence"])
+    make_figures(run, again["rows"], again["evidence"], again["majority_baselines"])
     make_data_figures(run.folder("report"), again["data"])
     assert before == {path.name: sha256_file(path) for path in (run.path / "report" / "figures").glob("*.png")}
     assert len(before) == (12 + 3) * len(THEMES)

@@ -491,6 +491,14 @@ def asked_prompts(items: list[Example], shots: dict[str, list[Example]], protoco
     return {arm: {"messages": one.messages, "lead": one.lead, "options": list(one.options.values())} for arm, one in asked.items()}
 
 # %% ../../nbs/cli/evaluate.ipynb #48c07125
+def benchmark_rivals(train: list[Example], items: list[Example]) -> list[dict]:  # rows of `rival_rows`
+    "Cheap rivals on the items; only those that learn nothing where the training data have no words to learn from."
+    try:
+        return rival_rows(train, items)
+    except ValueError:  # scikit-learn, of an empty vocabulary
+        return rival_rows([], items)
+
+
 def earlier_result(path: Path) -> dict:
     "What a result's file holds; nothing where there is none, and where it is damaged: then it is written anew."
     try:
@@ -549,7 +557,7 @@ def run_benchmark(
     result = {"schema": BENCHMARK_SCHEMA, "file": path.name, "sha256": sha256_file(path), "as": kind, "protocol": protocol, "n": len(usable), "results": scored,
               "items": sha256_json(sorted(one.id for one in usable)), "prompts": asked_prompts(usable, shots, protocol, kind), "left_out": left_out, "leaks": leaks,
               "leaks_checked_against": len(train), "suspects": suspects, "suspects_why": unchecked, "not_possible": impossible, "smallest_difference": smallest_difference(len(usable)),
-              "rivals": rival_rows(train, usable)}
+              "rivals": benchmark_rivals(train, usable)}
     write_result(run.folder("benchmarks") / f"{path.stem}-{kind}-{protocol}.json", result)
     return result
 
