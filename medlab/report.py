@@ -40,9 +40,7 @@ from medlab.figures.tables import (
     check_tables, describe_credits, describe_licences_held, example_tables, flow_tables, largest_first, length_tables, made_tables, page_table, source_tables,
 )
 from .api.guard import ModelGuard, compared_readers, guard_table
-from medlab.core import (
-    Manifest, Outcome, Params, Profile, Run, find_step, git_commit, load_profile, package_versions, profile_names, recover, step,
-)
+from .core import Manifest, Outcome, Params, Profile, Run, find_step, git_commit, load_profile, package_versions, profile_names, recover, step
 from .cleaning.evidence import RUNS, evidence_of, shared_evidence
 from .cleaning.records import PreprocessParams, without_personal
 from .models import load_spec
@@ -612,7 +610,7 @@ def limits_of(results: dict, judged: dict) -> list[str]:
         found.append("What the fine-tune took away (general knowledge, refusals) was not measured.")
     return found
 
-
+# %% ../nbs/12_report.ipynb #4b4291f0
 def machine_words(results: dict) -> str:
     "Where the numbers were measured; a page that is made again elsewhere does not claim its own machine for them."
     here, measured = time_facts(results)[0][1], results.get("made_by", {}).get("evaluate", {}).get("platform")
