@@ -554,9 +554,9 @@ def run_benchmark(
         answered, impossible = answered + given, impossible | {f"{name}, {arm}": text for arm, text in why.items()}
     trained = run.manifest("finetune") if variants != ["base"] else None
     scored = [one | {"trained": trained.key if trained and one["variant"] != "base" else None} for one in score_benchmark(usable, answered)]
-    result = {"schema": BENCHMARK_SCHEMA, "file": path.name, "sha256": sha256_file(path), "as": kind, "protocol": protocol, "n": len(usable), "results": scored,
-              "items": sha256_json(sorted(one.id for one in usable)), "rivals": benchmark_rivals(train, usable), "prompts": asked_prompts(usable, shots, protocol, kind),
-              "left_out": left_out, "leaks": leaks, "leaks_checked_against": len(train), "suspects": suspects, "suspects_why": unchecked, "not_possible": impossible, "smallest_difference": smallest_difference(len(usable))}
+    result = {"schema": BENCHMARK_SCHEMA, "file": path.name, "sha256": sha256_file(path), "as": kind, "protocol": protocol, "n": len(usable), "results": scored, "left_out": left_out,
+              "items": sha256_json(sorted(one.id for one in usable)), "rivals": benchmark_rivals(train, usable), "prompts": asked_prompts(usable, shots, protocol, kind), "leaks": leaks,
+              "leaks_checked_against": len(train), "suspects": suspects, "suspects_why": unchecked, "not_possible": impossible, "smallest_difference": smallest_difference(len(usable))}
     write_result(run.folder("benchmarks") / f"{path.stem}-{kind}-{protocol}.json", result)
     return result
 
