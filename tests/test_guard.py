@@ -21,7 +21,7 @@ from medlab.api.guard import (
 from medlab.api.models import Models, ServedModel
 from medlab.api.rules import LetterIndex, load_rules, needed_letters, phrase_pattern
 from medlab.api.safety import awaited_verdict
-from medlab.api.vectors import Vectors, load_vectors
+from medlab.api.vectors import Vectors, load_vectors, write_vectors
 from medlab.api.wording import load_wording, wording_counts, wording_lines, write_wording
 from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.files import read_json, read_jsonl, shipped
@@ -29,7 +29,7 @@ from medlab.bench.serve import Instant
 from medlab.contracts.chat import ChatFormat
 from medlab.contracts.engine import Sampling
 from medlab.engines.openai_compatible import OpenAiEngine
-from medlab.models import load_spec, obtain
+from medlab.models import is_here, load_spec, obtain
 from medlab.serve import ServeParams, create_app
 
 
@@ -448,6 +448,15 @@ def test_weights_of_vectors_that_are_none_are_refused(tmp_path):
 def test_the_vectors_were_trained_on_the_same_lines_as_the_wording():
     weights = read_json(shipped("data", "guard") / "vectors.json")
     assert weights["lines"] == load_wording().lines == len(wording_lines()) and len(weights["vector"]) == 384
+
+
+@pytest.mark.long
+def test_the_shipped_vectors_are_those_of_the_shipped_lines(tmp_path):
+    if not is_here(load_spec("all-minilm-l6-v2")):
+        pytest.skip("the sentence encoder is not installed: medlab setup")
+    again, shipped_ones = read_json(write_vectors(tmp_path / "vectors.json")), read_json(shipped("data", "guard") / "vectors.json")
+    assert again["lines"] == shipped_ones["lines"] and again["vector"] == pytest.approx(shipped_ones["vector"], abs=0.02)
+    assert all(again[name] == pytest.approx(shipped_ones[name], abs=0.02) for name in ("words", "bias", "alarm"))
 
 
 PLAN = {"patient": {"age": 62, "sex": "female", "complaint": "A sore knee."}}
