@@ -16,8 +16,7 @@ from typing import Any
 
 from ..basics.errors import InputError, MissingError
 from ..basics.files import atomic_path, hash_fraction, read_json, shipped
-from ..metrics.embeddings import embed_batches
-from ..models import how_to_get, is_here, load_spec, obtain
+from ..models import embed_texts, how_to_get, is_here, load_spec
 from .wording import alarm_score, held_out_scores, load_wording, wording_lines
 
 # %% ../../nbs/api/vectors.ipynb #fad7fb3d
@@ -29,13 +28,9 @@ def sentence_encoder() -> Callable[[Sequence[str]], Any]:  # texts to unit vecto
     spec = load_spec(SENTENCE_ENCODER)
     if not is_here(spec):
         raise MissingError(f"the sentence encoder {spec.name} is not here: {how_to_get(spec)}")
-    try:
-        from transformers import AutoModel, AutoTokenizer
-    except ImportError:
-        raise MissingError(f"the sentence encoder {spec.name} needs PyTorch and transformers: pip install medlab[train]") from None
-    folder = obtain(spec)
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    return lambda texts: embed_batches(model, tokenizer, texts, tokens=4096)
+    encode = functools.partial(embed_texts, name=SENTENCE_ENCODER)
+    encode(["A text."])  # so that it is loaded now
+    return encode
 
 # %% ../../nbs/api/vectors.ipynb #2fdb9768
 SCALE = 5.0  # of the vectors, whose numbers are small; a larger one lets them weigh more
