@@ -262,9 +262,10 @@ def break_off(queue: EngineQueue, gone: threading.Event) -> None:
 def give_up(queue: EngineQueue, gone: threading.Event) -> None:
     "Nobody waits for this work any more: it is told so, and broken off when it does not end by itself."
     gone.set()
-    with suppress(RuntimeError):  # there is no event loop any more
-        loop = asyncio.get_running_loop()
-        loop.call_later(queue.patience, loop.run_in_executor, None, break_off, queue, gone)
+    if queue.current is gone:  # it has begun, and has not ended
+        with suppress(RuntimeError):  # there is no event loop any more
+            loop = asyncio.get_running_loop()
+            loop.call_later(queue.patience, loop.run_in_executor, None, break_off, queue, gone)
 
 # %% ../../nbs/api/queueing.ipynb #11b7e37d
 async def use(

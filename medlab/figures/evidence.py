@@ -21,9 +21,8 @@ def validation_points(log: dict) -> tuple[list[dict], dict[str, list[tuple[int, 
     losses = [one for one in log.get("validation") or [] if one.get("loss") is not None]
     scores: dict[str, list[tuple[int, float]]] = {}
     for one in log.get("validation") or []:
-        for name, value in ({name: value for name, value in one.items() if name not in ("step", "loss", "scores")} | (one.get("scores") or {})).items():
-            value = value.get("value") if isinstance(value, dict) else value
-            if isinstance(value, (int, float)):
+        for name, value in one.items():
+            if name not in ("step", "loss") and isinstance(value, (int, float)):
                 scores.setdefault(name, []).append((one["step"], float(value)))
     return losses, scores
 
