@@ -8,6 +8,8 @@ __all__ = ['Division', 'divide', 'gate', 'preprocess']
 # %% ../nbs/03_preprocess.ipynb #d4f43566
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from .core import Outcome, Profile, Run, step
 from .cleaning.benchmarks import read_benchmark
 from .cleaning.disk_store import DiskStore
 from .cleaning.leaks import Leak, LeakageError, check_leakage
-from .cleaning.paraphrases import Suspect, encoder_apart, find_paraphrases, remembering
+from .cleaning.paraphrases import Encode, Suspect, encoded_here, encoder_apart, find_paraphrases, remembering
 from .cleaning.records import PreprocessParams
 from .splitting.batches import examine_batches, examine_on_ray
 from .splitting.decontaminate import Placement, arrange
@@ -99,33 +101,43 @@ def gate(
     return checked
 
 # %% ../nbs/03_preprocess.ipynb #47fbf938
-def suspected(placement: Placement, params: PreprocessParams) -> list[Suspect]:
-    "Records that may ask a held-out question in other words. Raises `MissingError` without the encoder."
+def write_places(placement: Placement, folder: Path) -> QualityCounts:
+    "Write the records of each place to its file, and count them."
+    counts = QualityCounts()
+    for place in PLACES:
+        write_parquet(folder / f"{place}.parquet", counts.counted(placement.rows(place), place), Rejected if place == "rejected" else SplitRecord)
+    return counts
+
+
+def suspected(folder: Path, params: PreprocessParams, encode: Encode = encoded_here) -> list[Suspect]:
+    "Records of the written splits that may ask a held-out question in other words. Raises `MissingError` without the encoder."
     found: list[Suspect] = []
     vectors: dict[str, Any] = {}
-    with encoder_apart() as encode:
-        for place, held in (("validation", ["test"]), ("train", ["test", "validation"])):
-            others: Any = chain.from_iterable(map(placement.rows, held))
-            others = chain(others, *(read_benchmark(path) for path in params.benchmarks if place == "train"))
-            found += find_paraphrases(placement.rows(place), others, remembering(encode, vectors, add=place == "validation"), params.paraphrase_threshold)
+    for place, held in (("validation", ["test"]), ("train", ["test", "validation"])):
+        others = chain(Rows(folder, *held), *(read_benchmark(path) for path in params.benchmarks if place == "train"))
+        found += find_paraphrases(Rows(folder, place), others, remembering(encode, vectors, add=place == "validation"), params.paraphrase_threshold)
     return found
 
 
-def check_paraphrases(placement: Placement, folder: Path, params: PreprocessParams) -> list[str]:  # notes
-    "List records that may ask a held-out question in other words in `paraphrases.jsonl`; reject them or raise `LeakageError`, as the profile says."
+def list_suspects(search: Future | None, folder: Path, params: PreprocessParams) -> tuple[set[str], list[str]]:  # ids, notes
+    "Wait for the search, write what it found to `paraphrases.jsonl`, and raise `LeakageError` when the profile says so."
     found, note = [], []
     try:
-        found = suspected(placement, params) if params.on_paraphrase != "off" else []
+        found = search.result() if search else []
     except MissingError as error:
         note = [f"paraphrases of held-out questions were not looked for: {error}"]
     write_jsonl(folder / "paraphrases.jsonl", [suspect._asdict() for suspect in found])
     if found and params.on_paraphrase == "fail":
         raise LeakageError(f"{len(found)} pairs of questions may say the same in other words; expected none, since on_paraphrase is fail. Read "
                            f"{folder / 'paraphrases.jsonl'}, and remove what repeats a held-out question, or set on_paraphrase to warn or drop")
-    suspects = {suspect.train for suspect in found} if params.on_paraphrase == "drop" else set()
+    note += [f"{len(found)} pairs of questions may say the same in other words: read {folder / 'paraphrases.jsonl'}"] if found else []
+    return {suspect.train for suspect in found}, note
+
+
+def reject_suspects(placement: Placement, suspects: set[str]) -> None:
+    "Reject the records that may ask a held-out question."
     for number in [number for place in ("train", "validation") for number in placement.numbers(place) if placement.facts.id(number) in suspects]:
         placement.reject(number, "paraphrase")
-    return note + ([f"{len(found)} pairs of questions may say the same in other words: read {folder / 'paraphrases.jsonl'}"] if found else [])
 
 # %% ../nbs/03_preprocess.ipynb #f9b6eae6
 def benchmark_hashes(profile: Profile) -> dict[str, str]:
@@ -152,18 +164,22 @@ def preprocess(run: Run, profile: Profile) -> Outcome | None:
     params, folder, path = profile.params(PreprocessParams), run.folder("preprocess"), run.file("collect", "records.parquet")
     records = tqdm(scan_parquet(path, Record), "clean", unit=" records", leave=False, delay=3)
     batches = examine_batches(records, params, profile.seed) if params.engine == "local" else examine_on_ray(path, params, profile.seed)
-    counts = QualityCounts()
-    with tempfile.TemporaryFile(dir=folder) as stream:
+    with nullcontext() if params.on_paraphrase == "off" else encoder_apart() as call, tempfile.TemporaryFile(dir=folder) as stream:
         placement = arrange(batches, DiskStore(stream), params)
-        notes = check_paraphrases(placement, folder, params)
-        for place in PLACES:
-            write_parquet(folder / f"{place}.parquet", counts.counted(placement.rows(place), place), Rejected if place == "rejected" else SplitRecord)
+        counts = write_places(placement, folder)
+        search = call(suspected, folder, params) if call else None
+        suspects, notes = list_suspects(search, folder, params) if params.on_paraphrase in ("drop", "fail") else (set(), None)
+        if params.on_paraphrase == "drop" and suspects:
+            reject_suspects(placement, suspects)
+            counts = write_places(placement, folder)
         ids = {place: list(map(placement.facts.id, placement.numbers(place))) for place in PLACES[:4]}
         quality = counts.totals(placement.facts, params)
-    if not ids["train"]:
-        raise InputError(f"nothing is left to train on: {quality['rejected']} of {quality['records']} records; collect more (`collect.sources`)")
-    del placement  # the gate needs its memory
-    write_json(folder / "split_ids.json", {"seed": profile.seed, **ids})
-    quality["leakage"] = gate(folder, params)
+        if not ids["train"]:
+            raise InputError(f"nothing is left to train on: {quality['rejected']} of {quality['records']} records; collect more (`collect.sources`)")
+        del placement  # the gate needs its memory
+        write_json(folder / "split_ids.json", {"seed": profile.seed, **ids})
+        quality["leakage"] = gate(folder, params)
+        if notes is None:
+            _, notes = list_suspects(search, folder, params)  # the search went on meanwhile
     write_json(folder / "quality.json", quality)
     return Outcome(notes=notes + notes_on_licences(params, counts))

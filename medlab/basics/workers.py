@@ -11,6 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
@@ -41,7 +42,7 @@ def spread_work(
     work: Callable[[Any], Any],  # a function of a module, or a `functools.partial` of one; its results must be picklable
     items: Iterable[Any],  # batches that take a tenth of a second or more each; read only as far as needed
     workers: int = 0,  # processes; 0: one for each core that may be used; 1: all is done here
-    alone: float = 2.0,  # seconds of work that is done here before workers are started
+    alone: float = 1.0,  # seconds of work that is done here before workers are started
 ) -> Iterator[Any]:
     """The results of `work` for each item, in the order of the items, computed by several processes where there is enough work.
 
@@ -59,15 +60,26 @@ def spread_work(
     yield from by_workers(work, chain(first, items), workers) if len(first) == workers else map(work, first)
 
 # %% ../../nbs/basics/workers.ipynb #e6c00b0e
+def done_here(work: Callable[[Any], Any], item: Any) -> Future:
+    "The result or error of `work` for one item, computed in this process, as a worker's would come."
+    future: Future = Future()
+    try:
+        future.set_result(work(item))
+    except Exception as error:  # raised in its turn
+        future.set_exception(error)
+    return future
+
+
 def by_workers(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
     "The results in order, from so many processes."
     from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
-    pool, waiting = ProcessPoolExecutor(workers, timeout=60, initializer=leave_interrupts), deque()
+    pool, waiting, starting = ProcessPoolExecutor(workers, timeout=60, initializer=leave_interrupts), deque(), True
     try:
         for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 2 * workers:
+            starting = starting and len(waiting) < 8 * workers and not (waiting and waiting[0].done())
+            waiting.append(done_here(work, item) if starting and len(waiting) >= workers else pool.submit(work, item))
+            while not starting and len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -78,16 +90,16 @@ def by_workers(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -
 
 # %% ../../nbs/basics/workers.ipynb #9d188847
 @contextmanager
-def other_process() -> Iterator[Callable[..., Any]]:
-    """A process for calls, one after another: gives a function that takes a function of a module and its arguments, and returns its result.
+def other_process() -> Iterator[Callable[..., Future]]:
+    """A process for calls, one after another: gives a function that takes a function of a module and its arguments, and returns its `Future`.
 
-    The process and its memory are gone after the block. An error of the function is raised here as it is; `MedlabError` when the process is killed.
+    The process and its memory are gone after the block. Its `result()` raises an error of the function as it is; `MedlabError` when the process is killed.
     """
     from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
     pool = ProcessPoolExecutor(1, initializer=leave_interrupts, env={"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"})
     try:
-        yield lambda work, *given: pool.submit(work, *given).result()
+        yield pool.submit
     except TerminatedWorkerError:
         raise MedlabError("a helper process was killed, most likely because memory ran out; close other programs and give the same command again") from None
     finally:

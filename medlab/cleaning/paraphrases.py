@@ -11,6 +11,7 @@ import math
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from heapq import nlargest
@@ -18,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..basics.errors import InputError, MissingError
+from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.files import sha256_file
 from ..basics.workers import other_process
 from ..metrics.embeddings import embed_batches
@@ -70,12 +71,21 @@ def encoded_here(texts: Sequence[str]) -> Any:
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #f1c4b599
 @contextmanager
-def encoder_apart() -> Iterator[Encode]:
-    "The encoder in a process of its own, which ends with the block. Raises `MissingError` as `load_encoder` does."
-    encoder_folder()  # no process is started for an encoder that is not there
+def encoder_apart() -> Iterator[Callable[..., Future]]:
+    """A process for functions that call `encoded_here`, as `other_process` gives it; it loads the encoder at once.
+
+    Without the encoder's files no process is started, and each result is the error that says so.
+    """
+    try:
+        encoder_folder()
+    except MedlabError as error:
+        missing: Future = Future()
+        missing.set_exception(error)
+        yield lambda *_: missing
+        return
     with other_process() as call:
         call(encoded_here, [])
-        yield partial(call, encoded_here)
+        yield call
 
 # %% ../../nbs/cleaning/paraphrases.ipynb #171287b0
 NEIGHBOURS = 10  # training texts for each held-out one
