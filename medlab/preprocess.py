@@ -86,7 +86,7 @@ def gate(
 ) -> dict[str, int]:  # what was compared, and the number of leaking pairs: 0 for each
     "Compare the written splits with one another and with the benchmarks; write `leakage.json`, and raise `LeakageError` when anything leaks."
     checks: list[tuple[tuple[str, ...], tuple[str, ...], Any]] = [(("train",), ("test", "validation"), None), (("validation",), ("test",), None)]
-    checks += [(("train",), (Path(path).name,), read_benchmark(path)) for path in params.benchmarks]
+    checks += [(("train",), (Path(path).name,), read_benchmark(path, params.benchmark_encoding)) for path in params.benchmarks]
     checked, pairs, suspicions, first = {}, [], [], None
     for train, held, items in checks:
         names = (train[0], " and ".join(held))
@@ -114,7 +114,7 @@ def suspected(folder: Path, params: PreprocessParams, encode: Encode = encoded_h
     found: list[Suspect] = []
     vectors: dict[str, Any] = {}
     for place, held in (("validation", ["test"]), ("train", ["test", "validation"])):
-        others = chain(Rows(folder, *held), *(read_benchmark(path) for path in params.benchmarks if place == "train"))
+        others = chain(Rows(folder, *held), *(read_benchmark(path, params.benchmark_encoding) for path in params.benchmarks if place == "train"))
         found += find_paraphrases(Rows(folder, place), others, remembering(encode, vectors, add=place == "validation"), params.paraphrase_threshold)
     return found
 

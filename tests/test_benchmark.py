@@ -16,7 +16,7 @@ from medlab.contracts.engine import OptionScores
 from medlab.contracts.tasks import LETTERS, options_in, to_row
 from medlab.core import Run, load_profile
 from medlab.evaluate import Variant
-from medlab.figures.benchmarks import read_benchmark_results
+from medlab.figures.benchmarks import benchmark_tables, read_benchmark_results
 from medlab.metrics.intervals import smallest_difference
 
 COLUMNS = "question=Q,options=a+b+c,correct=key,correct_is=letter"
@@ -178,6 +178,24 @@ def test_a_benchmark_is_run_without_any_fine_tune_and_kept_apart(tmp_path, likes
     assert any("cheap rival" in line and "longest_option" in line for line in room.result_lines(result))
     calls = len(likes.asked)
     assert room.run_benchmark(str(tmp_path / "mine.csv"), "mcq", run, load_profile("smoke"), ["base"], COLUMNS) == result and len(likes.asked) == calls
+
+
+def test_other_variants_are_compared_with_the_first_item_by_item(tmp_path, monkeypatch):
+    engines = {"base": Likes("A"), "merged": Likes("B")}
+    monkeypatch.setattr(room, "find_variant", lambda name, run, profile: Variant(name, name, "likes", lambda: nullcontext(engines[name])))
+    run = Run(tmp_path / "run")
+    result = room.run_benchmark(str(as_file(tmp_path, "mine.csv")), "mcq", run, load_profile("smoke"), ["base", "merged"], COLUMNS)
+    right = {(one["variant"], one["arm"]): row["value"] for one in result["results"] for row in one["rows"]}
+    for one in result["comparisons"]:
+        assert (one["variant"], one["against"], one["metric"], one["n"]) == ("merged", "base", "option_accuracy", 12)
+        assert one["difference"] == pytest.approx(right["merged", one["arm"]] - right["base", one["arm"]])
+    letter = next(one for one in result["comparisons"] if one["arm"] == "forced_choice_letter")
+    assert letter["difference"] > 0.5 and letter["low"] > 0 and letter["p_value"] < 0.05
+    assert any("merged against base, forced_choice_letter: option_accuracy +" in line for line in room.result_lines(result))
+    (read,) = read_benchmark_results(run.path)
+    shown = benchmark_tables([read])[0]["table"]
+    assert shown["head"][-1] == "difference" and [row[-1] for row in shown["rows"] if row[0] == "base, likeliest letter"] == [""]
+    assert ["p = " in row[-1] for row in shown["rows"] if row[0] == "merged, likeliest letter"] == [True]
 
 
 def test_two_protocols_stand_side_by_side_with_prompts_to_the_letter(tmp_path, likes):

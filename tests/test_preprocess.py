@@ -170,6 +170,18 @@ def test_a_benchmark_in_any_form_stops_the_step_or_is_dropped(tmp_path, name):
     assert [(record.id, record.reason) for record in rejected] == [(stolen.id, "in_benchmark")]
 
 
+def test_a_benchmark_in_another_encoding_is_read_as_the_profile_says(tmp_path):
+    records = many(60)
+    stolen = next(record for record in divide(records).kept if record.split == "train")
+    path = tmp_path / "old.csv"
+    path.write_text(f'question\n"Ménière? {stolen.question}"\n', encoding="cp1252")
+    run = run_with(tmp_path, records)
+    with pytest.raises(InputError, match="cp1252.*preprocess.benchmark_encoding"):
+        preprocess(run, profiled(benchmarks=[str(path)]))
+    with pytest.raises(LeakageError, match=stolen.id):
+        preprocess(run, profiled(benchmarks=[str(path)], benchmark_encoding="cp1252"))
+
+
 def test_a_benchmark_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(MissingError, match="benchmark .*gone.csv is not there"):
         preprocess(run_with(tmp_path, many(30)), profiled(benchmarks=[str(tmp_path / "gone.csv")]))

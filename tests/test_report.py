@@ -388,7 +388,7 @@ def test_two_protocols_of_somebodys_file_stand_side_by_side(copied):
     assert not report.finished(run, profile)  # one was added
     hashed = results_hash(build_results(run, profile))
     for name, found in (("b", low), ("c", {"n": 3}), ("d", benchmark_result("chat", schema=99)), ("e", benchmark_result("chat", results=[{"variant": WHY}])), ("f", []),
-                        ("h", benchmark_result("chat", rivals=[{"rival": WHY}]))):
+                        ("h", benchmark_result("chat", rivals=[{"rival": WHY}])), ("i", benchmark_result("chat", comparisons=[{"variant": WHY}]))):
         write_json(folder / f"{name}.json", found)
     (folder / "g.json").write_text('{"sch')
     results = build_results(run, profile)
@@ -404,7 +404,7 @@ def test_two_protocols_of_somebodys_file_stand_side_by_side(copied):
     for words in (f"chat asks: {WHY}", "1 left out because they stand in the training data (90 training examples compared)", "2 rows left out: it has no question", "3 of 40 can be read",
                   "not asked on the same items", "merged: measured before this run's model was trained again"):
         assert words in said
-    assert [row[0] for row in page.tables["Results that cannot be shown"][1:]] == [f"benchmarks/{name}.json" for name in "cdefgh"]
+    assert [row[0] for row in page.tables["Results that cannot be shown"][1:]] == [f"benchmarks/{name}.json" for name in "cdefghi"]
     assert all("exam" not in str(row) for row in rows)  # never among the course's own questions
     shutil.rmtree(folder)
     assert report.finished(run, profile)  # and what was removed is no longer a difference

@@ -15,22 +15,22 @@ from ..basics.errors import InputError, MissingError
 from ..basics.rows import BadRow, open_text, scan_rows, turns_of, wrong_bytes
 
 # %% ../../nbs/cleaning/benchmarks.ipynb #b074dd48
-def benchmark_rows(path: Path) -> list[Any]:
+def benchmark_rows(path: Path, encoding: str = "") -> list[Any]:
     "The rows of a benchmark file: dicts, or lines of text. Raises `MissingError` without a file, `InputError` for one with a row that cannot be read."
     if not path.is_file():
         raise MissingError(f"benchmark {path} is not there; correct its path in preprocess.benchmarks, or download the file")
     try:
-        rows = text_lines(path) if path.suffix.lower() == ".txt" else list(scan_rows(path, take_all=True))
+        rows = text_lines(path, encoding) if path.suffix.lower() == ".txt" else list(scan_rows(path, encoding=encoding, take_all=True))
     except ValueError as error:  # broken JSON, no Parquet
         raise InputError(f"benchmark {path}: {error}; expected a whole file of .jsonl, .json, .csv, .tsv, .xlsx, .parquet or .txt") from None
     if bad := next((row for row in rows if isinstance(row, BadRow)), None):  # what is not read would not be kept out
-        raise InputError(f"benchmark {path}, {bad.place}: {bad.reason}; expected rows that can all be read; correct this one")
+        raise InputError(f"benchmark {path}, {bad.place}: {bad.reason}; expected rows that can all be read; correct this one (an encoding is set with preprocess.benchmark_encoding)")
     return rows
 
 
-def text_lines(path: Path) -> list[str | BadRow]:
+def text_lines(path: Path, encoding: str = "") -> list[str | BadRow]:
     "The lines of a text that are not empty."
-    with open_text(path) as stream:
+    with open_text(path, encoding) as stream:
         lines = [(f"line {number}", line.strip()) for number, line in enumerate(stream, 1) if line.strip()]
     return [BadRow(where, problem) if (problem := wrong_bytes(line)) else line for where, line in lines]
 
@@ -99,13 +99,16 @@ def conversation_texts(turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(names[speaker], text) for speaker, text in turns if speaker in names]
 
 # %% ../../nbs/cleaning/benchmarks.ipynb #9cdc78b8
-def read_benchmark(path: Path | str) -> list[BenchmarkItem]:
+def read_benchmark(
+    path: Path | str,
+    encoding: str = "",  # empty: UTF-8, or UTF-16 where the first bytes show it
+) -> list[BenchmarkItem]:
     """The items of a benchmark: rows of .jsonl, .json, .csv, .tsv, .xlsx or .parquet, or lines of .txt.
 
     Rows without text are skipped. Raises `MissingError` when there is no file, `InputError` for another format, a row that cannot be read, or a file without any text.
     """
     path = Path(path).expanduser()
-    rows = benchmark_rows(path)
+    rows = benchmark_rows(path, encoding)
     items = [item for number, row in enumerate(rows, 1) for item in to_items(row, f"{path.name}:{number}")]
     items = [item for item in items if (item.question + item.answer).strip()]
     if not items:

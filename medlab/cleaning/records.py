@@ -39,6 +39,7 @@ class PreprocessParams(Params):
     personal: Literal["auto", "articles", "notes"] = "auto"  # the sort of text; auto: public sources hold articles, all others notes about patients
     licences_held: list[str] = []  # sources that you hold a licence of your own for; the report prints them
     benchmarks: list[str] = []  # files whose items must not be in the training data: .jsonl, .json, .csv, .tsv, .xlsx, .parquet or .txt
+    benchmark_encoding: str = ""  # of benchmarks that are not UTF-8, such as cp1252
     on_leak: Literal["fail", "drop"] = "fail"  # what to do about training records that occur in a benchmark
     on_paraphrase: Literal["off", "warn", "drop", "fail"] = "off"  # about records that ask a held-out question in other words; off: do not look
     paraphrase_threshold: float = Field(0.75, gt=0, le=1)  # cosine of two questions

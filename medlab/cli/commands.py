@@ -569,6 +569,7 @@ def export_lm_eval_command(
     kind: Annotated[str, typer.Option("--as", help="What the questions are: mcq, yesnomaybe, triage, refusal, escalation.")] = "mcq",
     columns: Annotated[str, typer.Option("--columns", help="question=Q,options=a+b+c+d,correct=key,correct_is=letter")] = "",
     limit: Annotated[int, typer.Option("--limit", help="At most this many questions; 0: all.", min=0)] = 0,
+    encoding: EncodingOption = "",
     name: Annotated[str, typer.Option("--name", help="The task's name; default the file's.")] = "",
     out: Annotated[str, typer.Option("--out", help="The folder to write.", metavar="DIR")] = "lm_eval_tasks",
     run: RunOption = "",
@@ -577,7 +578,7 @@ def export_lm_eval_command(
     from medlab.cli.harness import write_harness_task
     from medlab.cli.inspect_tasks import items_for
 
-    items = items_for(BENCHMARK_KINDS.get(kind, kind), run, file, kind if file else "", columns, limit)
+    items = items_for(BENCHMARK_KINDS.get(kind, kind), run, file, kind if file else "", columns, limit, encoding)
     task = name or re.sub(r"\W+", "_", Path(file).stem if file else f"medlab_{items[0].task}")
     written = write_harness_task(items, out, task)
     typer.echo(f"{len(items)} questions: {short_path(written[0])}")

@@ -511,6 +511,20 @@ def write_result(path: Path, result: dict) -> None:
     lacking = {name: why for name, why in before["not_possible"].items() if name.partition(",")[0] not in mine} if same else {}
     write_json(path, result | {"results": kept + result["results"], "not_possible": lacking | result["not_possible"]})
 
+# %% ../../nbs/cli/evaluate.ipynb #f660e878
+def paired_rows(
+    items: list[Example],
+    predictions: list[Prediction],  # of any variants and arms
+    against: str,  # a variant
+    seed: int = 42,
+) -> list[dict]:  # as `medlab.metrics.scores.compare` gives them, with the arm
+    "In each arm every other variant against one of them, item by item."
+    found = []
+    for arm in dict.fromkeys(one.arm for one in predictions):
+        rows = compare(items, [one for one in predictions if one.arm == arm], against, seed)
+        found += [row.model_dump() | {"arm": arm} for row in rows if row.task != "all" and (row.metric.endswith("_accuracy") or "forced_choice" not in arm)]
+    return found
+
 # %% ../../nbs/cli/evaluate.ipynb #67400ead
 def run_benchmark(
     place: str,  # a file, or hub/NAME of a known data set
@@ -548,7 +562,7 @@ def run_benchmark(
     result = {"schema": BENCHMARK_SCHEMA, "file": path.name, "sha256": sha256_file(path), "as": kind, "protocol": protocol, "n": len(usable), "results": scored,
               "items": sha256_json(sorted(one.id for one in usable)), "prompts": asked_prompts(usable, shots, protocol, kind), "left_out": left_out, "leaks": leaks,
               "leaks_checked_against": len(train), "suspects": suspects, "suspects_why": unchecked, "not_possible": impossible, "smallest_difference": smallest_difference(len(usable)),
-              "rivals": rival_rows(train, usable)}
+              "rivals": rival_rows(train, usable), "comparisons": paired_rows(usable, answered, chosen[0].name, profile.seed)}
     write_result(run.folder("benchmarks") / f"{path.stem}-{kind}-{protocol}.json", result)
     return result
 
@@ -569,7 +583,8 @@ def result_lines(result: dict) -> list[str]:
     lines += [f"  {'cheap rival':12} {one['rival']:22} {one['metric']:20} n={one['n']:<5} {one['value']:.3f} ({one['low']:.3f}–{one['high']:.3f})" for one in result.get("rivals", [])]
     for one in result.get("comparisons", []):
         value = f"{one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" if one["status"] == "measured" else f"{one['status']}: {one['why']}"
-        lines.append(f"  {one['variant']} against {one['against']}: {one['metric']} {value}")
+        arm = f", {one['arm']}" if one.get("arm") else ""
+        lines.append(f"  {one['variant']} against {one['against']}{arm}: {one['metric']} {value}")
     lines += [f"  {name}: not run: {why}" for name, why in result.get("not_possible", {}).items()]
     least = result.get("smallest_difference")
     return [*lines, f"  the smallest difference that {result['n']} items could show: {least:.3f}" if least else f"  {result['n']} items can show no difference"]

@@ -39,6 +39,7 @@ def items_for(
     kind: str = "",  # what the file's questions are; empty: what this task is asked from
     columns: str = "",  # of the file, as `--columns` takes it
     limit: int = 0,  # items at most; 0: all
+    encoding: str = "",  # of a file that is not UTF-8
 ) -> list[Example]:
     "The items of a task. Raises `InputError` for a run and a file at once, for a kind that this task is not asked from, and for an unknown task."
     if task not in TASKS:
@@ -49,7 +50,7 @@ def items_for(
     if file and (kind or "x") not in fitting and (kind or not fitting):
         raise InputError(f"task {task!r}: got a file of kind {kind!r}, expected one of {', '.join(fitting) or 'none: this task takes no file'}")
     if file:
-        return benchmark_items(file, kind or fitting[0], columns, limit)[0]
+        return benchmark_items(file, kind or fitting[0], columns, limit, encoding)[0]
     found = [one for one in read_examples(Run(run).file("instruct", "test.jsonl")) if one.task == task] if run else starter_items(task)
     if not found:
         raise InputError(f"{run or 'the starter data'}: no held-out item of {task}; expected one at least")
@@ -119,6 +120,7 @@ def inspect_task(
     columns: str = "",
     limit: int = 0,
     floor: float = 0.5,  # no accuracy where a smaller share of choices can be read
+    encoding: str = "",
 ) -> Any:  # inspect_ai.Task
     "A task for Inspect; the parameters are those of `items_for`, in Inspect given as `-T run=runs/cpu`. Raises `MissingError` without Inspect."
     try:
@@ -129,7 +131,7 @@ def inspect_task(
     except ImportError:
         raise MissingError("Inspect is not installed; run `pip install inspect-ai`") from None
 
-    samples, length = [inspect_sample(one) for one in items_for(task, run, file, kind, columns, limit)], EvaluateParams()
+    samples, length = [inspect_sample(one) for one in items_for(task, run, file, kind, columns, limit, encoding)], EvaluateParams()
     config = GenerateConfig(temperature=0.0, seed=42, max_tokens=length.longer.get(task, length.max_new_tokens))
     return Task(dataset=MemoryDataset(samples, name=f"medlab {task}"), solver=generate(), scorer=inspect_scorer(floor), config=config)
 
@@ -140,8 +142,8 @@ def register_tasks() -> dict[str, Any]:  # task to what makes it
     from inspect_ai import task as registered
 
     def maker(name: str) -> Any:
-        def make(run: str = "", file: str = "", kind: str = "", columns: str = "", limit: int = 0, floor: float = 0.5) -> Any:
-            return inspect_task(name, run, file, kind, columns, limit, floor)
+        def make(run: str = "", file: str = "", kind: str = "", columns: str = "", limit: int = 0, floor: float = 0.5, encoding: str = "") -> Any:
+            return inspect_task(name, run, file, kind, columns, limit, floor, encoding)
 
         make.__module__ = "medlab.cli.inspect_tasks"
         return registered(name=name)(make)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..basics.errors import MedlabError, first_problem
 from ..basics.files import read_json
-from .claims import ARM_WORDS, rival_name
+from .claims import ARM_WORDS, points_words, rival_name
 from .results import formatted_value
 from .tables import page_table
 
@@ -60,6 +60,22 @@ class BenchmarkResult(BaseModel):
     not_possible: dict[str, str]
     smallest_difference: float | None
     rivals: list[dict[str, Any]] = []  # as `medlab.metrics.rivals.rival_rows` gives them; older results have none
+    comparisons: list[dict[str, Any]] = []  # of the other variants with the first, each with its arm; older results have none
+
+# %% ../../nbs/figures/benchmarks.ipynb #070ad0f6
+def difference_said(
+    comparisons: list[dict],  # as `medlab.metrics.scores.compare` gives them, each with its arm
+    variant: str,
+    arm: str,
+) -> str:  # empty for the variant that the others are compared with
+    "How far a variant is from the first one in an arm, on the same items, in points or in ROUGE-L."
+    mine = [one for one in comparisons if (one["variant"], one["arm"]) == (variant, arm)]
+    main = next((one for one in mine if one["metric"].endswith("_accuracy")), next((one for one in mine if one["metric"] == "rouge_l"), None))
+    if main is None or main["status"] != "measured":
+        return "" if main is None else main["status"]
+    if main["metric"] == "rouge_l":
+        return f"{main['difference']:+.2f} ({main['low']:+.2f} to {main['high']:+.2f})"
+    return f"{points_words(main, 'difference', 'low', 'high')}" + (f", p = {main['p_value']:.2g}" if main["p_value"] is not None else "")
 
 # %% ../../nbs/figures/benchmarks.ipynb #4b8f1514
 def read_benchmark_result(path: Path, trained: str) -> dict[str, Any]:
@@ -74,6 +90,8 @@ def read_benchmark_result(path: Path, trained: str) -> dict[str, Any]:
         shown = [row for one in found.results for row in one.rows]
         for row in (*shown, *found.rivals):
             formatted_value({"status": "measured"} | row)  # a row that cannot be shown is found here, not on the page
+        for one in found.comparisons:
+            difference_said([one], one["variant"], one["arm"])
     except ValidationError as error:
         return {"path": place, "why": f"{first_problem(error, BenchmarkResult)}; run `medlab benchmark` on the file again"}
     except (MedlabError, OSError, TypeError, KeyError, ValueError) as error:
@@ -122,6 +140,8 @@ def protocol_facts(one: dict) -> list[str]:
     said += [f"{count} rows left out: {why}" for why, count in one["left_out"].items()]
     said += [f"pairs of an item and a training question that may ask the same in other words: {one['suspects']}"] if one["suspects"] else []
     said += [f"paraphrases of training questions were not looked for: {one['suspects_why']}"] if one["suspects_why"] else []
+    if others := sorted({row["against"] for row in one["comparisons"]}):
+        said.append(f"differences are from {', '.join(others)} on the same items, with 95 % intervals; p is McNemar's, not corrected for several variants")
     least = one["smallest_difference"]
     said.append(f"the smallest difference that could show: {100 * least:.0f} points" if least else "too few items to show any difference")
     return said + ([f"{', '.join(one['of_another_training'])}: measured before this run's model was trained again"] if one["of_another_training"] else [])
@@ -154,7 +174,7 @@ def rival_lines(given: list[dict]) -> list[list[str]]:
     "Cheap rivals on the items of each protocol, the best first; once where all protocols had the same items."
     same = len({one["items"] for one in given}) < 2
     found = [("any" if same and len(given) > 1 else one["protocol"], row) for one in (given[:1] if same else given) for row in one["rivals"]]
-    return [[f"rival: {rival_name(row)}", protocol, formatted_value(row | {"status": "measured"}), str(row["n"]), "", "", ""]
+    return [[f"rival: {rival_name(row)}", protocol, formatted_value(row | {"status": "measured"}), str(row["n"]), "", "", "", ""]
             for protocol, row in sorted(found, key=lambda pair: -pair[1]["value"])]
 
 
@@ -162,8 +182,9 @@ def file_table(name: str, digest: str, kind: str, given: list[dict]) -> dict[str
     "One file in one reading: its variants under each protocol, then the rivals; a column in which nothing stands is left out."
     scored = [{(row["variant"], row["arm"]): row for row in one["results"]} for one in given]
     keys = list(dict.fromkeys(key for one in scored for key in one))
-    rows = [[f"{variant}, {ARM_WORDS.get(arm, arm)}", one["protocol"], *scored_cells(found.get((variant, arm)))] for variant, arm in keys for one, found in zip(given, scored)]
-    head = ["", "protocol", "overlap (ROUGE-L)" if kind == "qa" else "right", "n", "macro-F1", "errors", "format kept"]
+    rows = [[f"{variant}, {ARM_WORDS.get(arm, arm)}", one["protocol"], *scored_cells(found.get((variant, arm))), difference_said(one["comparisons"], variant, arm)]
+            for variant, arm in keys for one, found in zip(given, scored)]
+    head = ["", "protocol", "overlap (ROUGE-L)" if kind == "qa" else "right", "n", "macro-F1", "errors", "format kept", "difference"]
     rows += rival_lines(given)
     kept = [place for place in range(len(head)) if place < 4 or any(row[place] for row in rows)]
     apart = [] if len({one["items"] for one in given}) < 2 else ["These protocols were not asked on the same items, so their numbers cannot be compared."]

@@ -245,5 +245,5 @@ def arrange(
     placement = Placement(Facts(batches, store), params)
     decontaminate(placement)
     if params.on_leak == "drop":
-        drop_benchmarks(placement, map(read_benchmark, params.benchmarks))
+        drop_benchmarks(placement, (read_benchmark(path, params.benchmark_encoding) for path in params.benchmarks))
     return placement
