@@ -10,6 +10,7 @@ __all__ = ['timed', 'run_measured', 'hold', 'busy_warning', 'in_turns', 'speed',
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def read_result(code: int, work: str, folder: Path) -> dict[str, Any]:  # found,
     "What the function returned, and the peak memory of its process and of any single child; raises `MedlabError` when the process failed."
     output = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     if code:
-        raise MedlabError(f"{work} failed with code {code}: {output[-1][-400:] if output else 'it printed nothing'}")
+        errors = [line for line in output if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+        raise MedlabError(f"{work} failed with code {code}: {(errors or output)[-1][-400:] if output else 'it printed nothing'}")
     return read_json(folder / "result.json")
 
 # %% ../../nbs/bench/measure.ipynb #19ddb8d4

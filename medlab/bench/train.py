@@ -8,7 +8,6 @@ __all__ = ['bench_train']
 # %% ../../nbs/bench/train.ipynb #670e9ada
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -100,9 +99,10 @@ def clock_of(given: dict[str, Any], side: str) -> Any:  # a TrainerCallback with
     return Clock()
 
 # %% ../../nbs/bench/train.ipynb #408137f5
-def sft_train(given: dict[str, Any], model: Any, tokenizer: Any, side: str, **settings: Any) -> dict[str, Any]:
-    "Train a peft model with TRL's SFTTrainer on rows that are encoded already; labels are on the answers."
+def sft_train(given: dict[str, Any], model: Any, tokenizer: Any, side: str, usual_loss: bool = False, **settings: Any) -> dict[str, Any]:
+    "Train a peft model with TRL's SFTTrainer on rows that are encoded already; labels are on the answers. `usual_loss`: that of transformers."
     from datasets import Dataset
+    from transformers import Trainer
     from trl import SFTConfig, SFTTrainer
 
     clock = clock_of(given, side)
@@ -112,6 +112,8 @@ def sft_train(given: dict[str, Any], model: Any, tokenizer: Any, side: str, **se
                          lr_scheduler_type="cosine", max_length=400, completion_only_loss=True, logging_steps=1000, save_strategy="no", report_to="none", seed=7,
                          **settings)
         trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[clock])
+        if usual_loss:
+            trainer.compute_loss = partial(Trainer.compute_loss, trainer)
         collate = trainer.data_collator
 
         def counted(rows):
@@ -134,21 +136,18 @@ def trl_train(job: str, best: bool = False) -> dict[str, Any]:
     "Train with TRL's SFTTrainer: in 32 bit on a CPU and otherwise as it comes, or (`best`) with length groups and the dtype that is fast here."
     import torch
 
-    gpu = torch.cuda.is_available()
-    if not gpu:
-        sys.modules["triton"] = None
     from transformers import AutoTokenizer
 
     from medlab.training.adapters import add_lora, load_base
     from medlab.training.precision import fast_compute
 
-    given = read_json(Path(job))
+    given, gpu = read_json(Path(job)), torch.cuda.is_available()
     params, quantization = settings_of(given, "peft"), "nf4" if given["method"] == "qlora" else "none"
     compute = fast_compute(Path(given["base"]), quantization, params)["compute"] if best or gpu else "float32"
     model = add_lora(load_base(Path(given["base"]), quantization, compute), params)
     more = {"train_sampling_strategy": "group_by_length", "gradient_checkpointing": False, "optim": "adamw_torch_fused"} if best else {}
     settings = {"bf16": gpu and compute == "bfloat16", "use_cpu": not gpu, **more}
-    return sft_train(given, model, AutoTokenizer.from_pretrained(given["base"]), "left", **settings)
+    return sft_train(given, model, AutoTokenizer.from_pretrained(given["base"]), "left", usual_loss=not gpu, **settings)
 
 # %% ../../nbs/bench/train.ipynb #507f9319
 def unsloth_train(job: str) -> dict[str, Any]:
