@@ -12,7 +12,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from heapq import nlargest
 from importlib import metadata
@@ -66,6 +66,10 @@ LOADED: dict[str, Encode] = {}  # the encoder of this process
 def encoded_here(texts: Sequence[str]) -> Any:
     "The vectors of texts, computed in this process, which loads the encoder once."
     if not LOADED:
+        with suppress(ImportError):  # `load_encoder` says it
+            from transformers.utils.logging import disable_progress_bar
+
+            disable_progress_bar()  # loading takes a moment
         LOADED["encode"] = load_encoder()
     return LOADED["encode"](texts)
 
