@@ -596,6 +596,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                'medlab/basics/workers.py'),
                                        'medlab.basics.workers.by_workers': ('basics/workers.html#by_workers', 'medlab/basics/workers.py'),
                                        'medlab.basics.workers.done_here': ('basics/workers.html#done_here', 'medlab/basics/workers.py'),
+                                       'medlab.basics.workers.end_with': ('basics/workers.html#end_with', 'medlab/basics/workers.py'),
                                        'medlab.basics.workers.other_process': ( 'basics/workers.html#other_process',
                                                                                 'medlab/basics/workers.py'),
                                        'medlab.basics.workers.spread_work': ( 'basics/workers.html#spread_work',

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import time
+
+from medlab.basics.processes import process_lives
 
 SCRIPT = """
 import time
@@ -25,3 +28,17 @@ def test_workers_with_progress_bars_leave_no_semaphore(tmp_path):
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["1770", "7"], done.stderr
     assert "leaked" not in done.stderr and "Warning" not in done.stderr
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    "One that is left holds the memory of all it has loaded."
+    script = tmp_path / "script.py"
+    script.write_text("import os, time\nfrom medlab.basics.workers import other_process\nwith other_process() as call:\n    print(call(os.getpid).result(), flush=True)\n    time.sleep(60)\n")
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        assert process_lives(worker)
+        parent.kill()
+    ends = time.monotonic() + 20
+    while process_lives(worker) and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert not process_lives(worker)

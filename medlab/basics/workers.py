@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import chain, islice
-from threading import RLock
+from threading import RLock, Thread
 from typing import Any
 
 from .errors import MedlabError
@@ -27,10 +27,18 @@ def allowed_workers() -> int:
     return max(1, min(usable_cores(), int(given))) if given.isdigit() else usable_cores()
 
 # %% ../../nbs/basics/workers.ipynb #51d33a1a
-def begin_worker() -> None:
+def end_with(parent: int) -> None:
+    "In a worker's thread: end the worker when its parent is gone, however that ended."
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def begin_worker(parent: int) -> None:  # its process
     "In a worker: leave an interrupt from the keyboard to the parent, which ends the workers, and give progress bars a lock that needs no cleaning up."
     from tqdm import tqdm
 
+    Thread(target=end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tqdm.set_lock(RLock())  # its own is a semaphore of the system, which a worker that is ended would leave behind
 
@@ -78,7 +86,7 @@ def by_workers(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -
     "The results in order, from so many processes."
     from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
-    pool, waiting, starting = ProcessPoolExecutor(workers, timeout=60, initializer=begin_worker), deque(), True
+    pool, waiting, starting = ProcessPoolExecutor(workers, timeout=60, initializer=begin_worker, initargs=(os.getpid(),)), deque(), True
     try:
         for item in items:
             starting = starting and len(waiting) < 8 * workers and not (waiting and waiting[0].done())
@@ -101,7 +109,7 @@ def other_process() -> Iterator[Callable[..., Future]]:
     """
     from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
-    pool = ProcessPoolExecutor(1, initializer=begin_worker, env={"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"})
+    pool = ProcessPoolExecutor(1, initializer=begin_worker, initargs=(os.getpid(),), env={"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"})
     try:
         yield pool.submit
     except TerminatedWorkerError:
