@@ -12,7 +12,7 @@ from collections.abc import Container
 from medlab.contracts.plain import (
     BARE_WORD, END, LETTERS, LONGEST_TEXT, TAKEN_BACK, bare_words, json_values, one_spelling, plain_lines, sentences_of, spoken, stem, values_after, word_places,
 )
-from .stances import CLOSERS, COMPOUND, FOLLOWERS, FREE_FOLLOWERS, GERM, NAMED_BEFORE, LEFT_OUT, ORDINALS, holds, initials_of, named_places, stances, weighed
+from .stances import CLOSERS, COMPOUND, FOLLOWERS, FREE_FOLLOWERS, GERM, NAMED_BEFORE, LEFT_OUT, NO_NO, ORDINALS, holds, initials_of, named_places, stances, weighed
 
 # %% ../../nbs/contracts/letters.ipynb #af0e4219
 def starts_with(text, option):
@@ -236,7 +236,7 @@ class Open(Exception):
 # %% ../../nbs/contracts/letters.ipynb #8a8fe2ac
 def disowned(before, rest):
     "Whether the words before a letter deny it or give it to others, or its sentence is a question."
-    return bool(NOT_BEFORE.search(before) or DISOWNED.search(before) or re.match(r"[^.!;]*\?", rest))
+    return bool(NOT_BEFORE.search(NO_NO.sub(" ", before)) or DISOWNED.search(before) or re.match(r"[^.!;]*\?", rest))
 
 # %% ../../nbs/contracts/letters.ipynb #2b3ae82a
 #: Options that are words of every sentence: they count after a cue, at the start of the text, or alone.
@@ -494,6 +494,8 @@ def bare_letters(kept, offered, options):
         letter, rest = got
         if (inner := after_a_colon(letter, rest, options)) and (again := letter_at(inner)):
             letter, rest = again
+        if place == 0 and EXPLAINS.match(rest) and any(EXPLAINS.match(after) for _, _, after in other_letters(rest, letter, offered)):
+            continue  # `(A) shows this, (B) shows that`
         alone = re.fullmatch(rf"{CLOSERS}[.!]?\s*(?:correct:?|wrong:?)?", rest.strip())
         ends = place == len(kept) - 1 and options and bare_words(rest) == bare_words(options.get(letter, ""))
         if not (alone or ends or (place == 0 and (is_bare(letter, rest, options) or "option" in line[:12].lower()))):
@@ -531,9 +533,16 @@ def stands_in_order(words, within):
     return all(word in rest for word in words)
 
 # %% ../../nbs/contracts/letters.ipynb #8c0ce1fd
+#: `None of them`, as an answer; and what says that the right answer is not among the options.
+NONE = re.compile(r"\W*none(?: of (?:these|them|those|the above|the options))?\W*", re.I)
+NOT_LISTED = re.compile(r"\b(?:answer|diagnosis|option|choice|organism|drug)\b[^.;:]{0,20}(?:\b(?:is|are) not|\b(?:is|are)n't|'s not) (?:listed|offered|among|here|on the list|one of the)\b", re.I)
+
+
 def part_of_one(text, options):
     "The letter of the one option of which a short answer is at least half, word for word; also for `all of these`."
     words = [word for word in bare_words(text) if word not in LEFT_OUT]
+    if NONE.fullmatch(text):
+        words = ["none", "above"]
     if re.fullmatch(r"\W*(?:all|all of (?:these|them|the options)|all (?:the )?(?:above|options))\W*", text, re.I):
         words = ["all", "above"]
     if not words or len(words) > 5 or len(re.sub(r"\W", "", text)) < (2 if any(word.isdigit() for word in words) else 5):
@@ -549,7 +558,7 @@ def named_by_text(kept, options):
     if TAKEN_BACK.search(text):
         raise Open
     found, first = set(), sentences_of(text)[:1]
-    if part := part_of_one(text, options) or part_of_one(re.split(r"(?:[:=]|[=-]>)\s+", text)[-1], options):
+    if part := next(filter(None, (part_of_one(one, options) for one in (text, re.split(r"(?:[:=]|[=-]>)\s+", text)[-1], *filter(NONE.fullmatch, sentences_of(text)[-1:])))), None):
         return {part}
     if polar := common_option_at_end(sentences_of(text)[-1:], options):
         return {polar}
@@ -605,6 +614,7 @@ LETTER_KEYS = re.compile(r"\{\s*[\"']?[A-Z][\"']?\s*:\s*[\d.]+[^{}]*[\"']?\b[A-Z
     r"| ?/ ?10)?\s*[,;\n]\s*[A-Z]\s*[:=]\s*\d")  # a number for each letter
 RANKED = re.compile(r"^(?:\w{1,30}\b ?){0,3}:?\s*([A-Z])(?:\s*>\s*[A-Z]){2,}\s*\.?$", re.M)
 
+FROM_MOST = re.compile(r"\b(?:from|by) (?:the )?(?:most|highest)\b[^:\n]{0,40}\b(?:least|lowest)\b[^:\n]{0,20}:\s*([A-Z])(?:\s*,\s*[A-Z]){2,}\s*\.?$", re.M | re.I)
 ONE_MARK = re.compile(r"(?<![\w'])([A-Z])[).:]?\s+(correct|wrong):")  # a tick or a cross behind each letter
 
 
@@ -616,7 +626,7 @@ def listed_verdict(text):
         return right[0]
     if re.match(r"\W*[A-Z]\b", text) and len(marked := ONE_MARK.findall(text)) > 2 and [mark for _, mark in marked].count("correct") == 1:
         return next(letter for letter, mark in marked if mark == "correct")
-    ranked = RANKED.search(text)
+    ranked = RANKED.search(text) or FROM_MOST.search(text)
     return ranked[1] if ranked else None
 
 # %% ../../nbs/contracts/letters.ipynb #d973379a
@@ -648,7 +658,7 @@ def is_settled(kept, options):
 # %% ../../nbs/contracts/letters.ipynb #f5ac384e
 #: What says that nobody can decide.
 UNDECIDED = re.compile(r"\b(?:is|are|was|were) not (?:given|stated|known|provided|reported|mentioned)\b|\b(?:can't|cannot|can not) (?:say|tell|decide|choose)\b"
-    r"|\b(?:don't|do not) know\b|\b(?:hard|difficult|impossible) to (?:say|tell|know)\b", re.I)
+    r"|\b(?:stop|replace|avoid|discontinue|withhold|withdraw) (?:it|this|that|them)\b|\b(?:don't|do not) know\b|\b(?:hard|difficult|impossible) to (?:say|tell|know)\b", re.I)
 
 # %% ../../nbs/contracts/letters.ipynb #a8770d17
 def weighed_letters(found, clean, offered, options):
@@ -685,8 +695,9 @@ def names_nothing(
     words = set(LETTER_RUN.findall(text.lower()))
     if not words.isdisjoint(ORDINALS) or any(len(word) == 1 or (len(word) == 3 and word.startswith("is")) for word in words):  # as in `option isB`
         return False
-    return words.isdisjoint(initials_of(option).lower() for option in options.values()) and {stem(word) for word in words}.isdisjoint(
-        run for option in options.values() for word in bare_words(option) for run in LETTER_RUN.findall(word))
+    runs, words = {run for option in options.values() for word in bare_words(option) for run in LETTER_RUN.findall(word)}, words | {stem(word) for word in words}
+    short = tuple(word for word in words if len(word) > 4)  # may begin a word of an option
+    return words.isdisjoint([*runs, *(initials_of(option).lower() for option in options.values())]) and not any(run.startswith(short) for run in runs)
 
 # %% ../../nbs/contracts/letters.ipynb #280cb3d1
 #: Options in order of their likelihood: only the first one counts.
@@ -698,6 +709,8 @@ RETHINKS = re.compile(r"(?:^|(?<=[.!?\n-]))\s*(?:but |oh,? |hmm,? |no,? )?(?:wai
 # %% ../../nbs/contracts/letters.ipynb #4a5b0354
 def letter_in(clean, letters, options):
     "The letter that a text without thoughts chooses; None where none or several are chosen, or one is taken back."
+    if options and NOT_LISTED.search(clean) and not any(bare_words(text)[:1] == ["none"] for text in options.values()):
+        return None
     try:
         found = chosen_letters(clean, letters, options)
     except Open:

@@ -124,8 +124,8 @@ IS_EMERGENCY = re.compile(
 # %% ../../nbs/contracts/levels.ipynb #9a27b454
 #: What denies it or leaves it open.
 NO_NEED = re.compile(r"(?:\b(?:not|never|no|nothing|none|neither|nor|hardly|without|unlikely|unnecessary|needn't|hesitate|reluctant)\b|n't\b)[^.;:!?,]{0,40}$", re.I)
-NEGATION = re.compile(r"\b(?:not|non|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|hesitate|reluctant)\b|n't\b", re.I)
-NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un\w+)\b", re.I)
+NEGATION = re.compile(r"\b(?:not|non|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|anything but|everything but|hesitate|reluctant)\b|n't\b", re.I)
+NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un(?!til\b|less\b)\w+)\b", re.I)
 NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))"
     r"|\bno emergency\b|\bno need (?:for|to (?:go to|visit)) (?:the |an? )?(?:e\.?r\b|a&e|ed\b|emergency)|\bnot (?:911|999|112)\b"
                           r"|\bno (?:need for (?:an )?)?(?:ambulance|emergency (?:care|visit|services))\b"
@@ -367,7 +367,7 @@ def labelled_level(value):
 # %% ../../nbs/contracts/levels.ipynb #7edd929a
 def read_level(text: str) -> str | None:  # one of LEVELS; None when none, several or a level that is taken back is named
     "The triage level that an answer gives."
-    clean = spoken(one_spelling(text))
+    clean = re.sub(rf"^(\W*){LEVEL_WORD.pattern}\s*\?\s+no\b[.,!]*(?=\s*\w)", r"\1Not \2.", spoken(one_spelling(text)), flags=re.I | re.M)  # `Emergency? No. Soon.`
     if values := json_values(clean, LEVEL_KEYS):
         return agreed(values, value_level)
     lines = plain_lines(clean)

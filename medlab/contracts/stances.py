@@ -154,6 +154,11 @@ def forms_of(letter, options):
         core = core[2:] if core[1] in ("for", "to", "with", "on") and len(core) > 2 else core[1:]
     own = [word for word in core if word not in shared]
     forms = [want]
+    lead = want[:2] if len(want) > 2 and want[1][0].isdigit() and len(want[0]) > 3 and not want[0][0].isdigit() else []  # `type 2` of `type 2 diabetes mellitus`
+    bare = want[:-1] if len(want) > 2 and want[-1] in shared and want[0] in shared else []  # `vitamin C` of `vitamin C deficiency`
+    for form in (lead, bare):
+        if form and not any(holds(bare_words(text), form) for name, text in options.items() if name != letter):
+            forms.append(form)
     for form in (core, own):
         if form not in forms and len("".join(form)) > 4 and not (form == own and form[0].isdigit()) and not any(holds(other, form) for other in cores.values()):
             forms.append(form)
@@ -213,6 +218,13 @@ def all_words_place(own, every, have):
     return None if between & {"not", "no", "never", "without", "or", "than"} else (have[spots[0]][1], have[spots[-1]][2])
 
 # %% ../../nbs/contracts/stances.ipynb #5dfc4a8d
+def completed(have, options):
+    "The words of a text, those in full that begin a word of only one option: `sarcoid` for `sarcoidosis`."
+    own = [word for letter in options for word in own_words(letter, options)]
+    full = {word: [one for one in own if one.startswith(word) and len(one) > len(word) + 2] for word, _, _ in have if len(word) > 4}
+    return [(full[word][0] if len(full.get(word, ())) == 1 else word, begin, end) for word, begin, end in have]
+
+
 def word_mentions(text, options, loose=False):
     "Options whose words stand in a text: start, end, letters."
     have, taken, named = word_places(text), [], set()
@@ -234,6 +246,7 @@ def word_mentions(text, options, loose=False):
                 taken.append((begin, end))
                 named.add(letter)
                 yield begin, end, Mention(frozenset([letter]), number=want[0].isdigit())
+    have = completed(have, options) if loose else have
     for letter in sorted(set(options) - named):
         own = own_words(letter, options)
         every = {word for word in bare_words(options[letter]) if word not in LEFT_OUT}
@@ -278,6 +291,9 @@ SIDE_BY_SIDE = re.compile("\x02(\\d+)\x03(\\s*(?:,(?=(?:\\s|\\b(?:the|an?|possib
     "|as well as|together with))\\s*(?:(?:the|an?|also|even|possibly|perhaps|maybe)\\s+)?)\x02(\\d+)\x03", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #90711784
+NOT_THE = re.compile(r"\b(?:not|never|no|than|unlike|nor)(?: the| an?)?\s+$", re.I)
+
+
 def joined_mentions(text, found):
     "The same with a letter and its words as one mention, and with lists as one mention."
     found = list(found)
@@ -292,7 +308,7 @@ def joined_mentions(text, found):
             return one[0]
         if first.options == second.options:
             return add(first.options, "", True)
-        conflict = (first.letter and not gap.startswith(",")) or (second.letter and gap.startswith("("))
+        conflict = (first.letter and not gap.startswith(",")) or (second.letter and (gap.startswith("(") or (second.wrapped and not NOT_THE.search(one.string[: one.start()]))))
         return add(first.options | second.options, "conflict", True) if conflict else one[0]
 
     def listed(one):
@@ -411,7 +427,7 @@ STORY_BEFORE = re.compile(r"\b(?:with|allerg\w+ to|already \w+|about|like|for|fr
 #: What is said of an illness or a drug in general, and not of this case.
 IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:most )?(?:usually|typically|often|rarely|generally|commonly"
     r"|an?|caused|defined|treated"
-    r"|common|associated|seen|found|used|called|known|the)|(?:should|must) be (?:kept|stored)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|increases?|reduces?|(?:is"
+    r"|common|associated|seen|found|used|called|known|the)|(?:should|must) be (?:kept|stored)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|includes?|involves?|comprises?|increases?|reduces?|(?:is"
     r"|are) \w+ (?:by|through|from|to|into))\b", re.I)
 #: What is told of an option with which a sentence begins: `metformin lowers`, `insulin contains`.
 IS_TOLD = re.compile(r"^\s+(?:\w+ly )?(?!(?:is|was|has|this|does)\b)[a-z]{2,}[^\W\dsu]s\s+\w", re.I)
@@ -425,10 +441,15 @@ ASIDE_NO = re.compile(r"^[(\[]\s*(?:is |was )?(?:wrong|incorrect|ruled out|unlik
     r"|this|it|here|possible)\b|wait)[^\x02]*$", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #988d03cb
+#: Where an order follows another one: `stop the one and give the other`.
+ORDERED_NEXT = re.compile(r"\b(?:stop|discontinue|withdraw|withhold)\b[^,;]*\band (?=(?:give|start|use|try|prescribe|begin|add|switch to|change to)\b)", re.I)
+
+
 def stance(mention, before, after, last, question):
     "What a clause says of a mention: chosen, supported, denied, open, reported, mentioned, or conflict. `before` and `after` are the clause's other words, `last` the clause before."
     if mention.join == "conflict":
         return "conflict"
+    before = ORDERED_NEXT.split(before)[-1]
     near = NO_NO.sub(" ", before)
     colon = near.rfind(": ")
     if colon >= 0 and not re.search(r"\b(?:exclud\w*|eliminat\w*|reject\w*|wrong|incorrect|rul\w+ out|not|distractors?)\s*:", near, re.I):
@@ -485,9 +506,10 @@ def sentence_stances(sentence, offered, options, loose=False):
     marked = FROM_TO.sub(r"not \1, it is \2", LESS_THAN.sub(r"not \1, it is \2", marked))
     marked = RANKED_MENTIONS.sub(lambda one: one[0] if mentions[int(one[2])].letter else f"{one[1]} rather than {one[3]}", marked)
     plain = NOT_OPEN.sub(" ", sentence)
-    conditional, question = bool(CONDITION.match(plain)), sentence.rstrip(" \"')").endswith("?")
+    condition, question = bool(CONDITION.match(plain)), sentence.rstrip(" \"')").endswith("?")
     clauses = [clause for clause in CLAUSES.split(marked) if clause.strip()]
     for place, clause in enumerate(clauses):
+        conditional = condition and not any(re.match(r"\s*(?:but|however)\b", one, re.I) for one in clauses[: place + 1])  # `if it were so, A, but it is not, so B`
         following, last = clauses[place + 1] if place + 1 < len(clauses) else "", TOKENS.sub(" ", clauses[place - 1]) if place else ""
         parts = TOKENS.split(clause)  # words, number, words, number, words
         for n in range(1, len(parts), 2):
