@@ -1792,6 +1792,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                      'medlab/contracts/letters.py'),
                                           'medlab.contracts.letters.weighed_letters': ( 'contracts/letters.html#weighed_letters',
                                                                                         'medlab/contracts/letters.py'),
+                                          'medlab.contracts.letters.with_genus': ( 'contracts/letters.html#with_genus',
+                                                                                   'medlab/contracts/letters.py'),
                                           'medlab.contracts.letters.without_echo': ( 'contracts/letters.html#without_echo',
                                                                                      'medlab/contracts/letters.py'),
                                           'medlab.contracts.letters.without_others': ( 'contracts/letters.html#without_others',

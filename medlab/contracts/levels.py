@@ -29,7 +29,7 @@ NEG_BEFORE = re.compile(
     re.I,
 )
 NEG_AFTER = re.compile(
-    r"^(?:\s+(?!is\b|are\b|and\b|or\b|but\b|if\b|when\b)\w+){0,2}\s*(?:(?:is|are|was|would be|seems|care is|visit is)\s+(?:\w+ly\s+)?(?:not|un\w+|never|wrong"
+    r"^,?\s*(?:i|we) (?:(?:had )?(?:first|initially) )?(?:thought|guessed|feared)\b|^(?:\s+(?!is\b|are\b|and\b|or\b|but\b|if\b|when\b)\w+){0,2}\s*(?:(?:is|are|was|would be|seems|care is|visit is)\s+(?:\w+ly\s+)?(?:not|un\w+|never|wrong"
     r"|incorrect|too|n't|no longer|excessive|over)\b|isn't|aren't|wouldn't|won't|not (?:needed|required|necessary|enough)|(?:is |are )?(?:excluded|ruled out|unlikely"
     r"|unnecessary|overkill)|can be ruled out)",
     re.I,
@@ -131,7 +131,7 @@ NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clea
                           r"|\bno (?:need for (?:an )?)?(?:ambulance|emergency (?:care|visit|services))\b"
                           r"|(?:\b(?:not|never|hardly)\b|n't\b)[^.;!?,]{0,20}\blife[- ]threatening\b|\b(?:emergency (?:care|treatment|services?|visit|help"
                           r"|attention|department|room)|an ambulance|ambulance)"
-                      r" (?:is|are|seems|would be)(?:n't| not| un)\b|\bnon-?emergen(?:cy|t)\b", re.I)
+                      r" (?:is|are|seems|would be)(?:n't| not| un)\b|\bnon-?emergen(?:cy|t)\b|\b(?:can|could|have|has|is|was|we|I)(?: \w+ly)? rul\w+ out an? (?:\w+ )?emergency\b", re.I)
 MAY = re.compile(r"\b(?:may|might|could|can|possibl[ey]|perhaps|maybe)\b", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #9ff32d7d
@@ -159,7 +159,7 @@ def says_emergency(sentence, strict):
     sentence = re.sub(r"\b(?:no|without(?: a)?|beyond(?: any)?) (?:doubt|question)\b", "clearly", sentence, flags=re.I)
     if re.search(r"\b(?:may|might|could) or (?:may|might|could) not\b", sentence, re.I):
         return {"open"}
-    found = {"no"} if NO_EMERGENCY.search(sentence) and not re.match(r"\W*(?:if|unless|when"
+    found = {"no"} if any(not re.match(r"[^.;]{0,12}\b(?:unless|only if)\b", sentence[one.end() :], re.I) for one in NO_EMERGENCY.finditer(sentence)) and not re.match(r"\W*(?:if|unless|when"
         r"|as long as)\b[^,]*,", sentence, re.I) and not re.search(r"\b(?:do not|don't)\b[^.]{0,20}\b(?:wait|delay)", sentence, re.I) else set()
     for pattern in (CALL, IS_EMERGENCY):
         for one in pattern.finditer(sentence):

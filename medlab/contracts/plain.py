@@ -163,6 +163,7 @@ def stem(word):
     short = re.sub(r"(?:graphy|gram)$", "graph", re.sub(r"our$", "or", short))
     short = re.sub(r"(?:ing|ed|ion|e|(?<=\w{5}t)or)$", "", short) if len(short) > 4 else short
     short = re.sub(r"(?<=vaccin)at$|(?<=([bdgmnprt]))\1$", "", short)
+    short = short.replace("oxy", "oxi") if len(short) > 8 else short  # amoxycillin
     return short if len(short) > 3 else word
 
 # %% ../../nbs/contracts/plain.ipynb #cb3f0052

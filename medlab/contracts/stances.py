@@ -168,6 +168,7 @@ def forms_of(letter, options):
 def initials_of(option):
     "The initials of an option's words, such as `CTPA` of `CT pulmonary angiography`; an empty text for fewer than two."
     words = [word for word in re.findall(r"[^\W\d_]+", option) if word.lower() not in ("of", "the", "and", "a", "s")]
+    words = words[1:] if len(words) > 3 and stem(words[0]) in VERBS and not any(map(str.isupper, words)) else words  # `PPI` of `Start a proton pump inhibitor`
     return "".join(word if word.isupper() else word[0].upper() for word in words) if len(words) > 1 and not re.search(r"\d", option) else ""
 
 # %% ../../nbs/contracts/stances.ipynb #a45612e8
@@ -186,7 +187,7 @@ def is_number(want):
 # %% ../../nbs/contracts/stances.ipynb #2b2dabed
 def own_words(letter, options):
     "The words that an option has and no other one, without small words and verbs; none where a number or a denial is among them."
-    words = {name: [word for word in bare_words(text) if word not in LEFT_OUT and word not in VERBS] for name, text in options.items()}
+    words = {name: [word for word in bare_words(text) if word not in (*LEFT_OUT, *VERBS, "and", "or")] for name, text in options.items()}
     own = {word for word in words.pop(letter) if len(word) > 1}.difference(*words.values())
     return own if not own & {"not", "no", "never", "without", "none"} and not any(word[0].isdigit() for word in own) else set()
 
@@ -363,11 +364,11 @@ STILL_OPEN = re.compile(r"^\W*(?:(?:has|have|needs?|ought) to be|must be|should 
 # %% ../../nbs/contracts/stances.ipynb #d2a3b2f4
 #: What leaves an option open before and after it; what only looks so.
 OPEN_BEFORE = re.compile(
-    r"\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between(?: \w+){0,2}\W*$|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|stop(?:s|ped|ping)?"
+    r"^\W*hold\b|\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between(?: \w+){0,2}\W*$|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|stop(?:s|ped|ping)?"
     r"|discontinu\w*|withhold\w*|withdraw\w*|to (?:tell|distinguish|differentiate|separate)|suspect\w*|unsure"
     r"|unclear|uncertain|not sure|don't know"
     r"|argue|torn|tempt\w+|alternatives?|need to|to rule|wonder\w*|suppose|would|compare\w*|otherwise|depends|candidates?|toss-?up|think (?:of|about)|in mind|beware"
-    r"|watch for|look for|worr(?:y about|ied|ying|isome)|concern\w*|feared|(?<!is )(?<!was )one of)\b|\?\s*$", re.I)
+    r"|watch for|look for|worr(?:y about|ied|ying|isome)|concern\w*|feared|(?<!is )(?<!was )one of)\b|\?\s*$|\bbetween \d[\d.,]*(?: \w+)? and\W*$", re.I)
 NOT_OPEN = re.compile(
     r"\bif (?:i|one|you|we|pressed|forced|pushed)(?: (?:had|have|were|must|was|am|are))?(?: (?:forced|pressed|made|asked))?(?: to)? ?(?:choose|pick|guess|answer|bet|decide|select)?\b"
     r"|\bi(?:'d| would)\b(?! (?:have|need|want|like|also|consider|not|never|be|exclude|rule|wonder|think about))|\bmay well\b|\bc(?:an|ould) only\b|\b(?:one"
@@ -388,7 +389,7 @@ OTHERS = re.compile(
     r"\b(?:students?|examinees?|colleagues?|residents?|interns?|friends?|some|many|most (?:people|students)|people (?:think|say|choose|believe|pick|would|might"
     r"|may|often)|textbooks\b|the textbook(?! (?:case|example|presentation|picture))"
     r"|keyed|someone|one might|you might|others?|traditionally|one could|traps?|naive|novices?"
-    r"|(?:was|were|been) told|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)"
+    r"|(?:was|were|been) told|(?:was|were) (?:going|about|tempted|inclined) to|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)"
     r"|i first|previous\w*|formerly|used to|(?:would|'d) have (?:said|chosen|gone|picked|thought)|history of|hx|h/o|(?<!\ba )(?<!\bwell[- ])known"
     r"|yesterday|prior|no longer|was treated|family|mother|father|brother|sister|before the|originally|treated for|risk of|prone to)\b", re.I)
 ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|last (?:week|month|year|night|spring|summer|autumn|winter)\b|yesterday"
@@ -425,7 +426,7 @@ SUPPORTED = re.compile(
 ASIDE_BEFORE = re.compile(r"\b(?:about|allerg\w+ to|despite|got|received|underwent|has had|had had|(?:been|is|are|was|were) (?:taking|on|using|given))\s+(?:an?\s+|the\s+|his\s+|her\s+)?$", re.I)
 STORY_BEFORE = re.compile(r"\b(?:with|allerg\w+ to|already \w+|about|like|for|from|by|at|on|had|takes?|taking|took|given|despite)\s+(?:an?\s+|the\s+|his\s+|her\s+|known\s+)?$", re.I)
 #: What is said of an illness or a drug in general, and not of this case.
-IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:most )?(?:usually|typically|often|rarely|generally|commonly"
+IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:most )?(?:usually|typically|often|rarely|generally|commonly|seldom|sometimes|frequently|normally"
     r"|an?|caused|defined|treated"
     r"|common|associated|seen|found|used|called|known|the)|(?:should|must) be (?:kept|stored)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|includes?|involves?|comprises?|increases?|reduces?|(?:is"
     r"|are) \w+ (?:by|through|from|to|into))\b", re.I)
@@ -569,8 +570,8 @@ def weighed(
 # %% ../../nbs/contracts/stances.ipynb #deaff112
 def sole(last):
     "The one option that a text names in words of its own, saying nothing against it and naming no other; None where there is none."
-    doubted = {*last.get("denied", {}), *last.get("reported", {})}
+    doubted, told = {*last.get("denied", {}), *last.get("reported", {})}, set(last.get("told", {}))
     named = {*last.get("mentioned", {}), *last.get("story", {}), *last.get("aside", {})} - doubted
-    if len(named) != 1 or not (named <= set(last.get("mentioned", {})) or last.get("denied")) or last.get("open") or last.get("conflict"):
+    if len(named) != 1 or not (named <= set(last.get("mentioned", {})) or last.get("denied")) or last.get("open") or last.get("conflict") or told - named:
         return None
     return named.pop()
