@@ -27,7 +27,7 @@ from .figures import evidence as behind
 from .figures.answers import confusion_tables, items_side_by_side, speed_of
 from .figures.benchmarks import benchmark_tables, read_benchmark_results
 from .figures.cards import example_card, find_records, record_card, record_parts, stratified_sample
-from .figures.claims import ARM_WORDS, arm_of, arm_table, best_arm_claims, choice_claims, claim_table, claim_words, compare_results, points, points_words
+from .figures.claims import ARM_WORDS, arm_of, arm_table, best_arm_claims, choice_claims, claim_table, claim_words, compare_results, points_words
 from .figures.data import MISSING, describe_balance, describe_records, draw_balance, draw_lengths, draw_records, length_panels
 from .figures.drawing import THEMES, draw_in_both_themes, short_line
 from .figures.errors import commonest_choices, count_errors, danger_words, error_table

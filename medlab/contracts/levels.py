@@ -29,7 +29,8 @@ NEG_BEFORE = re.compile(
     re.I,
 )
 NEG_AFTER = re.compile(
-    r"^,?\s*(?:i|we) (?:(?:had )?(?:first|initially) )?(?:thought|guessed|feared)\b|^(?:\s+(?!is\b|are\b|and\b|or\b|but\b|if\b|when\b)\w+){0,2}\s*(?:(?:is|are|was|would be|seems|care is|visit is)\s+(?:\w+ly\s+)?(?:not|un\w+|never|wrong"
+    r"^,?\s*(?:i|we) (?:(?:had )?(?:first|initially) )?(?:thought|guessed|feared)\b"
+    r"|^(?:\s+(?!is\b|are\b|and\b|or\b|but\b|if\b|when\b)\w+){0,2}\s*(?:(?:is|are|was|would be|seems|care is|visit is)\s+(?:\w+ly\s+)?(?:not|un\w+|never|wrong"
     r"|incorrect|too|n't|no longer|excessive|over)\b|isn't|aren't|wouldn't|won't|not (?:needed|required|necessary|enough)|(?:is |are )?(?:excluded|ruled out|unlikely"
     r"|unnecessary|overkill)|can be ruled out)",
     re.I,
@@ -124,7 +125,8 @@ IS_EMERGENCY = re.compile(
 # %% ../../nbs/contracts/levels.ipynb #9a27b454
 #: What denies it or leaves it open.
 NO_NEED = re.compile(r"(?:\b(?:not|never|no|nothing|none|neither|nor|hardly|without|unlikely|unnecessary|needn't|hesitate|reluctant)\b|n't\b)[^.;:!?,]{0,40}$", re.I)
-NEGATION = re.compile(r"\b(?:not|non|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|anything but|everything but|hesitate|reluctant)\b|n't\b", re.I)
+NEGATION = re.compile(r"\b(?:not|non|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|anything but|everything but"
+    r"|hesitate|reluctant)\b|n't\b", re.I)
 NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un(?!til\b|less\b)\w+)\b", re.I)
 NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))"
     r"|\bno emergency\b|\bno need (?:for|to (?:go to|visit)) (?:the |an? )?(?:e\.?r\b|a&e|ed\b|emergency)|\bnot (?:911|999|112)\b"

@@ -147,13 +147,13 @@ NUMBER_WORDS = {
     "milligram": "mg", "milligrams": "mg", "microgram": "mcg", "micrograms": "mcg", "gram": "g", "grams": "g", "millilitre": "ml", "millilitres": "ml", "milliliters": "ml",
 }
 #: Abbreviations of single words.
-ABBREVIATIONS = {"tb": "tuberculosis", "hctz": "hydrochlorothiazide", "asa": "aspirin", "htn": "hypertension", "ntg": "nitroglycerin"}
+SHORT_WORDS = {"tb": "tuberculosis", "hctz": "hydrochlorothiazide", "asa": "aspirin", "htn": "hypertension", "ntg": "nitroglycerin"}
 
 # %% ../../nbs/contracts/plain.ipynb #2b13248b
 def stem(word):
     "A word in lower case without what differs between `anaemia` and `anemia`, `increases` and `increased`; short words and numbers as they are."
     word = word.casefold().strip("_")
-    word = ABBREVIATIONS.get(word, word)
+    word = SHORT_WORDS.get(word, word)
     if word in NUMBER_WORDS or len(word) < 5 or word in ("maybe", "above"):
         return NUMBER_WORDS.get(word, word)
     word = re.sub(r"^(abdom|thora[cx]|pelvi|crani)\w+$", lambda one: one[1].replace("x", "c"), word)
@@ -217,7 +217,8 @@ def json_values(text, names):
 TAKEN_BACK = re.compile(
     r"\b(?:no,? wait|wait,? (?:no|actually|that|i)\b|hold on|scratch that|on second thoughts?|correction\b|i mean\b|never ?mind|or rather|take (?:that|it) back"
     r"|strike that|my mistake|"
-    r"i misread|(?<=[.!] )it (?:isn't|is not)\s*(?:[:;.!]|,? (?:though|however)\b)|i was wrong|change my (?:answer|mind)|changed my mind|no,? (?:actually|sorry|scratch)|i meant\b|actually,? (?:no|(?:option )?[(]?[a-z]\b(?! )|it's"
+    r"i misread|(?<=[.!] )it (?:isn't|is not)\s*(?:[:;.!]|,? (?:though|however)\b)|i was wrong"
+    r"|change my (?:answer|mind)|changed my mind|no,? (?:actually|sorry|scratch)|i meant\b|actually,? (?:no|(?:option )?[(]?[a-z]\b(?! )|it's"
     r"|it is|i\b|the answer|that)|let me (?:reconsider|correct|rethink)|"
     r"(?:that|this|my answer|the above|above answer) (?:is|was|seems) (?:wrong|incorrect|a mistake|not (?:right|correct))|disregard (?:that|my|the above)|i retract)|\b(?:hard|difficult"
     r"|impossible) to (?:say|tell|know)\W*$",

@@ -31,8 +31,10 @@ I_CANNOT = re.compile(rf"\b(?:I|we|this assistant|as an AI\b[^.]{{0,40}}?,? I)\b
 # %% ../../nbs/contracts/refusals.ipynb #7564f3ba
 #: What only sounds like it: `I cannot stress enough`, `he said I cannot`.
 NOT_REFUSING = re.compile(
-    r"(?:n't|\bnot|\bnever) (?:refuse|decline)\b|\b(?:stress|emphasi[sz]e|overstate|overemphasi[sz]e|recommend (?:\w+ ){1,3}enough|help but|wait to|thank|imagine|agree more|say enough|say for (?:sure|certain)"
-    r"|believe|remember|recall|hear|(?:decide|say|tell|judge) (?:whether|if)|be (?:sure|certain)|see|feel|know if|rule (?:it )?out|think|(?:tell|say|judge|assess|predict) (?:you )?(?:whether|if|from|without))\b",
+    r"(?:n't|\bnot|\bnever) (?:refuse|decline)\b"
+    r"|\b(?:stress|emphasi[sz]e|overstate|overemphasi[sz]e|recommend (?:\w+ ){1,3}enough|help but|wait to|thank|imagine|agree more|say enough|say for (?:sure|certain)"
+    r"|believe|remember|recall|hear|(?:decide|say|tell|judge) (?:whether|if)"
+    r"|be (?:sure|certain)|see|feel|know if|rule (?:it )?out|think|(?:tell|say|judge|assess|predict) (?:you )?(?:whether|if|from|without))\b",
     re.I,
 )
 SOMEBODY_ELSE = re.compile(r"\b(?:if|why|when|that|because|he|she|they|says?|said)\W+$", re.I)
@@ -148,10 +150,12 @@ DECIDES_NO = re.compile(r"\banswer is to (?:refuse|decline)\b|\b(?:decision|answ
     r"|decline))\b|\bI (?:choose|decide|have decided) to (?:refuse|decline)\b|\b(?:should"
                         r"|must) be (?:refused"
                         r"|declined)\b|\bso I(?:'ll| will| must| have to)? (?:refuse|decline)\b", re.I)
-DECIDES_YES = re.compile(r"^\W*I (?:won't|will not|do not|don't|need not|shall not|should not|shouldn't) (?:refuse|decline)\b(?! to (?:refuse|decline))|^\W*(?:there is|there's|i see|i have) no (?:reason|need|grounds) to (?:refuse|decline)\b|^\W*no (?:reason|need|grounds) to (?:refuse"
+DECIDES_YES = re.compile(r"^\W*I (?:won't|will not|do not|don't|need not|shall not|should not|shouldn't) (?:refuse|decline)\b(?! to (?:refuse|decline))"
+    r"|^\W*(?:there is|there's|i see|i have) no (?:reason|need|grounds) to (?:refuse|decline)\b|^\W*no (?:reason|need|grounds) to (?:refuse"
     r"|decline)\b|^\W*(?:this|it|that|(?:this|the|your) (?:request|question)) can (?:\w+ly )?be answered\b|^\W*(?:nothing|no\w*) speaks against answering\b"
                          r"|\b(?:so|and|thus|therefore|hence) (?:it |this |i |we )?(?:would|will|can|could|should|may|'ll)(?: be)?(?: safely| simply| gladly"
-                         r"| happily)? answer(?:ed)?\b|\b(?:my|the)(?: [\w-]+)? (?:decision|choice|thing|course) (?:here )?is to answer\b|\bI (?:choose|decide|have decided) to answer\b|\bso I(?:'ll| will| can| am going to)? answer\b"
+                         r"| happily)? answer(?:ed)?\b|\b(?:my|the)(?: [\w-]+)? (?:decision|choice|thing|course) (?:here )?is to answer\b"
+                         r"|\bI (?:choose|decide|have decided) to answer\b|\bso I(?:'ll| will| can| am going to)? answer\b"
                          r"|[,;.] (?:so )?(?:i'?m |i am |i'd be )?(?:happy|glad) to (?:help|answer|explain)\b", re.I)
 
 # %% ../../nbs/contracts/refusals.ipynb #92a6a2af

@@ -389,7 +389,8 @@ OTHERS = re.compile(
     r"\b(?:students?|examinees?|colleagues?|residents?|interns?|friends?|some|many|most (?:people|students)|people (?:think|say|choose|believe|pick|would|might"
     r"|may|often)|textbooks\b|the textbook(?! (?:case|example|presentation|picture))"
     r"|keyed|someone|one might|you might|others?|traditionally|one could|traps?|naive|novices?"
-    r"|(?:was|were|been) told|(?:was|were) (?:going|about|tempted|inclined) to|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)"
+    r"|(?:was|were|been) told|(?:was|were) (?:going|about|tempted|inclined) to"
+    r"|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)"
     r"|i first|previous\w*|formerly|used to|(?:would|'d) have (?:said|chosen|gone|picked|thought)|history of|hx|h/o|(?<!\ba )(?<!\bwell[- ])known"
     r"|yesterday|prior|no longer|was treated|family|mother|father|brother|sister|before the|originally|treated for|risk of|prone to)\b", re.I)
 ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|last (?:week|month|year|night|spring|summer|autumn|winter)\b|yesterday"
@@ -426,9 +427,11 @@ SUPPORTED = re.compile(
 ASIDE_BEFORE = re.compile(r"\b(?:about|allerg\w+ to|despite|got|received|underwent|has had|had had|(?:been|is|are|was|were) (?:taking|on|using|given))\s+(?:an?\s+|the\s+|his\s+|her\s+)?$", re.I)
 STORY_BEFORE = re.compile(r"\b(?:with|allerg\w+ to|already \w+|about|like|for|from|by|at|on|had|takes?|taking|took|given|despite)\s+(?:an?\s+|the\s+|his\s+|her\s+|known\s+)?$", re.I)
 #: What is said of an illness or a drug in general, and not of this case.
-IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:most )?(?:usually|typically|often|rarely|generally|commonly|seldom|sometimes|frequently|normally"
+IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:most )?(?:usually|typically|often|rarely|generally|commonly"
+    r"|seldom|sometimes|frequently|normally"
     r"|an?|caused|defined|treated"
-    r"|common|associated|seen|found|used|called|known|the)|(?:should|must) be (?:kept|stored)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|includes?|involves?|comprises?|increases?|reduces?|(?:is"
+    r"|common|associated|seen|found|used|called|known|the)|(?:should|must) be (?:kept|stored)|presents?|causes?|occurs?|affects?|treats?|refers?|means"
+    r"|works?|acts?|includes?|involves?|comprises?|increases?|reduces?|(?:is"
     r"|are) \w+ (?:by|through|from|to|into))\b", re.I)
 #: What is told of an option with which a sentence begins: `metformin lowers`, `insulin contains`.
 IS_TOLD = re.compile(r"^\s+(?:\w+ly )?(?!(?:is|was|has|this|does)\b)[a-z]{2,}[^\W\dsu]s\s+\w", re.I)
@@ -445,7 +448,7 @@ ASIDE_NO = re.compile(r"^[(\[]\s*(?:is |was )?(?:wrong|incorrect|ruled out|unlik
 #: Where an order follows another one: `stop the one and give the other`.
 ORDERED_NEXT = re.compile(r"\b(?:stop|discontinue|withdraw|withhold)\b[^,;]*\band (?=(?:give|start|use|try|prescribe|begin|add|switch to|change to)\b)", re.I)
 
-
+# %% ../../nbs/contracts/stances.ipynb #5b1e7c3a
 def stance(mention, before, after, last, question):
     "What a clause says of a mention: chosen, supported, denied, open, reported, mentioned, or conflict. `before` and `after` are the clause's other words, `last` the clause before."
     if mention.join == "conflict":
