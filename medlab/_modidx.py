@@ -1929,6 +1929,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medlab', 'doc_host': '', '
                                                                                         'medlab/contracts/stances.py'),
                                           'medlab.contracts.stances.named_places': ( 'contracts/stances.html#named_places',
                                                                                      'medlab/contracts/stances.py'),
+                                          'medlab.contracts.stances.other_species': ( 'contracts/stances.html#other_species',
+                                                                                      'medlab/contracts/stances.py'),
                                           'medlab.contracts.stances.outside_brackets': ( 'contracts/stances.html#outside_brackets',
                                                                                          'medlab/contracts/stances.py'),
                                           'medlab.contracts.stances.own_words': ( 'contracts/stances.html#own_words',

@@ -547,8 +547,11 @@ def part_of_one(text, options):
         words = ["none", "above"]
     if re.fullmatch(r"\W*(?:all|all of (?:these|them|the options)|all (?:the )?(?:above|options))\W*", text, re.I):
         words = ["all", "above"]
-    if not words or len(words) > 5 or len(re.sub(r"\W", "", text)) < (2 if any(word.isdigit() for word in words) else 5):
+    if not words or len(words) > 5 or len(re.sub(r"\W", "", text)) < (1 if words[0].isdigit() else 2 if any(word.isdigit() for word in words) else 5):
         return None
+    same = [letter for letter, option in options.items() if re.fullmatch(r"\d+(?:\.0+)?", option.strip()) and re.fullmatch(r"\d+(?:\.0+)?", words[0]) and float(option) == float(words[0])]
+    if len(words) == len(same) == 1:
+        return same[0]  # 4 is 4.0
     wants = {letter: [word for word in bare_words(option) if word not in LEFT_OUT] for letter, option in options.items()}
     fits = [letter for letter, want in wants.items() if want and 2 * len(words) >= len(want) and (holds(want, words) or (len(words) > 1 and want[0] == words[0] and stands_in_order(words, want)))]
     return fits[0] if len(fits) == 1 else None

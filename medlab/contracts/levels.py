@@ -290,7 +290,8 @@ LEVEL_STATED = re.compile(
 )
 LEVEL_ACT = re.compile(
     r"\b(?:classify|triage|rate|call|categori[sz]e|label|grade|assign|choose|pick|select|say|mark|consider|treat|go with|opt for|recommend|advise|suggest|seek|get"
-    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled|dealt with) (?:with|by|through|in|as|at)|needs?|requires?|warrants?|arrange|book"
+    r"|be (?:seen|reviewed|assessed|evaluated|examined)|see (?:a|an|your|the) (?:\w+ )?(?:doctor|gp|clinician|nurse|dentist|midwife) (?:at|for|in)"
+    r"|wait (?:for|until)|(?:managed|treated|handled|dealt with) (?:with|by|through|in|as|at)|needs?|requires?|warrants?|arrange|book"
     r"|make)\b[^.;?!,]{0,30}$",
     re.I,
 )

@@ -218,6 +218,17 @@ def all_words_place(own, every, have):
     between = {word for word, _, _ in have[spots[0] : spots[-1] + 1]}
     return None if between & {"not", "no", "never", "without", "or", "than"} else (have[spots[0]][1], have[spots[-1]][2])
 
+# %% ../../nbs/contracts/stances.ipynb #7c2f90ab
+#: What the name of a species ends with.
+SPECIES = re.compile(r"[a-z]+(?:es|us|is|ae|um|ans|a|i)")
+
+
+def other_species(text, option):
+    "Whether a text names another species of an option's genus: `Streptococcus pyogenes` where `Streptococcus pneumoniae` is offered."
+    genus, _, own = option.strip().partition(" ")
+    found = re.search(rf"\b{re.escape(genus)} ([a-z]{{4,}})", text, re.I) if len(genus) > 3 and SPECIES.fullmatch(own) else None
+    return bool(found and SPECIES.fullmatch(found[1]) and found[1][:3] != own[:3])  # not a slip of the pen
+
 # %% ../../nbs/contracts/stances.ipynb #5dfc4a8d
 def completed(have, options):
     "The words of a text, those in full that begin a word of only one option: `sarcoid` for `sarcoidosis`."
@@ -251,6 +262,7 @@ def word_mentions(text, options, loose=False):
     for letter in sorted(set(options) - named):
         own = own_words(letter, options)
         every = {word for word in bare_words(options[letter]) if word not in LEFT_OUT}
+        own = set() if other_species(text, options[letter]) else own
         if own and (place := scattered_place(own, have, loose) or all_words_place(own, every, have)) and not any(a < place[1] and place[0] < b for a, b in taken):
             taken.append(place)
             yield *place, Mention(frozenset([letter]))
