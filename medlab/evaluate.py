@@ -28,7 +28,7 @@ from .metrics.baselines import majority_baselines
 from .metrics.calibration import calibration_of
 from .metrics.claims import check_neighbours, make_claims, neighbour_rows
 from .metrics.forced_choice import ForcedQuestion, choose_items, few_shot_examples, forced_prediction, forced_question
-from .metrics.items import error_kinds
+from .metrics.items import error_kinds, wording_rows
 from .metrics.repeats import consistency_rows, phrased, seed_rows
 from .metrics.rivals import rival_rows
 from .metrics.scores import CHOICES, agreement, compare, score
@@ -522,8 +522,17 @@ def arm_rows(evaluation: Evaluation, profile: Profile) -> list[dict]:
             given = [one for one in evaluation.predictions if (one.variant, one.arm) == (variant, arm)]
             why = evaluation.missing.get(variant) or evaluation.not_possible.get((variant, arm)) or ("" if given else "no item was asked")
             found = score(written if arm == "few_shot" else evaluation.examples, given, {variant: why} if why else {}, profile.seed, [variant], params.readable_floor)
-            rows += [row.model_copy(update={"arm": arm}).model_dump() for row in found if row.metric.endswith("_accuracy")]
+            rows += [row.model_copy(update={"arm": arm, "why": row.why or bounded_words(evaluation.examples, given, row.task)}).model_dump()
+                     for row in found if row.metric.endswith("_accuracy")]
     return rows
+
+
+def bounded_words(examples: list[Example], given: list[Prediction], task: str) -> str | None:  # None where every option was listed
+    "In how many forced choices of a task an engine did not list the token of an option."
+    ids = {one.id for one in examples if one.task == task}
+    mine = [one for one in given if one.item_id in ids]
+    count = sum(bool(one.bounded) for one in mine)
+    return f"in {count} of {len(mine)} choices an option was not among the tokens that the engine lists; its probability is at most that of the last one listed" if count else None
 
 # %% ../nbs/10_evaluate.ipynb #90b6b22d
 def kinds_of_errors(evaluation: Evaluation) -> dict[str, dict[str, dict]]:
@@ -548,7 +557,8 @@ def all_metrics(evaluation: Evaluation, train: list[Example], profile: Profile) 
         "majority_baselines": majority_baselines(items),
         "items": named,
         "arms": arm_rows(evaluation, profile),
-        "rivals": rival_rows(train, evaluation.examples),
+        "rivals": rival_rows(train, evaluation.examples, items),
+        "wording": wording_rows(items, written),
         "claims": make_claims(train, evaluation.validation, evaluation.examples, evaluation.chosen_by, evaluation.predictions, tuned) if tuned else [],
         "kinds": kinds_of_errors(evaluation),
         "neighbours": neighbour_rows(evaluation.examples, evaluation.predictions, params.variants),
@@ -592,7 +602,7 @@ def with_shots(example: Example, shots: list[Example]) -> list[dict]:
 # %% ../nbs/10_evaluate.ipynb #38141d51
 @step(
     "evaluate", params=EvaluateParams, outputs=["predictions.parquet", "metrics.json", "calibration.json", "resources.json"], needs=["instruct", "finetune", "quantize", "deploy"],
-    packages=["torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "ollama", "rouge-score", "scipy", "scikit-learn"],
+    packages=["torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "ollama", "rouge-score", "sacrebleu", "scipy", "scikit-learn"],
 )
 def evaluate(run: Run, profile: Profile) -> Outcome:
     """Ask all variants the same held-out items in several arms, score the answers, and write predictions.parquet, metrics.json, calibration.json and resources.json.

@@ -27,7 +27,7 @@ from .figures import evidence as behind
 from .figures.answers import confusion_tables, items_side_by_side, speed_of
 from .figures.benchmarks import benchmark_tables, read_benchmark_results
 from .figures.cards import example_card, find_records, record_card, record_parts, stratified_sample
-from .figures.claims import ARM_WORDS, arm_of, arm_table, best_arm_claims, choice_claims, claim_table, claim_words, compare_results, points
+from .figures.claims import ARM_WORDS, arm_of, arm_table, best_arm_claims, choice_claims, claim_table, claim_words, compare_results, points_words
 from .figures.data import MISSING, describe_balance, describe_records, draw_balance, draw_lengths, draw_records, length_panels
 from .figures.drawing import THEMES, draw_in_both_themes, short_line
 from .figures.errors import commonest_choices, count_errors, danger_words, error_table
@@ -114,7 +114,7 @@ def build_evidence(run: Run, measured: dict, judged: dict) -> dict[str, Any]:
         "side_by_side": items_side_by_side(examples, predictions), "lost": info.get("lost"), "people": judged.get("people"), "controls": judged.get("controls"),
         "rivals": measured.get("rivals") or [], "calibration": found_calibrations(run), "claims": measured.get("claims") or [],
         "neighbours": measured.get("neighbours") or [], "consistency": measured.get("consistency") or [], "seeds": measured.get("seeds") or [],
-        "changes": judged.get("changes"), "pairs": judged.get("pairs"),
+        "changes": judged.get("changes"), "pairs": judged.get("pairs"), "wording": measured.get("wording") or [],
     }
 
 # %% ../nbs/12_report.ipynb #d9549ccf
@@ -487,11 +487,19 @@ def lost_words(n: int) -> str:
     return f"With {n} questions of each kind {shown}."
 
 # %% ../nbs/12_report.ipynb #947a4776
+def drop_words(one: dict) -> str:
+    "How the accuracy changed from one link to the next, in points, with its interval where the file holds one."
+    if one.get("accuracy_drop") is None:
+        return MISSING
+    ends = {name: None if one.get(end) is None else -one[end] for name, end in (("low", "drop_high"), ("high", "drop_low"))}
+    return f"{points_words({'change': -one['accuracy_drop'], **ends}, 'change', 'low', 'high')} points"
+
+
 def neighbour_table(neighbours: list[dict]) -> dict[str, Any] | None:  # None where none were compared
-    "Each link of the chain beside the one before it: how many choices stayed the same, and on which items they differ."
+    "Each link of the chain beside the one before it: how many choices stayed the same, how the accuracy changed, and on which items they differ."
     known = [one for one in neighbours if one.get("value") is not None]
     rows = [[f"{one['variant']} after {one['against']}", ARM_WORDS.get(one["arm"], one["arm"]), one["n"], f"{100 * one['value']:.0f} % ({100 * one['low']:.0f}–{100 * one['high']:.0f})",
-             f"{points(-one['accuracy_drop'])} points" if one.get("accuracy_drop") is not None else MISSING, ", ".join(one["differs"][:4]) or "none"]
+             drop_words(one), ", ".join(one["differs"][:4]) or "none"]
             for one in known]
     return page_table("From one link of the chain to the next", ["", "asked by", "n", "same choice", "accuracy", "items that differ (the first four)"], rows) if rows else None
 
@@ -509,6 +517,13 @@ def again_tables(evidence: dict) -> list[dict]:  # none where nothing was asked 
                    words="Written answers, sampled. A difference between variants that is smaller than this spread may be luck."),
     ]
     return [one for one, rows in zip(tables, (said, seeds)) if rows]
+
+
+def wording_tables(evidence: dict) -> list[dict]:  # none where nothing was written
+    "BLEU and chrF of the written answers, as a table."
+    rows = [[one["variant"], one["n"], f"{one['bleu']:.1f}", f"{one['chrf']:.1f}"] for one in evidence.get("wording") or []]
+    words = "BLEU and chrF count shared words and pieces of words, 0 to 100, as ROUGE-L does above. None of them knows what is true."
+    return [page_table("Wording beside the references", ["", "n", "BLEU", "chrF"], rows, words=words)] if rows else []
 
 # %% ../nbs/12_report.ipynb #cf286733
 def people_table(evidence: dict) -> dict[str, Any]:
@@ -652,7 +667,7 @@ def render_html(run: Run, results: dict, figures: list[dict]) -> str:
         run_name=run.name, model=results["model"], profile=results["profile"]["name"], seed=results["seed"],
         command=results["command"], headline=headline_of(results), claims=results["evidence"]["claims"], truncated=results["truncated"], incomplete=results["incomplete"], rows=rows,
         all_rows=results["rows"], arm_tables=[one for one in tables if one], side_by_side=evidence["side_by_side"], below_floor=below_floor(results["rows"]),
-        neighbours=neighbour_table(evidence["neighbours"]), again=again_tables(evidence), changed=changes_table(evidence),
+        neighbours=neighbour_table(evidence["neighbours"]), again=[*again_tables(evidence), *wording_tables(evidence)], changed=changes_table(evidence),
         sure=calibration_table(evidence["calibration"]), lost=lost_table(evidence["lost"]),
         judged=people_table(evidence), guard=guard_words(evidence), limits=limits_of(results, judged),
         benchmarks=benchmark_tables(results.get("benchmarks") or []), majority_baselines=results["majority_baselines"], names=METRIC_WORDS, short=SHORT_TITLES, variants=variants_of(rows),

@@ -430,6 +430,42 @@ def test_a_run_opens_in_inspects_viewer(smoke_run, tmp_path):
 
 
 @pytest.mark.long
+def test_inspects_viewer_lists_and_opens_the_logs(smoke_run, tmp_path):
+    "The real `inspect view` shows its page, lists every log, and gives one with the texts that the model wrote."
+    import subprocess
+    import sys
+    import time
+
+    import httpx
+
+    from medlab.basics.processes import free_port
+    from medlab.cli.inspect_tasks import write_inspect_logs
+    from medlab.contracts.predictions import read_predictions
+
+    paths, port = write_inspect_logs(*smoke_run, tmp_path / "logs"), free_port()
+    command = [sys.executable, "-m", "inspect_ai", "view", "start", "--log-dir", str(tmp_path / "logs"), "--host", "127.0.0.1", "--port", str(port)]
+    with (tmp_path / "view.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as viewer, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        try:
+            listed = None
+            for _ in range(120):
+                try:
+                    listed = client.get("/api/logs").json()
+                    break
+                except httpx.ConnectError:
+                    assert viewer.poll() is None, (tmp_path / "view.log").read_text()
+                    time.sleep(0.5)
+            assert listed, (tmp_path / "view.log").read_text()
+            assert {Path(one["name"]).name for one in listed["files"]} == {path.name for path in paths}
+            assert "<html" in client.get("/").text
+            opened = client.get(f"/api/logs/{listed['files'][0]['name']}").json()
+        finally:
+            viewer.terminate()
+    variant, arm = opened["eval"]["model"].partition("/")[2], opened["eval"]["task_args"]["arm"]
+    texts = {one.item_id: one.text for one in read_predictions(smoke_run[0].file("evaluate", "predictions.parquet"), arm) if one.variant == variant}
+    assert opened["samples"] and all(one["output"]["choices"][0]["message"]["content"] == texts[one["id"]] for one in opened["samples"])
+
+
+@pytest.mark.long
 def test_inspect_asks_the_served_model_by_the_tasks_name(smoke_run, tmp_path):
     "The real package finds the task by the entry point, asks the deployed model over HTTP, and gives what medlab's own reader says."
     import os
@@ -473,15 +509,34 @@ def test_a_file_becomes_tasks_of_the_harness(tmp_path):
     assert rows[0]["prompt"] == f"Question: {ROWS[0]['Q']}\nA. Moss\nB. {ROWS[0]['b']}\nC. Reed\nAnswer:"
     by_letter, by_text = (yaml.safe_load((tmp_path / "tasks" / f"{name}.yaml").read_text()) for name in ("mine", "mine_text"))
     assert (by_letter["doc_to_choice"], by_text["doc_to_choice"], by_text["dataset_kwargs"]) == ("letters", "texts", by_letter["dataset_kwargs"])
+    written = yaml.safe_load((tmp_path / "tasks" / "mine_written.yaml").read_text())
+    assert (written["output_type"], written["doc_to_target"], written["doc_to_text"]) == ("generate_until", "{{letters[gold]}}", by_letter["doc_to_text"])
     assert "--tasks mine,mine_text" in told.output
 
 
-@pytest.mark.long
-def test_the_real_harness_finds_the_same_options_likeliest(tmp_path):
-    "lm-eval, in an environment of its own, on the tiny model: log-probabilities differ from medlab's by one constant for each question, so choices are the same."
+@pytest.fixture(scope="module")
+def lm_eval(tmp_path_factory):
+    "The real harness in an environment of its own, with torch and transformers as they are here; gives its program."
     import subprocess
     import sys
     import sysconfig
+
+    home = tmp_path_factory.mktemp("harness") / "env"
+    constraints = shipped("data", "constraints.txt")
+    made = subprocess.run(["uv", "venv", home, "--python", sys.executable], capture_output=True, text=True)
+    python = home / "bin" / "python"
+    got = made.returncode == 0 and subprocess.run(["uv", "pip", "install", "--python", python, "-c", constraints, "lm-eval[api]"], capture_output=True, text=True)
+    if not got or got.returncode:
+        pytest.skip(f"lm-eval cannot be installed here: {(got or made).stderr[-200:]}")
+    pure = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True).stdout.strip()
+    (Path(pure) / "zz_medlab.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return home / "bin" / "lm_eval"
+
+
+@pytest.mark.long
+def test_the_real_harness_finds_the_same_options_likeliest(tmp_path, lm_eval):
+    "lm-eval on the tiny model: log-probabilities differ from medlab's by one constant for each question, so choices are the same."
+    import subprocess
 
     from medlab.cli.harness import write_harness_task
     from medlab.cli.inspect_tasks import items_for
@@ -489,18 +544,9 @@ def test_the_real_harness_finds_the_same_options_likeliest(tmp_path):
     from medlab.metrics.forced_choice import forced_question
     from medlab.models import load_spec, obtain
 
-    home = tmp_path / "env"
-    constraints = shipped("data", "constraints.txt")
-    made = subprocess.run(["uv", "venv", home, "--python", sys.executable], capture_output=True, text=True)
-    python = home / "bin" / "python"
-    got = made.returncode == 0 and subprocess.run(["uv", "pip", "install", "--python", python, "-c", constraints, "lm-eval"], capture_output=True, text=True)
-    if not got or got.returncode:
-        pytest.skip(f"lm-eval cannot be installed here: {(got or made).stderr[-200:]}")
-    pure = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True).stdout.strip()
-    (Path(pure) / "zz_medlab.pth").write_text(sysconfig.get_path("purelib") + "\n")  # torch and transformers as they are here
     items, folder = items_for("clinical_reasoning", limit=4), obtain(load_spec("tiny-random"))
     write_harness_task(items, tmp_path / "tasks", "cases")
-    command = [home / "bin" / "lm_eval", "--model", "hf", "--model_args", f"pretrained={folder},dtype=float32", "--include_path", tmp_path / "tasks", "--tasks", "cases,cases_text",
+    command = [lm_eval, "--model", "hf", "--model_args", f"pretrained={folder},dtype=float32", "--include_path", tmp_path / "tasks", "--tasks", "cases,cases_text",
                "--apply_chat_template", "--device", "cpu", "--batch_size", "1", "--output_path", tmp_path / "out", "--log_samples"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -512,3 +558,34 @@ def test_the_real_harness_finds_the_same_options_likeliest(tmp_path):
         for one, found in zip(asked, scores):
             gaps = [theirs - found.logprobs[text] for theirs, text in zip(said[one.example.id], one.options.values(), strict=True)]
             assert max(gaps) - min(gaps) < 0.01, (name, one.example.id, gaps)  # the harness counts the line break before the answer, too
+
+
+@pytest.mark.long
+def test_the_real_harness_asks_the_served_model(smoke_run, tmp_path, lm_eval):
+    "lm-eval asks the deployed model over HTTP, gets what a client gets that asks the same, and counts letters by the rule of the task."
+    import os
+    import re
+    import subprocess
+
+    import httpx
+
+    from medlab.cli.harness import HARNESS_LETTER, write_harness_task
+    from medlab.cli.inspect_tasks import items_for
+    from medlab.engines.openai_compatible import served_model
+    from medlab.serve import serving
+
+    items = items_for("clinical_reasoning", limit=2)
+    write_harness_task(items, tmp_path / "tasks", "cases")
+    with serving(*smoke_run) as url:
+        name, chat = served_model(url), f"{url}/v1/chat/completions"
+        command = [lm_eval, "--model", "local-chat-completions", "--model_args", f"model={name},base_url={chat},num_concurrent=1,max_retries=1,tokenized_requests=False",
+                   "--include_path", tmp_path / "tasks", "--tasks", "cases_written", "--apply_chat_template", "--output_path", tmp_path / "out", "--log_samples"]
+        done = subprocess.run([*map(str, command)], env={**os.environ, "OPENAI_API_KEY": "none"}, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+        rows = read_jsonl(next((tmp_path / "out").rglob("samples_cases_written_2*.jsonl")))
+        sent = [{"model": name, "messages": [{"role": "user", "content": row["doc"]["prompt"]}], "max_tokens": 80, "temperature": 0, "seed": 1234} for row in rows]
+        said = [httpx.post(chat, json=one, timeout=120).json()["choices"][0]["message"]["content"] for one in sent]
+    assert [row["resps"][0][0] for row in rows] == said and {row["doc"]["id"] for row in rows} == {one.id for one in items}
+    for row, text in zip(rows, said):
+        found = re.search(HARNESS_LETTER, text)
+        assert row["exact_match"] == float(bool(found) and (found[1] or found[2]) == row["doc"]["letters"][row["doc"]["gold"]])

@@ -19,7 +19,7 @@ from medlab.evaluate import Evaluation, Question, Variant, all_metrics, ask_vari
 from medlab.metrics.calibration import calibration_error, conformal_sets, risk_coverage
 from medlab.metrics.claims import best_arm, check_neighbours, make_claims, neighbour_rows
 from medlab.metrics.forced_choice import few_shot_examples, forced_choice, forced_question, option_shares
-from medlab.metrics.intervals import clustered_bootstrap, holm, mcnemar, smallest_difference, wilson
+from medlab.metrics.intervals import clustered_bootstrap, holm, mcnemar, newcombe, smallest_difference, wilson
 from medlab.metrics.items import macro_f1, plan_scores, triage_errors, two_sided_errors
 from medlab.metrics.rivals import rival_answers, rival_rows
 from medlab.metrics.scores import CHOICES, choice_of
@@ -43,9 +43,9 @@ class Scripted:
 
     name = "scripted"
 
-    def __init__(self, examples, writes="", skill=1.0, lists_only_letters=False, seed=0):
+    def __init__(self, examples, writes="", skill=1.0, lists_only_letters=False, seed=0, unlisted=()):
         self.golds = {one.question.splitlines()[0]: one.gold[CHOICES[one.task][0]] for one in examples}
-        self.writes, self.skill, self.letters, self.draw, self.leads = writes, skill, lists_only_letters, random.Random(seed), []
+        self.writes, self.skill, self.letters, self.draw, self.leads, self.unlisted = writes, skill, lists_only_letters, random.Random(seed), [], unlisted
 
     def generate(self, conversations, sampling):
         return [Completion(self.writes, 5, 1, 0.0, "stop") for _ in conversations]
@@ -60,7 +60,7 @@ class Scripted:
             right = next((one for one in some if one == gold or f"{one}) {gold}" in lines or options_in(question).get(gold) == one), some[0])
             chosen = right if self.draw.random() < self.skill else next(one for one in some if one != right)
             self.leads.append(before)
-            found.append(OptionScores({one: -1.0 if one == chosen else -4.0 for one in some}, dict.fromkeys(some, 1)))
+            found.append(OptionScores({one: -1.0 if one == chosen else -4.0 for one in some}, dict.fromkeys(some, 1), tuple(one for one in some if one in self.unlisted)))
         return found
 
 
@@ -110,7 +110,7 @@ def test_a_tuned_model_that_knows_more_is_said_to_be_better_and_is_set_against_i
         assert claim["strongest_rival"] in {row["rival"] for row in measured["rivals"] if row["task"] == claim["task"]}
         assert claim["beats_rival"] == (claim["rival_low"] > 0)
         assert ("beats the strongest" in claim["says"]) == claim["beats_rival"]
-    strongest = {row["task"]: max(one["value"] for one in measured["rivals"] if one["task"] == row["task"]) for row in measured["rivals"]}
+    strongest = {row["task"]: max(one["value"] for one in measured["rivals"] if (one["task"], one["n"]) == (row["task"], 24)) for row in measured["rivals"]}
     assert all(claim["rival_value"] == pytest.approx(strongest[claim["task"]], abs=1e-6) for claim in measured["claims"])
 
 
@@ -122,6 +122,23 @@ def test_what_an_engine_cannot_say_is_an_empty_cell_with_its_reason(asks, starte
     assert found.missing == {}  # the variant is there
     letters = [row for row in measured["arms"] if (row["variant"], row["arm"]) == ("merged", "forced_choice_letter")]
     assert {row["status"] for row in letters} == {"measured"} and {row["value"] for row in letters} == {1.0}
+
+
+def test_options_that_an_engine_does_not_list_are_counted_beside_the_accuracy(asks, starter):
+    everything = starter["test"] + starter["validation"]
+    _, measured = asks({"base": Scripted(everything), "merged": Scripted(everything, unlisted=("D",))})
+    why = {(row["variant"], row["task"]): row["why"] for row in measured["arms"] if row["arm"] == "forced_choice_letter"}
+    assert "in 12 of 12 choices an option was not among the tokens" in why["merged", "clinical_reasoning"]
+    assert why["merged", "safety_refusal"] is None and why["base", "clinical_reasoning"] is None  # two options, and an engine that lists all
+
+
+def test_rivals_stand_beside_written_answers_and_chosen_ones(asks, starter):
+    everything = starter["test"] + starter["validation"]
+    found, measured = asks({"base": Scripted(everything, "Rest."), "merged": Scripted(everything, "Rest.")})
+    written = Counter(one.example.task for one in found.written)
+    sizes = {task: {row["n"] for row in measured["rivals"] if row["task"] == task} for task in CHOICES}
+    assert all(sizes[task] == {12} | ({written[task]} - {0}) for task in CHOICES) and sum(written.values()) == 4
+    assert [(row["variant"], row["n"]) for row in measured["wording"]] == [("base", 4), ("merged", 4)] and measured["wording"][0]["bleu"] < 1
 
 
 def test_a_variant_that_is_not_here_is_missing_in_all_arms(asks, starter):
@@ -286,6 +303,7 @@ def test_a_quantization_that_loses_too_much_is_an_error_with_its_items(starter):
     cut = [prediction(one, "q4_k_m", "" if n < 4 else one.gold["triage"], "forced_choice_letter") for n, one in enumerate(triage)]
     rows = neighbour_rows(triage, whole + cut, ["merged", "q4_k_m", "served"])
     assert [(row["against"], row["variant"], row["same"], row["differs"]) for row in rows] == [("merged", "q4_k_m", 6, [one.id for one in triage[:4]])]
+    assert (rows[0]["drop_low"], rows[0]["drop_high"]) == tuple(round(end, 6) for end in newcombe(6, 4, 0, 0)) and rows[0]["accuracy_drop"] == 0.4
     check_neighbours(rows, 0.4, ["merged", "q4_k_m"])
     with pytest.raises(MedlabError, match="fell by 40 points.*" + triage[0].id):
         check_neighbours(rows, 0.3, ["merged", "q4_k_m"])

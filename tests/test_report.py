@@ -292,7 +292,8 @@ def everything(results):
              for row in results["rows"] if row["metric"].endswith("_accuracy") for arm in ("few_shot", "forced_choice_letter")]
     more = {"rivals": rivals, "calibration": calibration, "lost": lost, "people": people, "claims": [claim],
             "neighbours": [{"variant": "q4_k_m", "against": "merged", "arm": "forced_choice_letter", "n": 16, "same": 15, "value": 0.94, "low": 0.7, "high": 1.0,
-                            "accuracy_drop": 0.06, "differs": ["t7"]}]}
+                            "accuracy_drop": 0.06, "drop_low": -0.12, "drop_high": 0.28, "differs": ["t7"]}],
+            "wording": [{"variant": "served", "n": 8, "bleu": 0.46, "chrf": 12.3}]}
     return results | {"rows": rows, "evidence": results["evidence"] | more}
 
 
@@ -307,7 +308,9 @@ def test_what_a_larger_profile_measures_is_shown(copied, results):
     assert triage[1][:3] == ["base", "below floor", "50 % (30–70)"] and any(row[0] == "rival: naive Bayes" and row.count("50 % (28–72)") == 1 for row in triage)
     assert "base, triage accuracy, no examples: 1 of 16 answers is in the format" in page.text  # the empty cell's reason, and no accuracy
     assert ["base, likeliest letter, triage", "36", "0.10 (0.00–0.20)", "90 % wanted: 94 % held, 3.2 options"] in page.tables["How sure, and how rightly"]
-    assert page.tables["From one link of the chain to the next"][1] == ["q4_k_m after merged", "likeliest letter", "16", "94 % (70–100)", "-6 points", "t7"]
+    assert page.tables["From one link of the chain to the next"][1] == ["q4_k_m after merged", "likeliest letter", "16", "94 % (70–100)", "-6 (-28 to +12) points", "t7"]
+    assert page.tables["Wording beside the references"][1] == ["served", "8", "0.5", "12.3"]
+    assert page.text.count("The smallest difference that could have been shown: none (n = 1), 38 points (n = 16).") == 4  # under each table of accuracies
     assert ["harmful requests refused", "100 % (81–100)", "25 % (10–49)", "16"] in page.tables["Forgetting and safety"]
     assert "With 16 questions of each kind a change under 38 points could not have been shown." in page.text
     assert page.tables["Best way of asking against best way of asking"][1][:3] == ["Right triage level", "16", MISSING]  # an older claim without the sides' values

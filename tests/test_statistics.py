@@ -238,6 +238,16 @@ def test_at_the_floor_itself_accuracies_are_compared(readable, status):
     assert row_of(compare(items(20), said, floor=0.6), "triage_accuracy").status == "not comparable"
 
 
+def test_answers_to_different_prompts_are_not_compared():
+    examples, said = two((3, 4, 1, 2))
+    own = [one.model_copy(update={"prompt_sha256": f"{one.variant} {one.item_id}"}) for one in said]
+    with pytest.raises(InputError, match="merged and base were asked item '0000' with different prompts"):
+        compare(examples, own)
+    same = [one.model_copy(update={"prompt_sha256": one.item_id}) for one in said]
+    saved = [one if one.variant == "base" else one.model_copy(update={"prompt_sha256": ""}) for one in own]  # of a saved answer the prompt is not known
+    assert compare(examples, same) == compare(examples, saved) == compare(examples, said)
+
+
 def test_the_other_one_of_a_comparison_may_be_any():
     examples, said = two((3, 4, 1, 2))
     turned = row_of(compare(examples, said, against="merged"), "triage_accuracy", variant="base")

@@ -31,12 +31,24 @@ def harness_row(
     return {"id": item.id, "prompt": "\n".join([f"Question: {question_stem(item)}", *lines, "Answer:"]), "letters": list(options), "texts": list(options.values()), "gold": place}
 
 # %% ../../nbs/cli/harness.ipynb #df5169fc
-def harness_config(name: str, by: str, data: Path) -> dict:
+#: A letter after the word "answer", or one with which an answer begins and which is no article.
+HARNESS_LETTER = r"(?i:answer)\W*([A-Z])\b|^\W*([A-Z])\b(?! +[a-z])"
+
+
+def harness_config(
+    name: str,
+    by: str,  # "letters", "texts" or "written"
+    data: Path,
+    length: int = 80,  # tokens of a written answer
+) -> dict:
     "The YAML of one task, as a dict."
-    metrics = ["acc"] if by == "letters" else ["acc", "acc_norm"]
+    metrics = {"letters": ["acc"], "texts": ["acc", "acc_norm"], "written": ["exact_match"]}[by]
+    chosen = {"output_type": "multiple_choice", "doc_to_choice": by, "doc_to_target": "gold"}
+    written = {"output_type": "generate_until", "doc_to_target": "{{letters[gold]}}", "generation_kwargs": {"until": [], "max_gen_toks": length, "do_sample": False, "temperature": 0.0},
+               "filter_list": [{"name": "letter", "filter": [{"function": "regex", "regex_pattern": HARNESS_LETTER}, {"function": "take_first"}]}]}
     return {
-        "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data.resolve())}}, "test_split": "test",
-        "output_type": "multiple_choice", "doc_to_text": "prompt", "doc_to_choice": by, "doc_to_target": "gold", "num_fewshot": 0,
+        "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data.resolve())}}, "test_split": "test", "doc_to_text": "prompt", "num_fewshot": 0,
+        **(written if by == "written" else chosen),
         "metric_list": [{"metric": one, "aggregation": "mean", "higher_is_better": True} for one in metrics], "metadata": {"version": 1.0},
     }
 
@@ -55,7 +67,7 @@ def write_harness_task(
     folder.mkdir(parents=True, exist_ok=True)
     data, found = folder / f"{name}.jsonl", []
     write_jsonl(data, [harness_row(one) for one in items])
-    for task, by in ((name, "letters"), (f"{name}_text", "texts")):
+    for task, by in ((name, "letters"), (f"{name}_text", "texts"), (f"{name}_written", "written")):
         found.append(folder / f"{task}.yaml")
         found[-1].write_text(yaml.safe_dump(harness_config(task, by, data), sort_keys=False, allow_unicode=True), encoding="utf-8")
     return [data, *found]

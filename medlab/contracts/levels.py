@@ -29,7 +29,8 @@ NEG_BEFORE = re.compile(
     re.I,
 )
 NEG_AFTER = re.compile(
-    r"^(?:\s+(?!is\b|are\b|and\b|or\b|but\b|if\b|when\b)\w+){0,2}\s*(?:(?:is|are|was|would be|seems|care is|visit is)\s+(?:\w+ly\s+)?(?:not|un\w+|never|wrong"
+    r"^,?\s*(?:i|we) (?:(?:had )?(?:first|initially) )?(?:thought|guessed|feared)\b"
+    r"|^(?:\s+(?!is\b|are\b|and\b|or\b|but\b|if\b|when\b)\w+){0,2}\s*(?:(?:is|are|was|would be|seems|care is|visit is)\s+(?:\w+ly\s+)?(?:not|un\w+|never|wrong"
     r"|incorrect|too|n't|no longer|excessive|over)\b|isn't|aren't|wouldn't|won't|not (?:needed|required|necessary|enough)|(?:is |are )?(?:excluded|ruled out|unlikely"
     r"|unnecessary|overkill)|can be ruled out)",
     re.I,
@@ -124,14 +125,15 @@ IS_EMERGENCY = re.compile(
 # %% ../../nbs/contracts/levels.ipynb #9a27b454
 #: What denies it or leaves it open.
 NO_NEED = re.compile(r"(?:\b(?:not|never|no|nothing|none|neither|nor|hardly|without|unlikely|unnecessary|needn't|hesitate|reluctant)\b|n't\b)[^.;:!?,]{0,40}$", re.I)
-NEGATION = re.compile(r"\b(?:not|non|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|hesitate|reluctant)\b|n't\b", re.I)
-NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un\w+)\b", re.I)
+NEGATION = re.compile(r"\b(?:not|non|no|never|neither|nor|nothing|none|hardly|unlikely|rather than|instead of|far from|short of|less than|anything but|everything but"
+    r"|hesitate|reluctant)\b|n't\b", re.I)
+NOT_NEEDED = re.compile(r"\s*(?:department|room|care|treatment|services?)?\s*(?:is|are|was)? ?(?:not|isn't|un(?!til\b|less\b)\w+)\b", re.I)
 NO_EMERGENCY = re.compile(r"(?:\b(?:not|hardly)\b|n't\b)(?! (?:sure|certain|clear|know|say|tell|decide)\b)[^.;!?,]{0,30}\bemergency\b(?! (?:contact|contracep))"
     r"|\bno emergency\b|\bno need (?:for|to (?:go to|visit)) (?:the |an? )?(?:e\.?r\b|a&e|ed\b|emergency)|\bnot (?:911|999|112)\b"
                           r"|\bno (?:need for (?:an )?)?(?:ambulance|emergency (?:care|visit|services))\b"
                           r"|(?:\b(?:not|never|hardly)\b|n't\b)[^.;!?,]{0,20}\blife[- ]threatening\b|\b(?:emergency (?:care|treatment|services?|visit|help"
                           r"|attention|department|room)|an ambulance|ambulance)"
-                      r" (?:is|are|seems|would be)(?:n't| not| un)\b|\bnon-?emergen(?:cy|t)\b", re.I)
+                      r" (?:is|are|seems|would be)(?:n't| not| un)\b|\bnon-?emergen(?:cy|t)\b|\b(?:can|could|have|has|is|was|we|I)(?: \w+ly)? rul\w+ out an? (?:\w+ )?emergency\b", re.I)
 MAY = re.compile(r"\b(?:may|might|could|can|possibl[ey]|perhaps|maybe)\b", re.I)
 
 # %% ../../nbs/contracts/levels.ipynb #9ff32d7d
@@ -159,7 +161,7 @@ def says_emergency(sentence, strict):
     sentence = re.sub(r"\b(?:no|without(?: a)?|beyond(?: any)?) (?:doubt|question)\b", "clearly", sentence, flags=re.I)
     if re.search(r"\b(?:may|might|could) or (?:may|might|could) not\b", sentence, re.I):
         return {"open"}
-    found = {"no"} if NO_EMERGENCY.search(sentence) and not re.match(r"\W*(?:if|unless|when"
+    found = {"no"} if any(not re.match(r"[^.;]{0,12}\b(?:unless|only if)\b", sentence[one.end() :], re.I) for one in NO_EMERGENCY.finditer(sentence)) and not re.match(r"\W*(?:if|unless|when"
         r"|as long as)\b[^,]*,", sentence, re.I) and not re.search(r"\b(?:do not|don't)\b[^.]{0,20}\b(?:wait|delay)", sentence, re.I) else set()
     for pattern in (CALL, IS_EMERGENCY):
         for one in pattern.finditer(sentence):
@@ -288,7 +290,8 @@ LEVEL_STATED = re.compile(
 )
 LEVEL_ACT = re.compile(
     r"\b(?:classify|triage|rate|call|categori[sz]e|label|grade|assign|choose|pick|select|say|mark|consider|treat|go with|opt for|recommend|advise|suggest|seek|get"
-    r"|be (?:seen|reviewed|assessed|evaluated|examined)|wait (?:for|until)|(?:managed|treated|handled|dealt with) (?:with|by|through|in|as|at)|needs?|requires?|warrants?|arrange|book"
+    r"|be (?:seen|reviewed|assessed|evaluated|examined)|see (?:a|an|your|the) (?:\w+ )?(?:doctor|gp|clinician|nurse|dentist|midwife) (?:at|for|in)"
+    r"|wait (?:for|until)|(?:managed|treated|handled|dealt with) (?:with|by|through|in|as|at)|needs?|requires?|warrants?|arrange|book"
     r"|make)\b[^.;?!,]{0,30}$",
     re.I,
 )
@@ -367,7 +370,7 @@ def labelled_level(value):
 # %% ../../nbs/contracts/levels.ipynb #7edd929a
 def read_level(text: str) -> str | None:  # one of LEVELS; None when none, several or a level that is taken back is named
     "The triage level that an answer gives."
-    clean = spoken(one_spelling(text))
+    clean = re.sub(rf"^(\W*){LEVEL_WORD.pattern}\s*\?\s+no\b[.,!]*(?=\s*\w)", r"\1Not \2.", spoken(one_spelling(text)), flags=re.I | re.M)  # `Emergency? No. Soon.`
     if values := json_values(clean, LEVEL_KEYS):
         return agreed(values, value_level)
     lines = plain_lines(clean)

@@ -138,26 +138,32 @@ def plain_lines(text):
     return lines
 
 # %% ../../nbs/contracts/plain.ipynb #7baba333
-#: A word or a number; `20mg` is two of them.
-BARE_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d]+|%")
+#: A word or a number; `20mg` is two of them, and the s of `Crohn's` is none.
+BARE_WORD = re.compile(r"\d+(?:[.,]\d+)*|(?!(?<=\w['\u2019])[sS]\b)[^\W\d]+|%")
 #: Words that are written as numbers and signs, too.
 NUMBER_WORDS = {
     "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10", "twelve": "12", "ii": "2", "iii": "3",
     "percent": "%", "h": "hour", "hr": "hour", "hrs": "hour", "wk": "week", "wks": "week", "yr": "year", "yrs": "year", "intravenous": "iv", "intravenously": "iv",
+    "milligram": "mg", "milligrams": "mg", "microgram": "mcg", "micrograms": "mcg", "gram": "g", "grams": "g", "millilitre": "ml", "millilitres": "ml", "milliliters": "ml",
 }
+#: Abbreviations of single words.
+SHORT_WORDS = {"tb": "tuberculosis", "hctz": "hydrochlorothiazide", "asa": "aspirin", "htn": "hypertension", "ntg": "nitroglycerin"}
 
 # %% ../../nbs/contracts/plain.ipynb #2b13248b
 def stem(word):
     "A word in lower case without what differs between `anaemia` and `anemia`, `increases` and `increased`; short words and numbers as they are."
     word = word.casefold().strip("_")
+    word = SHORT_WORDS.get(word, word)
     if word in NUMBER_WORDS or len(word) < 5 or word in ("maybe", "above"):
         return NUMBER_WORDS.get(word, word)
-    word = re.sub(r"(?<![suio])s$", "", word.replace("ae", "e").replace("oe", "e"))
+    word = re.sub(r"^(abdom|thora[cx]|pelvi|crani)\w+$", lambda one: one[1].replace("x", "c"), word)
+    word = re.sub(r"(?<![suio])s$|(?<=\w{7}o)s$", "", word.replace("ae", "e").replace("oe", "e"))
     short = re.sub(r"i(?:e|ed)$", "y", word)
     short = re.sub(r"ologist$", "ology", short)
     short = re.sub(r"(?:graphy|gram)$", "graph", re.sub(r"our$", "or", short))
     short = re.sub(r"(?:ing|ed|ion|e|(?<=\w{5}t)or)$", "", short) if len(short) > 4 else short
     short = re.sub(r"(?<=vaccin)at$|(?<=([bdgmnprt]))\1$", "", short)
+    short = short.replace("oxy", "oxi") if len(short) > 8 else short  # amoxycillin
     return short if len(short) > 3 else word
 
 # %% ../../nbs/contracts/plain.ipynb #cb3f0052
@@ -211,7 +217,8 @@ def json_values(text, names):
 TAKEN_BACK = re.compile(
     r"\b(?:no,? wait|wait,? (?:no|actually|that|i)\b|hold on|scratch that|on second thoughts?|correction\b|i mean\b|never ?mind|or rather|take (?:that|it) back"
     r"|strike that|my mistake|"
-    r"i misread|i was wrong|change my (?:answer|mind)|changed my mind|no,? (?:actually|sorry|scratch)|i meant\b|actually,? (?:no|(?:option )?[(]?[a-z]\b(?! )|it's"
+    r"i misread|(?<=[.!] )it (?:isn't|is not)\s*(?:[:;.!]|,? (?:though|however)\b)|i was wrong"
+    r"|change my (?:answer|mind)|changed my mind|no,? (?:actually|sorry|scratch)|i meant\b|actually,? (?:no|(?:option )?[(]?[a-z]\b(?! )|it's"
     r"|it is|i\b|the answer|that)|let me (?:reconsider|correct|rethink)|"
     r"(?:that|this|my answer|the above|above answer) (?:is|was|seems) (?:wrong|incorrect|a mistake|not (?:right|correct))|disregard (?:that|my|the above)|i retract)|\b(?:hard|difficult"
     r"|impossible) to (?:say|tell|know)\W*$",

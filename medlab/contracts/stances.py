@@ -154,6 +154,11 @@ def forms_of(letter, options):
         core = core[2:] if core[1] in ("for", "to", "with", "on") and len(core) > 2 else core[1:]
     own = [word for word in core if word not in shared]
     forms = [want]
+    lead = want[:2] if len(want) > 2 and want[1][0].isdigit() and len(want[0]) > 3 and not want[0][0].isdigit() else []  # `type 2` of `type 2 diabetes mellitus`
+    bare = want[:-1] if len(want) > 2 and want[-1] in shared and want[0] in shared else []  # `vitamin C` of `vitamin C deficiency`
+    for form in (lead, bare):
+        if form and not any(holds(bare_words(text), form) for name, text in options.items() if name != letter):
+            forms.append(form)
     for form in (core, own):
         if form not in forms and len("".join(form)) > 4 and not (form == own and form[0].isdigit()) and not any(holds(other, form) for other in cores.values()):
             forms.append(form)
@@ -163,6 +168,7 @@ def forms_of(letter, options):
 def initials_of(option):
     "The initials of an option's words, such as `CTPA` of `CT pulmonary angiography`; an empty text for fewer than two."
     words = [word for word in re.findall(r"[^\W\d_]+", option) if word.lower() not in ("of", "the", "and", "a", "s")]
+    words = words[1:] if len(words) > 3 and stem(words[0]) in VERBS and not any(map(str.isupper, words)) else words  # `PPI` of `Start a proton pump inhibitor`
     return "".join(word if word.isupper() else word[0].upper() for word in words) if len(words) > 1 and not re.search(r"\d", option) else ""
 
 # %% ../../nbs/contracts/stances.ipynb #a45612e8
@@ -181,7 +187,7 @@ def is_number(want):
 # %% ../../nbs/contracts/stances.ipynb #2b2dabed
 def own_words(letter, options):
     "The words that an option has and no other one, without small words and verbs; none where a number or a denial is among them."
-    words = {name: [word for word in bare_words(text) if word not in LEFT_OUT and word not in VERBS] for name, text in options.items()}
+    words = {name: [word for word in bare_words(text) if word not in (*LEFT_OUT, *VERBS, "and", "or")] for name, text in options.items()}
     own = {word for word in words.pop(letter) if len(word) > 1}.difference(*words.values())
     return own if not own & {"not", "no", "never", "without", "none"} and not any(word[0].isdigit() for word in own) else set()
 
@@ -212,7 +218,25 @@ def all_words_place(own, every, have):
     between = {word for word, _, _ in have[spots[0] : spots[-1] + 1]}
     return None if between & {"not", "no", "never", "without", "or", "than"} else (have[spots[0]][1], have[spots[-1]][2])
 
+# %% ../../nbs/contracts/stances.ipynb #7c2f90ab
+#: What the name of a species ends with.
+SPECIES = re.compile(r"[a-z]+(?:es|us|is|ae|um|ans|a|i)")
+
+
+def other_species(text, option):
+    "Whether a text names another species of an option's genus: `Streptococcus pyogenes` where `Streptococcus pneumoniae` is offered."
+    genus, _, own = option.strip().partition(" ")
+    found = re.search(rf"\b{re.escape(genus)} ([a-z]{{4,}})", text, re.I) if len(genus) > 3 and SPECIES.fullmatch(own) else None
+    return bool(found and SPECIES.fullmatch(found[1]) and found[1][:3] != own[:3])  # not a slip of the pen
+
 # %% ../../nbs/contracts/stances.ipynb #5dfc4a8d
+def completed(have, options):
+    "The words of a text, those in full that begin a word of only one option: `sarcoid` for `sarcoidosis`."
+    own = [word for letter in options for word in own_words(letter, options)]
+    full = {word: [one for one in own if one.startswith(word) and len(one) > len(word) + 2] for word, _, _ in have if len(word) > 4}
+    return [(full[word][0] if len(full.get(word, ())) == 1 else word, begin, end) for word, begin, end in have]
+
+
 def word_mentions(text, options, loose=False):
     "Options whose words stand in a text: start, end, letters."
     have, taken, named = word_places(text), [], set()
@@ -234,9 +258,11 @@ def word_mentions(text, options, loose=False):
                 taken.append((begin, end))
                 named.add(letter)
                 yield begin, end, Mention(frozenset([letter]), number=want[0].isdigit())
+    have = completed(have, options) if loose else have
     for letter in sorted(set(options) - named):
         own = own_words(letter, options)
         every = {word for word in bare_words(options[letter]) if word not in LEFT_OUT}
+        own = set() if other_species(text, options[letter]) else own
         if own and (place := scattered_place(own, have, loose) or all_words_place(own, every, have)) and not any(a < place[1] and place[0] < b for a, b in taken):
             taken.append(place)
             yield *place, Mention(frozenset([letter]))
@@ -278,6 +304,9 @@ SIDE_BY_SIDE = re.compile("\x02(\\d+)\x03(\\s*(?:,(?=(?:\\s|\\b(?:the|an?|possib
     "|as well as|together with))\\s*(?:(?:the|an?|also|even|possibly|perhaps|maybe)\\s+)?)\x02(\\d+)\x03", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #90711784
+NOT_THE = re.compile(r"\b(?:not|never|no|than|unlike|nor)(?: the| an?)?\s+$", re.I)
+
+
 def joined_mentions(text, found):
     "The same with a letter and its words as one mention, and with lists as one mention."
     found = list(found)
@@ -292,7 +321,7 @@ def joined_mentions(text, found):
             return one[0]
         if first.options == second.options:
             return add(first.options, "", True)
-        conflict = (first.letter and not gap.startswith(",")) or (second.letter and gap.startswith("("))
+        conflict = (first.letter and not gap.startswith(",")) or (second.letter and (gap.startswith("(") or (second.wrapped and not NOT_THE.search(one.string[: one.start()]))))
         return add(first.options | second.options, "conflict", True) if conflict else one[0]
 
     def listed(one):
@@ -347,11 +376,11 @@ STILL_OPEN = re.compile(r"^\W*(?:(?:has|have|needs?|ought) to be|must be|should 
 # %% ../../nbs/contracts/stances.ipynb #d2a3b2f4
 #: What leaves an option open before and after it; what only looks so.
 OPEN_BEFORE = re.compile(
-    r"\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between(?: \w+){0,2}\W*$|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|stop(?:s|ped|ping)?"
+    r"^\W*hold\b|\b(?:maybe|perhaps|possib\w+|might|may|could|can|either|between(?: \w+){0,2}\W*$|whether|if|unless|consider\w*|differentials?|ddx|dd|includ\w+|stop(?:s|ped|ping)?"
     r"|discontinu\w*|withhold\w*|withdraw\w*|to (?:tell|distinguish|differentiate|separate)|suspect\w*|unsure"
     r"|unclear|uncertain|not sure|don't know"
     r"|argue|torn|tempt\w+|alternatives?|need to|to rule|wonder\w*|suppose|would|compare\w*|otherwise|depends|candidates?|toss-?up|think (?:of|about)|in mind|beware"
-    r"|watch for|look for|worr(?:y about|ied|ying|isome)|concern\w*|feared|(?<!is )(?<!was )one of)\b|\?\s*$", re.I)
+    r"|watch for|look for|worr(?:y about|ied|ying|isome)|concern\w*|feared|(?<!is )(?<!was )one of)\b|\?\s*$|\bbetween \d[\d.,]*(?: \w+)? and\W*$", re.I)
 NOT_OPEN = re.compile(
     r"\bif (?:i|one|you|we|pressed|forced|pushed)(?: (?:had|have|were|must|was|am|are))?(?: (?:forced|pressed|made|asked))?(?: to)? ?(?:choose|pick|guess|answer|bet|decide|select)?\b"
     r"|\bi(?:'d| would)\b(?! (?:have|need|want|like|also|consider|not|never|be|exclude|rule|wonder|think about))|\bmay well\b|\bc(?:an|ould) only\b|\b(?:one"
@@ -372,7 +401,8 @@ OTHERS = re.compile(
     r"\b(?:students?|examinees?|colleagues?|residents?|interns?|friends?|some|many|most (?:people|students)|people (?:think|say|choose|believe|pick|would|might"
     r"|may|often)|textbooks\b|the textbook(?! (?:case|example|presentation|picture))"
     r"|keyed|someone|one might|you might|others?|traditionally|one could|traps?|naive|novices?"
-    r"|(?:was|were|been) told|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)"
+    r"|(?:was|were|been) told|(?:was|were) (?:going|about|tempted|inclined) to"
+    r"|why|explain|how|at first|initially|initial (?:thought|impression|guess|answer)|first (?:thought|suspected|impression|guess\w*|instinct)"
     r"|i first|previous\w*|formerly|used to|(?:would|'d) have (?:said|chosen|gone|picked|thought)|history of|hx|h/o|(?<!\ba )(?<!\bwell[- ])known"
     r"|yesterday|prior|no longer|was treated|family|mother|father|brother|sister|before the|originally|treated for|risk of|prone to)\b", re.I)
 ONCE_AFTER = re.compile(rf"^\W*(?:{BE}\s+)*(?:my (?:first|initial)|right at first|considered|at first|initially|last (?:week|month|year|night|spring|summer|autumn|winter)\b|yesterday"
@@ -410,8 +440,10 @@ ASIDE_BEFORE = re.compile(r"\b(?:about|allerg\w+ to|despite|got|received|underwe
 STORY_BEFORE = re.compile(r"\b(?:with|allerg\w+ to|already \w+|about|like|for|from|by|at|on|had|takes?|taking|took|given|despite)\s+(?:an?\s+|the\s+|his\s+|her\s+|known\s+)?$", re.I)
 #: What is said of an illness or a drug in general, and not of this case.
 IN_GENERAL = re.compile(r"^\W*(?:would|usually|typically|often|rarely|generally|classically|commonly|tends?|(?:is|are) (?:most )?(?:usually|typically|often|rarely|generally|commonly"
+    r"|seldom|sometimes|frequently|normally"
     r"|an?|caused|defined|treated"
-    r"|common|associated|seen|found|used|called|known|the)|(?:should|must) be (?:kept|stored)|presents?|causes?|occurs?|affects?|treats?|refers?|means|works?|acts?|increases?|reduces?|(?:is"
+    r"|common|associated|seen|found|used|called|known|the)|(?:should|must) be (?:kept|stored)|presents?|causes?|occurs?|affects?|treats?|refers?|means"
+    r"|works?|acts?|includes?|involves?|comprises?|increases?|reduces?|(?:is"
     r"|are) \w+ (?:by|through|from|to|into))\b", re.I)
 #: What is told of an option with which a sentence begins: `metformin lowers`, `insulin contains`.
 IS_TOLD = re.compile(r"^\s+(?:\w+ly )?(?!(?:is|was|has|this|does)\b)[a-z]{2,}[^\W\dsu]s\s+\w", re.I)
@@ -425,10 +457,15 @@ ASIDE_NO = re.compile(r"^[(\[]\s*(?:is |was )?(?:wrong|incorrect|ruled out|unlik
     r"|this|it|here|possible)\b|wait)[^\x02]*$", re.I)
 
 # %% ../../nbs/contracts/stances.ipynb #988d03cb
+#: Where an order follows another one: `stop the one and give the other`.
+ORDERED_NEXT = re.compile(r"\b(?:stop|discontinue|withdraw|withhold)\b[^,;]*\band (?=(?:give|start|use|try|prescribe|begin|add|switch to|change to)\b)", re.I)
+
+# %% ../../nbs/contracts/stances.ipynb #5b1e7c3a
 def stance(mention, before, after, last, question):
     "What a clause says of a mention: chosen, supported, denied, open, reported, mentioned, or conflict. `before` and `after` are the clause's other words, `last` the clause before."
     if mention.join == "conflict":
         return "conflict"
+    before = ORDERED_NEXT.split(before)[-1]
     near = NO_NO.sub(" ", before)
     colon = near.rfind(": ")
     if colon >= 0 and not re.search(r"\b(?:exclud\w*|eliminat\w*|reject\w*|wrong|incorrect|rul\w+ out|not|distractors?)\s*:", near, re.I):
@@ -485,9 +522,10 @@ def sentence_stances(sentence, offered, options, loose=False):
     marked = FROM_TO.sub(r"not \1, it is \2", LESS_THAN.sub(r"not \1, it is \2", marked))
     marked = RANKED_MENTIONS.sub(lambda one: one[0] if mentions[int(one[2])].letter else f"{one[1]} rather than {one[3]}", marked)
     plain = NOT_OPEN.sub(" ", sentence)
-    conditional, question = bool(CONDITION.match(plain)), sentence.rstrip(" \"')").endswith("?")
+    condition, question = bool(CONDITION.match(plain)), sentence.rstrip(" \"')").endswith("?")
     clauses = [clause for clause in CLAUSES.split(marked) if clause.strip()]
     for place, clause in enumerate(clauses):
+        conditional = condition and not any(re.match(r"\s*(?:but|however)\b", one, re.I) for one in clauses[: place + 1])  # `if it were so, A, but it is not, so B`
         following, last = clauses[place + 1] if place + 1 < len(clauses) else "", TOKENS.sub(" ", clauses[place - 1]) if place else ""
         parts = TOKENS.split(clause)  # words, number, words, number, words
         for n in range(1, len(parts), 2):
@@ -547,8 +585,8 @@ def weighed(
 # %% ../../nbs/contracts/stances.ipynb #deaff112
 def sole(last):
     "The one option that a text names in words of its own, saying nothing against it and naming no other; None where there is none."
-    doubted = {*last.get("denied", {}), *last.get("reported", {})}
+    doubted, told = {*last.get("denied", {}), *last.get("reported", {})}, set(last.get("told", {}))
     named = {*last.get("mentioned", {}), *last.get("story", {}), *last.get("aside", {})} - doubted
-    if len(named) != 1 or not (named <= set(last.get("mentioned", {})) or last.get("denied")) or last.get("open") or last.get("conflict"):
+    if len(named) != 1 or not (named <= set(last.get("mentioned", {})) or last.get("denied")) or last.get("open") or last.get("conflict") or told - named:
         return None
     return named.pop()

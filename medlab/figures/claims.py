@@ -12,7 +12,7 @@ from typing import Any
 
 from .results import BASE, MAIN_METRICS, SHORT_TITLES, formatted_value, last_tuned, variants_of
 from .tables import page_table
-from ..metrics.intervals import holm, wilson
+from ..metrics.intervals import holm, smallest_difference, wilson
 
 # %% ../../nbs/figures/claims.ipynb #33cd3248
 def holm_corrected(p_values: dict[str, float]) -> dict[str, float]:
@@ -55,9 +55,16 @@ def rate_words(value: float, n: int | None) -> str:
     low, high = wilson(round(value * n), n)
     return f"{100 * value:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
 
+
+def least_words(sizes: Iterable[int]) -> str:  # empty without items
+    "The smallest difference that so many items could have shown, in words; each number of items once."
+    found = {n: smallest_difference(n) for n in sorted(set(sizes)) if n}
+    said = [f"{100 * least:.0f} points (n = {n})" if least else f"none (n = {n})" for n, least in found.items()]
+    return f"The smallest difference that could have been shown: {', '.join(said)}." if said else ""
+
 # %% ../../nbs/figures/claims.ipynb #5ee9f61c
 def arm_table(metric: str, task: str, rows: list[dict], rivals: Iterable[dict], title: str = "") -> dict[str, Any] | None:  # None when nothing was asked
-    "One metric as a table: variants below each other, arms beside each other, rivals below; an empty cell has its reason under the table."
+    "One metric as a table: variants below each other, arms beside each other, rivals below. Under it stand the reasons of empty cells and the smallest difference that could show."
     found = [row for row in rows if (row["metric"], row["task"]) == (metric, task)]
     if not found:
         return None
@@ -66,12 +73,16 @@ def arm_table(metric: str, task: str, rows: list[dict], rivals: Iterable[dict], 
     cells = {(row["variant"], arm_of(row)): row for row in found}
     lines = [[variant, *(formatted_value(cells[variant, arm]) if (variant, arm) in cells else "not asked" for arm in arms)] for variant in variants_of(found)]
     sizes = {arm: max(row["n"] for row in found if arm_of(row) == arm) for arm in arms}
+    beside: dict[str, list[str]] = {}
     for one in rivals_of(metric, task, rivals):
         place = next((n for n, arm in enumerate(arms) if one.get("n") == sizes[arm]), 0)  # under an arm that was asked the same items
-        lines.append([f"rival: {rival_name(one)}", *(rate_words(one["value"], one.get("n")) if n == place else "" for n in range(len(arms)))])
-    reasons = dict.fromkeys(f"{row['variant']}, {ARM_WORDS.get(arm_of(row), arm_of(row))}: {row['why']}" for row in found if row["value"] is None and row["why"])
+        line = beside.setdefault(rival_name(one), [""] * len(arms))
+        line[place] = line[place] or rate_words(one["value"], one.get("n"))
+    lines += [[f"rival: {name}", *line] for name, line in beside.items()]
+    reasons = dict.fromkeys(f"{row['variant']}, {ARM_WORDS.get(arm_of(row), arm_of(row))}: {row['why']}" for row in found if row["why"])
     heads = [ARM_WORDS.get(arm, arm) + (f" (n = {sizes[arm]})" if sizes[arm] else "") for arm in arms]
-    return page_table(title or SHORT_TITLES.get(metric, metric), ["", *heads], lines, words="Each rival stands under a way of asking that had the same items.", notes=reasons)
+    return page_table(title or SHORT_TITLES.get(metric, metric), ["", *heads], lines, words="Each rival stands under a way of asking that had the same items.",
+                      notes=filter(None, [*reasons, least_words(sizes.values())]))
 
 # %% ../../nbs/figures/claims.ipynb #305b0cde
 def choice_claims(rows: list[dict], comparisons: list[dict], rivals: Iterable[dict] = ()) -> dict[str, Any]:
@@ -91,6 +102,7 @@ def choice_claims(rows: list[dict], comparisons: list[dict], rivals: Iterable[di
             found["not comparable"].append(metric)
             continue
         best = rivals_of(metric, task, rivals)
+        best = [one for one in best if one.get("n") in {row["n"] for row in mine}] or best  # on the same items, where there are such
         beats = bool(mine) and (not best or max(row["low"] for row in mine) > best[0]["value"])
         certain = corrected.get(metric, 1.0) < 0.05
         found["worse" if one["high"] < 0 and certain else "shown" if one["low"] > 0 and certain and beats else "not shown"].append(metric)
@@ -146,6 +158,7 @@ def claim_table(claims: list[dict]) -> dict[str, Any] | None:  # None without cl
     chosen = sorted({one["chosen_on"] for one in claims if one.get("chosen_on")})
     words = "Differences are in points, on the same items. p is McNemar's, corrected for the number of tasks (Holm)."
     words += f" Each side is asked in the way that was best for it on {' or '.join(map(str, chosen))} validation items of the task." if chosen else ""
+    words = f"{words} {least_words(one['n'] for one in claims)}"
     head = ["", "n", BASE, claims[0]["variant"] if claims else "", f"difference to {BASE}", "p", "strongest rival", "difference to it"]
     return page_table("Best way of asking against best way of asking", head, rows, words=words) if rows else None
 

@@ -127,7 +127,7 @@ def neighbour_rows(
     variants: list[str],  # in the order of the chain
     arm: str = "forced_choice_letter",
 ) -> list[dict]:
-    "For each two neighbours that answered: how often they choose alike, how far the accuracy falls, and the items on which they differ."
+    "For each two neighbours that answered: how often they choose alike, how far the accuracy falls (with Newcombe's interval), and the items on which they differ."
     rows, items = [], {one.id: one for one in test}
     chosen = {name: {one.item_id: choice_of(items[one.item_id], one.text) for one in answered if one.variant == name and one.arm == arm and one.item_id in items}
               for name in variants}
@@ -135,11 +135,12 @@ def neighbour_rows(
     for against, variant in zip(present, present[1:]):
         shared = [item for item in chosen[variant] if item in chosen[against]]
         differs = [item for item in shared if chosen[variant][item] != chosen[against][item]]
-        same, right = len(shared) - len(differs), {name: sum(chosen[name][item] == items[item].gold[CHOICES[items[item].task][0]] for item in shared) for name in (against, variant)}
-        low, high = wilson(same, len(shared)) if shared else (0.0, 1.0)
         if shared:
-            ends = rounded(value=same / len(shared), low=low, high=high, accuracy_drop=(right[against] - right[variant]) / len(shared))
-            rows.append({"variant": variant, "against": against, "arm": arm, "n": len(shared), "same": same, **ends, "differs": differs})
+            same, golds = len(shared) - len(differs), {item: items[item].gold[CHOICES[items[item].task][0]] for item in shared}
+            low, high = wilson(same, len(shared))
+            gap = difference_row([(chosen[against][item] == golds[item], chosen[variant][item] == golds[item]) for item in shared])
+            rows.append({"variant": variant, "against": against, "arm": arm, "n": len(shared), "same": same, **rounded(value=same / len(shared), low=low, high=high),
+                         "accuracy_drop": gap["difference"], "drop_low": gap["low"], "drop_high": gap["high"], "differs": differs})
     return rows
 
 # %% ../../nbs/metrics/claims.ipynb #cc6c0094

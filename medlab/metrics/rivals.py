@@ -109,13 +109,17 @@ def rival_answers(
 def rival_rows(
     train: list[Example],
     test: list[Example],
+    others: Iterable[Example] = (),  # a second set of items, such as those whose answers are written; as many of a task as in `test` give no rows of their own
 ) -> list[dict]:
-    "For each task and rival: its accuracy on the items (0 to 1) with Wilson's interval (95 %)."
-    rows, items = [], {one.id: one for one in test}
-    for task, rivals in rival_answers(train, test).items():
+    "For each task, set of items and rival: its accuracy on the items (0 to 1) with Wilson's interval (95 %)."
+    rows, others = [], list(others)
+    items = {one.id: one for one in [*others, *test]}
+    for task, rivals in rival_answers(train, list(items.values())).items():
         field, metric = CHOICES[task]
-        for name, given in rivals.items():
-            right = sum(answer == items[item].gold[field] for item, answer in given.items())
-            low, high = wilson(right, len(given))
-            rows.append({"task": task, "metric": metric, "rival": name, "n": len(given), **rounded(value=right / len(given), low=low, high=high)})
+        sets = {len(ids): ids for found in (others, test) if (ids := [one.id for one in found if one.task == task])}
+        for n, ids in sorted(sets.items(), reverse=True):
+            for name, given in rivals.items():
+                right = sum(given[item] == items[item].gold[field] for item in ids)
+                low, high = wilson(right, n)
+                rows.append({"task": task, "metric": metric, "rival": name, "n": n, **rounded(value=right / n, low=low, high=high)})
     return rows
