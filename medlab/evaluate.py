@@ -69,7 +69,7 @@ class EvaluateParams(Params):
     few_shot_variants: list[str] = ["base", "adapter"]  # the variants that are asked with examples
     text_variants: list[str] = ["base", "adapter", "merged"]  # the variants that are asked by text; llama.cpp takes seconds for the tokens of one question
     variants: list[str] = Field(["base", "adapter", "merged", "q4_k_m", "served"], min_length=1)  # or other types of GGUF; where none are named, those of quantize.types
-    readable_floor: float = Field(0.5, ge=0, le=1)  # no accuracy is given where a smaller share of a variant's choices can be read
+    readable_floor: float = Field(0.5, ge=0, le=1)  # no accuracy is given where a smaller share of a variant's written answers has the format, or of its choices can be read
     largest_drop: float = Field(1.0, ge=0, le=1)  # of the accuracy, from merged to a GGUF and on to served; a larger one is an error
     phrasing_items: int = Field(0, ge=0)  # held-out items of each task with a choice that are asked in five phrasings, by forced choice of letters; 0: none
     temperature: float = Field(0.0, ge=0)  # of written answers; 0: always the likeliest token
@@ -521,7 +521,8 @@ def arm_rows(evaluation: Evaluation, profile: Profile) -> list[dict]:
         for arm in [arm for arm in arms_of(variant, params) if arm != ZERO_SHOT]:
             given = [one for one in evaluation.predictions if (one.variant, one.arm) == (variant, arm)]
             why = evaluation.missing.get(variant) or evaluation.not_possible.get((variant, arm)) or ("" if given else "no item was asked")
-            found = score(written if arm == "few_shot" else evaluation.examples, given, {variant: why} if why else {}, profile.seed, [variant], params.readable_floor)
+            items, form = (written, params.readable_floor) if arm == "few_shot" else (evaluation.examples, 0.0)  # a forced choice has no format to keep
+            found = score(items, given, {variant: why} if why else {}, profile.seed, [variant], params.readable_floor, form)
             rows += [row.model_copy(update={"arm": arm, "why": row.why or bounded_words(evaluation.examples, given, row.task)}).model_dump()
                      for row in found if row.metric.endswith("_accuracy")]
     return rows
@@ -548,12 +549,13 @@ def all_metrics(evaluation: Evaluation, train: list[Example], profile: Profile) 
     "Everything that metrics.json holds: rows, comparisons, arms, rivals, claims, neighbours, and the items and prompts that they stand for."
     params, items = profile.params(EvaluateParams), [one.example for one in evaluation.written]
     written = [one for one in evaluation.predictions if one.arm == ZERO_SHOT]
-    rows = score(items, written, evaluation.missing, profile.seed, params.variants, params.readable_floor) + agreement(items, written)
+    floor = params.readable_floor
+    rows = score(items, written, evaluation.missing, profile.seed, params.variants, floor, floor) + agreement(items, written)
     tuned = next((name for name in reversed(params.variants) if name != "base" and any(one.variant == name for one in evaluation.chosen_by)), "")
     named = [{"id": one.example.id, "task": one.example.task, "source": one.example.source, "prompt_sha256": one.prompt_sha256} for one in evaluation.written]
     return {
         "rows": [row.model_dump() for row in rows],
-        "comparisons": [row.model_dump() for row in compare(items, written, seed=profile.seed, floor=params.readable_floor)],
+        "comparisons": [row.model_dump() for row in compare(items, written, seed=profile.seed, floor=floor, form=floor)],
         "majority_baselines": majority_baselines(items),
         "items": named,
         "arms": arm_rows(evaluation, profile),
@@ -564,7 +566,7 @@ def all_metrics(evaluation: Evaluation, train: list[Example], profile: Profile) 
         "neighbours": neighbour_rows(evaluation.examples, evaluation.predictions, params.variants),
         "consistency": [row for name, answers in evaluation.phrased.items() for row in consistency_rows(evaluation.examples, answers, name)],
         "seeds": [row for name, found in evaluation.by_seed.items()
-                  for row in seed_rows(items, [[one for one in written if one.variant == name], *found], name, params.readable_floor)],
+                  for row in seed_rows(items, [[one for one in written if one.variant == name], *found], name, floor, floor)],
         "choice_items": [{"id": one.id, "task": one.task, "source": one.source} for one in evaluation.examples],
     }
 

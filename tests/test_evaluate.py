@@ -204,6 +204,18 @@ def test_a_gap_that_would_measure_form_is_not_printed(starter):
     for task, (_, metric) in CHOICES.items():
         assert (found[metric, task].status, found[metric, task].difference, found[metric, task].p_value) == ("not comparable", None, None)
         assert "0 of" in found[metric, task].why
+
+
+def test_choices_that_can_be_read_in_answers_without_the_format_are_no_accuracy_of_a_run(starter):
+    "An untuned model that says the right thing in its own words is not set beside one that learnt the format."
+    plain = [said(example, "base", f"I would say {example.gold[CHOICES[example.task][0]]}." if example.task == "triage" else example.gold["reference"]) for example in starter]
+    tuned = [said(example, "merged", example.gold["reference"]) for example in starter]
+    row = next(row for row in score(starter, plain, floor=0.5, form=0.5) if row.metric == "triage_accuracy")
+    assert (row.status, row.value) == ("below floor", None) and "0 of" in row.why and "required format" in row.why
+    assert next(row for row in score(starter, plain, floor=0.5) if row.metric == "triage_accuracy").value == 1.0  # somebody else's answers need only be read
+    for metric in ("triage_accuracy", "rouge_l"):
+        found = next(one for one in compare(starter, plain + tuned, form=0.5) if (one.metric, one.task) == (metric, "triage"))
+        assert (found.status, found.difference) == ("not comparable", None) and "base kept the required format on 0 of" in found.why
     assert compare(starter, tuned) == []  # without a base there is nothing to compare with
 
 

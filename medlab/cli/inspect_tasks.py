@@ -80,12 +80,13 @@ def inspect_sample(example: Example) -> Any:  # inspect_ai.dataset.Sample
 def shares_of(
     scores: list[dict[str, float]],  # of each item, as `answer_scores` gives them
     floor: float = 0.5,
-) -> dict[str, float]:  # metric to mean; without an accuracy where fewer choices than the floor can be read
+    form: float = 0.0,
+) -> dict[str, float]:  # metric to mean; without an accuracy where fewer choices than `floor` can be read, or fewer answers than `form` have the format
     "The mean of each score over the items that have it."
     names = list(dict.fromkeys(name for one in scores for name in one))
     means = {name: sum(values) / len(values) for name in names if (values := [one[name] for one in scores if name in one])}
-    readable = means.get("choice_found", 1.0)
-    return {name: mean for name, mean in means.items() if readable >= floor or not name.endswith("_accuracy")}
+    enough = means.get("choice_found", 1.0) >= floor and means.get("format_valid", 1.0) >= form
+    return {name: mean for name, mean in means.items() if enough or not name.endswith("_accuracy")}
 
 # %% ../../nbs/cli/inspect_tasks.ipynb #79bea055
 def inspect_scorer(floor: float) -> Any:
@@ -198,7 +199,7 @@ def inspect_log(
 
     task, variant, arm = kinds.pop()
     samples = [eval_sample(item, given, shown_turns(item, arm, shots)) for item, given in pairs]
-    means = shares_of([one.scores["medlab_scores"].value for one in samples], floor)
+    means = shares_of([one.scores["medlab_scores"].value for one in samples], floor, 0.0 if "forced_choice" in arm else floor)
     rows = {name: EvalMetric(name=name, value=round(value, 6)) for name, value in means.items()}
     return EvalLog(
         status="success", samples=samples, stats=EvalStats(started_at=created, completed_at=created),

@@ -52,11 +52,12 @@ def seed_rows(
     answers: list[list[Prediction]],  # of one variant, one list for each seed, at least two
     variant: str,
     floor: float = 0.5,  # no accuracy where a smaller share of choices can be read
+    form: float = 0.0,  # or of answers has the required format
 ) -> list[dict]:  # for each task and metric that was measured with every seed
     "Mean, standard deviation (of the sample), lowest and highest value over seeds. Raises `InputError` for fewer than two."
     if len(answers) < 2:
         raise InputError(f"got the answers of {len(answers)} seed; expected at least two, of which a spread can be taken")
-    tables = [{(row.metric, row.task): row for row in score(examples, given, floor=floor) if row.status == "measured"} for given in answers]
+    tables = [{(row.metric, row.task): row for row in score(examples, given, floor=floor, form=form) if row.status == "measured"} for given in answers]
     rows = []
     for metric, task, _ in wanted_rows():
         values = [table[metric, task].value for table in tables if (metric, task) in table]

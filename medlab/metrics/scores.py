@@ -157,12 +157,14 @@ def scores_by_item(
     }
 
 # %% ../../nbs/metrics/scores.ipynb #257a3472
-def above_floor(row: MetricRow, scores: list[dict[str, float]], floor: float) -> MetricRow:
-    "The row, or for an accuracy of which too few choices could be read a row without a value, with the reason."
-    readable = sum(one.get("choice_found", 1.0) for one in scores)
-    if not row.metric.endswith("_accuracy") or row.status != "measured" or readable >= floor * len(scores):
+def above_floor(row: MetricRow, scores: list[dict[str, float]], floor: float, form: float) -> MetricRow:
+    "The row, or for an accuracy of which too few choices could be read, or too few answers have the format, a row without a value, with the reason."
+    readable, formed = (sum(one.get(name, 1.0) for one in scores) for name in ("choice_found", "format_valid"))
+    if not row.metric.endswith("_accuracy") or row.status != "measured" or readable >= floor * len(scores) and formed >= form * len(scores):
         return row
     why = f"a choice could be read in {readable:.0f} of {len(scores)} answers (floor {floor:.0%}): an accuracy would measure form"
+    if readable >= floor * len(scores):
+        why = f"{formed:.0f} of {len(scores)} answers have the required format (floor {form:.0%}): an accuracy would measure form"
     return row.model_copy(update={"value": None, "low": None, "high": None, "status": "below floor", "why": why})
 
 # %% ../../nbs/metrics/scores.ipynb #2940e675
@@ -173,6 +175,7 @@ def score(
     seed: int = 42,  # of the bootstrap
     variants: Iterable[str] = (),  # the order of the rows; others come last, in the order of their predictions
     floor: float = 0.0,  # no accuracy is given where a smaller share of a task's choices can be read
+    form: float = 0.0,  # nor where a smaller share of its answers has the required format
 ) -> list[MetricRow]:  # for each variant all of `wanted_rows`
     "Score predictions by rule. Raises `InputError` for a prediction that belongs to no item or comes twice."
     table, missing = scores_by_item(examples, predictions), missing or {}
@@ -184,7 +187,7 @@ def score(
                 continue
             scores = [table[variant][example.id] for example in examples if example.task in tasks]
             values = [one[metric] for one in scores if metric in one]
-            rows.append(above_floor(measured_row(metric, task, variant, values, seed), scores, floor))
+            rows.append(above_floor(measured_row(metric, task, variant, values, seed), scores, floor, form))
     return rows
 
 # %% ../../nbs/metrics/scores.ipynb #445b2316
@@ -212,22 +215,23 @@ class Comparison(BaseModel):
 FLOORED = (*(metric for _, metric in CHOICES.values()), "rouge_l")
 
 
-def unreadable(name: str, scores: list[dict[str, float]], floor: float) -> str:
-    "Why a variant's scores of items with a choice measure form; empty when enough of its choices can be read, or no item has a choice."
-    found = [one["choice_found"] for one in scores if "choice_found" in one]
-    if not found or sum(found) >= floor * len(found):
-        return ""
-    return f"a choice of {name} could be read on {sum(found):.0f} of {len(found)} items (floor {floor:.0%}): the gap would measure form"
+def unreadable(name: str, scores: list[dict[str, float]], floor: float, form: float) -> str:
+    "Why a variant's scores of items with a choice measure form; empty when enough of its choices can be read and of its answers have the format, or no item has a choice."
+    for what, least, said in (("choice_found", floor, f"a choice of {name} could be read on"), ("format_valid", form, f"{name} kept the required format on")):
+        found = [one[what] for one in scores if "choice_found" in one]
+        if found and sum(found) < least * len(found):
+            return f"{said} {sum(found):.0f} of {len(found)} items (floor {least:.0%}): the gap would measure form"
+    return ""
 
 # %% ../../nbs/metrics/scores.ipynb #48ca5a78
-def paired(metric: str, task: str, variant: str, against: str, pairs: list[tuple[dict, dict]], seed: int, floor: float) -> Comparison:
+def paired(metric: str, task: str, variant: str, against: str, pairs: list[tuple[dict, dict]], seed: int, floor: float, form: float) -> Comparison:
     "One comparison from the two variants' scores of each item, the variant's own first."
     differences = [mine[metric] - other[metric] for mine, other in pairs]
     better, worse = sum(gap > 0 for gap in differences), sum(gap < 0 for gap in differences)
     row = {"metric": metric, "task": task, "variant": variant, "against": against, "n": len(pairs), "better": better, "worse": worse}
     empty = {"difference": None, "low": None, "high": None, "p_value": None}
     for name, scores in ((against, [other for _, other in pairs]), (variant, [mine for mine, _ in pairs])):
-        if metric in FLOORED and (why := unreadable(name, scores, floor)):
+        if metric in FLOORED and (why := unreadable(name, scores, floor, form)):
             return Comparison(**row, **empty, status="not comparable", why=why)
     if metric == "rouge_l":
         low, high = bootstrap_mean(differences, seed, bounds=(-1.0, 1.0))
@@ -262,13 +266,14 @@ def compare(
     against: str = "base",
     seed: int = 42,
     floor: float = 0.5,  # accuracies are compared when at least this share of the other's choices can be read
+    form: float = 0.0,  # and this share of the answers has the required format
 ) -> list[Comparison]:  # empty when `against` was not run
     "Compare every variant with one of them, item by item. Raises `InputError` where two were not asked the same."
     predictions = list(predictions)
     check_prompts(by_variant(examples, predictions), against)
     table = scores_by_item(examples, predictions)
     return [
-        paired(metric, task, variant, against, [(table[variant][one.id], table[against][one.id]) for one in items], seed, floor)
+        paired(metric, task, variant, against, [(table[variant][one.id], table[against][one.id]) for one in items], seed, floor, form)
         for variant in table if variant != against and against in table
         for metric, task, tasks in wanted_rows() if metric in COMPARED
         if (items := [one for one in examples if one.task in tasks and metric in table[variant][one.id]])
