@@ -275,7 +275,7 @@ def test_an_evaluation_whose_model_is_taken_away_stops_and_goes_on(on_ollama, ol
     name = "ask_batch" if arm == "zero_shot" else "choose_batch"
     with monkeypatch.context() as patch:
         patch.setattr(room, name, after_the_first(ollama, deployed(on_ollama).model, rename, getattr(room, name)))
-        with pytest.raises(MedlabError, match="503|went away|not there"):
+        with pytest.raises(MedlabError, match="answered 502.*engine failed"):
             room.evaluate(on_ollama, profile)
     assert on_ollama.manifest("evaluate") == before
     assert any((on_ollama.path / "ledgers").glob("*.jsonl"))
@@ -294,7 +294,7 @@ def test_a_judge_whose_model_is_taken_away_stops_and_goes_on(on_ollama, ollama, 
     profile = load_profile("smoke")
     evaluated = find_step("evaluate")(on_ollama, profile)
     assert not evaluated.incomplete
-    shutil.rmtree(on_ollama.path / "judge")
+    shutil.rmtree(on_ollama.path / "judge", ignore_errors=True)
     (on_ollama.path / "ledgers" / "judge.jsonl").unlink(missing_ok=True)
     with monkeypatch.context() as patch:
         patch.setattr(EngineJudge, "reply", after_the_first(ollama, deployed(on_ollama).model, rename, EngineJudge.reply))
