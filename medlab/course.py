@@ -23,7 +23,8 @@ from .basics.errors import InputError, MedlabError, nearest
 from .basics.files import atomic_path, read_json, remove, sha256_file, sha256_json, shipped, write_json
 from .basics.secrets import masked, secrets_set
 from .core import LESSONS, Profile, Run, Step, find_run, keep_profile, module_hash
-from .models import load_spec
+from .models import load_spec, obtain
+from .quantizing.conversion import check_convertible
 
 # %% ../nbs/13_course.ipynb #da15328f
 def check_parameters(
@@ -261,6 +262,8 @@ def run_course(
         console.print(f"medlab run: profile {loaded.name}, {len(wanted)} lesson{'s' * (len(wanted) != 1)}, in {short_path(run.path)}", soft_wrap=True)
         started, checked = time.monotonic(), {}
         for lesson in wanted:
+            if lesson.module == "finetune" and "quantize" in [one.module for one in wanted] and not is_unchanged(lesson, run, loaded, checked):
+                check_convertible(obtain(load_spec(loaded.model)))  # a model that cannot become a GGUF is an error now, not after its training
             run_or_skip(lesson, run, loaded, console, checked)
         console.print(f"Done in {time.monotonic() - started:.0f} s.{report_line(run, loaded)}", soft_wrap=True)
     return run

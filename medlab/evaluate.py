@@ -372,11 +372,15 @@ class NotPossible(MissingError):
 
 # %% ../nbs/10_evaluate.ipynb #8ecffce7
 def choose_batch(engine: Engine, variant: str, batch: list[ForcedQuestion], arm: str) -> list[Prediction]:
-    "One batch of forced choices. Raises `NotPossible` when the engine cannot score these options."
+    "One batch of forced choices. Raises `NotPossible` when the engine cannot score these options, `MedlabError` when it has gone away."
     clock = time.perf_counter()
     try:
         scores = engine.option_logprobs([one.messages for one in batch], [list(one.options.values()) for one in batch], [one.lead for one in batch])
     except MissingError as error:
+        try:
+            engine.info()
+        except MedlabError:
+            raise MedlabError(f"{variant}: the engine went away in the middle of its choices: {error}") from error
         raise NotPossible(str(error)) from error
     share = (time.perf_counter() - clock) / len(batch)
     return [forced_prediction(one, found, variant, engine.name, arm, share) for one, found in zip(batch, scores, strict=True)]

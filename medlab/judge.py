@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .basics.errors import InputError, MedlabError, MissingError, first_problem
 from .basics.files import read_jsonl, sha256_json, sha256_text, write_json, write_jsonl
+from .contracts.engine import ModelNotFound
 from .contracts.predictions import MetricRow, not_run, read_predictions, rounded
 from .contracts.records import TASKS
 from .contracts.refusals import is_refusal
@@ -205,7 +206,7 @@ TOO_MANY = 3
 def ends_judging(judge: Any, error: MedlabError) -> str | None:
     "Why no further request makes sense after this error; None when it concerns one answer only."
     judge.in_a_row += isinstance(error, TryAgain)
-    for_good = isinstance(error, (JudgeGone, OverBudget)) and not judge.params.offline
+    for_good = isinstance(error, (JudgeGone, OverBudget, ModelNotFound)) and not judge.params.offline
     if isinstance(error, TryAgain):
         for_good = error.unreachable or (error.seconds or 0) > judge.params.longest_wait or judge.in_a_row >= TOO_MANY
     return str(error) if for_good else None

@@ -33,7 +33,7 @@ from .quantizing.conversion import check_convertible, to_gguf
 from .quantizing.converter import CONVERTER
 from .quantizing.divergence import Measured, MeasuredChoice, check_bounds, measure, measured_choices, measured_texts
 from .quantizing.merging import files_without_weights, merge, merge_nearest, stored_type
-from .quantizing.types import checked_type, fallback_tensors, find_quantizer, quantize_gguf, write_importance
+from .quantizing.types import checked_type, fallback_tensors, find_quantizer, quantize_gguf, takes_importance, write_importance
 from .quantizing.vocabulary import check_same_tokens
 
 # %% ../nbs/07_quantize.ipynb #849abc2e
@@ -263,7 +263,8 @@ def write_adapter_files(run: Run, params: QuantizeParams, base: Path, name: str,
             to_gguf(Path(place) / "base" if into == "dequantized" else base, whole, name.removesuffix("-medlab"), {"general.license": about["general.license"]})
         if params.types[0] != "f16":
             quantize_gguf(whole, small, params.types[0], importance)
-            remove(whole)
+    if params.types[0] != "f16":
+        remove(whole)
 
 # %% ../nbs/07_quantize.ipynb #3f1f7b5f
 def check_adapter_alone(trained: Path) -> None:
@@ -283,7 +284,9 @@ def merged_whole(
     "Merge what is more than plain LoRA: a model whose weights all learnt is taken as it is, DoRA is merged by peft."
     if (trained / "model" / "config.json").is_file():
         with atomic_path(target) as temporary:
-            shutil.copytree(trained / "model", temporary)
+            temporary.mkdir()
+            for path in (trained / "model").iterdir():  # copytree would hide a full disk behind an error of its own
+                shutil.copyfile(path, temporary / path.name)
         return {"base": "none: all weights learnt", "asked": "auto", "trained_in": "none", "figures": {}}
     if not read_json(trained / "adapter" / "adapter_config.json").get("use_dora"):
         return None
@@ -342,9 +345,11 @@ def quantize(run: Run, profile: Profile) -> Outcome:
     if params.adapter:
         write_adapter_files(run, params, base, name, about, importance)
     check, speed = checked_files(folder, params, texts, choices_to_measure(run, ChatFormat.from_folder(base), params.check_items))
-    write_json(folder / "check.json", check | {"merge": merge_notes})
+    weighted = importance is not None and takes_importance()
+    write_json(folder / "check.json", check | {"merge": merge_notes, "importance_matrix": weighted})
     write_json(folder / "speed.json", speed)
-    return Outcome(content={"speed.json": sha256_text("timings")})
+    notes = ["no importance matrix was used: the program that quantizes takes none, or not for this family"] if params.importance_tokens and not weighted else []
+    return Outcome(notes=notes, content={"speed.json": sha256_text("timings")})
 
 # %% ../nbs/07_quantize.ipynb #988a8cf7
 def timeless(figures: dict | None) -> dict | None:

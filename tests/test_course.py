@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from medlab.basics.errors import MedlabError
 from medlab.basics.files import shipped
 from medlab.core import LESSONS, Run
 
@@ -217,6 +218,22 @@ def test_an_option_of_collect_that_is_nothing_is_not_taken_for_none(words, said,
     refused = medlab("collect", "--run", tmp_path / "run", *words)
     assert refused.returncode == 1 and said in refused.stderr and "Traceback" not in refused.stderr
     assert medlab("collect", "--run", tmp_path / "run", "--limit", 3).returncode == 0
+
+
+def test_a_model_that_cannot_become_a_gguf_is_refused_before_its_training(tmp_path):
+    "By the runner, which knows that quantize comes; who only trains may have it."
+    from medlab.course import run_course
+    from medlab.models import load_spec, obtain
+
+    folder = tmp_path / "model"
+    shutil.copytree(obtain(load_spec("tiny-random")), folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"normalizer": {"type": "Lowercase"}}), encoding="utf-8")
+    (folder / "medlab.json").unlink(missing_ok=True)
+    (tmp_path / "mine.yaml").write_text(f"seed: 1\nmodel: {folder}\n")
+    with pytest.raises(MedlabError, match="changes text first.*choose another model"):
+        run_course(str(tmp_path / "mine.yaml"), tmp_path / "run", only=["finetune", "quantize"])
+    assert not (tmp_path / "run" / "notebooks").exists() and not (tmp_path / "run" / "instruct").exists()
 
 
 def test_a_failing_cell_is_said_in_two_lines_and_its_notebook_kept(medlab, tmp_path):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from medlab.basics.errors import InputError, MedlabError, MissingError
-from medlab.basics.files import read_json, write_json
+from medlab.basics.files import read_json, read_jsonl, write_json
 from medlab.basics.processes import free_port
 from medlab.core import NOT_HERE, Run, find_step, load_profile
 from medlab.cli.deploy import deployed_lines
@@ -229,6 +229,82 @@ def test_an_answering_server_is_used_and_its_model_checked(copied, ollama, monke
     assert ollama.show(name).template == "{{ .Prompt }}"  # which stays as it was
     ollama.delete(engine.model)
     ollama.delete(name)
+
+
+@pytest.fixture
+def on_ollama(copied, ollama, monkeypatch):
+    "The copied run, deployed on the server; it is asked anew."
+    run, profile = copied
+    monkeypatch.setenv("OLLAMA_HOST", ollama.host.removeprefix("http://"))
+    for folder in ("deploy", "ledgers"):
+        shutil.rmtree(run.path / folder, ignore_errors=True)
+    deploy(run, profile)
+    yield run
+    ollama.delete(deployed(run).model)
+
+
+def taken_away(server, name, rename):
+    "Remove a model from a server, or give it another name."
+    if rename:
+        server.client().copy(name, f"{name}-renamed")
+    server.delete(name)
+
+
+def after_the_first(server, name, rename, work):
+    "The same function, behind whose first call the model is taken away."
+    calls = []
+
+    def watched(*given, **named):
+        found = work(*given, **named)
+        if not calls:
+            taken_away(server, name, rename)
+        calls.append(given)
+        return found
+
+    return watched
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rename", [False, True], ids=["removed", "renamed"])
+@pytest.mark.parametrize("arm", ["zero_shot", "forced_choice_letter"])
+def test_an_evaluation_whose_model_is_taken_away_stops_and_goes_on(on_ollama, ollama, monkeypatch, rename, arm):
+    "What was answered is kept, the finished result of before stays, and the same command puts the model back."
+    import medlab.evaluate as room
+
+    profile, before = load_profile("smoke", ["evaluate.variants=[served]", f"evaluate.arms=[{arm}]", "evaluate.batch=2"]), on_ollama.manifest("evaluate")
+    name = "ask_batch" if arm == "zero_shot" else "choose_batch"
+    with monkeypatch.context() as patch:
+        patch.setattr(room, name, after_the_first(ollama, deployed(on_ollama).model, rename, getattr(room, name)))
+        with pytest.raises(MedlabError, match="answered 502.*engine failed"):
+            room.evaluate(on_ollama, profile)
+    assert on_ollama.manifest("evaluate") == before
+    assert any((on_ollama.path / "ledgers").glob("*.jsonl"))
+    done = room.evaluate(on_ollama, profile)
+    assert not done.incomplete and done.missing == [] and not any("went away" in note for note in done.notes)
+    ollama.delete(f"{deployed(on_ollama).model}-renamed")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rename", [False, True], ids=["removed", "renamed"])
+def test_a_judge_whose_model_is_taken_away_stops_and_goes_on(on_ollama, ollama, monkeypatch, rename):
+    from medlab.judge import EngineJudge, judge
+
+    monkeypatch.delenv("GROQ_API_KEY", raising=False)
+    monkeypatch.delenv("GROQ_BASE_URL", raising=False)
+    profile = load_profile("smoke")
+    evaluated = find_step("evaluate")(on_ollama, profile)
+    assert not evaluated.incomplete
+    shutil.rmtree(on_ollama.path / "judge", ignore_errors=True)
+    (on_ollama.path / "ledgers" / "judge.jsonl").unlink(missing_ok=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(EngineJudge, "reply", after_the_first(ollama, deployed(on_ollama).model, rename, EngineJudge.reply))
+        first = judge(on_ollama, profile)
+    said = [one for one in read_jsonl(on_ollama.file("judge", "judgements.jsonl")) if one["status"] != "scored"]
+    assert first.incomplete and said and "medlab deploy" in said[0]["why"] and {one["status"] for one in said[1:]} <= {"skipped"}
+    again = judge(on_ollama, profile)
+    assert not again.incomplete
+    assert all(one["status"] == "scored" for one in read_jsonl(on_ollama.file("judge", "judgements.jsonl")))
+    ollama.delete(f"{deployed(on_ollama).model}-renamed")
 
 
 def test_runs_of_one_name_do_not_take_each_others_model(copied, ollama, monkeypatch, tmp_path):

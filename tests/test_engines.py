@@ -22,7 +22,7 @@ from medlab.basics.errors import InputError, MedlabError, MissingError
 from medlab.basics.processes import free_port, process_lives
 from medlab.engines.hf import HfEngine, load_model
 from medlab.engines.llama_cpp import LlamaCppEngine
-from medlab.engines.ollama_server import OllamaEngine, OllamaPlace, OllamaServer, ends_in_a_loop, find_ollama, host_url
+from medlab.engines.ollama_server import OllamaEngine, OllamaPlace, OllamaServer, ends_in_a_loop, find_ollama, host_url, ollama_version
 from medlab.engines.openai_compatible import OpenAiEngine
 from medlab.contracts.chat import ChatFormat, check_same_prompt
 from medlab.contracts.engine import (
@@ -30,6 +30,7 @@ from medlab.contracts.engine import (
 )
 from medlab.models import load_spec, obtain
 
+from servers.base import Server, ok, slow_drip
 from test_models import HARD_TEXTS, broken_ggufs, family, FAMILIES, TALKS, medical_texts, own_texts, user
 
 SHORT = Sampling(length=12)
@@ -730,17 +731,55 @@ def test_a_stream_that_drips_has_an_end(scripted, chat, kind):
         list(engine.stream(user("Hello"), SHORT))
 
 
+def engine_at(url, kind, chat, log, timeout=0.5):
+    "An engine whose server is at this address; the one of llama.cpp has no server of its own then."
+    if kind != "llama_cpp":
+        return OllamaEngine(url, "m", chat, timeout=timeout) if kind == "ollama" else OpenAiEngine(url, "m", timeout=timeout, chat=chat)
+    engine = object.__new__(LlamaCppEngine)
+    engine.owner, engine.closed, engine.starting, engine.timeout, engine.chat = engine, False, threading.Lock(), timeout, chat
+    engine.context, engine.slots, engine.cache, engine.adapter, engine.strength = 2048, 1, False, None, 1.0
+    log.touch()
+    engine.server = SimpleNamespace(process=SimpleNamespace(poll=lambda: None), stop=lambda: None, log=log, tail=lambda: "")
+    engine.client = httpx.Client(base_url=url, timeout=timeout, limits=httpx.Limits(max_keepalive_connections=0))
+    return engine
+
+
 @pytest.mark.parametrize("kind", ["ollama", "openai", "llama_cpp"])
-def test_a_whole_reply_that_drips_has_an_end(scripted, chat, kind):
+def test_a_whole_reply_that_drips_has_an_end(scripted, chat, kind, tmp_path):
     url = scripted([b" "] * 20, wait=0.1)
-    if kind == "llama_cpp":
-        engine = object.__new__(LlamaCppEngine)  # without a server of its own
-        engine.owner, engine.closed, engine.starting, engine.timeout = engine, False, threading.Lock(), 0.5
-        engine.server, engine.client = SimpleNamespace(process=SimpleNamespace(poll=lambda: None), stop=lambda: None), httpx.Client(base_url=url, timeout=0.5)
-    else:
-        engine = OllamaEngine(url, "m", chat, timeout=0.5) if kind == "ollama" else OpenAiEngine(url, "m", timeout=0.5)
-    with engine, pytest.raises(EngineTimeout, match="within 0 s|within 1 s"):
-        engine.tokenize("Hello") if kind == "llama_cpp" else engine.generate([user("Hello")], SHORT)
+    with engine_at(url, kind, chat, tmp_path / "log") as engine, pytest.raises(EngineTimeout, match="within 0 s|within 1 s"):
+        engine.generate([user("Hello")], SHORT)
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["head", "line"])
+@pytest.mark.parametrize("kind", ["ollama", "openai", "llama_cpp"])
+def test_a_reply_that_comes_byte_by_byte_has_an_end(chat, kind, head, tmp_path):
+    "The head of it, or a line that does not end: 50 s of it, without a pause that a client would notice."
+    with Server(lambda asked: slow_drip(ok("x" * 1000), 0.05, head)) as server, engine_at(server.url, kind, chat, tmp_path / "log") as engine:
+        asks = {"generate": lambda: engine.generate([user("Hello")], SHORT), "stream": lambda: list(engine.stream(user("Hello"), SHORT)), "info": engine.info}
+        if kind == "llama_cpp":
+            del asks["info"]  # it asks nobody
+        for name, ask_it in asks.items():
+            began = time.monotonic()
+            with pytest.raises(EngineTimeout, match="within 0 s|within 1 s"):
+                ask_it()
+            assert time.monotonic() - began < 3, name
+
+
+def test_a_server_that_drips_is_no_ollama():
+    "Whatever listens there: the search for a server goes on after two seconds."
+    with Server(lambda asked: slow_drip(ok({"version": "0.24.0"}), 0.05, True)) as server:
+        began = time.monotonic()
+        assert ollama_version(server.url) is None and time.monotonic() - began < 5
+
+
+def test_a_full_disk_of_an_ollama_is_named(gguf, chat):
+    full = ok({"error": "write /models/blobs/sha256-1: no space left on device"}, status=500)
+    with Server(lambda asked: ok(status=404) if asked.method == "HEAD" else full) as server:
+        there = object.__new__(OllamaServer)
+        there.host = server.url
+        with pytest.raises(MedlabError, match="/models/blobs.*the disk with Ollama's models is full.*same command"):
+            there.create("m", gguf, chat.go_template(), {})
 
 
 def test_a_looping_answer_is_recognised():

@@ -23,8 +23,8 @@ from medlab.contracts.records import TASKS
 from medlab.contracts.tasks import FORMATS, Example, build_messages, options_in, read_examples, render_answer
 from medlab.core import Run, imported_modules, load_profile
 from medlab.evaluate import (
-    GGUF_TYPES, NAMED_VARIANTS, EvaluateParams, Question, Variant, answer_all, answer_key, ask_batch, batched, check_items_fit, choose_items, evaluate,
-    find_variant, questions, read_answers, take_ledgers,
+    GGUF_TYPES, NAMED_VARIANTS, EvaluateParams, Question, Variant, answer_all, answer_key, ask_batch, batched, check_items_fit, choose_all, choose_items,
+    evaluate, find_variant, forced_questions, questions, read_answers, take_ledgers,
 )  # fmt: skip
 from medlab.metrics.baselines import majority_baselines
 from medlab.metrics.intervals import bootstrap_mean, mcnemar, newcombe, wilson
@@ -263,6 +263,18 @@ def test_an_engine_that_goes_away_is_a_failure_not_a_missing_engine(starter):
     question = Question(example=starter[0], messages=starter[0].messages[:-1], prompt_tokens=5, prompt_sha256="")
     with OpenAiEngine(f"http://127.0.0.1:{free_port()}", "gone") as engine, pytest.raises(MedlabError, match="went away"):
         ask_batch(engine, "served", [question], Sampling())
+
+
+def test_an_engine_that_goes_away_is_not_one_that_cannot_choose(starter, tmp_path):
+    "Its arm would stand in a finished result as one that this engine cannot be asked in."
+    from medlab.basics.processes import free_port
+    from medlab.engines.openai_compatible import OpenAiEngine
+
+    asked = forced_questions([one for one in starter if one.task == "triage"], "forced_choice_letter", {"triage": []})
+    with OpenAiEngine(f"http://127.0.0.1:{free_port()}", "gone") as engine:
+        variant = Variant("served", "x", engine.name, lambda: nullcontext(engine))
+        with pytest.raises(MedlabError, match="went away in the middle of its choices"):
+            choose_all(variant, [replace(one, lead="") for one in asked], "forced_choice_letter", 8, tmp_path / "choices.jsonl")
 
 
 class Counting:

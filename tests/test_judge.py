@@ -31,6 +31,8 @@ from medlab.judging.ledger import Ledger, OverBudget, read_replies, request_key
 from medlab.judging.limits import Pace, duration, limit_hit
 from medlab.judging.places import HOSTED, REMOVED, JudgeParams, Place, hosted_place
 
+from servers import base as web
+
 KEY = "gsk_a-key-that-must-not-be-seen"
 GOOD = '{"rationale": "misses the red flag", "score": 2}'
 QUICK = JudgeParams(tries=3, longest_wait=2, timeout=5)
@@ -379,6 +381,18 @@ def test_an_overloaded_server_costs_one_answer_its_verdict_and_three_in_a_row_en
     assert [one.status for one in judge_all(judge, answers(5))] == ["api_error"] * 3 + ["skipped"] * 2 and len(server.requests) == 3
     judge, server = start(busy, busy, reply(GOOD))
     assert ask(judge).status == "scored" and len(server.requests) == 3  # three tries for one answer
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["head", "body"])
+def test_a_reply_that_drips_is_given_up_at_the_timeout(head):
+    "A client's own timeout begins anew with each byte."
+    def answer(asked):
+        return web.ok({"data": [{"id": "toy"}]}) if asked.path.endswith("/models") else web.slow_drip(web.ok("x" * 1000), 0.05, head)
+
+    with web.Server(answer) as server:
+        judge, began = Judge(Place("other", server.url, KEY, "toy"), QUICK.model_copy(update={"tries": 1, "timeout": 0.5})), time.monotonic()
+        found = ask(judge)
+        assert found.status == "api_error" and "data kept coming" in found.why and time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(("root", "tail"), [

@@ -50,6 +50,9 @@ class Scripted:
     def generate(self, conversations, sampling):
         return [Completion(self.writes, 5, 1, 0.0, "stop") for _ in conversations]
 
+    def info(self):
+        return {"engine": self.name}
+
     def option_logprobs(self, conversations, options, lead=""):
         if self.letters and any(len(one) > 1 for some in options for one in some):
             raise MissingError("scripted lists only its likeliest next tokens")

@@ -35,7 +35,7 @@ from medlab.quantizing import converter
 from medlab.quantizing.conversion import check_convertible, staged, to_gguf
 from medlab.quantizing.divergence import check_bounds, measure, measured_texts
 from medlab.quantizing.merging import merge, stored_type
-from medlab.quantizing.types import FILE_TYPES, find_quantizer, quantize_gguf
+from medlab.quantizing.types import FILE_TYPES, find_quantizer, quantize_gguf, takes_importance
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_finished_step(smoke_run, base):
     assert choices["n"] >= 3 and choices["changed"] == len(choices["items"]) and choices["low"] <= choices["share"] <= choices["high"]
     assert 0 < kl["median"] <= kl["p99"] <= kl["max"] and kl["low"] <= kl["mean"] <= kl["high"] < 0.5 and check["f16"]["kl"]["max"] == 0
     assert set(read_json(run.file("quantize", "speed.json"))["q4_k_m"]) == {"load_seconds", "tokens_per_second", "library_load_seconds"}
-    assert 0 < check["weight_error"]["mean"] <= check["weight_error"]["worst"] < 0.15
+    assert 0 < check["weight_error"]["mean"] <= check["weight_error"]["worst"] < 0.15 and check["importance_matrix"]
     remains = [path.name for path in (run.path / "quantize").iterdir() if path.name.startswith(".") and path.name != ".begun"]
     assert remains == []
 
@@ -491,7 +491,7 @@ def test_an_installed_binding_quantizes_where_no_program_is_on_path(monkeypatch,
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("PATH", "")
-    assert find_quantizer()[0] == sys.executable
+    assert find_quantizer()[0] == sys.executable and not takes_importance()
     quantize_gguf(whole, tmp_path / "model.gguf", "q6_k")
     assert read_gguf(tmp_path / "model.gguf").fields["general.file_type"].contents() == FILE_TYPES["q6_k"]
 
@@ -541,3 +541,21 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_no_file(base, tmp_path, work)
     done = subprocess.run([sys.executable, "-c", code, str(base), str(tmp_path / "model")], capture_output=True, text=True)
     assert done.returncode and done.stderr.splitlines()[-1].startswith("medlab.basics.errors.MedlabError: ")
     assert [path.name for path in tmp_path.iterdir() if "model" in path.name or path.name.startswith(".")] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
+@pytest.mark.parametrize("importance", [False, True])
+def test_a_quantizer_that_may_write_no_more_is_named_with_the_folder(whole, base, tmp_path, importance):
+    "It is another program: the system ends it in the middle of its file."
+    code = (
+        "import resource, sys; from pathlib import Path; base, whole, target = map(Path, sys.argv[1:])\n"
+        "from medlab.quantizing.types import quantize_gguf, write_importance; from medlab.engines.hf import load_model; from medlab.loaders.gguf import read_gguf\n"
+        f"matrix = target.parent / 'importance.dat' if {importance} else None\n"
+        "matrix and write_importance(load_model(base), [list(range(40))], read_gguf(whole), matrix)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))\n"
+        "quantize_gguf(whole, target, 'q8_0', matrix)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(base), str(whole), str(tmp_path / "model.gguf")], capture_output=True, text=True)
+    said = done.stderr.splitlines()[-1]
+    assert done.returncode and said.startswith("medlab.basics.errors.MedlabError: ") and f"{tmp_path} grew larger" in said and "ulimit -f" in said
+    assert [path.name for path in tmp_path.iterdir() if "model" in path.name] == []

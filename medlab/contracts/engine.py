@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['engine_threads', 'Sampling', 'ModelNotFound', 'EngineBusy', 'ContextOverflow', 'OutOfMemory', 'EngineTimeout',
-           'EngineDied', 'speaks_of_memory', 'in_time', 'whole_reply', 'check_room', 'cut_at_stop', 'settled',
-           'as_decoded', 'OptionTokens', 'option_tokens', 'begun_text', 'OptionScores', 'likeliest_by_text',
-           'scores_from_list', 'TokenLogprob', 'listed_tokens', 'Completion', 'Piece', 'Engine', 'EngineBase']
+           'EngineDied', 'speaks_of_memory', 'Deadline', 'in_time', 'exchange', 'whole_reply', 'check_room',
+           'cut_at_stop', 'settled', 'as_decoded', 'OptionTokens', 'option_tokens', 'begun_text', 'OptionScores',
+           'likeliest_by_text', 'scores_from_list', 'TokenLogprob', 'listed_tokens', 'Completion', 'Piece', 'Engine',
+           'EngineBase']
 
 # %% ../../nbs/contracts/engine.ipynb #ac57cfeb
 import math
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -124,41 +128,102 @@ def speaks_of_memory(
     return any(word in message.lower() for word in words)
 
 # %% ../../nbs/contracts/engine.ipynb #e6332d21
+class Deadline:
+    "The time for which a server may let us wait for one reply, all its parts together. In a `with` block the connection is cut when it is over."
+
+    grace = 0.2  # seconds more, as the client's own timeout knows better what has happened
+
+    def __init__(
+        self,
+        seconds: float | None,  # None: no limit
+        whose: str,  # the server, for the message
+    ):
+        self.seconds, self.whose, self.waited = seconds or math.inf, whose, 0.0
+        self.since: float | None = None  # when the present wait began
+        self.connection: Any = None  # the request's socket
+        self.passed, self.over = False, threading.Event()
+
+    def __enter__(self) -> "Deadline":
+        if self.seconds < math.inf:
+            threading.Thread(target=watch_deadline, args=(self,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.over.set()
+
+    def left(self) -> float:
+        "Seconds until the connection is cut. The time that the caller takes does not count."
+        since = self.since
+        return self.seconds + self.grace - self.waited - (time.monotonic() - since if since else 0.0)
+
+    def follow(self, event: str, info: dict) -> None:
+        "Note the connection while httpx opens it. Source: httpcore, docs/extensions.md (trace)."
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            self.connection = info["return_value"].get_extra_info("socket")
+
+    def wait_for(self, work: Callable, *given: Any, end: str = "did not finish its answer") -> Any:  # what `work` returns
+        "Do something that waits for the server; raises `EngineTimeout` when the time is over. `end`: what the server failed to do, for the message."
+        found: Any = None
+        self.since = time.monotonic()
+        try:
+            found = work(*given)
+        except Exception:
+            if not self.passed:
+                raise
+        finally:
+            self.waited, self.since = self.waited + time.monotonic() - self.since, None
+        if self.passed or self.waited > self.seconds:
+            raise EngineTimeout(f"{self.whose} {end} within {self.seconds:.0f} s; ask for fewer tokens or set a longer timeout")
+        return found
+
+# %% ../../nbs/contracts/engine.ipynb #f90414c6
+def watch_deadline(deadline: Deadline) -> None:
+    "Wait until the time is over or the reply is read; then cut the connection. A wait in `recv` of another thread ends with that."
+    while not deadline.over.wait(min(max(deadline.left(), 0.05), 3600)):
+        if deadline.left() <= 0:
+            deadline.passed = True
+            with suppress(OSError):  # it is closed, or another one has taken its place
+                if deadline.connection:
+                    socket.socket.shutdown(deadline.connection, socket.SHUT_RDWR)
+
+# %% ../../nbs/contracts/engine.ipynb #825df969
 def in_time(
     parts: Iterator[Any],  # as they come from a server
-    seconds: float,  # that all of them together may be waited for
-    whose: str,  # the server, for the message
+    deadline: Deadline,
 ) -> Iterator[Any]:
-    "The parts of a streamed reply; raises `EngineTimeout` when they let us wait too long together. The time that the caller takes does not count."
-    waited, end = 0.0, object()
-    while True:
-        began = time.monotonic()
-        part = next(parts, end)
-        waited += time.monotonic() - began
-        if part is end:
-            return
-        if waited > seconds:
-            raise EngineTimeout(f"{whose} did not finish its answer within {seconds:.0f} s; ask for fewer tokens or set a longer timeout")
+    "The parts of a streamed reply; raises `EngineTimeout` when they let us wait too long together."
+    end = object()
+    while (part := deadline.wait_for(next, parts, end)) is not end:
         yield part
 
 # %% ../../nbs/contracts/engine.ipynb #fe45962a
-def whole_reply(
-    client: Any,  # an httpx.Client
+@contextmanager
+def exchange(
+    client: Any,  # an httpx.Client that keeps no connections
+    method: str,
     path: str,  # or a URL
-    body: dict,
+    deadline: Deadline,
+    body: dict | None = None,  # sent as JSON
+) -> Iterator[Any]:  # an httpx.Response whose head is read; read the rest with `in_time`
+    "Send a request, and close the connection behind the block; raises `EngineTimeout` when no reply begins in time, and what the client raises."
+    request = client.build_request(method, path, json=body, extensions={"trace": deadline.follow})
+    with deadline, closing(deadline.wait_for(lambda: client.send(request, stream=True), end="did not answer")) as reply:
+        yield reply
+
+# %% ../../nbs/contracts/engine.ipynb #f71afcff
+def whole_reply(
+    client: Any,  # an httpx.Client that keeps no connections
+    path: str,  # or a URL
+    body: dict | None,
     seconds: float | None,  # from the request to the last byte; None: no limit
     whose: str,  # the server, for the message
+    method: str = "POST",
 ) -> Any:  # an httpx.Response, read to its end
-    "POST, and read the whole reply; raises `EngineTimeout` when it is not there in time, and what the client raises."
+    "Send a request, and read the whole reply; raises `EngineTimeout` when it is not there in time, and what the client raises."
     import httpx
 
-    began = time.monotonic()
-    with client.stream("POST", path, json=body) as reply:
-        left = max(0.0, (seconds or math.inf) - (time.monotonic() - began))
-        try:
-            content = b"".join(in_time(reply.iter_bytes(), left, whose))
-        except EngineTimeout:
-            raise EngineTimeout(f"{whose} did not finish its answer within {seconds:.0f} s; ask for fewer tokens or set a longer timeout") from None
+    with exchange(client, method, path, deadline := Deadline(seconds, whose), body) as reply:
+        content = b"".join(in_time(reply.iter_bytes(), deadline))
         return httpx.Response(reply.status_code, headers={"content-type": reply.headers.get("content-type", "application/json")}, content=content)
 
 # %% ../../nbs/contracts/engine.ipynb #8e4ba8a6

@@ -28,9 +28,9 @@ from ..basics.machine import usable_cores
 from ..basics.processes import Child
 from ..contracts.chat import ChatFormat
 from medlab.contracts.engine import (
-    Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, OptionScores, OutOfMemory, Piece, Sampling,
-    TokenLogprob, begun_text, check_room, cut_at_stop, engine_threads, in_time, listed_tokens, option_tokens, settled, speaks_of_memory,
-    whole_reply,
+    Completion, ContextOverflow, Deadline, EngineBase, EngineBusy, EngineDied, EngineTimeout, OptionScores, OutOfMemory, Piece, Sampling,
+    TokenLogprob, begun_text, check_room, cut_at_stop, engine_threads, exchange, in_time, listed_tokens, option_tokens, settled,
+    speaks_of_memory, whole_reply,
 )
 from ..loaders.gguf import check_gguf, gguf_field, read_gguf
 
@@ -328,10 +328,11 @@ def llama_answers(engine: LlamaCppEngine, prompts: list[list[int]], sampling: Sa
 # %% ../../nbs/engines/llama_cpp.ipynb #513a9e21
 def llama_events(engine: LlamaCppEngine, body: dict) -> Iterator[dict]:
     "The events of a streamed answer, the last one with `stop`; raises `EngineDied` for a stream that ends without it."
-    with llama_error(engine), engine.client.stream("POST", "/completion", json={**body, "stream": True}) as reply:
+    deadline = Deadline(engine.timeout, "llama.cpp")
+    with llama_error(engine), exchange(engine.client, "POST", "/completion", deadline, {**body, "stream": True}) as reply:
         if reply.status_code != 200:
-            raise llama_refusal("/completion", reply.status_code, reply.read().decode(errors="replace"))
-        for line in in_time(reply.iter_lines(), engine.timeout, "llama.cpp"):
+            raise llama_refusal("/completion", reply.status_code, deadline.wait_for(reply.read).decode(errors="replace"))
+        for line in in_time(reply.iter_lines(), deadline):
             kind, _, content = line.partition(": ")
             event = json.loads(content) if kind in ("data", "error") else {}
             if kind == "error" or "error" in event:

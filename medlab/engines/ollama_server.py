@@ -7,7 +7,6 @@ __all__ = ['BUILT_VERSION', 'OllamaPlace', 'find_ollama', 'host_url', 'ollama_ve
 
 # %% ../../nbs/engines/ollama_server.ipynb #ab879e93
 import json
-import math
 import os
 import re
 import shutil
@@ -23,9 +22,9 @@ from ..basics.files import cache_folder, sha256_file
 from ..basics.processes import Child, free_port
 from ..contracts.chat import ChatFormat, without_bos
 from medlab.contracts.engine import (
-    Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
-    Sampling, TokenLogprob, as_decoded, begun_text, check_room, in_time, likeliest_by_text, listed_tokens, option_tokens, scores_from_list,
-    speaks_of_memory, whole_reply,
+    Completion, ContextOverflow, Deadline, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OutOfMemory, Piece,
+    Sampling, TokenLogprob, as_decoded, begun_text, check_room, exchange, in_time, likeliest_by_text, listed_tokens, option_tokens,
+    scores_from_list, speaks_of_memory, whole_reply,
 )
 from ..loaders.gguf import check_gguf
 
@@ -93,9 +92,10 @@ def ollama_version(
     import httpx
 
     try:
-        answer = httpx.get(host + "/api/version", timeout=2, trust_env=False, verify=host.startswith("https:"))  # else it reads certificates for nothing
+        with httpx.Client(timeout=2, trust_env=False, verify=host.startswith("https:")) as client:  # else it reads certificates for nothing
+            answer = whole_reply(client, host + "/api/version", None, 2, host, "GET")
         return str(answer.json()["version"]) if answer.status_code == 200 else None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):  # a name that cannot be a host's is a ValueError, too
+    except (httpx.HTTPError, httpx.InvalidURL, EngineTimeout, ValueError, KeyError, TypeError):  # a name that cannot be a host's is a ValueError, too
         return None
 
 # %% ../../nbs/engines/ollama_server.ipynb #1f3cf434
@@ -118,17 +118,17 @@ class OllamaModels:
     def models(self) -> list[str]:
         "The names of the models that the server has, without the tag `latest`."
         with ollama_error(self):
-            return [one.model.removesuffix(":latest") for one in self.client().list().models]
+            return [one.model.removesuffix(":latest") for one in ollama_call(self, "list").models]
 
     def show(self, model: str) -> Any:
         "What the server knows of a model: template, parameters, licence, details. Raises `ModelNotFound` for one that it does not have."
         with ollama_error(self):
-            return self.client().show(model)
+            return ollama_call(self, "show", model)
 
     def run(self, model: str, words: str) -> str:
         "The answer of `ollama run MODEL WORDS`: nothing stated, so that the model's own parameters decide."
         with ollama_error(self):
-            return self.client().chat(model, [{"role": "user", "content": words}]).message.content
+            return ollama_call(self, "chat", model, [{"role": "user", "content": words}]).message.content
 
     def has(self, model: str) -> bool:
         "Whether the server knows a model of this name."
@@ -138,7 +138,22 @@ class OllamaModels:
         "Remove a model, if it is there."
         if self.has(model):
             with ollama_error(self):
-                self.client().delete(model)
+                ollama_call(self, "delete", model)
+
+# %% ../../nbs/engines/ollama_server.ipynb #676c0bcb
+def ollama_call(
+    server: OllamaModels,
+    name: str,  # a method of Ollama's client
+    *given: Any,  # what it is called with
+    seconds: float = 600,  # that it may take
+) -> Any:  # what it returns
+    "Call a method of Ollama's own client, whose reply must be there in time."
+    import ollama
+
+    with Deadline(seconds, f"Ollama at {server.host}") as deadline:
+        follow = {"request": [lambda request: request.extensions.update(trace=deadline.follow)]}
+        with ollama.Client(server.host, timeout=seconds, trust_env=False, event_hooks=follow) as client:
+            return deadline.wait_for(getattr(client, name), *given, end="did not answer")
 
 # %% ../../nbs/engines/ollama_server.ipynb #a82fb82f
 def start_ollama(
@@ -208,6 +223,8 @@ def ollama_refusal(
         return ModelNotFound(f"Ollama at {host}: {message}; deploy it first: `medlab deploy`")
     if "exceeds the context length" in message or "exceeds the available context" in message:
         return ContextOverflow(f"{said}; shorten the text")
+    if "no space left" in message or "not enough space on the disk" in message:
+        return MedlabError(f"{said}; the disk with Ollama's models is full: free some space there (`ollama rm` removes a model) and give the same command again")
     if speaks_of_memory(message):
         return OutOfMemory(f"{said}; take a smaller context (deploy.context) or a smaller type of weights")
     if status in (429, 503):
@@ -248,7 +265,7 @@ def ollama_has(server: OllamaModels, model: str) -> bool:
     "Whether the server knows a model of this name."
     try:
         with ollama_error(server):
-            server.client().show(model)
+            ollama_call(server, "show", model)
             return True
     except MissingError as error:
         if "not found" in str(error):
@@ -274,7 +291,7 @@ def create_on_ollama(
             model=model, files={"model.gguf": digest}, template=template, parameters=parameters, license=license or None, system=system or None,
             stream=False,
         )
-        capabilities = client.show(model).capabilities or []
+        capabilities = ollama_call(server, "show", model).capabilities or []
     if "completion" not in capabilities:
         raise InputError(f"{gguf} gave a model with the capabilities {capabilities}, expected 'completion'; remove it and run `medlab quantize` again")
 
@@ -284,9 +301,9 @@ def upload_gguf(server: OllamaModels, gguf: Path) -> str:
     import httpx
 
     digest = f"sha256:{sha256_file(gguf)}"
-    if httpx.head(f"{server.host}/api/blobs/{digest}", timeout=60, trust_env=False).status_code != 200:
-        return server.client().create_blob(gguf)
-    return digest
+    with httpx.Client(timeout=60, trust_env=False) as client:
+        known = whole_reply(client, f"{server.host}/api/blobs/{digest}", None, 60, f"Ollama at {server.host}", "HEAD").status_code == 200
+    return digest if known else server.client().create_blob(gguf)
 
 # %% ../../nbs/engines/ollama_server.ipynb #cbdffd86
 class OllamaEngine(EngineBase):
@@ -308,7 +325,7 @@ class OllamaEngine(EngineBase):
         import httpx
 
         self.host, self.model, self.chat, self.server = host, model, chat, server
-        self.client = httpx.Client(base_url=host, timeout=httpx.Timeout(timeout, connect=10), trust_env=False)
+        self.client = httpx.Client(base_url=host, timeout=httpx.Timeout(timeout, connect=10), trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
     def generate(self, conversations: list[list[dict]], sampling: Sampling) -> list[Completion]:  # in the same order
         "Answer conversations, each of which ends with the user's turn, one after the other; raises `MedlabError` instead of returning an incomplete answer."
@@ -423,8 +440,9 @@ def ollama_answer(engine: OllamaEngine, messages: list[dict], sampling: Sampling
 # %% ../../nbs/engines/ollama_server.ipynb #1453af6f
 def ollama_lines(engine: OllamaEngine, path: str, body: dict) -> Iterator[dict]:
     "The lines of a streamed answer, the last one with `done`; raises what an error line says, and `EngineDied` for a stream that ends without `done`."
-    with ollama_error(engine), engine.client.stream("POST", path, json={**body, "stream": True}) as reply:
-        for line in filter(str.strip, in_time(reply.iter_lines(), engine.client.timeout.read or math.inf, f"Ollama at {engine.host}")):
+    deadline = Deadline(engine.client.timeout.read, f"Ollama at {engine.host}")
+    with ollama_error(engine), exchange(engine.client, "POST", path, deadline, {**body, "stream": True}) as reply:
+        for line in filter(str.strip, in_time(reply.iter_lines(), deadline)):
             try:
                 data = json.loads(line) if line.startswith("{") else {"error": line[:200]}
             except json.JSONDecodeError:
@@ -496,7 +514,8 @@ def ollama_scores(engine: OllamaEngine, messages: list[dict], options: list[str]
 def ollama_info(engine: OllamaEngine) -> dict:
     "What the server says of itself and of the model."
     with ollama_error(engine):
-        version, loaded = (engine.client.get(path).json() for path in ("/api/version", "/api/ps"))
+        seconds, whose = engine.client.timeout.read, f"Ollama at {engine.host}"
+        version, loaded = (whole_reply(engine.client, path, None, seconds, whose, "GET").json() for path in ("/api/version", "/api/ps"))
         details = post_to_ollama(engine, "/api/show", {"model": engine.model}).get("details") or {}
         here = next((one for one in loaded["models"] or [] if one["name"].removesuffix(":latest") == engine.model), {})
         device = ("cuda" if here["size_vram"] else "cpu") if here else None

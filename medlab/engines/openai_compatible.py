@@ -7,7 +7,6 @@ __all__ = ['OpenAiEngine', 'served_model']
 
 # %% ../../nbs/engines/openai_compatible.ipynb #671c5aec
 import json
-import math
 import re
 import time
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from ..basics.errors import InputError, MedlabError, MissingError
 from ..basics.secrets import masked
 from ..contracts.chat import ChatFormat, checked_conversation
 from medlab.contracts.engine import (
-    Completion, ContextOverflow, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OptionTokens,
-    OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, in_time, likeliest_by_text, listed_tokens, option_tokens, scores_from_list,
-    speaks_of_memory, whole_reply,
+    Completion, ContextOverflow, Deadline, EngineBase, EngineBusy, EngineDied, EngineTimeout, ModelNotFound, OptionScores, OptionTokens,
+    OutOfMemory, Piece, Sampling, TokenLogprob, as_decoded, check_room, exchange, in_time, likeliest_by_text, listed_tokens, option_tokens,
+    scores_from_list, speaks_of_memory, whole_reply,
 )
 
 # %% ../../nbs/engines/openai_compatible.ipynb #4d29c4e1
@@ -61,7 +60,7 @@ class OpenAiEngine(EngineBase):
         self.base_url = base_url.rstrip("/") if base_url.rstrip("/").endswith("/v1") else base_url.rstrip("/") + "/v1"
         self.model, self.chat, self.extra = model, chat, extra or {}
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self.client = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout, connect=10), limits=httpx.Limits(keepalive_expiry=1))  # servers close after 5
+        self.client = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout, connect=10), limits=httpx.Limits(max_keepalive_connections=0))
 
     def generate(
         self,
@@ -218,10 +217,11 @@ def complete_answer(reply: Any, seconds: float, base_url: str) -> Completion:
 # %% ../../nbs/engines/openai_compatible.ipynb #fcbe3fbf
 def openai_events(engine: OpenAiEngine, body: dict) -> Iterator[dict]:
     "The events of a streamed reply; raises what an error event says."
-    with openai_error(engine), engine.client.stream("POST", engine.base_url + "/chat/completions", json=body | engine.extra) as reply:
+    deadline = Deadline(engine.client.timeout.read, engine.base_url)
+    with openai_error(engine), exchange(engine.client, "POST", engine.base_url + "/chat/completions", deadline, body | engine.extra) as reply:
         if reply.status_code != 200:
-            raise server_refusal(reply.status_code, reply.read().decode(errors="replace"), engine.base_url)
-        for line in in_time(reply.iter_lines(), engine.client.timeout.read or math.inf, engine.base_url):
+            raise server_refusal(reply.status_code, deadline.wait_for(reply.read).decode(errors="replace"), engine.base_url)
+        for line in in_time(reply.iter_lines(), deadline):
             if not line.startswith("data:"):
                 continue
             if (content := line[5:].strip()) == "[DONE]":
@@ -293,7 +293,7 @@ def first_listed(reply: dict) -> dict[str, float]:
 def listed_models(engine: OpenAiEngine) -> list[dict]:
     "What the engine's server lists under /models; empty when it lists nothing that can be read."
     with openai_error(engine):
-        reply = engine.client.get(engine.base_url + "/models")
+        reply = whole_reply(engine.client, engine.base_url + "/models", None, engine.client.timeout.read, engine.base_url, "GET")
     try:
         return [one for one in reply.json()["data"] if isinstance(one, dict)]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -308,12 +308,14 @@ def served_model(
 
     check_address(base_url)
     try:
-        reply = httpx.get(f"{base_url.rstrip('/')}/v1/models", timeout=30)
-        offered = reply.raise_for_status().json()["data"]
-        return offered[0]["id"]
+        with httpx.Client(timeout=30) as client:
+            reply = whole_reply(client, f"{base_url.rstrip('/')}/v1/models", None, 30, base_url, "GET")
+        if reply.status_code != 200:
+            raise ValueError(f"status {reply.status_code}")
+        return reply.json()["data"][0]["id"]
     except httpx.TransportError:
         raise MissingError(f"nothing answers at {base_url}; start the server (`medlab serve`) or correct the address") from None
     except IndexError:
         raise MissingError(f"{base_url} offers no model; load one, for example with `medlab deploy`") from None
-    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise MedlabError(f"{base_url}/v1/models gave no list of models ({type(error).__name__}); expected an OpenAI-compatible server") from None

@@ -7,6 +7,7 @@ __all__ = ['MODES', 'LONGEST_REASON', 'JudgeGone', 'NotKnown', 'Lost', 'Unreadab
            'request_options', 'Reply', 'HttpJudge']
 
 # %% ../../nbs/judging/asking.ipynb #bb59fe97
+import functools
 import json
 import time
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 from ..basics.errors import MedlabError, MissingError
 from ..basics.secrets import masked
+from ..fetch import within
 from ..fetching.retry import TryAgain
 from .forms import Form
 from .limits import Pace, limit_hit
@@ -53,9 +55,10 @@ def connected(place: Place, params: JudgeParams) -> Any:  # a client
     roots = api_roots(place.base_url)
     for root in roots:
         try:
-            answer = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {place.key}"}, timeout=min(20.0, params.timeout))
+            limit, key = min(20.0, params.timeout), {"Authorization": f"Bearer {place.key}"}
+            answer = within(limit + 1, root, functools.partial(httpx.get, f"{root}/models", headers=key, timeout=limit))
             offered = [one["id"] for one in answer.json()["data"]] if answer.status_code == 200 else None
-        except httpx.HTTPError:
+        except (httpx.HTTPError, TryAgain):
             break  # the first request will say what is wrong
         except (ValueError, KeyError, TypeError):
             continue
@@ -172,7 +175,8 @@ def ask_once(client: Any, place: Place, messages: list[dict], options: dict, pac
 
     clock = time.perf_counter()
     try:
-        answer = client.post("/chat/completions", cast_to=httpx.Response, body={"model": place.model, "messages": messages, **options})
+        post = functools.partial(client.post, "/chat/completions", cast_to=httpx.Response, body={"model": place.model, "messages": messages, **options})
+        answer = within(client.timeout + 1, f"the reply of the judge at {place.base_url}", post)  # the client's own timeout begins anew with each byte
         if pace:
             pace.note(answer.headers)
         return read_reply(json.loads(answer.text), round(time.perf_counter() - clock, 3), place)
@@ -181,6 +185,8 @@ def ask_once(client: Any, place: Place, messages: list[dict], options: dict, pac
             failed = (error.body or {}).get("error", {}).get("failed_generation") or ""
             return Reply(hidden(str(failed), place), "stop", False, {}, round(time.perf_counter() - clock, 3))
         raise judge_error(error, place, key_env) from None
+    except TryAgain as error:
+        raise Lost(f"{error}, or set a longer judge.timeout") from None
     except (groq.GroqError, ValueError) as error:  # ValueError: what came is not JSON
         raise judge_error(error, place, key_env) from None
 

@@ -63,7 +63,15 @@ def find_quantizer() -> list[str]:
 
 # %% ../../nbs/quantizing/types.ipynb #e91f064d
 #: Run by a Python child: a command inside a folder.
-INSIDE = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[2:], cwd=sys.argv[1]))"
+INSIDE = "import subprocess, sys; code = subprocess.call(sys.argv[2:], cwd=sys.argv[1]); sys.exit(code if code >= 0 else 128 - code)"
+
+#: The exit code of a program that was ended because a file grew larger than it may (the signal SIGXFSZ, 25).
+FILE_TOO_LARGE = 153
+
+
+def takes_importance() -> bool:
+    "Whether the command that quantizes can use an importance matrix."
+    return find_quantizer()[-1] != BINDING
 
 
 def quantize_words(command: list[str], source: Path, target: Path, type: str, importance: Path | None) -> list[Any]:
@@ -88,7 +96,8 @@ def quantize_gguf(
         with Child(quantize_words(find_quantizer(), source, temporary, type, importance), target.parent / "quantize.log") as program:
             code = program.process.wait()
         if code or not temporary.is_file():
-            raise MedlabError(f"llama-quantize ended with code {code} on {source}; {program.tail()}{full_disk_note(target.parent)}")
+            limit = f"; its file at {target.parent} grew larger than this account allows (`ulimit -f`), raise that limit" if code == FILE_TOO_LARGE else ""
+            raise MedlabError(f"llama-quantize ended with code {code} on {source}; {program.tail()}{limit}{full_disk_note(target.parent)}")
         try:
             check_gguf(temporary)
         except InputError as error:
