@@ -174,7 +174,7 @@ def test_a_benchmark_in_another_encoding_is_read_as_the_profile_says(tmp_path):
     records = many(60)
     stolen = next(record for record in divide(records).kept if record.split == "train")
     path = tmp_path / "old.csv"
-    path.write_text(f'question\n"Ménière? {stolen.question}"\n', encoding="cp1252")
+    path.write_text(f'question\nWhat is Ménière?\n"{stolen.question}"\n', encoding="cp1252")
     run = run_with(tmp_path, records)
     with pytest.raises(InputError, match="cp1252.*preprocess.benchmark_encoding"):
         preprocess(run, profiled(benchmarks=[str(path)]))
