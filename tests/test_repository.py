@@ -64,6 +64,13 @@ def test_notebook_is_valid(path):
             ast.literal_eval(node.value)  # plain literals only
 
 
+def test_a_directive_stands_at_the_top_of_its_cell():
+    "nbdev reads no other one: what follows it is exported as the top says."
+    late = [f"{label(path)}: {cell.source[:60]!r}" for path in NOTEBOOKS for cell in code_of(nbformat.read(path, as_version=4))
+            if any(line.startswith("#|") for line in cell.source.strip().splitlines()[1:]) and not cell.source.strip().splitlines()[1].startswith("#|")]
+    assert not late, late
+
+
 @pytest.mark.parametrize("path", LESSON_NOTEBOOKS, ids=label)
 def test_lesson_takes_the_runners_parameters(path):
     tagged = next(cell for cell in code_of(nbformat.read(path, as_version=4)) if "parameters" in cell.metadata.get("tags", []))

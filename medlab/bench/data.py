@@ -227,14 +227,17 @@ def exchanged_words(counts: Counter[str], copy: int) -> dict[str, str]:  # `coun
 
 # %% ../../nbs/bench/data.ipynb #8e9459e0
 def perturbed_text(record: Record, copy: int, words: dict[str, str]) -> Record:
-    "A record about something else: every longer word becomes another one. Copy 0 is equal."
+    "A record about something else: every longer word becomes another one. Copy 0 is the record itself."
+    if not copy:
+        return record
+
     def renamed(match: re.Match) -> str:
         word = match[0]
         new = words.get(word.lower()) or word.lower().translate(SHIFTS[copy])
         return new if word.islower() else "".join(letter.upper() if old.isupper() else letter for letter, old in zip(new, word))
 
     texts = {name: LONGER_WORD.sub(renamed, value) for name, value in subject_texts(record).items()}
-    return record.model_copy(update={**texts, "id": record_id("medquad", f"{copy} {record.id}") if copy else record.id})
+    return record.model_copy(update={**texts, "id": record_id("medquad", f"{copy} {record.id}")})
 
 # %% ../../nbs/bench/data.ipynb #2efa8cc8
 class Perturbed:
